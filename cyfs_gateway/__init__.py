@@ -1,0 +1,1 @@
+"""Floor 4: the gateway: listeners, sniffers, rules, actions, control API, CLI and the module host."""

@@ -1,0 +1,44 @@
+"""A flow as the five stops see it: what a listener learnt, what the sniffer added, what resolution remembered.
+
+One is made for each connection on the hot path, so it is a plain slotted object and not frozen.  Ownership keeps it
+honest instead: the listener fills it, the sniffer may set ``sniff_host``, and only the decision loop writes ``dst_ip``,
+``process``, ``process_path`` and ``uid``.  Rules read and never write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Flow:
+    """One TCP connection or one UDP (client, destination) pair, with Clash's metadata."""
+
+    network: str
+    """``"tcp"`` or ``"udp"``."""
+    kind: str
+    """Clash's metadata type: HTTP HTTPS Socks4 Socks5 Redir TProxy Tunnel Inner."""
+    src_ip: str
+    """Client address as text, IPv4-mapped forms already unmapped."""
+    src_port: int
+    host: str
+    """Destination name: lower case, no trailing dot, A-labels; empty when only an address is known."""
+    dst_ip: str
+    """Destination address as text; empty until known.  After a resolution it is the address rules saw."""
+    dst_port: int
+    in_name: str = ""
+    in_ip: str = ""
+    in_port: int = 0
+    in_user: str = ""
+    sniff_host: str = ""
+    """Name found by the sniffer; rules match on ``rule_host``, never on this alone."""
+    dscp: int = 0
+    process: str = ""
+    process_path: str = ""
+    uid: int = -1
+    """-1: unknown."""
+
+    @property
+    def rule_host(self) -> str:
+        """The name rules match: the sniffed one when there is one (mihomo's RuleHost)."""
+        return self.sniff_host or self.host

@@ -1,0 +1,1 @@
+"""Floor 3: ways to carry bytes somewhere: URL grammar, transports, selection, relaying, the flow reactor."""

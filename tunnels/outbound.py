@@ -1,0 +1,41 @@
+"""What every outbound is to those who use it: a name, a Clash type, and two verbs.
+
+An ``Outbound`` that is a group answers ``pick`` with a member; a leaf answers with itself.  Rules choose a name, ``pick``
+walks down to the leaf, and the names passed on the way are the flow's *chain*, leaf first as Clash prints it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tunnels.endpoint import Endpoint, PacketEndpoint, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowHint:
+    """The little a group may know of a flow to choose by: sticky and hashed strategies look at it, nothing else does."""
+
+    source: str = ""
+    """Client IP address, or empty for the gateway's own traffic."""
+    host: str = ""
+    """Destination name or address."""
+    udp: bool = False
+
+
+class Outbound(Protocol):
+    """A way out.  Open calls raise ``Unreachable`` or ``Refused``; cancelling them leaks nothing."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str:
+        """Clash's type string: Direct, Reject, RejectDrop, Pass, Dns, Socks5, Http, Selector, URLTest ..."""
+    @property
+    def udp(self) -> bool:
+        """Whether ``open_packets`` can work at all."""
+    def pick(self, hint: FlowHint) -> Outbound:
+        """The next hop down: a group's chosen member now, or ``self`` for a leaf.  Never blocks."""
+    async def open_stream(self, target: Target) -> Endpoint: ...
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        """A packet way; ``target`` is the first destination, a hint: the endpoint reaches any."""

@@ -37,6 +37,8 @@ class Flow:
     process_path: str = ""
     uid: int = -1
     """-1: unknown."""
+    rematch: str = ""
+    """Name given by a ``rematch`` outbound that sent the flow through the rules again (REMATCH-NAME)."""
 
     @property
     def rule_host(self) -> str:

@@ -31,11 +31,14 @@ class Outbound(Protocol):
     @property
     def kind(self) -> str:
         """Clash's type string: Direct, Reject, RejectDrop, Pass, Dns, Socks5, Http, Selector, URLTest ..."""
+
     @property
     def udp(self) -> bool:
         """Whether ``open_packets`` can work at all."""
+
     def pick(self, hint: FlowHint) -> Outbound:
         """The next hop down: a group's chosen member now, or ``self`` for a leaf.  Never blocks."""
+
     async def open_stream(self, target: Target) -> Endpoint: ...
     async def open_packets(self, target: Target) -> PacketEndpoint:
         """A packet way; ``target`` is the first destination, a hint: the endpoint reaches any."""

@@ -1,0 +1,211 @@
+"""Figures, the targets they are held against, and how both are shown on a terminal and in docs/benchmarks.md.
+
+A figure keeps every round; its value is the median.  A rate also tells the CPU time of the program under test, because
+a program that leaves its CPU half idle was held up by the load, and then the ratio of rates is no measure of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+
+@dataclass(slots=True)
+class Figure:
+    """What one contestant reached in one measure."""
+
+    measure: str
+    who: str
+    unit: str
+    rounds: list[float] = field(default_factory=list)
+    cost: list[float] = field(default_factory=list)
+    """CPU time of the contestant for one piece of work, in ``cost_unit``."""
+    cost_unit: str = ""
+    busy: list[float] = field(default_factory=list)
+    """Share of its CPU the contestant used, 1.0: all of it."""
+    strangers: list[float] = field(default_factory=list)
+    """CPUs' worth of time that processes outside the race took meanwhile; 1.0: one whole CPU."""
+    p99_ms: list[float] = field(default_factory=list)
+    errors: int = 0
+    note: str = ""
+    failed: str = ""
+    """Why there is no figure."""
+
+    @property
+    def value(self) -> float:
+        """The median of the rounds."""
+        return median(self.rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``measure`` of ours must be at least (or at most) ``bound``: times the rival's, or in the figure's own unit."""
+
+    measure: str
+    rival: str | None
+    bound: float
+    at_least: bool = True
+    row: str = "ours"
+    """Without a rival: pattern of the rows that are held to it."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """How a target fared in this run."""
+
+    measure: str
+    what: str
+    reached: float
+    target: str
+    """Empty: the ratio is only told."""
+    ok: bool
+    by_cpu: float | None = None
+    """The same ratio in work for one second of the contestant's CPU time."""
+    out_of_reach: bool = False
+    """The target lies above what the load reaches with nobody between."""
+
+
+TITLES = {
+    "bulk-socks": "Bulk download through SOCKS5, one stream",
+    "bulk-forward": "Bulk download through a static forward, one stream",
+    "connrate-forward": "New relayed connections through a static forward, 64 at a time",
+    "connrate-socks": "New relayed connections through SOCKS5 with a domain rule, 64 at a time",
+    "requests-http": "HTTP requests (wrk) over 32 kept-alive relays to nginx",
+    "requests-echo": "64-byte questions and answers over 32 kept-alive relays",
+    "crowd": "Memory with 10,000 idle connections relayed from SOCKS5",
+    "rules": "Compiling and asking rule lists, loading domain sets (`bench/rules.py`)",
+    "start": "Start to the first answer through SOCKS5, with an empty state directory",
+    "idle": "Memory of the idle process, two seconds after it first served",
+}
+
+TARGETS = [
+    Target("bulk-socks", "sing-box", 1.2),
+    Target("bulk-forward", "haproxy", 1.0),
+    Target("connrate-forward", "sing-box", 1.5),
+    Target("connrate-forward", "haproxy", 0.7),
+    Target("connrate-socks", "sing-box", 1.0),
+    Target("connrate-socks", "microsocks", 1.0),
+    Target("requests-http", "sing-box", 1.2),
+    Target("requests-echo", "sing-box", 1.2),
+    Target("crowd", None, 200, at_least=False),
+    Target("start", None, 1.5, at_least=False),
+    Target("idle", None, 60, at_least=False),
+    Target("rules", None, 50, at_least=False, row=".* mixed rules: p99"),
+    Target("rules", None, 3, at_least=False, row=".* mixed rules: compile"),
+    Target("rules", None, 5, at_least=False, row=".* domains, .*: load"),
+    Target("rules", None, 250, at_least=False, row=".* domains, .*: peak rss"),
+]
+
+
+def verdicts(figures: Iterable[Figure]) -> Iterator[Verdict]:
+    """Every target that this run can judge, and every ratio to a rival that has none."""
+    known = {(f.measure, f.who): f for f in figures if f.rounds}
+    for (measure, who), figure in known.items():
+        for t in TARGETS:
+            if t.measure == measure and t.rival is None and re.fullmatch(t.row, who):
+                yield _judge(measure, f"{who}, {figure.unit}", figure.value, t)
+        ours, direct = known.get((measure, "ours")), known.get((measure, "direct"))
+        if ours is None or who in ("ours", "direct"):
+            continue
+        target = next((t for t in TARGETS if (t.measure, t.rival) == (measure, who)), None)
+        verdict = _judge(measure, f"ours / {who}", ours.value / figure.value, target)
+        if ours.cost and figure.cost:
+            verdict.by_cpu = median(figure.cost) / median(ours.cost)
+        if target and direct:
+            verdict.out_of_reach = target.bound * figure.value > direct.value
+        yield verdict
+
+
+def _judge(measure: str, what: str, reached: float, target: Target | None) -> Verdict:
+    if target is None:
+        return Verdict(measure, what, reached, "", True)
+    ok = reached >= target.bound if target.at_least else reached <= target.bound
+    return Verdict(measure, what, reached, f"{'>=' if target.at_least else '<='} {target.bound:g}", ok)
+
+
+def told(verdict: Verdict) -> str:
+    """How it ended, in a word or two."""
+    if not verdict.target:
+        return ""
+    return "ok" if verdict.ok else "MISSED" + (" (above the ceiling of the load)" if verdict.out_of_reach else "")
+
+
+def number(value: float) -> str:
+    """Three or more significant digits, thousands parted."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+_DISTURBED = 0.1
+
+
+def _cells(figure: Figure) -> list[str]:
+    if not figure.rounds:
+        return [figure.who, "-", "", "", "", "failed: " + " ".join(figure.failed.split())]
+    worst = max(figure.strangers, default=0)
+    return [
+        figure.who,
+        f"{number(figure.value)} {figure.unit}",
+        f"{number(min(figure.rounds))} - {number(max(figure.rounds))}",
+        f"{number(median(figure.cost))} {figure.cost_unit}" if figure.cost else "",
+        f"{median(figure.busy):.0%}" if figure.busy else "",
+        " ".join(
+            filter(
+                None,
+                [
+                    f"p99 {number(median(figure.p99_ms))} ms" if figure.p99_ms else "",
+                    f"{figure.errors} errors" if figure.errors else "",
+                    f"disturbed: others took {worst:.0%} of a CPU" if worst > _DISTURBED else "",
+                    figure.note,
+                ],
+            )
+        ),
+    ]
+
+
+_HEAD = ["contestant", "median", "min - max", "CPU", "of its CPU", ""]
+
+
+def as_text(figures: list[Figure]) -> str:
+    """One measure for a terminal."""
+    rows = [_HEAD, *map(_cells, figures)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    for v in verdicts(figures):
+        by_cpu = f" (by CPU time {number(v.by_cpu)})" if v.by_cpu else ""
+        lines.append(
+            f"  {v.what} = {number(v.reached)}{by_cpu}" + (f"  target {v.target}: {told(v)}" if v.target else "")
+        )
+    measure = figures[0].measure
+    return "\n".join(line.rstrip() for line in [f"{measure}: {TITLES.get(measure, '')}", *lines]) + "\n"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+
+
+def as_markdown(figures: list[Figure], about: dict[str, str], command: str, notes: str) -> str:
+    """The whole run as docs/benchmarks.md."""
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `{command}`; do not edit.",
+        "Every rival ran in the same run, on the same CPUs, in interleaved rounds.",
+        "",
+        *(f"* {name}: {value}" for name, value in about.items()),
+        "",
+        "## Targets",
+        "",
+        _row(["measure", "figure", "reached", "by CPU time", "target", ""]),
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for v in verdicts(figures):
+        by_cpu = number(v.by_cpu) if v.by_cpu else ""
+        lines.append(_row([v.measure, v.what, number(v.reached), by_cpu, v.target, told(v)]))
+    lines += ["", "## Figures", ""]
+    for measure in dict.fromkeys(f.measure for f in figures):
+        lines += [f"### {measure}", "", TITLES.get(measure, ""), "", _row(_HEAD), "|---|---:|---:|---:|---:|---|"]
+        lines += [_row(_cells(f)) for f in figures if f.measure == measure]
+        lines.append("")
+    return "\n".join([*lines, "## How to read this", "", notes.strip(), ""])

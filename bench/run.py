@@ -1,0 +1,147 @@
+"""Race the gateway against the programs people use today, on this machine, now.
+
+    .venv/bin/python bench/run.py                                   everything, about eight minutes
+    .venv/bin/python bench/run.py --quick                           everything, shorter and noisier
+    .venv/bin/python bench/run.py --only connrate --rivals ours,haproxy --seconds 2 --rounds 1
+    .venv/bin/python bench/run.py --write-docs                      and keep the result in docs/benchmarks.md
+
+Figures and ratios are printed beside their targets and nothing is asserted: a busy machine proves nothing.  Absent
+rivals are left out, with a word on how to install them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import measures
+import report
+import stage
+from measures import RACES, Plan
+from rivals import HELPERS, OURS, RIVALS, Rival
+
+DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+NAMES = [*RACES, "crowd", "start", "rules"]
+
+NOTES = """
+* *CPU* is the time (user and system) that the contestant itself spent on one GB, connection or request, and *of its
+  CPU* the share of its processor it kept busy.  Well below 100 %, the load or the upstream was the limit, and the
+  rates of two such contestants say little about which is faster; compare their CPU then.
+* *by CPU time* is the ratio of the work done in a second of the contestants' own CPU time.  A target above what
+  *direct* reaches cannot show in the rate, whoever races; then this is the column to read.
+* *disturbed* marks a row during which processes outside the race took more than a tenth of a CPU.
+* *direct* is the load talking to the upstream with nobody between: the ceiling of this machine for that measure.  Both
+  ends share one CPU then as in every race.
+* The load and the upstream of all races but `requests-http` are `bench/load.c`.  A connection of `connrate` is:
+  connect, (SOCKS5 handshake,) 64 bytes there, 64 bytes back, end of stream from the upstream, close.  The upstream
+  closes first, so that TIME_WAIT stays on listening ports and nobody runs out of ephemeral ports; only orderly closes,
+  no resets.  The sink of `bulk` throws bytes away in the kernel; relay and source pay their copies.
+* HAProxy runs in TCP mode with `nbthread 1` and `splice-auto`, sing-box as packaged with its `direct` inbound for
+  forwards, microsocks as packaged (a thread for each connection), nginx with one worker.
+* Programs with rules have 100 foreign suffixes, then `localhost` and 127.0.0.0/8 direct, then a refusal.
+* `start` counts from the creation of the process until an answer came back through SOCKS5, with warm file caches.
+* `crowd` holds as many connections as the limit of open files allows, at most 10,000; the growth is scaled up to
+  10,000 where fewer were held, and each must still answer at the end.
+"""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Race the gateway against its rivals.", allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="three rounds of one second instead of five of three")
+    parser.add_argument("--only", default="", metavar="NAME,...", help=f"measures, or beginnings of: {' '.join(NAMES)}")
+    parser.add_argument("--rivals", default="", metavar="NAME,...", help=f"of: {' '.join(r.name for r in RIVALS)}")
+    parser.add_argument("--seconds", type=float, help="length of one round")
+    parser.add_argument("--rounds", type=int, help="rounds of each contestant")
+    parser.add_argument("--program", metavar="PATH", help="the cyfs-gateway to race, instead of the one of this venv")
+    parser.add_argument("--json", metavar="FILE", help="write every figure to FILE as well")
+    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md (needs a whole run)")
+    given = parser.parse_args()
+    if given.write_docs and (given.only or given.rivals):
+        parser.error("--write-docs needs every measure and every rival")
+    chosen = [name for name in given.only.split(",") if name]
+    given.measures = [n for n in NAMES if not chosen or any(n == c or n.startswith(c + "-") for c in chosen)]
+    given.who = [name for name in given.rivals.split(",") if name]
+    unknown = [c for c in chosen if not any(n == c or n.startswith(c + "-") for n in NAMES)]
+    unknown += [w for w in given.who if w not in [r.name for r in RIVALS] + ["direct"]]
+    if unknown:
+        parser.error(f"no such name: {', '.join(unknown)}")
+    return given
+
+
+def _present(who: list[str], program: str | None) -> list[tuple[Rival, str]]:
+    found = []
+    for rival in RIVALS:
+        if who and rival.name not in who:
+            continue
+        path = program if program and rival is OURS else rival.find()
+        if path and shutil.which(path):
+            found.append((rival, path))
+        else:
+            print(f"{rival.name} is absent and left out; to have it: {rival.install}")
+    return found
+
+
+def main() -> int:
+    """Run the chosen measures; 1 when there was nothing to run."""
+    given = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    about = stage.machine()
+    contestants = _present(given.who, given.program)
+    about["versions"] = ", ".join(
+        [f"{rival.name} {rival.version(path)}" for rival, path in contestants]
+        + [f"{name} {helper.version(path)}" for name, helper in HELPERS.items() if (path := helper.find())]
+    )
+    if not contestants:
+        return 1
+    if shutil.which("cc") is None:
+        print("a C compiler is needed for the load tool: apt install gcc libc6-dev")
+        return 1
+    for name, value in about.items():
+        print(f"{name}: {value}")
+    os.sched_setaffinity(0, {stage.LOAD_CPU})
+    plan = Plan(
+        contestants=contestants,
+        seconds=given.seconds or (1 if given.quick else 3),
+        rounds=given.rounds or (3 if given.quick else 5),
+        direct=not given.who or "direct" in given.who,
+    )
+    print(f"rounds: {plan.rounds} of {plan.seconds:g} s, interleaved\n", flush=True)
+    about["rounds"] = f"{plan.rounds} of {plan.seconds:g} s each, interleaved; the figure is the median"
+    figures: list[report.Figure] = []
+    for name in given.measures:
+        try:
+            taken = measures.take(name, plan)
+        except stage.Failed as failure:
+            print(f"{name}: left out: {failure}\n")
+            continue
+        figures += taken
+        for part in dict.fromkeys(f.measure for f in taken):
+            print(report.as_text([f for f in taken if f.measure == part]), flush=True)
+    verdicts = list(report.verdicts(figures))
+    held = [v for v in verdicts if v.target]
+    if held:
+        print(f"{sum(v.ok for v in held)} of {len(held)} targets reached", end="")
+        print(
+            "".join(
+                f"\n  missed: {v.measure}, {v.what} {report.number(v.reached)} ({v.target})" for v in held if not v.ok
+            )
+        )
+    if given.json:
+        whole = {"about": about, "figures": figures, "verdicts": verdicts}
+        Path(given.json).write_text(json.dumps(whole, default=dataclasses.asdict, indent=1) + "\n")
+    if given.write_docs:
+        command = shlex.join([".venv/bin/python", "bench/run.py", *sys.argv[1:]])
+        DOCS.write_text(report.as_markdown(figures, about, command, NOTES))
+        print(f"written: {DOCS}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

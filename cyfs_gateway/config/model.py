@@ -1,0 +1,409 @@
+"""The configuration as meant: decisions only, every default made; the rest of the house sees nothing else.
+
+``load`` (``cyfs_gateway.config.load``) makes these from YAML and promises what types alone cannot say: names are
+unique, everything named exists, no group or dialer chain runs in a circle, addresses and prefixes are well formed,
+paths lie inside the home directory, and no listener is an open proxy by omission.  Durations are seconds.  Secrets
+stay out of ``repr``.  Absent on purpose: anything that changes while the gateway runs (selected members, downloads,
+counters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cyfs_gateway.config.load import Source
+    from cyfs_gateway.rules.model import Rule
+    from cyfs_gateway.sniff.policy import SniffProtocol
+    from tunnels.spec import GroupSpec, ProxySpec
+
+Mode = Literal["rule", "global", "direct"]
+LogLevel = Literal["debug", "info", "warning", "error", "silent"]
+FindProcess = Literal["off", "strict", "always"]
+Network = IPv4Network | IPv6Network
+ListenerKind = Literal["http", "socks", "mixed", "redir", "tproxy", "tunnel"]
+ProviderType = Literal["http", "file", "inline"]
+RuleBehavior = Literal["domain", "ipcidr", "classical"]
+RuleFormat = Literal["yaml", "text", "mrs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a file: an ``error`` stops the load, a ``warning`` does not."""
+
+    path: str
+    """JSON pointer of the place, as ``/proxies/3/port``; ``/`` for the whole."""
+    line: int
+    """From 1; 0 when the fault has no line (a file that cannot be read)."""
+    column: int
+    """From 1; 0 likewise."""
+    message: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        place = f"{self.line}:{self.column}: " if self.line else ""
+        return f"{place}{self.severity}: {self.path}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerConfig:
+    """One bound address.  A listener on several ports or families becomes several of these, with one name."""
+
+    name: str
+    """What IN-NAME matches; the top-level ports are ``DEFAULT-HTTP``, ``DEFAULT-MIXED`` and so on, as in mihomo."""
+    kind: ListenerKind
+    listen: str
+    """Address literal.  An IPv6 address is bound v6-only: ``::`` never takes IPv4."""
+    port: int
+    """0: any free port (only from the ``listeners`` list)."""
+    optional: bool = False
+    """The IPv6 twin of an IPv4 listener: a machine without IPv6 goes without it."""
+    users: Mapping[str, str] | None = field(default=None, repr=False)
+    """Name to password; ``None`` when nobody is asked."""
+    skip_auth_prefixes: tuple[Network, ...] = ()
+    """Sources that need no user."""
+    allowed: tuple[Network, ...] = ()
+    """Sources served; empty: every source."""
+    disallowed: tuple[Network, ...] = ()
+    """Sources refused, even when ``allowed``."""
+    proxy: str = ""
+    """Outbound that takes every flow, past the rules; empty: the rules decide."""
+    rule: str = ""
+    """Sub-rule list that decides instead of ``rules``."""
+    udp: bool = True
+    """socks, mixed, tproxy: whether UDP is served."""
+    target: str = ""
+    """tunnel: ``host:port`` that every flow goes to."""
+    network: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
+    """tunnel: what is forwarded."""
+    proxy_protocol_from: tuple[Network, ...] = ()
+    """Sources from which PROXY v1/v2 is accepted, and required; from all others it is refused."""
+
+    @property
+    def auth_required(self) -> bool:
+        return self.users is not None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """A reload keeps the socket of a listener whose key stays."""
+        return (self.kind, self.listen, self.port)
+
+
+NOT_CARRIED: Mapping[str, str] = {
+    "ss": "Shadowsocks",
+    "ssr": "ShadowsocksR",
+    "snell": "Snell",
+    "vmess": "Vmess",
+    "vless": "Vless",
+    "trojan": "Trojan",
+    "hysteria": "Hysteria",
+    "hysteria2": "Hysteria2",
+    "wireguard": "WireGuard",
+    "tuic": "Tuic",
+    "ssh": "Ssh",
+    "mieru": "Mieru",
+    "anytls": "AnyTLS",
+    "masque": "Masque",
+    "sudoku": "Sudoku",
+    "trusttunnel": "TrustTunnel",
+    "tailscale": "Tailscale",
+    "openvpn": "OpenVPN",
+    "rematch": "Rematch",
+    "easytier": "EasyTier",
+    "gost-relay": "GostRelay",
+    "shadowquic": "ShadowQuic",
+}
+"""Clash proxy types that this build knows by name only, and what the control API calls them."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnsupportedProxy:
+    """A proxy of a Clash type that this build does not carry: known by name, never opened."""
+
+    name: str
+    type: str
+    at: str
+    """Where it stands, as ``/proxies/3``."""
+
+    @property
+    def kind(self) -> str:
+        """The type's name in the control API."""
+        return NOT_CARRIED[self.type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheckConfig:
+    """How members of a provider are probed."""
+
+    enable: bool = False
+    url: str = "https://www.gstatic.com/generate_204"
+    interval: float = 300.0
+    timeout: float = 5.0
+    lazy: bool = True
+    expected_status: str = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyOverride:
+    """What a provider changes on the proxies it brings.  ``None`` leaves a field as it came."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Clash key to plain value, laid over each entry (``udp``, ``dialer-proxy``, ``skip-cert-verify`` ...)."""
+    additional_prefix: str = ""
+    additional_suffix: str = ""
+    proxy_name: tuple[tuple[str, str], ...] = ()
+    """(pattern, target) pairs, RE2, applied in order before prefix and suffix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyProviderConfig:
+    """Where proxies come from besides ``proxies``."""
+
+    name: str
+    type: ProviderType
+    url: str = field(default="", repr=False)
+    path: str = ""
+    """Absolute, inside the home directory; empty for http: the shell picks a name in ``providers/``."""
+    interval: float = 0.0
+    """Seconds between downloads; 0: only at start and by request."""
+    proxy: str = ""
+    """Outbound to download through."""
+    size_limit: int = 0
+    """Bytes; 0: the built-in limit."""
+    header: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    filter: str = ""
+    exclude_filter: str = ""
+    exclude_type: str = ""
+    override: ProxyOverride = field(default_factory=ProxyOverride)
+    health_check: HealthCheckConfig = field(default_factory=HealthCheckConfig)
+    payload: tuple[ProxySpec, ...] = ()
+    """inline: the proxies themselves, override and filters already applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleProviderConfig:
+    """Where a rule set comes from."""
+
+    name: str
+    type: ProviderType
+    behavior: RuleBehavior
+    format: RuleFormat = "yaml"
+    url: str = field(default="", repr=False)
+    path: str = ""
+    """Absolute, inside the home directory; empty for http: the shell picks a name in ``rules/``."""
+    interval: float = 0.0
+    proxy: str = ""
+    size_limit: int = 0
+    header: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    payload: tuple[str, ...] = ()
+    """inline: the lines themselves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackFilter:
+    """When an answer of ``nameserver`` is distrusted and ``fallback`` asked."""
+
+    geoip: bool = True
+    geoip_code: str = "CN"
+    ipcidr: tuple[Network, ...] = ()
+    domain: tuple[str, ...] = ()
+    geosite: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsConfig:
+    """Mihomo's ``dns`` section.  Servers stay text (``tls://1.1.1.1:853#proxy``); their scheme has been checked."""
+
+    enable: bool = False
+    listen: str = ""
+    ipv6: bool = False
+    ipv6_timeout: float = 0.1
+    prefer_h3: bool = False
+    use_hosts: bool = True
+    use_system_hosts: bool = True
+    respect_rules: bool = False
+    cache_algorithm: Literal["lru", "arc"] = "lru"
+    cache_max_size: int = 4096
+    enhanced_mode: Literal["normal", "fake-ip", "redir-host"] = "redir-host"
+    fake_ip_range: str = "198.18.0.1/16"
+    fake_ip_range6: str = ""
+    fake_ip_filter: tuple[str, ...] = ()
+    fake_ip_filter_mode: Literal["blacklist", "whitelist", "rule"] = "blacklist"
+    fake_ip_ttl: int = 1
+    default_nameserver: tuple[str, ...] = ()
+    """Addresses only; empty: those of the system."""
+    nameserver: tuple[str, ...] = ()
+    """Empty: those of the system."""
+    fallback: tuple[str, ...] = ()
+    fallback_filter: FallbackFilter = field(default_factory=FallbackFilter)
+    nameserver_policy: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(pattern, servers) in the order of the file; first match wins."""
+    proxy_server_nameserver: tuple[str, ...] = ()
+    proxy_server_nameserver_policy: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    direct_nameserver: tuple[str, ...] = ()
+    direct_nameserver_follow_policy: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnifferConfig:
+    """Mihomo's ``sniffer`` section; ``resolving.sniff_input`` compiles it."""
+
+    enable: bool = False
+    force_dns_mapping: bool = True
+    parse_pure_ip: bool = True
+    override_destination: bool = True
+    sniff: Mapping[str, SniffProtocol] = field(default_factory=dict)
+    """By protocol, ``http``, ``tls``, ``quic``: only those named are looked for."""
+    force_domain: tuple[str, ...] = ()
+    skip_domain: tuple[str, ...] = ()
+    skip_src_address: tuple[str, ...] = ()
+    """Prefixes."""
+    skip_dst_address: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlConfig:
+    """Where the control API listens and whom it believes."""
+
+    unix: str
+    """Path of the unix socket (``external-controller-unix``), absolute."""
+    tcp: tuple[str, int] | None = None
+    tls: tuple[str, int] | None = None
+    certificate: str = ""
+    """PEM text, or a path inside the home directory."""
+    private_key: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
+    """Empty: the shell makes one on first start and keeps it (``secret_wanted``)."""
+    allow_origins: tuple[str, ...] = ()
+    """Exact web origins allowed to call from a browser, besides our own."""
+    allow_private_network: bool = False
+    external_ui: str = ""
+    """Absolute directory inside the home directory, or empty."""
+    external_ui_name: str = ""
+    external_ui_url: str = ""
+    external_doh_server: str = ""
+
+    @property
+    def secret_wanted(self) -> bool:
+        """TCP control never goes without a secret: true when the shell has to supply one."""
+        return not self.secret and (self.tcp is not None or self.tls is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds: ``connect`` to an outbound, ``handshake`` of a client, silence that ends a TCP or a UDP flow."""
+
+    connect: float = 10.0
+    handshake: float = 10.0
+    idle: float = 300.0
+    udp: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepAlive:
+    """TCP keep-alive on our sockets; ``disable`` leaves it off."""
+
+    idle: float = 15.0
+    interval: float = 15.0
+    disable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileConfig:
+    """What outlives a restart."""
+
+    store_selected: bool = True
+    store_fake_ip: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeoConfig:
+    """Where geo databases come from.  Databases are local files until ``auto_update`` or a request fetches them."""
+
+    geoip_url: str = ""
+    geosite_url: str = ""
+    mmdb_url: str = ""
+    asn_url: str = ""
+    dat_mode: bool = False
+    """``geodata-mode``: GEOIP from geoip.dat rather than the mmdb."""
+    loader: str = "memconservative"
+    matcher: str = "succinct"
+    auto_update: bool = False
+    update_interval: float = 24 * 3600.0
+    etag_support: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IptablesConfig:
+    """Whether the gateway itself lays the redirect rules (with nftables, whatever the name says)."""
+
+    enable: bool = False
+    inbound_interfaces: tuple[str, ...] = ("lo",)
+    """Interfaces whose traffic is redirected."""
+    bypass: tuple[Network, ...] = ()
+    """Destinations left alone, besides the private and local ones."""
+    dns_redirect: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything the gateway was told."""
+
+    home: str
+    """State directory, absolute."""
+    control: ControlConfig
+    mode: Mode = "rule"
+    log_level: LogLevel = "info"
+    ipv6: bool = True
+    allow_lan: bool = False
+    bind_address: str = "*"
+    listeners: tuple[ListenerConfig, ...] = ()
+    users: Mapping[str, str] | None = field(default=None, repr=False)
+    """``authentication``; ``None``: no users."""
+    skip_auth_prefixes: tuple[Network, ...] = ()
+    lan_allowed_ips: tuple[Network, ...] = ()
+    """Empty: every source."""
+    lan_disallowed_ips: tuple[Network, ...] = ()
+    proxies: tuple[ProxySpec, ...] = ()
+    unsupported: tuple[UnsupportedProxy, ...] = ()
+    groups: tuple[GroupSpec, ...] = ()
+    """Members named by ``include-all`` are already listed; ``GLOBAL`` is here only when the file defines it."""
+    proxy_providers: tuple[ProxyProviderConfig, ...] = ()
+    rule_providers: tuple[RuleProviderConfig, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    sub_rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name or pattern (``*.x``, ``+.x``, ``.x``) to addresses, or to one name as an alias."""
+    dns: DnsConfig = field(default_factory=DnsConfig)
+    sniffer: SnifferConfig = field(default_factory=SnifferConfig)
+    find_process_mode: FindProcess = "strict"
+    tcp_concurrent: bool = False
+    unified_delay: bool = False
+    interface_name: str = ""
+    routing_mark: int = 0
+    keep_alive: KeepAlive = field(default_factory=KeepAlive)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    geo: GeoConfig = field(default_factory=GeoConfig)
+    iptables: IptablesConfig = field(default_factory=IptablesConfig)
+    global_ua: str = ""
+    """User-Agent of downloads; empty: our own."""
+    modules: Mapping[str, Any] = field(default_factory=dict)
+    """Section name to plain data, for the modules; a module that is not named here stays off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of a load: ``config`` is None exactly when some fault is an error."""
+
+    config: Config | None
+    faults: tuple[Fault, ...]
+    source: Source | None = field(default=None, repr=False, compare=False)
+    """What was written, for ``load.patched``; None when it was no YAML at all."""
+
+    @property
+    def errors(self) -> tuple[Fault, ...]:
+        return tuple(f for f in self.faults if f.severity == "error")

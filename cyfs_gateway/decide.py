@@ -1,0 +1,143 @@
+"""The decision: which outbound carries a flow, and why.  Nothing here waits, dials or looks anything up.
+
+A :class:`Router` is one configuration's whole policy, immutable but for hit counters and group choices.  ``route`` goes
+as far as it can with what the flow already knows; when a rule asks for an address or a process it says so with a ``Need``,
+the caller satisfies it (or fails to) and calls again from the same rule.  So a flow is resolved once at most, and the
+everyday flow is decided in one synchronous call on the hot path.
+
+Semantics are mihomo's: the listener's own proxy or sub-rule comes first, then the mode, then the rules; a verdict that
+ends in PASS, or that leads UDP to an outbound without UDP, is passed over and the next rule is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cyfs_gateway.flow import Flow
+from cyfs_gateway.rules.model import Need, Verdict
+from cyfs_gateway.rules.table import RuleTable
+from tunnels.outbound import FlowHint, Outbound
+
+_DEPTH = 16
+"""Groups within groups; the configuration reader refuses circles, this stops what a provider could still build."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a flow goes: the verdict, the leaf that carries it, and the names from the leaf up to the rule's choice."""
+
+    verdict: Verdict
+    leaf: Outbound
+    chain: tuple[str, ...]
+    table: RuleTable | None
+    """The rules that decided; None when the mode or the listener did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A verdict that matched and was passed over."""
+
+    verdict: Verdict
+    why: str
+
+
+class Router:
+    """``mode`` is rule, global or direct; ``tables`` are sub-rule lists that listeners may use instead of ``table``.
+
+    ``routes`` are names that modules carry themselves, before any rule: a host, or ``.name`` for all below a name.  The
+    mapping may change while the router lives.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: str,
+        table: RuleTable,
+        tables: Mapping[str, RuleTable],
+        outbounds: Mapping[str, Outbound],
+        find_process: str,
+        routes: Mapping[str, Outbound] | None = None,
+    ) -> None:
+        self.mode = mode
+        self.table = table
+        self.tables = tables
+        self.outbounds = outbounds
+        self._routes = routes if routes is not None else {}
+        self._never_process = find_process == "off"
+        self._always_process = find_process == "always"
+        self._plain: dict[str, tuple[Outbound, tuple[str, ...]]] = {}
+        self._verdicts: dict[str, Verdict] = {}
+
+    def route(
+        self,
+        flow: Flow,
+        *,
+        proxy: str = "",
+        rule: str = "",
+        since: int = 0,
+        resolved: bool = False,
+        process_known: bool = False,
+        passed: list[Passed] | None = None,
+    ) -> Decision | Need:
+        """Decide, or say what is missing; ``since``, ``resolved`` and ``process_known`` repeat what came of a ``Need``."""
+        if self._always_process and not process_known:
+            return Need("process", since)
+        if self._routes and flow.rule_host and (route := self._route_of(flow.rule_host)) is not None:
+            return Decision(
+                Verdict(-1, "", "", route.name, f"{route.name} is served by a module"), route, (route.name,), None
+            )
+        if proxy or self.mode != "rule":
+            return self._fixed(proxy or ("GLOBAL" if self.mode == "global" else "DIRECT"), bool(proxy), flow)
+        table = self.tables[rule] if rule else self.table
+        known = process_known or self._never_process
+        while True:
+            found = table.match(flow, since, resolved, known)
+            if isinstance(found, Need):
+                return found
+            leaf, chain = self._descend(found.outbound, flow)
+            if leaf.kind == "Pass":
+                why = "it leads to PASS"
+            elif flow.network == "udp" and not leaf.udp:
+                why = f"{leaf.name} carries no UDP"
+            else:
+                return Decision(found, leaf, chain, table)
+            if passed is not None:
+                passed.append(Passed(found, why))
+            if found.index < 0:
+                return Decision(found, self.outbounds["REJECT"], ("REJECT",), table)
+            since = found.index + 1
+
+    def _route_of(self, host: str) -> Outbound | None:
+        """The route of the host itself or of the nearest name above it (``.name`` in the book)."""
+        found = self._routes.get(host)
+        while found is None and "." in host:
+            host = host.partition(".")[2]
+            found = self._routes.get("." + host)
+        return found
+
+    def _fixed(self, name: str, by_listener: bool, flow: Flow) -> Decision:
+        leaf, chain = self._descend(name, flow)
+        verdict = self._verdicts.get(name)
+        if verdict is None:
+            why = f"the listener sends everything to {name}" if by_listener else f"mode is {self.mode}"
+            verdict = self._verdicts[name] = Verdict(-1, "", "", name, why)
+        return Decision(verdict, leaf, chain, None)
+
+    def _descend(self, name: str, flow: Flow) -> tuple[Outbound, tuple[str, ...]]:
+        plain = self._plain.get(name)
+        if plain is not None:
+            return plain
+        outbound = self.outbounds[name]
+        hint = FlowHint(source=flow.src_ip, host=flow.rule_host or flow.dst_ip, udp=flow.network == "udp")
+        names = [outbound.name]
+        for _ in range(_DEPTH):
+            below = outbound.pick(hint)
+            if below is outbound:
+                break
+            outbound = below
+            names.append(outbound.name)
+        chain = tuple(reversed(names))
+        if len(names) == 1:
+            self._plain[name] = (outbound, chain)
+        return outbound, chain

@@ -1,0 +1,160 @@
+"""What the control API and the modules may see of a running gateway, as one narrow interface.
+
+The engine implements it, a test's fake implements it, and the control API is written against it alone.  Everything that
+comes back is a frozen value made for the occasion: nobody outside can hold on to the engine's insides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cyfs_gateway.config.model import Config, Fault
+from cyfs_gateway.flow import Flow
+from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.message import Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionView:
+    """One live flow, as GET /connections shows it."""
+
+    id: str
+    """UUID text, stable for the life of the flow."""
+    flow: Flow
+    up: int
+    down: int
+    """Bytes so far."""
+    start: float
+    """Unix time, seconds."""
+    chains: tuple[str, ...]
+    """Outbound names, leaf first."""
+    provider_chains: tuple[str, ...]
+    rule: str
+    """Rule type as in GET /rules, empty when no rule matched."""
+    rule_payload: str
+    remote: str
+    """Address the way was opened to, empty until known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyView:
+    """One outbound or group, as GET /proxies shows it; ``extra`` holds the keys that only some kinds have."""
+
+    name: str
+    kind: str
+    udp: bool
+    alive: bool
+    history: tuple[Mapping[str, Any], ...]
+    up: int
+    down: int
+    """Bytes since start."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """now, all, testUrl, expectedStatus, fixed, hidden, icon, provider-name, interface, dialer-proxy ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderView:
+    """One proxy or rule provider, already with the API's own key names in ``body``."""
+
+    name: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What would happen to a flow, and why; nothing was sent to the destination."""
+
+    flow: Flow
+    rule: str
+    """The rule's text, or what stands for one ("no rule matched", "mode is global")."""
+    index: int
+    """Rule index, -1 when none."""
+    why: str
+    resolution: str
+    """"not needed", or the addresses and where they came from, or why there are none."""
+    addresses: tuple[str, ...]
+    chain: tuple[str, ...]
+    """Names from the rule's choice down to the leaf."""
+    way: str
+    """The leaf in words: "direct to 192.0.2.1:443", "socks5 proxy 10.0.0.1:1080", "rejected"."""
+    passed: tuple[str, ...] = ()
+    """Rules that matched but were passed over (PASS, no UDP), each with its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One log record as subscribers get it."""
+
+    time: float
+    level: str
+    """debug info warning error."""
+    message: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Gateway(Protocol):
+    """A running gateway.  Unknown names raise ``KeyError``, a no by policy raises ``Refused``."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def config_path(self) -> str:
+        """The file in force, empty when there is none."""
+
+    @property
+    def rules(self) -> RuleTable: ...
+    @property
+    def started(self) -> float:
+        """Unix time."""
+
+    def connections(self) -> Sequence[ConnectionView]: ...
+    def totals(self) -> tuple[int, int]:
+        """(up, down) bytes since start, closed flows included."""
+
+    def memory(self) -> int:
+        """Resident bytes of the process."""
+
+    def close_connection(self, id: str) -> bool: ...
+    def close_connections(self) -> int: ...
+
+    def proxies(self) -> Mapping[str, ProxyView]:
+        """Every outbound, group and built-in, GLOBAL included, but not what only a provider holds."""
+
+    def select(self, group: str, member: str) -> None:
+        """KeyError: no such group or member; Refused: the group chooses by itself and cannot be fixed."""
+
+    def unfix(self, group: str) -> None: ...
+    async def delay(self, name: str, url: str, timeout: float, expected: str) -> int:
+        """Milliseconds.  TimeoutError, or Unreachable when it failed."""
+
+    async def group_delay(self, name: str, url: str, timeout: float, expected: str) -> Mapping[str, int]: ...
+
+    def proxy_providers(self) -> Mapping[str, ProviderView]: ...
+    def rule_providers(self) -> Mapping[str, ProviderView]: ...
+    def provider_proxy(self, provider: str, name: str) -> ProxyView: ...
+    async def update_proxy_provider(self, name: str) -> None: ...
+    async def update_rule_provider(self, name: str) -> None: ...
+    async def check_provider(self, name: str) -> None: ...
+
+    async def reload(self, *, path: str = "", payload: str = "") -> Sequence[Fault]:
+        """All of the new or all of the old.  Raises ConfigFault (old one still runs); returns the warnings."""
+
+    async def patch(self, changes: Mapping[str, Any]) -> Sequence[Fault]: ...
+    async def explain(
+        self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""
+    ) -> Explanation: ...
+    async def dns_query(self, name: str, rtype: str) -> Answer: ...
+    def flush_dns(self) -> None: ...
+    def flush_fake_ip(self) -> None: ...
+    def logs(self, level: str) -> AsyncIterator[LogLine]:
+        """Records from now on, at ``level`` and above; a reader that lags loses the oldest and is told how many."""
+
+    def stop(self) -> None: ...
+
+    def status(self) -> Mapping[str, Any]:
+        """What ``cyfs-gateway status`` shows beyond the above: listeners with their addresses, modules with theirs."""
+
+    async def control(self, module: str, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call a control method that a module registered."""

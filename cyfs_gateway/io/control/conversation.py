@@ -1,0 +1,157 @@
+"""A control connection, request by request: head, access, body, handler, reply.
+
+Nothing of a request is acted on, or read past its head, before ``judge`` granted it.  Handlers fail alone: a bug in
+one is logged and answered 500, and the house stands.  Logged is the route's pattern, never the target: targets carry
+tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import aclosing
+from urllib.parse import parse_qsl
+
+import h11
+import trio
+
+from cyfs_gateway.control.access import Asked, Door, judge
+from cyfs_gateway.control.router import Found, segments_of
+from cyfs_gateway.io.control import websocket
+from cyfs_gateway.io.control.routes import Api, Call, Feed, Handler, Reply, is_page, make_router
+from cyfs_gateway.io.control.wire import Headers, HttpFault, Wire, header, json_bytes, tokens
+
+log = logging.getLogger("cyfs.control")
+
+_ROUTER = make_router()
+_MOST_QUERY = 32
+_STRAY_BODY = 64 * 1024
+_JSON: Headers = (("Content-Type", "application/json"),)
+
+
+async def converse(stream: trio.abc.Stream, door: Door, api: Api) -> None:
+    """Serve one connection until either side has enough."""
+    wire = Wire(stream)
+    more = True
+    while more:
+        exchange = _Exchange(wire, door, api)
+        try:
+            more = await exchange.run()
+        except HttpFault as fault:
+            more = not fault.close
+            body = json_bytes({"message": fault.message})
+            await exchange.reply(fault.status, (*_JSON, *fault.headers), body, close=fault.close)
+        more = more and wire.ready_for_next()
+    await wire.linger()
+
+
+class _Exchange:
+    """One request and its reply."""
+
+    def __init__(self, wire: Wire, door: Door, api: Api) -> None:
+        self._wire, self._door, self._api = wire, door, api
+        self._cors: Headers = ()
+        self._bare = False
+
+    async def run(self) -> bool:
+        """False when the connection ends here."""
+        request = await self._wire.next_request()
+        if request is None:
+            return False
+        method = request.method.decode("ascii")
+        self._bare = method == "HEAD"
+        path, query = _target(request)
+        upgrade = "websocket" in tokens(request, b"upgrade") and "upgrade" in tokens(request, b"connection")
+        access = judge(self._door, self._asked(request, method, path, query, upgrade))
+        self._cors = access.headers
+        if access.status:
+            body = json_bytes({"message": "Unauthorized"}) if access.status == 401 else b""
+            await self.reply(access.status, _JSON if body else (), body, close=True)
+            return False
+        found = _ROUTER.find(method, path)
+        body = await self._wire.body(found.route.body_limit if isinstance(found, Found) else _STRAY_BODY)
+        if not isinstance(found, Found):
+            if not found.allowed:
+                raise HttpFault(404, "Resource not found")
+            raise HttpFault(405, "Method not allowed", headers=(("Allow", ", ".join(found.allowed)),))
+        accept = header(request, b"accept") or ""
+        call = Call(api=self._api, found=found, query=query, body=body, websocket=upgrade, accept=accept)
+        reply = await self._handled(found, call)
+        if isinstance(reply, Reply):
+            await self.reply(reply.status, reply.headers, reply.body)
+            return True
+        if upgrade:
+            await websocket.talk(self._wire, request, reply.items)
+            return False
+        await self._stream(reply)
+        return False
+
+    async def reply(self, status: int, headers: Headers, body: bytes, *, close: bool = False) -> None:
+        await self._wire.reply(status, (*headers, *self._cors), body, close=close, bare=self._bare)
+
+    async def _handled(self, found: Found[Handler], call: Call) -> Reply | Feed:
+        try:
+            reply = await found.route.handler(call)
+        except HttpFault as fault:
+            log.debug("%s %s: %d", found.route.method, found.route.pattern, fault.status)
+            raise
+        except Exception:
+            log.exception("%s %s failed", found.route.method, found.route.pattern)
+            raise HttpFault(500, "internal error") from None
+        log.debug("%s %s: answered", found.route.method, found.route.pattern)
+        return reply
+
+    async def _stream(self, feed: Feed) -> None:
+        """One JSON text a line until the peer leaves."""
+        await self._wire.start_chunks(200, (*_JSON, *self._cors))
+        if self._bare:
+            return
+        async with trio.open_nursery() as both:
+
+            async def watch() -> None:
+                await self._wire.until_peer_leaves()
+                both.cancel_scope.cancel()
+
+            both.start_soon(watch)
+            async with aclosing(feed.items) as items:  # type: ignore[type-var]
+                try:
+                    async for item in items:
+                        await self._wire.chunk(item + b"\n")
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass
+            both.cancel_scope.cancel()
+
+    def _asked(self, request: h11.Request, method: str, path: str, query: Mapping[str, str], upgrade: bool) -> Asked:
+        segments = segments_of(path)
+        home = segments == ("",) and "text/html" in (header(request, b"accept") or "")
+        return Asked(
+            method=method,
+            host=header(request, b"host"),
+            origin=_origin(request),
+            authorization=header(request, b"authorization"),
+            token=query.get("token"),
+            websocket=upgrade,
+            public=self._api.ui is not None and method in ("GET", "HEAD") and (is_page(segments) or home),
+            wanted_method=header(request, b"access-control-request-method"),
+            wants_private_network=header(request, b"access-control-request-private-network") is not None,
+        )
+
+
+def _target(request: h11.Request) -> tuple[str, dict[str, str]]:
+    """Path as sent and query; of a repeated name the first value counts."""
+    path, _, query = request.target.decode("ascii").partition("?")
+    if not path.startswith("/"):
+        raise HttpFault(400, "Bad Request", close=True)
+    values: dict[str, str] = {}
+    try:
+        for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_QUERY):
+            values.setdefault(name, value)
+    except ValueError:
+        raise HttpFault(400, "Bad Request", close=True) from None
+    return path, values
+
+
+def _origin(request: h11.Request) -> str | None:
+    """Several ``Origin`` headers are no origin that anybody listed."""
+    values = [value.decode("latin-1") for name, value in request.headers if name == b"origin"]
+    return values[0] if len(values) == 1 else ("several" if values else None)

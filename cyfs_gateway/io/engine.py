@@ -1,0 +1,211 @@
+"""The engine: everything a flow needs on its way, in one place that lives as long as the process.
+
+Policy comes and goes with each configuration (``adopt`` swaps it in one step, so a flow sees all of the old or all of
+the new); sockets, tracker and reactor stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cyfs_gateway.config.model import ListenerConfig, Timeouts
+from cyfs_gateway.decide import Decision, Passed, Router
+from cyfs_gateway.flow import Flow
+from cyfs_gateway.io.packets import ASSOCIATIONS_MOST, SocksAssociation
+from cyfs_gateway.io.process import find_process
+from cyfs_gateway.io.tracker import Tracker
+from cyfs_gateway.io.transparent import is_own_address
+from cyfs_gateway.rules.model import Need
+from cyfs_gateway.sniff.policy import SniffPolicy
+from cyfs_ns.errors import CyfsError, Refused
+from tunnels.endpoint import Endpoint, Target
+from tunnels.io.reactor import Reactor
+from tunnels.socks import SocksRequest
+
+if TYPE_CHECKING:
+    from cyfs_gateway.io.connection import Connection
+
+HANDSHAKES_MOST: Final = 8192
+_DIALS_KEPT: Final = 8192
+_DIAL_SECONDS: Final = 20.0
+
+_log = logging.getLogger("cyfs.engine")
+
+
+class Engine:
+    """See the module's text.  One per process, made inside trio."""
+
+    def __init__(self, reactor: Reactor, nursery: trio.Nursery) -> None:
+        self.reactor = reactor
+        self.tracker = Tracker()
+        self.timeouts = Timeouts()
+        self.halves: dict[Connection, None] = {}
+        """Connections in their handshake, oldest first."""
+        self.associations: dict[SocksAssociation, None] = {}
+        self.mark = 0
+        """Firewall mark of our own sockets."""
+        self.drops = 0
+        """Connections held in silence by REJECT-DROP."""
+        self._nursery = nursery
+        self._own_ports: frozenset[tuple[str, int]] = frozenset()
+        self._intercepts = False
+        self._dials: dict[tuple[str, int, str, int], float] = {}
+
+    def adopt(
+        self,
+        *,
+        router: Router,
+        peek: Callable[[str], Sequence[str] | None],
+        resolve: Callable[[str], Awaitable[Sequence[str]]],
+        sniffer: SniffPolicy | None,
+        timeouts: Timeouts,
+        own_ports: frozenset[tuple[str, int]],
+        intercepts: bool,
+        mark: int,
+    ) -> None:
+        """Decide by this policy from now on.
+
+        ``own_ports`` are (network, port) of our listeners; ``intercepts`` says that some are transparent.
+        """
+        self.router = router
+        self.peek = peek
+        self.resolve = resolve
+        self.sniffer = sniffer
+        self.timeouts = timeouts
+        self._own_ports = own_ports
+        self._intercepts = intercepts
+        self.mark = mark
+
+    # Half-made connections
+
+    def halfway(self, connection: Connection) -> None:
+        """A connection begins its handshake; in a crowd the oldest one makes room."""
+        halves = self.halves
+        halves[connection] = None
+        if len(halves) > HANDSHAKES_MOST:
+            next(iter(halves)).close("too many unfinished handshakes")
+
+    def unschedule(self, connection: Connection) -> None:
+        """The connection has no deadline of its own any more."""
+        self.halves.pop(connection, None)
+        self.reactor.unschedule(connection)
+
+    def spawn(self, connection: Connection, work: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run ``work`` for a connection in a task; what it raises ends that connection only."""
+        self._nursery.start_soon(self._guarded, connection, work, args)
+
+    def start(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run ``work`` in a task of the engine; what it raises is logged and ends nothing else."""
+        self._nursery.start_soon(self._logged, work, args)
+
+    @staticmethod
+    async def _logged(work: Callable[..., Awaitable[None]], args: tuple[object, ...]) -> None:
+        try:
+            await work(*args)
+        except (CyfsError, OSError) as fault:
+            _log.info("%s", fault)
+        except Exception:
+            _log.exception("a task failed in a way nobody foresaw")
+
+    def associate(self, config: ListenerConfig, request: SocksRequest, here: str, client: str) -> SocksAssociation:
+        """Open the UDP side of a SOCKS client.  Raises ``OSError``."""
+        if len(self.associations) >= ASSOCIATIONS_MOST:
+            next(iter(self.associations)).close()
+        association = SocksAssociation(self, config, request, here, client)
+        self.associations[association] = None
+        return association
+
+    @staticmethod
+    async def _guarded(connection: Connection, work: Callable[..., Awaitable[None]], args: tuple[object, ...]) -> None:
+        try:
+            await work(*args)
+        except Exception as fault:
+            if not isinstance(fault, CyfsError | OSError):
+                _log.exception("a connection failed in a way nobody foresaw")
+            connection.close(str(fault))
+
+    # Deciding
+
+    def count(self, decision: Decision) -> None:
+        """A flow goes by this decision."""
+        if decision.table is not None:
+            decision.table.count(decision.verdict, time.time())
+
+    async def decide(
+        self,
+        flow: Flow,
+        need: Need | None,
+        *,
+        proxy: str = "",
+        rule: str = "",
+        passed: list[Passed] | None = None,
+        notes: list[str] | None = None,
+    ) -> Decision:
+        """Decide a flow, waiting for what the rules ask for; ``need`` is where a first try stopped.
+
+        ``passed`` and ``notes`` collect what happened on the way, for those who explain.
+        """
+        resolved = process_known = False
+        since = 0
+        router = self.router
+        while True:
+            if need is not None:
+                since = need.at
+                if need.what == "address":
+                    resolved = True
+                    await self._find_address(flow, notes)
+                else:
+                    process_known = True
+                    await find_process(flow)
+            found = router.route(
+                flow, proxy=proxy, rule=rule, since=since, resolved=resolved, process_known=process_known, passed=passed
+            )
+            if isinstance(found, Decision):
+                return found
+            need = found
+
+    async def _find_address(self, flow: Flow, notes: list[str] | None) -> None:
+        """What rules on addresses see of a name.  A name that does not resolve is not an address, and not a fault."""
+        try:
+            addresses = await self.resolve(flow.rule_host)
+        except CyfsError as fault:
+            if notes is not None:
+                notes.append(str(fault))
+            return
+        flow.dst_ip = next((ip for ip in addresses if "." in ip), addresses[0])
+        if notes is not None:
+            notes.append(f"{flow.rule_host} is {', '.join(addresses)}")
+
+    async def open_stream(self, decision: Decision, flow: Flow) -> Endpoint:
+        """Open the decided way in the calling task.  Raises ``Unreachable``, ``Refused``, ``OSError``."""
+        leaf = decision.leaf
+        if leaf.kind in ("Reject", "RejectDrop"):
+            raise Refused(f"{decision.verdict.why}: {leaf.name}")
+        return await leaf.open_stream(Target(flow.host or flow.dst_ip, flow.dst_port))
+
+    # Loops
+
+    def refuse_own_listener(self, ip: str, port: int, *, udp: bool = False) -> None:
+        """Raise ``Refused`` when a dial to this address would come straight back to us."""
+        if ("udp" if udp else "tcp", port) in self._own_ports and is_own_address(ip):
+            raise Refused(f"{Target(ip, port)} is this gateway itself")
+
+    def remember_dial(self, source: tuple[str, int], ip: str, port: int) -> None:
+        """One of our own connections is on its way; needed only while somebody's redirection may catch it."""
+        if self._intercepts:
+            dials = self._dials
+            if len(dials) >= _DIALS_KEPT:
+                del dials[next(iter(dials))]
+            dials[source[0], source[1], ip, port] = self.reactor.now
+
+    def refuse_own_traffic(self, source: str, source_port: int, ip: str, port: int) -> None:
+        """Raise ``Refused`` when an intercepted connection is one that we made ourselves."""
+        made = self._dials.pop((source, source_port, ip, port), None)
+        if made is not None and self.reactor.now - made < _DIAL_SECONDS:
+            raise Refused(f"our own connection to {Target(ip, port)} was redirected back to us; exempt its mark")
+        self.refuse_own_listener(ip, port)

@@ -1,0 +1,625 @@
+"""The running gateway: starts everything, stops everything, and changes configurations as a transaction.
+
+A change is prepared completely before anything is given up: the new world is built, new listeners are bound, new
+control addresses are served, the kernel's rules are exchanged (atomically, by nftables itself).  Each step can still be
+taken back; after the last one the swap itself cannot fail.  So either all of the new configuration runs or all of the
+old, and connections never notice either way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from cyfs_gateway.config.load import load, patched
+from cyfs_gateway.config.model import Config, ControlConfig, Fault, Loaded
+from cyfs_gateway.decide import Passed
+from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView
+from cyfs_gateway.flow import Flow
+from cyfs_gateway.io import logs
+from cyfs_gateway.io.configfile import read_config
+from cyfs_gateway.io.control.server import serve_control
+from cyfs_gateway.io.engine import Engine
+from cyfs_gateway.io.listeners import Listeners, Staged
+from cyfs_gateway.io.modules import Modules
+from cyfs_gateway.io.netfilter import Netfilter
+from cyfs_gateway.io.state import Home
+from cyfs_gateway.io.views import ProxyViews
+from cyfs_gateway.io.world import Around, World, build_world, instance_of
+from cyfs_gateway.netfilter import OWN_MARK, Interception, NetfilterPlan, plan
+from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Refused, Unreachable
+from cyfs_ns.message import Answer
+from cyfs_ns.names import host as canonical_host
+from cyfs_ns.names import is_ip
+from tunnels.endpoint import Endpoint, Target
+from tunnels.group import Health, StatusRanges
+from tunnels.io.reactor import Reactor
+from tunnels.outbound import Outbound
+
+_DRAIN_SECONDS: Final = 0.2
+
+_log = logging.getLogger("cyfs.gateway")
+
+
+@dataclass(slots=True)
+class _Served:
+    """One address of the control API that is being served."""
+
+    scope: trio.CancelScope
+    done: trio.Event
+    urls: tuple[str, ...] = ()
+
+
+class RunningGateway:
+    """Implements ``cyfs_gateway.facade.Gateway``."""
+
+    def __init__(self, home: Home, nursery: trio.Nursery, reactor: Reactor) -> None:
+        self.started = time.time()
+        self.config_path = ""
+        self._home = home
+        self._nursery = nursery
+        self._engine = Engine(reactor, nursery)
+        self._listeners = Listeners(self._engine)
+        self._netfilter = Netfilter(instance_of(home.path))
+        self._intercepted: NetfilterPlan | None = None
+        self._health = Health()
+        self._around = Around()
+        self._modules = Modules(self, nursery, self._around)
+        self._controls: dict[tuple[Any, ...], _Served] = {}
+        self._changing = trio.Lock()
+        self._adopted: World | None = None
+        self._loaded: Loaded
+        self._views: ProxyViews
+        self._world_scope = trio.CancelScope()
+        self._stopping = trio.Event()
+        self._choices = home.choices()
+
+    # Changing configurations
+
+    async def begin(self, loaded: Loaded, path: str) -> None:
+        """Start by this configuration.  Raises ``ConfigFault``."""
+        await self._switch(loaded, path)
+
+    async def reload(self, *, path: str = "", payload: str = "") -> Sequence[Fault]:
+        """Read and adopt a configuration: ``payload``, else the file ``path``, else the file in force."""
+        if payload:
+            home, sections = str(self._home.path), self._modules.sections
+            loaded = await trio.to_thread.run_sync(lambda: load(payload.encode(), home=home, module_sections=sections))
+            path = self.config_path
+        else:
+            path = path or self.config_path
+            loaded = await self.read(path or None)
+        return await self._adopt(loaded, path)
+
+    async def read(self, path: str | None) -> Loaded:
+        """Load a file without adopting it."""
+        return await trio.to_thread.run_sync(read_config, path, self._home.path, self._modules.sections)
+
+    async def patch(self, changes: Mapping[str, Any]) -> Sequence[Fault]:
+        loaded = await trio.to_thread.run_sync(patched, self._loaded, changes)
+        return await self._adopt(loaded, self.config_path)
+
+    async def _adopt(self, loaded: Loaded, path: str) -> Sequence[Fault]:
+        """Switch in a task of the gateway's own: whoever asked may lose its connection by it, the change must not."""
+        outcome: list[ConfigFault | None] = []
+        done = trio.Event()
+
+        async def work() -> None:
+            try:
+                await self._switch(loaded, path)
+                outcome.append(None)
+            except ConfigFault as fault:
+                outcome.append(fault)
+            finally:
+                done.set()
+
+        self._nursery.start_soon(work)
+        await done.wait()
+        if not outcome:
+            raise ConfigFault("the gateway is stopping")
+        if outcome[0] is not None:
+            _log.warning("the configuration was not changed: %s", outcome[0])
+            raise outcome[0]
+        _log.info("the new configuration runs")
+        return loaded.faults
+
+    async def _switch(self, loaded: Loaded, path: str) -> None:
+        config = loaded.config
+        if config is None:
+            raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
+        async with self._changing:
+            self._modules.check(config.modules)
+            world = await build_world(config, health=self._health, open_inner=self._open_inner, around=self._around)
+            staged: Staged | None = None
+            added: list[tuple[Any, ...]] = []
+            try:
+                staged = self._listeners.stage(config.listeners, config.keep_alive)
+                intercepted = self._interception(config, world)
+                if self._adopted is not None:
+                    added = await self._add_controls(config)
+                await self._intercept(intercepted)
+            except BaseException as fault:
+                with trio.CancelScope(shield=True):
+                    if staged is not None:
+                        staged.abandon()
+                    await self._drop_controls(added)
+                world.close()
+                if isinstance(fault, OSError):
+                    raise ConfigFault(str(fault)) from fault
+                raise
+            self._commit(loaded, path, world, staged)
+            # At the first start there must be something to answer about before anyone is answered.
+            await self._add_controls(config)
+            wanted = self._control_parts(config)
+            await self._drop_controls([key for key in self._controls if key not in wanted])
+            self._modules.switch(config.modules)
+
+    def _commit(self, loaded: Loaded, path: str, world: World, staged: Staged) -> None:
+        """Nothing here can fail or wait."""
+        config = world.config
+        old = self._adopted
+        self._choices.update(self._current_choices())
+        for name, group in world.groups.items():
+            if name in self._choices:
+                group.restore(self._choices[name])
+        self._world_scope.cancel()
+        self._adopted, self._loaded, self.config_path = world, loaded, path
+        self._views = ProxyViews(world, self._engine.tracker)
+        logs.set_level(config.log_level)
+        self._engine.adopt(
+            router=world.router,
+            peek=world.peek,
+            resolve=world.resolve,
+            sniffer=world.sniffer,
+            timeouts=config.timeouts,
+            own_ports=staged.ports,
+            intercepts=any(listener.kind in ("redir", "tproxy") for listener in config.listeners),
+            mark=world.mark,
+        )
+        staged.commit()
+        self._world_scope = trio.CancelScope()
+        self._nursery.start_soon(self._live, world, self._world_scope)
+        if old is not None:
+            old.close()
+
+    @staticmethod
+    async def _live(world: World, scope: trio.CancelScope) -> None:
+        with scope:
+            await world.run()
+
+    # The kernel's part
+
+    def _interception(self, config: Config, world: World) -> NetfilterPlan | None:
+        if not config.iptables.enable:
+            return None
+        ports = {listener.kind: listener.port for listener in config.listeners if listener.kind in ("redir", "tproxy")}
+        return plan(
+            Interception(
+                instance=instance_of(self._home.path),
+                interfaces=config.iptables.inbound_interfaces,
+                redir_port=ports.get("redir", 0),
+                tproxy_port=ports.get("tproxy", 0),
+                bypass=tuple(str(network) for network in config.iptables.bypass),
+                own_mark=world.mark or OWN_MARK,
+                ipv6=config.ipv6,
+            )
+        )
+
+    async def _intercept(self, wanted: NetfilterPlan | None) -> None:
+        if wanted is not None:
+            await self._netfilter.apply(wanted)
+        else:
+            await self._netfilter.remove()
+        self._intercepted = wanted
+
+    # The control API
+
+    @staticmethod
+    def _control_parts(config: Config) -> dict[tuple[Any, ...], ControlConfig]:
+        """One entry for each address: what is served there, under all that it depends on."""
+        control = config.control
+        alone = replace(control, unix="", tcp=None, tls=None)
+        parts: dict[tuple[Any, ...], ControlConfig] = {}
+        if control.unix:
+            parts["unix", control.unix, control.external_ui] = replace(alone, unix=control.unix)
+        shared = (control.secret, control.allow_origins, control.allow_private_network, control.external_ui)
+        if control.tcp is not None:
+            parts["tcp", control.tcp, *shared] = replace(alone, tcp=control.tcp)
+        if control.tls is not None:
+            parts["tls", control.tls, *shared, control.certificate] = replace(alone, tls=control.tls)
+        return parts
+
+    async def _add_controls(self, config: Config) -> list[tuple[Any, ...]]:
+        """Serve the addresses that are not served yet.  An address whose rules changed is exchanged."""
+        added: list[tuple[Any, ...]] = []
+        secret = config.control.secret or (self._home.secret() if config.control.secret_wanted else "")
+        try:
+            for key, part in self._control_parts(config).items():
+                if key in self._controls:
+                    continue
+                await self._drop_controls([other for other in self._controls if other[:2] == key[:2]])
+                served = _Served(trio.CancelScope(), trio.Event())
+                served.urls = await self._nursery.start(self._serve_control, part, secret, served)
+                self._controls[key] = served
+                added.append(key)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._drop_controls(added)
+            raise
+        return added
+
+    async def _serve_control(
+        self,
+        part: ControlConfig,
+        secret: str,
+        served: _Served,
+        *,
+        task_status: trio.TaskStatus[tuple[str, ...]],
+    ) -> None:
+        try:
+            with served.scope:
+                await serve_control(self, part, secret=secret, task_status=task_status)
+        finally:
+            served.done.set()
+
+    async def _drop_controls(self, keys: Sequence[tuple[Any, ...]]) -> None:
+        for key in keys:
+            served = self._controls.pop(key, None)
+            if served is not None:
+                served.scope.cancel()
+                await served.done.wait()
+
+    # The gateway's own flows
+
+    async def _open_inner(self, flow: Flow) -> Endpoint:
+        decision = await self._engine.decide(flow, None)
+        return await self._engine.open_stream(decision, flow)
+
+    # What the facade promises
+
+    @property
+    def _world(self) -> World:
+        if self._adopted is None:
+            raise Misuse("the gateway has not started")
+        return self._adopted
+
+    @property
+    def config(self) -> Config:
+        return self._world.config
+
+    @property
+    def rules(self) -> RuleTable:
+        return self._world.table
+
+    @property
+    def tunnels_options(self) -> Any:
+        """Socket options and resolver for tunnel URLs that modules open."""
+        return self._world.builder
+
+    def connections(self) -> Sequence[ConnectionView]:
+        return self._engine.tracker.views()
+
+    def totals(self) -> tuple[int, int]:
+        return self._engine.tracker.totals()
+
+    def memory(self) -> int:
+        try:
+            resident = int(Path("/proc/self/statm").read_text().split()[1])
+        except (OSError, IndexError, ValueError):
+            return 0
+        return resident * resource.getpagesize()
+
+    def close_connection(self, id: str) -> bool:
+        return self._engine.tracker.close(id)
+
+    def close_connections(self) -> int:
+        return self._engine.tracker.close_all()
+
+    def proxies(self) -> Mapping[str, ProxyView]:
+        return self._views.all()
+
+    def select(self, group: str, member: str) -> None:
+        chosen = self._world.groups[group]
+        if member not in chosen.all:
+            raise KeyError(member)
+        chosen.select(member)
+        self._save_choices()
+
+    def unfix(self, group: str) -> None:
+        chosen = self._world.groups[group]
+        if chosen.kind in ("URLTest", "Fallback"):
+            chosen.select("")
+            self._choices.pop(group, None)
+            self._save_choices()
+
+    def _current_choices(self) -> dict[str, str]:
+        world = self._adopted
+        return {name: group.snapshot() for name, group in world.groups.items() if group.snapshot()} if world else {}
+
+    def _save_choices(self) -> None:
+        self._choices.update(self._current_choices())
+        if self.config.profile.store_selected:
+            self._home.save_choices(self._choices)
+
+    async def delay(self, name: str, url: str, timeout: float, expected: str) -> int:
+        return await self._delay(self._find(name), url, timeout, expected)
+
+    async def _delay(self, outbound: Outbound, url: str, timeout: float, expected: str) -> int:
+        try:
+            return await self._world.checker.check(
+                outbound, url, timeout=timeout, expected=StatusRanges(expected or "*")
+            )
+        except Unreachable as fault:
+            if fault.reason == "connect_timeout":
+                raise TimeoutError(str(fault)) from fault
+            raise
+
+    def _find(self, name: str) -> Outbound:
+        try:
+            return self._world.find(name)
+        except Unreachable:
+            raise KeyError(name) from None
+
+    async def group_delay(self, name: str, url: str, timeout: float, expected: str) -> Mapping[str, int]:
+        group = self._world.groups[name]
+        self.unfix(name)
+        return await self._world.checker.check_all(
+            group.members, url, timeout=timeout, expected=StatusRanges(expected or "*")
+        )
+
+    def proxy_providers(self) -> Mapping[str, ProviderView]:
+        return {
+            name: ProviderView(name=name, body=provider.view(self._views.of_provider(name)))
+            for name, provider in self._world.proxy_providers.items()
+        }
+
+    def rule_providers(self) -> Mapping[str, ProviderView]:
+        return {
+            name: ProviderView(name=name, body=provider.view()) for name, provider in self._world.rule_providers.items()
+        }
+
+    def provider_proxy(self, provider: str, name: str) -> ProxyView:
+        return self._views.view(self._world.provided[provider][name], provider)
+
+    async def update_proxy_provider(self, name: str) -> None:
+        await self._world.proxy_providers[name].update()
+
+    async def update_rule_provider(self, name: str) -> None:
+        await self._world.rule_providers[name].update()
+
+    async def check_provider(self, name: str) -> None:
+        check = self._world.proxy_providers[name].config.health_check
+        await self._world.checker.check_all(
+            self._world.provided[name].values(),
+            check.url,
+            timeout=check.timeout,
+            expected=StatusRanges(check.expected_status),
+        )
+
+    async def explain(
+        self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""
+    ) -> Explanation:
+        return await explain(self._engine, self._world, host, port, network=network, source=source, process=process)
+
+    async def dns_query(self, name: str, rtype: str) -> Answer:
+        return await self._world.resolver.query(name, rtype)
+
+    def flush_dns(self) -> None:
+        self._world.resolver.flush()
+
+    def flush_fake_ip(self) -> None:
+        """There is no fake-ip pool in this build: nothing to forget."""
+
+    def logs(self, level: str) -> AsyncIterator[LogLine]:
+        return logs.log_bus().subscribe(level)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def status(self) -> Mapping[str, Any]:
+        up, down = self.totals()
+        return {
+            "uptime": round(time.time() - self.started, 1),
+            "home": str(self._home.path),
+            "config": self.config_path,
+            "mode": self.config.mode,
+            "connections": len(self._engine.tracker),
+            "seen": self._engine.tracker.seen,
+            "up": up,
+            "down": down,
+            "memory": self.memory(),
+            "listeners": self._listeners.view(),
+            "control": [url for served in self._controls.values() for url in served.urls],
+            "intercepts": self._intercepted is not None,
+            "modules": self._modules.status(),
+        }
+
+    async def control(self, module: str, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self._modules.control(module, method, body)
+
+    # Life
+
+    async def wait_stopped(self) -> None:
+        """Until somebody asks the gateway to stop."""
+        await self._stopping.wait()
+
+    async def end(self) -> None:
+        """Give everything back: listeners, connections, the kernel's rules, the control socket."""
+        with trio.move_on_after(20, shield=True):
+            self._listeners.close()
+            await self._netfilter.remove()
+            self._engine.tracker.close_all("the gateway stops")
+            await trio.sleep(_DRAIN_SECONDS)
+            await self._drop_controls(list(self._controls))
+        if self._adopted is not None:
+            self._save_choices()
+            self._adopted.close()
+
+
+async def explain(
+    engine: Engine,
+    world: World,
+    host: str,
+    port: int,
+    *,
+    network: str,
+    source: str,
+    process: str,
+) -> Explanation:
+    """Follow a flow through the rules without opening anything.  Raises ``BadWire`` for a host that is none."""
+    host = canonical_host(host)
+    literal = is_ip(host)
+    flow = Flow(network, "Inner", source, 0, "" if literal else host, host if literal else "", port)
+    if process:
+        flow.process, flow.process_path = process.rpartition("/")[2], process
+    passed: list[Passed] = []
+    notes: list[str] = []
+    decision = await engine.decide(flow, None, passed=passed, notes=notes)
+    leaf = decision.leaf
+    addresses: tuple[str, ...] = (host,) if literal else tuple(world.peek(host) or ())
+    if leaf.kind == "Direct" and not addresses:
+        try:
+            addresses = tuple(await world.resolve(host))
+            notes.append(f"{host} is {', '.join(addresses)}, asked for by the direct way")
+        except CyfsError as fault:
+            notes.append(str(fault))
+    verdict = decision.verdict
+    return Explanation(
+        flow=flow,
+        rule=(verdict.type and f"{verdict.type},{verdict.payload},{verdict.outbound}") or "no rule matched",
+        index=verdict.index,
+        why=verdict.why,
+        resolution="; ".join(notes) or "not needed",
+        addresses=addresses,
+        chain=tuple(reversed(decision.chain)),
+        way=_way(leaf, addresses, Target(host, port)),
+        passed=tuple(f"{one.verdict.why}: {one.why}" for one in passed),
+    )
+
+
+def _way(leaf: Outbound, addresses: Sequence[str], target: Target) -> str:
+    if leaf.kind == "Direct":
+        if not addresses:
+            return f"direct, but {target.host} has no known address"
+        return "direct to " + ", ".join(str(Target(address, target.port)) for address in addresses)
+    if leaf.kind == "Reject":
+        return "rejected"
+    if leaf.kind == "RejectDrop":
+        return "dropped in silence"
+    spec = getattr(leaf, "spec", None)
+    server, port = getattr(spec, "server", ""), getattr(spec, "port", 0)
+    through = f" at {Target(server, port)}" if server else ""
+    return f"{target} through {leaf.name} ({leaf.kind}{through})"
+
+
+async def explain_offline(
+    config_path: str | None, home: Path, host: str, port: int, *, network: str, source: str, process: str
+) -> Explanation:
+    """``explain`` by a file, without a running gateway.  Raises ``ConfigFault``."""
+    async with trio.open_nursery() as nursery:
+        modules = Modules.discover()
+        loaded = await trio.to_thread.run_sync(read_config, config_path, home, frozenset(modules))
+        if loaded.config is None:
+            raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
+        reactor = Reactor()
+        try:
+            engine = Engine(reactor, nursery)
+
+            async def open_inner(flow: Flow) -> Endpoint:
+                raise Refused("nothing is downloaded while explaining")
+
+            world = await build_world(loaded.config, health=Health(), open_inner=open_inner, around=Around())
+            engine.adopt(
+                router=world.router,
+                peek=world.peek,
+                resolve=world.resolve,
+                sniffer=world.sniffer,
+                timeouts=loaded.config.timeouts,
+                own_ports=frozenset(),
+                intercepts=False,
+                mark=world.mark,
+            )
+            try:
+                return await explain(engine, world, host, port, network=network, source=source, process=process)
+            finally:
+                world.close()
+        finally:
+            reactor.close()
+
+
+async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
+    """Run until SIGTERM, SIGINT or a stop by the API.  Returns the exit code; faults of the start go to the log."""
+    _raise_descriptor_limit()
+    try:
+        place = Home(Path(os.path.abspath(home)))  # noqa: PTH100 - does not touch the disk
+    except ConfigFault as fault:
+        _log.error("%s", fault)
+        return 1
+    path = os.path.abspath(config_path) if config_path else ""  # noqa: PTH100 - likewise
+    reactor = Reactor()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reactor.run)
+            gateway = RunningGateway(place, nursery, reactor)
+            loaded = await gateway.read(path or None)
+            for found in loaded.faults:
+                severity = logging.ERROR if found.severity == "error" else logging.WARNING
+                _log.log(severity, "%s: %s", path or "defaults", found)
+            if loaded.config is None:
+                _log.error("the configuration cannot be used; nothing was started")
+                nursery.cancel_scope.cancel()
+                return 1
+            try:
+                await gateway.begin(loaded, path)
+            except ConfigFault as fault:
+                _log.error("%s", fault)
+                with trio.CancelScope(shield=True):
+                    await gateway.end()
+                nursery.cancel_scope.cancel()
+                return 1
+            try:
+                nursery.start_soon(_heed_signals, gateway)
+                _log.info("ready", extra={"control": str(gateway.config.control.unix), "pid": os.getpid()})
+                on_ready()
+                await gateway.wait_stopped()
+            finally:
+                await gateway.end()
+                nursery.cancel_scope.cancel()
+    finally:
+        reactor.close()
+        place.close()
+    return 0
+
+
+async def _heed_signals(gateway: RunningGateway) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        async for number in received:
+            if number != signal.SIGHUP:
+                gateway.stop()
+                return
+            try:
+                for fault in await gateway.reload():
+                    _log.warning("%s", fault)
+            except CyfsError:
+                continue  # the reload has said so itself
+
+
+def _raise_descriptor_limit() -> None:
+    """Every relayed connection takes two descriptors: ask for all that we may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as fault:
+            print(f"the limit of open files stays at {soft}: {fault}", file=sys.stderr)

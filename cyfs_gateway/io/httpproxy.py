@@ -1,0 +1,179 @@
+"""Plain HTTP through the proxy: one task carries out what ``HttpDoor`` says, between a client and one server at a time.
+
+Every request line may name another host, so every dial goes through the rules and is a flow of its own in the tracker.
+An upgraded connection leaves for the reactor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cyfs_gateway.decide import Decision
+from cyfs_gateway.doors import Close, CloseUpstream, Command, Dial, HttpDoor, ToClient, ToUpstream, Tunnel
+from cyfs_gateway.flow import Flow
+from cyfs_ns.errors import CyfsError, Refused, Unreachable
+from tunnels.endpoint import Endpoint
+from tunnels.io.waiting import receive_some, send_all
+
+if TYPE_CHECKING:
+    from cyfs_gateway.io.connection import Connection
+    from cyfs_gateway.io.engine import Engine
+
+_READ: Final = 65536
+_log = logging.getLogger("cyfs.http")
+
+
+def status_of(fault: Exception) -> int:
+    """The HTTP status that tells a client of this fault."""
+    if isinstance(fault, Refused):
+        return 403
+    return 504 if isinstance(fault, Unreachable) and fault.reason == "connect_timeout" else 502
+
+
+class _Upstream:
+    """The way to one server, as the tracker sees it."""
+
+    def __init__(self, engine: Engine, flow: Flow, decision: Decision, owner: Conversation) -> None:
+        self.flow = flow
+        self.decision = decision
+        self.number = 0
+        self.start = engine.reactor.now
+        self.up = self.down = 0
+        self.endpoint: Endpoint | None = None
+        self.scope = trio.CancelScope()
+        self._owner = owner
+
+    def counters(self) -> tuple[int, int]:
+        return self.up, self.down
+
+    def remote(self) -> str:
+        return ""
+
+    def close(self, why: str) -> None:
+        self._owner.stop()
+
+
+class Conversation:
+    """One client connection that speaks HTTP to many servers, one after the other."""
+
+    def __init__(self, connection: Connection, door: HttpDoor) -> None:
+        self._connection = connection
+        self._engine = connection.engine
+        self._client = connection.client
+        self._door = door
+        self._upstream: _Upstream | None = None
+        self._turn = trio.Lock()
+        self._changed = trio.Event()
+        self._over = False
+        self._tunnel = False
+        self._nursery: trio.Nursery | None = None
+
+    def stop(self) -> None:
+        """End it now."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def run(self, first: Dial) -> None:
+        """Serve until either side is done; closes the client unless a relay has taken it over."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._read_client, first)
+        except* (OSError, trio.TooSlowError) as fault:
+            _log.debug("%s: the conversation broke: %s", self._connection.peer_host, fault.exceptions[0])
+        finally:
+            if self._tunnel:
+                self._hand_over()
+            else:
+                self._drop_upstream()
+                self._connection.close("done")
+
+    async def _read_client(self, first: Dial) -> None:
+        async with self._turn:
+            await self._carry_out([first])
+        while not self._over:
+            if not self._door.wants_client:
+                await self._changed.wait()
+                continue
+            with trio.fail_after(self._engine.timeouts.idle):
+                data = await receive_some(self._client, _READ)
+            async with self._turn:
+                if not self._over:
+                    await self._carry_out(self._door.client(data) if data else self._door.client_eof())
+            if not data:
+                return
+
+    async def _read_upstream(self, upstream: _Upstream) -> None:
+        assert upstream.endpoint is not None
+        with upstream.scope:
+            while not self._over:
+                with trio.fail_after(self._engine.timeouts.idle):
+                    data = await receive_some(upstream.endpoint, _READ)
+                upstream.down += len(data)
+                async with self._turn:
+                    if not self._over:
+                        await self._carry_out(self._door.upstream(data) if data else self._door.upstream_eof())
+                if not data:
+                    return
+
+    async def _carry_out(self, commands: Iterable[Command]) -> None:
+        queue = list(commands)
+        for command in queue:
+            if isinstance(command, Dial):
+                queue += await self._dial(command)
+            elif isinstance(command, ToUpstream):
+                assert self._upstream is not None and self._upstream.endpoint is not None
+                self._upstream.up += len(command.data)
+                await send_all(self._upstream.endpoint, command.data)
+            elif isinstance(command, ToClient):
+                await send_all(self._client, command.data)
+            elif isinstance(command, CloseUpstream):
+                self._drop_upstream()
+            else:
+                self._tunnel = isinstance(command, Tunnel)
+                self._over = True
+                self.stop()
+                assert isinstance(command, Tunnel | Close)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _dial(self, dial: Dial) -> list[Command]:
+        flow = self._connection.flow_to(dial.target, dial.user, "HTTP")
+        config = self._connection.inbound.config
+        try:
+            with trio.fail_after(self._engine.timeouts.connect):
+                decision = await self._engine.decide(flow, None, proxy=config.proxy, rule=config.rule)
+                upstream = _Upstream(self._engine, flow, decision, self)
+                self._engine.count(decision)
+                upstream.endpoint = await self._engine.open_stream(decision, flow)
+        except trio.TooSlowError:
+            return self._door.failed(504, f"{dial.target} did not answer in time.")
+        except (CyfsError, OSError) as fault:
+            return self._door.failed(status_of(fault), str(fault))
+        self._upstream = upstream
+        self._engine.tracker.add(upstream)
+        assert self._nursery is not None
+        self._nursery.start_soon(self._read_upstream, upstream)
+        return self._door.opened()
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.scope.cancel()
+            self._engine.tracker.drop(upstream)
+            if upstream.endpoint is not None:
+                upstream.endpoint.close()
+
+    def _hand_over(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        assert upstream is not None and upstream.endpoint is not None
+        self._engine.tracker.drop(upstream)
+        self._connection.tunnel(upstream.flow, upstream.decision, upstream.endpoint)
+
+
+async def serve_http(connection: Connection, door: HttpDoor, first: Dial) -> None:
+    """Carry on a conversation that began with ``first``."""
+    await Conversation(connection, door).run(first)

@@ -1,0 +1,184 @@
+"""Logs: the standard library's loggers in, one line a record out, and a bus for those who watch over the control API.
+
+Everybody writes with ``logging.getLogger("cyfs.…")`` and gives facts as ``extra={...}``; the formatters here print
+them, readable on a terminal and as JSON otherwise.  Rules:
+
+* a record is one line: whatever a stranger put into a name or an error text is escaped, so no record can be forged;
+* the root logger's level is the lowest that anybody wants (the configuration, or a watcher), so a level that is off
+  costs its caller one comparison;
+* a watcher that lags loses the oldest records and is told how many; nobody who logs ever waits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any, TextIO
+
+import trio
+
+from cyfs_gateway.facade import LogLine
+from cyfs_gateway.printable import printable
+
+LEVELS: Mapping[str, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "silent": logging.CRITICAL + 10,
+}
+"""Clash's level names; ``silent`` is above every record."""
+
+_QUEUE = 512
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+
+
+class LogBus(logging.Handler):
+    """The one handler of the root logger: writes each record to ``stream`` and hands it to the watchers.
+
+    Safe from any thread.  A stream that fails (closed pipe, full disk) is ignored: logging never stops the house.
+    """
+
+    def __init__(self, stream: TextIO | None, *, json_lines: bool, colour: bool = False) -> None:
+        super().__init__()
+        self._stream = stream
+        self._json, self._colour = json_lines, colour
+        self._written = LEVELS["info"]
+        self._watchers: set[_Watcher] = set()
+
+    def set_level(self, level: str) -> None:
+        """What is written to the stream: a name of ``LEVELS``.  Watchers choose for themselves."""
+        self._written = LEVELS[level]
+        self._apply()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = _line_of(record)
+        if record.levelno >= self._written and self._stream is not None:
+            text = json_line(line) if self._json else terminal_line(line, colour=self._colour)
+            with suppress(OSError, ValueError):
+                self._stream.write(text + "\n")
+                self._stream.flush()
+        for watcher in tuple(self._watchers):
+            if record.levelno >= watcher.level:
+                watcher.put(line)
+
+    async def subscribe(self, level: str) -> AsyncIterator[LogLine]:
+        """Records from the first ``anext`` on, at ``level`` and above.  Close the iterator to leave."""
+        watcher = _Watcher(LEVELS[level])
+        self._watchers.add(watcher)
+        self._apply()
+        try:
+            while True:
+                await watcher.wait()
+                if lost := watcher.take_lost():
+                    yield LogLine(time.time(), "warning", f"{lost} log lines lost: this reader is too slow")
+                while watcher.queue:
+                    yield watcher.queue.popleft()
+        finally:
+            self._watchers.discard(watcher)
+            self._apply()
+
+    def _apply(self) -> None:
+        logging.getLogger().setLevel(min([self._written, *(w.level for w in self._watchers)]))
+
+
+class _Watcher:
+    """A bounded queue that any thread may fill and one trio task empties."""
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+        self.queue: deque[LogLine] = deque(maxlen=_QUEUE)
+        self._lost = 0
+        self._wake = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def put(self, line: LogLine) -> None:
+        if len(self.queue) == _QUEUE:
+            self._lost += 1
+        self.queue.append(line)
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._rouse, idempotent=True)
+
+    async def wait(self) -> None:
+        while not self.queue:
+            await self._wake.wait()
+            self._wake = trio.Event()
+
+    def take_lost(self) -> int:
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def _rouse(self) -> None:
+        self._wake.set()
+
+
+_bus: LogBus | None = None
+
+
+def setup_logs(level: str, stream: TextIO | None, *, json: bool) -> LogBus:
+    """Send every record of the process to ``stream`` (``None``: watchers only); colours when it is a terminal."""
+    global _bus
+    root = logging.getLogger()
+    if _bus is not None:
+        root.removeHandler(_bus)
+    _bus = LogBus(stream, json_lines=json, colour=not json and stream is not None and stream.isatty())
+    root.addHandler(_bus)
+    _bus.set_level(level)
+    return _bus
+
+
+def log_bus() -> LogBus:
+    """The bus in force; one without a stream when ``setup_logs`` was never called."""
+    return _bus or setup_logs("info", None, json=False)
+
+
+def set_level(level: str) -> None:
+    """Change what is written, as a reload or PATCH /configs wants it."""
+    log_bus().set_level(level)
+
+
+def terminal_line(line: LogLine, *, colour: bool = False) -> str:
+    """A record for people.  A traceback follows on its own lines, each marked, so that it cannot pass for a record."""
+    clock = time.strftime("%H:%M:%S", time.localtime(line.time))
+    paint, reset = (_COLOURS.get(line.level, ""), "\x1b[0m") if colour else ("", "")
+    fields = dict(line.fields)
+    traceback = str(fields.pop("exception", ""))
+    facts = "".join(f" {printable(str(key))}={_value(value)}" for key, value in fields.items())
+    text = f"{clock} {paint}{line.level:<7}{reset} {printable(line.message)}{facts}"
+    return text + "".join(f"\n  | {printable(row)}" for row in traceback.split("\n") if row)
+
+
+def json_line(line: LogLine) -> str:
+    """A record for programs; ASCII, one line."""
+    head = {"time": round(line.time, 6), "level": line.level, "message": line.message}
+    return json.dumps({**line.fields, **head}, default=str)
+
+
+def _value(value: object) -> str:
+    text = printable(str(value))
+    return f'"{text}"' if " " in text or not text else text
+
+
+def _line_of(record: logging.LogRecord) -> LogLine:
+    fields: dict[str, Any] = {"logger": record.name}
+    fields.update((key, value) for key, value in record.__dict__.items() if key not in _STANDARD)
+    if record.exc_info:
+        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        message = f"{record.msg} {record.args}"
+    return LogLine(record.created, _name_of(record.levelno), message, fields)
+
+
+def _name_of(number: int) -> str:
+    if number >= logging.ERROR:
+        return "error"
+    if number >= logging.WARNING:
+        return "warning"
+    return "info" if number >= logging.INFO else "debug"

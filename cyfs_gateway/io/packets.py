@@ -1,0 +1,583 @@
+"""UDP flows: what one client sends through one listener, sorted by destination, decided like everything else.
+
+An *association* is all that one client sends through one door.  Each destination gets its own verdict; all destinations
+that end at the same outbound share one socket there, so a peer that was written to may answer from anywhere and the
+client keeps one public port (what STUN, games and QUIC migration need).  The rest of the path is the reactor's: sockets
+are drained in bounded batches, no task per flow; a task only opens a way that has to be waited for.
+
+Bounds: ``ASSOCIATIONS_MOST`` clients in all, ``_ROUTES_MOST`` destinations a client (beyond each the quietest goes),
+``_QUEUE_MOST`` datagrams waiting for a verdict (more are dropped, as UDP may).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from cyfs_gateway.config.model import ListenerConfig
+from cyfs_gateway.decide import Decision
+from cyfs_gateway.filter import AddressFilter
+from cyfs_gateway.flow import Flow
+from cyfs_gateway.io import transparent
+from cyfs_gateway.rules.model import Need
+from cyfs_gateway.sniff.result import MORE, Sniffed
+from cyfs_ns.errors import BadWire, CyfsError, Refused
+from cyfs_ns.names import is_ip
+from tunnels import socks
+from tunnels.authority import parse_authority
+from tunnels.endpoint import PacketEndpoint, Target
+from tunnels.io.reactor import READABLE
+from tunnels.outbound import Outbound
+
+if TYPE_CHECKING:
+    from cyfs_gateway.io.engine import Engine
+    from cyfs_gateway.sniff.quic import QuicSniffer
+
+ASSOCIATIONS_MOST: Final = 16384
+_ROUTES_MOST: Final = 512
+_QUEUE_MOST: Final = 32
+_BATCH: Final = 64
+_DATAGRAM: Final = 65535
+_SNIFF_DATAGRAMS: Final = 8
+_SOCKET_BUFFER: Final = 1 << 20
+
+_log = logging.getLogger("cyfs.udp")
+
+Answer = Callable[[bytes, Target], None]
+"""Send a datagram to the client in the name of the given source."""
+
+
+class _Session:
+    """One outbound's packet way, shared by all destinations of one association that go there."""
+
+    __slots__ = ("association", "endpoint", "fd", "leaf", "routes")
+
+    def __init__(self, association: Association, leaf: Outbound, endpoint: PacketEndpoint) -> None:
+        self.association = association
+        self.leaf = leaf
+        self.endpoint = endpoint
+        self.fd = endpoint.fileno()
+        self.routes: dict[Target, _Route] = {}
+        association.engine.reactor.watch(self.fd, READABLE, self._on_readable)
+
+    def _on_readable(self, _events: int) -> None:
+        association = self.association
+        association.touch()
+        recv = self.endpoint.recv
+        for _ in range(_BATCH):
+            try:
+                data, source = recv()
+            except BlockingIOError:
+                return
+            except OSError as fault:
+                association.lose(self, fault)
+                return
+            route = self.routes.get(source) or next(iter(self.routes.values()), None)
+            if route is not None:
+                route.down += len(data)
+            association.answer(data, source)
+
+    def close(self) -> None:
+        self.association.engine.reactor.closing(self.fd)
+        self.endpoint.close()
+
+
+class _Route:
+    """One (client, destination) pair: a flow, as rules and the tracker see it."""
+
+    __slots__ = (
+        "association",
+        "decision",
+        "down",
+        "flow",
+        "number",
+        "queue",
+        "refused",
+        "session",
+        "sniffer",
+        "start",
+        "to",
+        "up",
+    )
+
+    def __init__(self, association: Association, flow: Flow) -> None:
+        self.association = association
+        self.flow = flow
+        self.number = 0
+        self.start = association.engine.reactor.now
+        self.up = self.down = 0
+        self.decision: Decision
+        self.queue: list[bytes] = []
+        self.session: _Session | None = None
+        self.to: Target | None = None
+        self.refused = False
+        self.sniffer: QuicSniffer | None = None
+
+    def counters(self) -> tuple[int, int]:
+        return self.up, self.down
+
+    def remote(self) -> str:
+        return self.to.host if self.to is not None else ""
+
+    def close(self, why: str) -> None:
+        self.association.forget(self)
+
+
+class Association:
+    """All datagrams of one client through one listener.  ``bound`` is set for SOCKS: where the client sends to."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: ListenerConfig,
+        *,
+        kind: str,
+        client: tuple[str, int],
+        door: tuple[str, int],
+        user: str,
+        answer: Answer,
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        self.kind = kind
+        self.client = client
+        self.answer = answer
+        self.on_close: Callable[[], None] | None = None
+        self._door = door
+        self._user = user
+        self._routes: dict[Target, _Route] = {}
+        self._sessions: dict[str, _Session] = {}
+        self._opening: dict[str, list[_Route]] = {}
+        self.closed = False
+        self.slot = 0
+        self.deadline = engine.reactor.now + engine.timeouts.udp
+        engine.reactor.schedule(self)
+
+    def touch(self) -> None:
+        """Something moved: the silence starts again."""
+        self.deadline = self.engine.reactor.now + self.engine.timeouts.udp
+
+    def expire(self) -> None:
+        """Nothing moved for the UDP timeout."""
+        if self.on_close is not None:
+            # The SOCKS control connection still stands: free what was opened, keep the door (RFC 1928 section 7).
+            self._release()
+            self.touch()
+            self.engine.reactor.schedule(self)
+        else:
+            self.close()
+
+    def send(self, target: Target, payload: bytes) -> None:
+        """The client sent ``payload`` to ``target``."""
+        self.touch()
+        route = self._routes.get(target)
+        if route is None:
+            route = self._begin(target)
+        if route.session is not None:
+            self._forward(route, payload)
+        elif not route.refused:
+            if len(route.queue) < _QUEUE_MOST:
+                route.queue.append(payload)
+            if route.sniffer is not None:
+                self._sniff(route, payload)
+
+    def _begin(self, target: Target) -> _Route:
+        if len(self._routes) >= _ROUTES_MOST:
+            self.forget(next(iter(self._routes.values())))
+        literal = is_ip(target.host)
+        flow = Flow(
+            "udp",
+            self.kind,
+            self.client[0],
+            self.client[1],
+            "" if literal else target.host,
+            target.host if literal else "",
+            target.port,
+            self.config.name,
+            self._door[0],
+            self._door[1],
+            self._user,
+        )
+        route = self._routes[target] = _Route(self, flow)
+        sniffer = self.engine.sniffer
+        if sniffer is not None and "quic" in sniffer.wanted("udp", flow.host, flow.dst_ip, flow.dst_port, flow.src_ip):
+            from cyfs_gateway.sniff.quic import QuicSniffer
+
+            route.sniffer = QuicSniffer()
+        else:
+            self._route(route)
+        return route
+
+    def _sniff(self, route: _Route, payload: bytes) -> None:
+        assert route.sniffer is not None
+        found = route.sniffer.feed(payload)
+        if found is MORE and len(route.queue) < _SNIFF_DATAGRAMS:
+            return
+        route.sniffer = None
+        policy = self.engine.sniffer
+        if isinstance(found, Sniffed) and policy is not None:
+            acceptance = policy.accept(found)
+            if acceptance.use:
+                route.flow.sniff_host = found.host
+                if acceptance.override:
+                    route.flow.host = found.host
+        self._route(route)
+
+    def _route(self, route: _Route) -> None:
+        found = self.engine.router.route(route.flow, proxy=self.config.proxy, rule=self.config.rule)
+        if isinstance(found, Decision):
+            self._carry(route, found)
+        else:
+            self.engine.start(self._route_slowly, route, found)
+
+    async def _route_slowly(self, route: _Route, need: Need) -> None:
+        decision = await self.engine.decide(route.flow, need, proxy=self.config.proxy, rule=self.config.rule)
+        if not self.closed:
+            self._carry(route, decision)
+
+    def _carry(self, route: _Route, decision: Decision) -> None:
+        engine = self.engine
+        route.decision = decision
+        engine.count(decision)
+        leaf = decision.leaf
+        if leaf.kind in ("Reject", "RejectDrop") or not leaf.udp:
+            route.refused = True
+            route.queue.clear()
+            return
+        engine.tracker.add(route)
+        flow = route.flow
+        if leaf.kind == "Direct" and flow.host:
+            addresses = engine.peek(flow.host)
+            if not addresses:
+                engine.start(self._resolve, route)
+                return
+            route.to = Target(addresses[0], flow.dst_port)
+        else:
+            route.to = Target(flow.host or flow.dst_ip, flow.dst_port)
+        self._attach(route)
+
+    async def _resolve(self, route: _Route) -> None:
+        try:
+            addresses = await self.engine.resolve(route.flow.host)
+        except CyfsError as fault:
+            self._refuse(route, fault)
+            return
+        if not self.closed and route.number:
+            route.to = Target(addresses[0], route.flow.dst_port)
+            self._attach(route)
+
+    def _attach(self, route: _Route) -> None:
+        """Give the route the session of its leaf, opening it when it is the first."""
+        leaf = route.decision.leaf
+        session = self._sessions.get(leaf.name)
+        if session is not None:
+            self._ready(route, session)
+        elif leaf.name in self._opening:
+            self._opening[leaf.name].append(route)
+        else:
+            self._opening[leaf.name] = [route]
+            self.engine.start(self._open, leaf, route)
+
+    async def _open(self, leaf: Outbound, first: _Route) -> None:
+        assert first.to is not None
+        try:
+            endpoint = await leaf.open_packets(first.to)
+        except (CyfsError, OSError) as fault:
+            for route in self._opening.pop(leaf.name, ()):
+                self._refuse(route, fault)
+            return
+        except BaseException:
+            self._opening.pop(leaf.name, None)
+            raise
+        waiting = self._opening.pop(leaf.name, ())
+        if self.closed:
+            endpoint.close()
+            return
+        session = self._sessions[leaf.name] = _Session(self, leaf, endpoint)
+        for route in waiting:
+            if route.number:
+                self._ready(route, session)
+
+    def _ready(self, route: _Route, session: _Session) -> None:
+        assert route.to is not None
+        if route.decision.leaf.kind == "Direct":
+            try:
+                self.engine.refuse_own_listener(route.to.host, route.to.port, udp=True)
+            except Refused as fault:
+                self._refuse(route, fault)
+                return
+        route.session = session
+        session.routes[route.to] = route
+        queue, route.queue = route.queue, []
+        for payload in queue:
+            self._forward(route, payload)
+
+    def _forward(self, route: _Route, payload: bytes) -> None:
+        assert route.session is not None and route.to is not None
+        try:
+            route.session.endpoint.send(payload, route.to)
+        except BlockingIOError:
+            return
+        except OSError as fault:
+            self.lose(route.session, fault)
+            return
+        route.up += len(payload)
+
+    def _refuse(self, route: _Route, fault: Exception) -> None:
+        _log.info("%s -> %s:%s: %s", self.client[0], route.flow.host or route.flow.dst_ip, route.flow.dst_port, fault)
+        self.engine.tracker.drop(route)
+        route.number = 0
+        route.refused = True
+        route.queue.clear()
+
+    def lose(self, session: _Session, fault: OSError) -> None:
+        """A way is gone for good; its destinations are decided anew when the client writes again."""
+        _log.info("%s: the way by %s is gone: %s", self.client[0], session.leaf.name, fault)
+        for route in list(session.routes.values()):
+            self.forget(route)
+        if self._sessions.pop(session.leaf.name, None) is not None:
+            session.close()
+
+    def forget(self, route: _Route) -> None:
+        """End one destination's flow."""
+        flow = route.flow
+        for target, known in list(self._routes.items()):
+            if known is route:
+                del self._routes[target]
+        if route.session is not None and route.to is not None and route.session.routes.get(route.to) is route:
+            del route.session.routes[route.to]
+        if route.number:
+            self.engine.tracker.drop(route)
+            route.number = 0
+        route.session = None
+        route.refused = True
+        route.queue.clear()
+        _log.debug("%s -> %s:%s ended", self.client[0], flow.host or flow.dst_ip, flow.dst_port)
+
+    def _release(self) -> None:
+        for route in list(self._routes.values()):
+            self.forget(route)
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+    def close(self) -> None:
+        """End every flow of this client."""
+        if self.closed:
+            return
+        self.closed = True
+        self.engine.reactor.unschedule(self)
+        self._release()
+        if self.on_close is not None:
+            self.on_close()
+
+
+class SocksAssociation(Association):
+    """UDP ASSOCIATE: one socket for one client, which is pinned.
+
+    Only datagrams from the address that holds the control connection are taken; its port is the one it announced, or
+    the first it uses (RFC 1928 section 7).
+    """
+
+    def __init__(
+        self, engine: Engine, config: ListenerConfig, request: socks.SocksRequest, here: str, client: str
+    ) -> None:
+        family = socket.AF_INET6 if ":" in here else socket.AF_INET
+        self._sock = sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.bind((here, 0))
+        except OSError:
+            sock.close()
+            raise
+        self.bound = Target(here, sock.getsockname()[1])
+        super().__init__(
+            engine,
+            config,
+            kind="Socks5",
+            client=(client, request.target.port),
+            door=(here, self.bound.port),
+            user=request.user,
+            answer=self._answer,
+        )
+        engine.reactor.watch(sock.fileno(), READABLE, self._on_readable)
+
+    def _on_readable(self, _events: int) -> None:
+        for _ in range(_BATCH):
+            try:
+                data, peer = self._sock.recvfrom(_DATAGRAM)
+            except OSError:
+                return
+            host, port = self.client
+            if _plain(peer[0]) != host or (port and peer[1] != port):
+                continue
+            if not port:
+                self.client = (host, peer[1])
+            try:
+                target, payload = socks.unpack_udp(data)
+            except BadWire:
+                continue
+            self.send(target, bytes(payload))
+
+    def _answer(self, data: bytes, source: Target) -> None:
+        try:
+            self._sock.sendto(socks.pack_udp(source, data), self.client)
+        except OSError as fault:
+            _log.debug("an answer to %s was lost: %s", self.client, fault)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.engine.associations.pop(self, None)
+            self.engine.reactor.closing(self._sock.fileno())
+            self._sock.close()
+        super().close()
+
+
+def _plain(host: str) -> str:
+    return host.removeprefix("::ffff:") if "." in host else host.partition("%")[0]
+
+
+class PacketInbound:
+    """One bound UDP socket whose clients are told apart by their address: a static forward, or TPROXY."""
+
+    def __init__(self, engine: Engine, config: ListenerConfig, sock: socket.socket) -> None:
+        self.engine = engine
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.address = sock.getsockname()[:2]
+        self._clients: dict[tuple[str, int], Association] = {}
+        self._closed = False
+        self.configure(config)
+
+    def configure(self, config: ListenerConfig) -> None:
+        """Serve new clients by this configuration."""
+        self.config = config
+        self._filter = AddressFilter(config)
+        self._target = parse_authority(config.target.encode()) if config.target else None
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self.engine.reactor.watch(
+            self.fd, READABLE, self._on_intercepted if self.config.kind == "tproxy" else self._on_forwarded
+        )
+
+    def close(self) -> None:
+        """Give the port back.  Clients of a forward answer through this very socket, so they end with it."""
+        if not self._closed:
+            self._closed = True
+            for client in list(self._clients.values()):
+                client.close()
+            self.engine.reactor.closing(self.fd)
+            self.sock.close()
+
+    def _on_forwarded(self, _events: int) -> None:
+        target = self._target
+        assert target is not None
+        for _ in range(_BATCH):
+            try:
+                data, peer = self.sock.recvfrom(_DATAGRAM)
+            except OSError:
+                return
+            client = self._client(peer, "Tunnel")
+            if client is not None:
+                client.send(target, data)
+
+    def _on_intercepted(self, _events: int) -> None:
+        for _ in range(_BATCH):
+            try:
+                data, extra, _, peer = self.sock.recvmsg(_DATAGRAM, transparent.ORIG_DST_SPACE)
+            except OSError:
+                return
+            try:
+                host, port = transparent.parse_orig_dst(extra)
+                self.engine.refuse_own_listener(host, port, udp=True)
+            except (BadWire, Refused) as fault:
+                _log.debug("%s: %s", self.config.name, fault)
+                continue
+            client = self._client(peer, "TProxy")
+            if client is not None:
+                client.send(Target(host, port), data)
+
+    def _client(self, peer: tuple[str, int], kind: str) -> Association | None:
+        key = (peer[0], peer[1])
+        known = self._clients.get(key)
+        if known is not None:
+            return known
+        host = _plain(peer[0])
+        if not self._filter.judge(host)[0]:
+            return None
+        if len(self._clients) >= ASSOCIATIONS_MOST:
+            next(iter(self._clients.values())).close()
+        answer: Answer
+        if kind == "TProxy":
+            answer = _ForeignVoice(self, key)
+        else:
+
+            def answer(data: bytes, _source: Target) -> None:
+                try:
+                    self.sock.sendto(data, peer)
+                except OSError as fault:
+                    _log.debug("an answer to %s was lost: %s", peer, fault)
+
+        association = _Client(self, kind, key, host, answer)
+        self._clients[key] = association
+        return association
+
+    def gone(self, key: tuple[str, int]) -> None:
+        """The client's association has ended."""
+        self._clients.pop(key, None)
+
+
+class _Client(Association):
+    """An association that lives in its listener's table."""
+
+    def __init__(self, inbound: PacketInbound, kind: str, key: tuple[str, int], host: str, answer: Answer) -> None:
+        super().__init__(
+            inbound.engine,
+            inbound.config,
+            kind=kind,
+            client=(host, key[1]),
+            door=(inbound.address[0], inbound.address[1]),
+            user="",
+            answer=answer,
+        )
+        self._inbound = inbound
+        self._key = key
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inbound.gone(self._key)
+            if isinstance(self.answer, _ForeignVoice):
+                self.answer.close()
+        super().close()
+
+
+class _ForeignVoice:
+    """Answers a TPROXY client in the name of those it wrote to: a transparent socket for each, the latest few kept."""
+
+    _KEPT: Final = 16
+
+    def __init__(self, inbound: PacketInbound, client: tuple[str, int]) -> None:
+        self._inbound = inbound
+        self._client = client
+        self._sockets: dict[Target, socket.socket] = {}
+
+    def __call__(self, data: bytes, source: Target) -> None:
+        sock = self._sockets.get(source)
+        try:
+            if sock is None:
+                if (":" in source.host) != (self._inbound.sock.family == socket.AF_INET6):
+                    return
+                sock = transparent.reply_socket(source.host, source.port, self._inbound.engine.mark)
+                if len(self._sockets) >= self._KEPT:
+                    self._sockets.pop(next(iter(self._sockets))).close()
+                self._sockets[source] = sock
+            sock.sendto(data, self._client)
+        except OSError as fault:
+            _log.debug("an answer from %s to %s was lost: %s", source, self._client, fault)
+
+    def close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()

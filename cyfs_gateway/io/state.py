@@ -1,0 +1,78 @@
+"""What the gateway keeps in its home directory between two lives: one lock, one secret, the choices made by hand."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from cyfs_ns.errors import ConfigFault
+from cyfs_ns.io.atomic import write_atomic
+
+_SECRET_BYTES: Final = 24
+_CHOICES_MOST: Final = 1 << 20
+
+_log = logging.getLogger("cyfs.state")
+
+
+class Home:
+    """A locked home directory.  Raises ``ConfigFault`` when it cannot be used or another gateway lives in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as fault:
+            raise ConfigFault(f"--home {path}: {fault.strerror}") from fault
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise ConfigFault(f"another gateway runs in {path}; stop it, or give this one its own --home") from None
+
+    def close(self) -> None:
+        """Give the directory up."""
+        os.close(self._lock)
+
+    def secret(self) -> str:
+        """The control API's secret, made on first use; a file of mode 0600."""
+        file = self.path / "secret"
+        try:
+            found = file.read_text("ascii").strip()
+            if found:
+                return found
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as fault:
+            raise ConfigFault(f"{file}: {fault}; remove it and a new secret is made") from fault
+        made = secrets.token_urlsafe(_SECRET_BYTES)
+        try:
+            write_atomic(file, made.encode() + b"\n")
+        except OSError as fault:
+            raise ConfigFault(f"{file}: {fault.strerror}") from fault
+        return made
+
+    def choices(self) -> dict[str, str]:
+        """Group to chosen member, as last saved; empty when there is none or it cannot be read."""
+        try:
+            raw = (self.path / "selected.json").read_bytes()[:_CHOICES_MOST]
+            found = json.loads(raw)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as fault:
+            _log.warning("the remembered choices cannot be read and are forgotten: %s", fault)
+            return {}
+        return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+    def save_choices(self, choices: Mapping[str, str]) -> None:
+        """Remember the choices; a full disk costs the memory of them, not the gateway."""
+        try:
+            write_atomic(self.path / "selected.json", json.dumps(dict(choices), indent=1).encode())
+        except OSError as fault:
+            _log.warning("the choice is not remembered: %s", fault)

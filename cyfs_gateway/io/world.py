@@ -1,0 +1,389 @@
+"""One configuration made real, without touching the world yet: outbounds, groups, providers, resolver, compiled rules.
+
+A ``World`` is built beside the one that runs.  Building opens no listener and asks no server, so it either succeeds
+whole or raises ``ConfigFault`` and leaves no trace; the engine then adopts it in one step.  ``run`` is its background:
+health checks and provider updates, which end with it.  What is learnt by living (delays, hand-made choices) is handed on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from cyfs_gateway.config.model import Config, DnsConfig, UnsupportedProxy
+from cyfs_gateway.config.resolving import sniff_input
+from cyfs_gateway.decide import Router
+from cyfs_gateway.flow import Flow
+from cyfs_gateway.host import Names
+from cyfs_gateway.io.geodata import GeoFiles
+from cyfs_gateway.io.providers import ProxyProvider, RuleProvider
+from cyfs_gateway.netfilter import OWN_MARK
+from cyfs_gateway.rules.table import RuleTable
+from cyfs_gateway.sniff.policy import SniffPolicy
+from cyfs_ns.domains import DomainMap
+from cyfs_ns.errors import ConfigFault, CyfsError, Unreachable
+from cyfs_ns.hosts import Hosts, etc_hosts
+from cyfs_ns.io.dial import is_interface, plain_dial
+from cyfs_ns.io.http import Response, fetch
+from cyfs_ns.io.resolver import Resolver
+from cyfs_ns.names import is_ip
+from cyfs_ns.upstream import Upstream, parse_upstream
+from tunnels.endpoint import Endpoint, PacketEndpoint, Target
+from tunnels.group import Health, choose_members
+from tunnels.io.groups import Group
+from tunnels.io.health import Checker
+from tunnels.io.registry import OutboundBuilder
+from tunnels.io.stream import EndpointStream
+from tunnels.outbound import FlowHint, Outbound
+from tunnels.spec import (
+    DialOptions,
+    DirectSpec,
+    GroupSpec,
+    PassSpec,
+    RejectDropSpec,
+    RejectSpec,
+)
+
+_BUILT_IN: Final = (
+    DirectSpec(name="DIRECT"),
+    RejectSpec(name="REJECT"),
+    RejectDropSpec(name="REJECT-DROP"),
+    PassSpec(name="PASS"),
+    DirectSpec(name="COMPATIBLE"),
+)
+_JITTER_SECONDS: Final = 0.5
+_DOWNLOAD_SECONDS: Final = 60.0
+
+_log = logging.getLogger("cyfs.world")
+
+OpenInner = Callable[[Flow], Awaitable[Endpoint]]
+"""Open a way for the gateway's own traffic, by the rules."""
+
+
+class Unsupported:
+    """A proxy of a type this build lacks: it has its name in groups and lists, and every opening says what is wrong."""
+
+    udp = False
+
+    def __init__(self, proxy: UnsupportedProxy) -> None:
+        self.name = proxy.name
+        self.kind = _API_KINDS.get(proxy.type, proxy.type.capitalize())
+        self._type = proxy.type
+
+    def pick(self, hint: FlowHint) -> Outbound:
+        return self
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        raise Unreachable(f"{self.name}: this build does not carry {self._type} proxies", "unsupported_scheme")
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        raise Unreachable(f"{self.name}: this build does not carry {self._type} proxies", "unsupported_scheme")
+
+
+_API_KINDS: Final = {"ss": "Shadowsocks", "ssr": "ShadowsocksR", "anytls": "AnyTLS", "wireguard": "WireGuard"}
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What modules put around every configuration; it outlives each."""
+
+    names: list[Names] = field(default_factory=list)
+    routes: dict[str, Outbound] = field(default_factory=dict)
+
+
+class World:
+    """See the module's text; made by :func:`build_world`."""
+
+    def __init__(self, config: Config, *, health: Health, open_inner: OpenInner, around: Around) -> None:
+        self.config = config
+        self._around = around
+        self.health = health
+        self.mark = config.routing_mark or (OWN_MARK if config.iptables.enable else 0)
+        self._open_inner = open_inner
+        self._home = Path(config.home)
+        self.geo = GeoFiles(self._home, by_code=config.geo.dat_mode)
+        self.outbounds: dict[str, Outbound] = {}
+        self.groups: dict[str, Group] = {}
+        self.checker = Checker(health, unified_delay=config.unified_delay)
+        self.resolver = self._make_resolver(config.dns.nameserver)
+        direct = config.dns.direct_nameserver
+        servers = config.dns.proxy_server_nameserver
+        self._direct_resolver = self._make_resolver(direct) if direct else self.resolver
+        self._server_resolver = self._make_resolver(servers) if servers else self.resolver
+        sniffer = sniff_input(config.sniffer)
+        self.sniffer = SniffPolicy(sniffer) if sniffer.enable else None
+        self.builder = OutboundBuilder(
+            options=DialOptions(
+                interface_name=config.interface_name,
+                routing_mark=self.mark,
+                ip_version="dual" if config.ipv6 else "ipv4",
+                keep_alive=not config.keep_alive.disable,
+                keep_alive_idle=int(config.keep_alive.idle),
+                keep_alive_interval=int(config.keep_alive.interval),
+                connect_timeout=config.timeouts.connect,
+            ),
+            resolve=self._resolve_direct,
+            resolve_server=self._server_resolver.addresses,
+            find=self.find,
+        )
+        self.proxy_providers = {
+            entry.name: ProxyProvider(entry, self._home, self.download, self._on_proxies)
+            for entry in config.proxy_providers
+        }
+        self.rule_providers = {
+            entry.name: RuleProvider(entry, self._home, self.download, self._on_rules)
+            for entry in config.rule_providers
+        }
+        self.provided: dict[str, dict[str, Outbound]] = {name: {} for name in self.proxy_providers}
+        """What each proxy provider brought, by name."""
+        self._make_outbounds()
+        self.table: RuleTable
+        self.router: Router
+
+    # Names
+
+    def _make_resolver(self, servers: Sequence[str]) -> Resolver:
+        config = self.config
+        dns = config.dns
+        entries: dict[str, Any] = {}
+        if dns.use_system_hosts:
+            try:
+                entries.update(etc_hosts(Path("/etc/hosts").read_text(errors="replace")))
+            except OSError as fault:
+                _log.debug("no system hosts: %s", fault)
+        if dns.use_hosts:
+            for name, value in config.hosts.items():
+                entries[name] = value if len(value) != 1 or is_ip(value[0]) else value[0]
+        return Resolver(
+            _usable(servers),
+            bootstrap=_usable(dns.default_nameserver),
+            hosts=Hosts(entries),
+            ipv6=config.ipv6,
+            policy=_policy(dns),
+            dial=self._dial,
+            mark=self.mark,
+            interface=config.interface_name,
+            ipv6_timeout=dns.ipv6_timeout,
+        )
+
+    def peek(self, host: str) -> Sequence[str] | None:
+        """Addresses of ``host`` as far as known here and now; None: wait for :meth:`resolve`."""
+        for names in self._around.names:
+            if found := names(host):
+                return found
+        return self._direct_resolver.peek(host)
+
+    async def resolve(self, host: str) -> Sequence[str]:
+        """Addresses of ``host`` for the rules.  Raises ``Unreachable``."""
+        return self._named(host) or await self.resolver.addresses(host)
+
+    async def _resolve_direct(self, host: str) -> Sequence[str]:
+        return self._named(host) or await self._direct_resolver.addresses(host)
+
+    def _named(self, host: str) -> Sequence[str]:
+        return next((found for names in self._around.names if (found := names(host))), ())
+
+    async def _dial(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
+        """Streams for name servers: through the named outbound, or straight."""
+        if via and via in self.outbounds:
+            return EndpointStream(await self.outbounds[via].open_stream(Target(host, port)))
+        interface = via if via and is_interface(via) else self.config.interface_name
+        return await plain_dial(mark=self.mark, interface=interface)(host, port, None)
+
+    async def _dial_by_rules(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
+        """Streams for downloads: through the named outbound, or wherever the rules send such a flow."""
+        if via:
+            return EndpointStream(await self.find(via).open_stream(Target(host, port)))
+        literal = is_ip(host)
+        flow = Flow("tcp", "Inner", "127.0.0.1", 0, "" if literal else host, host if literal else "", port)
+        return EndpointStream(await self._open_inner(flow))
+
+    async def download(
+        self, url: str, *, via: str = "", headers: Sequence[tuple[str, str]] = (), max_bytes: int
+    ) -> Response:
+        """Fetch ``url``, bounded.  Raises ``CyfsError`` or ``OSError``."""
+        return await fetch(
+            url,
+            dial=self._dial_by_rules,
+            via=via or None,
+            headers=headers,
+            max_bytes=max_bytes,
+            timeout=_DOWNLOAD_SECONDS,
+            user_agent=self.config.global_ua or "cyfs-gateway (clash.meta)",
+        )
+
+    # Outbounds
+
+    def find(self, name: str) -> Outbound:
+        """Any outbound by name, providers' included.  Raises ``Unreachable``."""
+        found = self.outbounds.get(name)
+        if found is None:
+            for brought in self.provided.values():
+                if name in brought:
+                    return brought[name]
+            raise Unreachable(f"there is no outbound called {name!r}", "tunnel_open")
+        return found
+
+    def _make_outbounds(self) -> None:
+        config = self.config
+        for spec in (*_BUILT_IN, *config.proxies):
+            self.outbounds[spec.name] = self.builder.build(spec)
+        for missing in config.unsupported:
+            self.outbounds[missing.name] = Unsupported(missing)
+        compatible = self.outbounds["COMPATIBLE"]
+        for group_spec in config.groups:
+            group = Group(group_spec, self.health, compatible)
+            self.groups[group.name] = self.outbounds[group.name] = group
+        if "GLOBAL" not in self.outbounds:
+            everything = tuple(name for name in self.outbounds if name not in ("PASS", "COMPATIBLE"))
+            everybody = GroupSpec(name="GLOBAL", kind="select", members=everything)
+            self.groups["GLOBAL"] = self.outbounds["GLOBAL"] = Group(everybody, self.health, compatible)
+        for name in self.provided:
+            self._fill_provider(name)
+        self._fill_groups()
+
+    def _fill_provider(self, name: str) -> None:
+        content = self.proxy_providers[name].content
+        brought: dict[str, Outbound] = {spec.name: self.builder.build(spec) for spec in content.proxies}
+        for missing in content.unsupported:
+            brought[missing.name] = Unsupported(missing)
+        self.provided[name] = brought
+
+    def _fill_groups(self) -> None:
+        """Give every group its members, in the order Clash defines."""
+        for group in self.groups.values():
+            spec = group.spec
+            written = {name: self.outbounds[name] for name in spec.members}
+            users = self.provided if spec.include_all_providers else spec.use
+            offered: dict[str, Outbound] = {}
+            for provider in users:
+                offered.update(self.provided.get(provider, {}))
+            names = choose_members(
+                spec,
+                {name: outbound.kind for name, outbound in written.items()},
+                {name: outbound.kind for name, outbound in offered.items()},
+            )
+            group.set_members([written.get(name) or offered[name] for name in names])
+
+    def _on_proxies(self, provider: ProxyProvider) -> None:
+        self._fill_provider(provider.name)
+        self._fill_groups()
+
+    # Rules
+
+    def _on_rules(self, provider: RuleProvider) -> None:
+        if hasattr(self, "table"):
+            for table in (self.table, *self.router.tables.values()):
+                table.fill_set(provider.name, provider.content)
+
+    async def prepare(self) -> None:
+        """Read what providers have on disk, then compile the rules.  Raises ``ConfigFault``."""
+        for provider in (*self.proxy_providers.values(), *self.rule_providers.values()):
+            await provider.start()
+        config = self.config
+        sets = {name: provider.content for name, provider in self.rule_providers.items()}
+
+        def compile_rules() -> RuleTable:
+            return RuleTable.compile(config.rules, sub_rules=config.sub_rules, sets=sets, geo=self.geo)
+
+        self.table = await trio.to_thread.run_sync(compile_rules)
+        wanted = {listener.rule for listener in config.listeners if listener.rule}
+        self.router = Router(
+            mode=config.mode,
+            table=self.table,
+            tables={name: self.table.for_list(name) for name in wanted},
+            outbounds=self.outbounds,
+            find_process=config.find_process_mode,
+            routes=self._around.routes,
+        )
+
+    # Life
+
+    async def run(self) -> None:
+        """Health checks and updates, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for provider in (*self.proxy_providers.values(), *self.rule_providers.values()):
+                nursery.start_soon(provider.keep_fresh)
+            for place, group in enumerate(self.groups.values()):
+                if group.spec.interval > 0:
+                    nursery.start_soon(self.checker.keep_checking, group, place * _JITTER_SECONDS % 5)
+            for name, provider in self.proxy_providers.items():
+                if provider.config.health_check.enable:
+                    nursery.start_soon(self.checker.keep_checking, _ProviderCheck(self, name), 1.0)
+            await trio.sleep_forever()
+
+    def close(self) -> None:
+        """Let go of files; flows that still use this world's outbounds are not disturbed."""
+        self.geo.close()
+
+
+class _ProviderCheck:
+    """A proxy provider's own health check, in the shape that the checker takes."""
+
+    def __init__(self, world: World, name: str) -> None:
+        check = world.proxy_providers[name].config.health_check
+        self.spec = GroupSpec(
+            name=name,
+            kind="url-test",
+            url=check.url,
+            interval=check.interval,
+            timeout=check.timeout,
+            lazy=check.lazy,
+            expected_status=check.expected_status,
+        )
+        self.wants_check = trio.Event()
+        self._world = world
+        self._name = name
+
+    @property
+    def members(self) -> Sequence[Outbound]:
+        return list(self._world.provided[self._name].values())
+
+    def used_since_asked(self) -> bool:
+        return any(
+            member.name in self._world.provided[self._name]
+            for group in self._world.groups.values()
+            for member in group.members
+        )
+
+
+def _usable(servers: Sequence[str]) -> tuple[Upstream, ...]:
+    parsed = [parse_upstream(text) for text in servers]
+    return tuple(server for server in parsed if not server.why_not)
+
+
+def _policy(dns: DnsConfig) -> Callable[[str], Sequence[Upstream] | None] | None:
+    plain = {
+        pattern: _usable(servers)
+        for patterns, servers in dns.nameserver_policy
+        for pattern in patterns.split(",")
+        if not pattern.startswith(("geosite:", "rule-set:"))
+    }
+    return DomainMap(plain).get if plain else None
+
+
+def instance_of(home: Path) -> str:
+    """A short name for one home directory, for what must be told apart in the kernel."""
+    return hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:8]
+
+
+async def build_world(config: Config, *, health: Health, open_inner: OpenInner, around: Around) -> World:
+    """Build a configuration.  Raises ``ConfigFault``."""
+    try:
+        world = World(config, health=health, open_inner=open_inner, around=around)
+        try:
+            await world.prepare()
+        except BaseException:
+            world.close()
+            raise
+    except ConfigFault:
+        raise
+    except CyfsError as fault:
+        raise ConfigFault(str(fault)) from fault
+    return world

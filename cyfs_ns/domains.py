@@ -1,0 +1,81 @@
+"""One value per domain pattern, with Clash's wildcards and Clash's order between them.
+
+``a.example`` is that name; ``*.example`` has exactly one label where the star stands (any label may be a star);
+``.example`` is everything below; ``+.example`` is the name and everything below.  Where several match, the labels are
+compared from the right and at each step a literal label beats a star, which beats "everything below".
+
+This is for hand-written tables of thousands (``hosts``, ``nameserver-policy``), not for rule sets of a million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from cyfs_ns import names
+from cyfs_ns.errors import BadWire, ConfigFault
+
+T = TypeVar("T")
+
+
+class DomainMap(Generic[T]):
+    """Immutable after construction.  Values are never ``None``.
+
+    Raises ``ConfigFault`` naming every pattern that is none.
+    """
+
+    __slots__ = ("_exact", "_root")
+
+    def __init__(self, entries: Mapping[str, T]) -> None:
+        self._exact: dict[str, T] = {}
+        self._root: _Node[T] = _Node()
+        faults = []
+        for pattern, value in entries.items():
+            try:
+                self._insert(pattern, value)
+            except BadWire as fault:
+                faults.append(f"{pattern}: {fault}")
+        if faults:
+            raise ConfigFault("; ".join(faults))
+
+    def get(self, name: str) -> T | None:
+        """The value for a canonical name (:func:`cyfs_ns.names.name`), or ``None``."""
+        found = self._exact.get(name)
+        if found is None and self._root.children:
+            labels = name.split(".")
+            return self._root.find(labels, len(labels) - 1)
+        return found
+
+    def _insert(self, pattern: str, value: T) -> None:
+        bare = pattern[2:] if pattern.startswith("+.") else pattern.removeprefix(".")
+        # A star is checked as if it were the label "x"; names.name also maps Unicode patterns.
+        labels = bare.split(".")
+        clean = names.name(".".join("x" if label == "*" else label for label in labels)).split(".")
+        if bare == pattern and "*" not in labels:
+            self._exact[".".join(clean)] = value
+            return
+        node = self._root
+        for written, label in zip(reversed(labels), reversed(clean), strict=False):
+            node = node.children.setdefault("*" if written == "*" else label, _Node())
+        if not pattern.startswith("."):
+            node.value = value
+        if bare != pattern:
+            node.below = value
+
+
+class _Node(Generic[T]):
+    __slots__ = ("below", "children", "value")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node[T]] = {}
+        self.value: T | None = None
+        self.below: T | None = None
+
+    def find(self, labels: list[str], at: int) -> T | None:
+        if at < 0:
+            return self.value
+        for key in (labels[at], "*"):
+            child = self.children.get(key)
+            if child is not None and (found := child.find(labels, at - 1)) is not None:
+                return found
+        return self.below

@@ -1,0 +1,192 @@
+"""The lab keeps its own promises: what it declares is what packets meet, and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+import trio
+from netnslab import (
+    FULL_CONE,
+    HAIRPIN,
+    HOME,
+    ONE_TO_ONE,
+    PER_ADDRESS,
+    POOL,
+    PORT_RESTRICTED,
+    PREDICTABLE,
+    RESTRICTED,
+    SYMMETRIC,
+    Host,
+    Lab,
+    Link,
+    Nat,
+    Network,
+)
+from netnslab.lab import sweep
+from netnslab.process import CommandFailed
+from netnslab.traffic import ask_udp, measure_nat, reflector, udp_echo
+
+
+def traces() -> set[str]:
+    """What labs have on this machine: namespaces, and directories of their names' beginnings."""
+    return {file.name for place in ("/run/netns", tempfile.gettempdir()) for file in Path(place).glob("nl-*")}
+
+
+def internet(lab: Lab) -> Network:
+    return lab.network("198.51.100.0/24", "2001:db8:1::/64", name="internet")
+
+
+async def test_hosts_behind_two_routers_reach_the_internet_in_both_families(lab):
+    net = internet(lab)
+    server = lab.host(net, name="server")
+    carrier = lab.network("100.64.0.0/24", "2001:db8:64::/64", uplink=net, nat=HOME, name="carrier")
+    home = lab.network("192.168.1.0/24", "2001:db8:a::/64", uplink=carrier, nat=FULL_CONE, name="home")
+    laptop = lab.host(home, name="laptop")
+    async with lab.up(), trio.open_nursery() as nursery:
+        for ip in (server.ip, server.ip6):
+            await nursery.start(udp_echo, server, ip, 7)
+        await nursery.start(udp_echo, laptop, laptop.ip6, 7)
+        assert await ask_udp(laptop, (server.ip, 7), b"four") == carrier.router.ip.encode() + b"|four"
+        assert await ask_udp(laptop, (server.ip6, 7), b"six") == laptop.ip6.encode() + b"|six"
+        assert await ask_udp(server, (laptop.ip6, 7), b"in") == server.ip6.encode() + b"|in"
+        with pytest.raises(OSError, match="unreachable"):
+            await ask_udp(server, (laptop.ip, 7), b"private")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_link_delays_and_loses(lab):
+    net = internet(lab)
+    near = lab.host(net, name="near")
+    far = lab.host(net, name="far", link=Link(delay=0.03, loss=0.2, seed=7))
+    async with lab.up(), trio.open_nursery() as nursery:
+        await nursery.start(udp_echo, far, far.ip, 7)
+        with await near.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            began = trio.current_time()
+            for n in range(100):
+                await sock.sendto(bytes([n]), (far.ip, 7))
+            assert await sock.recv(100)
+            assert trio.current_time() - began >= 0.06
+            received = 1
+            with trio.move_on_after(0.5):
+                while True:
+                    await sock.recv(100)
+                    received += 1
+        nursery.cancel_scope.cancel()
+    assert 0.4 * 100 < received < 0.9 * 100
+
+
+NATS = (HOME, FULL_CONE, RESTRICTED, PORT_RESTRICTED, SYMMETRIC, PREDICTABLE, PER_ADDRESS, POOL, HAIRPIN, ONE_TO_ONE)
+
+
+async def test_every_router_behaves_as_its_nat_says(lab):
+    net = internet(lab)
+    server = lab.host(net, name="server", addresses=2)
+    ips, ports = [ip for ip in server.addresses if ":" not in ip], [3478, 3479]
+    homes = {nat: lab.network("192.168.1.0/24", uplink=net, nat=nat, name=nat.name) for nat in NATS}
+    hosts = {nat: (lab.host(home), lab.host(home)) for nat, home in homes.items()}
+    measured = {}
+
+    async def measure(nat: Nat) -> None:
+        a, b = hosts[nat]
+        seen = await measure_nat(a, ips, ports)
+        meets = nat is not ONE_TO_ONE and await hairpins(a, b, (ips[0], ports[0]))
+        measured[nat.name] = (seen.mapping, seen.filtering, seen.port_kept, meets, seen.outside[0])
+
+    async with lab.up(), trio.open_nursery() as nursery:
+        await nursery.start(reflector, server, ips, ports)
+        async with trio.open_nursery() as measuring:
+            for nat in NATS:
+                measuring.start_soon(measure, nat)
+        nursery.cancel_scope.cancel()
+    assert measured == {
+        nat.name: (nat.mapping, nat.filtering, nat.port_kept, nat.hairpin, homes[nat].router.ip) for nat in NATS
+    }
+
+
+async def hairpins(a: Host, b: Host, server: tuple[str, int]) -> bool:
+    """Whether ``b`` reaches ``a`` on the address the server sees."""
+    with (
+        await a.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear,
+        await b.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth,
+    ):
+        with trio.fail_after(5):
+            await ear.sendto(b"who?", server)
+            ip, port = (await ear.recv(100)).decode().split()
+        await mouth.sendto(b"neighbour", (ip, int(port)))
+        with trio.move_on_after(0.3):
+            return await ear.recv(100) == b"neighbour"
+        return False
+
+
+async def test_nothing_is_left_after_a_test_that_fails_and_its_story_is_kept(lab, tmp_path):
+    before = traces()
+    doomed = Lab("doomed", failures=tmp_path)
+    host = doomed.host(internet(doomed), name="host")
+    with pytest.raises(ZeroDivisionError):
+        async with doomed.up():
+            process = host.start("sh", "-c", "echo hello; sleep 60", name="talker")
+            await process.says("hello")
+            await ask_udp(host, ("198.51.100.99", 7), b"anybody?", timeout=0.2)
+            raise ZeroDivisionError
+    assert traces() == before
+    assert process.code is not None
+    kept = {file.name for file in (tmp_path / "doomed").iterdir()}
+    assert "host.state.txt" in kept
+    assert any(name.startswith("host.talker") for name in kept)
+    if "internet.pcap" in kept:
+        assert (tmp_path / "doomed" / "internet.pcap").stat().st_size > 24
+
+
+async def test_leftovers_of_a_killed_run_are_swept_and_those_of_the_living_are_not(lab):
+    script = textwrap.dedent("""
+        import os, signal, trio
+        from netnslab import Lab
+        async def main():
+            lab = Lab("victim")
+            host = lab.host(lab.network("198.51.100.0/24"), name="victim")
+            async with lab.up():
+                host.start("sleep", "60")
+                print(host.namespace, flush=True)
+                await trio.sleep_forever()
+        trio.run(main)
+    """)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    victim = await trio.to_thread.run_sync(
+        lambda: subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env)
+    )
+    with victim:
+        name = (await trio.to_thread.run_sync(victim.stdout.readline)).strip()
+        await trio.to_thread.run_sync(sweep)
+        assert name in traces()
+        victim.kill()
+    await trio.to_thread.run_sync(sweep)
+    assert not [trace for trace in traces() if trace.startswith(f"nl-{victim.pid}-")]
+
+
+async def test_a_command_that_hangs_is_cut_off(lab):
+    host = lab.host(internet(lab))
+    async with lab.up():
+        with pytest.raises(CommandFailed, match="not done in"):
+            await host.run("sleep", "60", timeout=0.1)
+
+
+async def test_sockets_made_for_a_host_live_there(lab):
+    net = internet(lab)
+    a, b = lab.host(net), lab.host(net)
+    async with lab.up():
+        with (
+            await a.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear,
+            await b.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth,
+        ):
+            await ear.bind((a.ip, 5000))
+            await mouth.sendto(b"hello", (a.ip, 5000))
+            with trio.fail_after(5):
+                data, source = await ear.recvfrom(100)
+    assert (data, source[0]) == (b"hello", b.ip)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyfs_ns.domains import DomainMap
+from cyfs_ns.errors import ConfigFault
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hits", "misses"),
+    [
+        ("a.example", ["a.example"], ["example", "b.a.example", "xa.example"]),
+        ("*.example", ["a.example"], ["example", "b.a.example"]),
+        (".example", ["a.example", "b.a.example"], ["example", "xexample"]),
+        ("+.example", ["example", "a.example", "b.a.example"], ["xexample", "example.com"]),
+        ("a.*.example", ["a.b.example"], ["a.example", "b.b.example", "a.b.c.example"]),
+        ("+.BÜCHER.example", ["a.xn--bcher-kva.example"], ["bcher.example"]),
+        ("*", ["nas"], ["nas.lan"]),
+    ],
+)
+def test_a_pattern_matches(pattern: str, hits: list[str], misses: list[str]) -> None:
+    table = DomainMap({pattern: True})
+    assert [table.get(name) for name in hits] == [True] * len(hits)
+    assert [table.get(name) for name in misses] == [None] * len(misses)
+
+
+def test_a_label_beats_a_star_beats_everything_below() -> None:
+    table = DomainMap({"+.example": "below", "*.example": "star", "a.example": "exact", "+.c.example": "c"})
+    asked = ["example", "x.example", "a.example", "a.b.example", "c.example", "d.c.example"]
+    assert [table.get(name) for name in asked] == ["below", "star", "exact", "below", "c", "c"]
+
+
+def test_every_bad_pattern_is_named() -> None:
+    with pytest.raises(ConfigFault, match=r"(?s)a b.*\+\.\+\.x.*\.\."):
+        DomainMap({"a b": 1, "+.+.x": 1, "..": 1, "fine.example": 1})
+
+
+_labels = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """The definition, one pattern at a time."""
+    if pattern.startswith("+."):
+        return _matches(pattern[2:], name) or _matches(pattern[1:], name)
+    if pattern.startswith("."):
+        depth = pattern.count(".")
+        labels = name.split(".")
+        return len(labels) > depth and _matches(pattern[1:], ".".join(labels[-depth:]))
+    wanted, labels = pattern.split("."), name.split(".")
+    return len(wanted) == len(labels) and all(w in ("*", label) for w, label in zip(wanted, labels, strict=True))
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", ".", "+."]), st.lists(st.sampled_from("abc*"), min_size=1, max_size=4)),
+        max_size=8,
+    ),
+    _labels,
+)
+def test_some_pattern_matches_exactly_when_the_map_finds_one(
+    patterns: list[tuple[str, list[str]]], labels: list[str]
+) -> None:
+    written = [prefix + ".".join(parts) for prefix, parts in patterns]
+    name = ".".join(labels)
+    found = DomainMap({pattern: pattern for pattern in written}).get(name)
+    if found is None:
+        assert not any(_matches(pattern, name) for pattern in written)
+    else:
+        assert _matches(found, name)

@@ -1,0 +1,279 @@
+"""The direct way: our own TCP and UDP sockets, by Happy Eyeballs (RFC 8305), with the owner's socket options.
+
+Options are worked out once, into a list of ``setsockopt`` calls, because a gateway makes thousands of sockets a second
+and most need two or three options.  Names never reach the kernel or the C library from here: they go through the
+``Resolve`` that was handed in, and only IP texts are connected to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from cyfs_ns.errors import Unreachable
+from tunnels.authority import packed_of_host
+from tunnels.endpoint import Target
+from tunnels.happy import Race, arrange
+from tunnels.io.waiting import TcpEndpoint, within
+from tunnels.spec import DialOptions
+
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+"""Name to IP texts, both families.  Raises ``Unreachable`` (``pre_connect_dns``) or answers nothing."""
+
+_IPPROTO_MPTCP: Final = 262
+_TCP_FASTOPEN_CONNECT: Final = 30
+_NONBLOCKING: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_MAPPED: Final = "::ffff:"
+_NAMES_KEPT: Final = 1024
+_DATAGRAM: Final = 65535
+
+_REASONS: Final = {
+    errno.ECONNREFUSED: "connect_refused",
+    errno.ECONNRESET: "connect_refused",
+    errno.ETIMEDOUT: "connect_timeout",
+    errno.ENETUNREACH: "pre_connect_route",
+    errno.EHOSTUNREACH: "pre_connect_route",
+    errno.ENETDOWN: "pre_connect_route",
+    errno.EADDRNOTAVAIL: "pre_connect_route",
+    errno.EAFNOSUPPORT: "pre_connect_route",
+    errno.ENODEV: "pre_connect_route",
+    errno.EACCES: "pre_connect_route",
+    errno.EINVAL: "pre_connect_route",
+}
+
+
+def why(fault: OSError) -> str:
+    """The reason (of ``cyfs_ns.errors.REASONS``) behind a failed connect."""
+    return _REASONS.get(fault.errno or 0, "other")
+
+
+class Sockets:
+    """Makes our own sockets, all with the same options.  ``Direct`` is the outbound around it."""
+
+    def __init__(self, options: DialOptions, resolve: Resolve) -> None:
+        self.options = options
+        self._resolve = resolve
+        both: list[tuple[int, int, int | bytes]] = []
+        if options.interface_name:
+            both.append((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options.interface_name.encode() + b"\0"))
+        if options.routing_mark:
+            both.append((socket.SOL_SOCKET, socket.SO_MARK, options.routing_mark))
+        tcp: list[tuple[int, int, int | bytes]] = [*both, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        if options.keep_alive:
+            tcp.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+            if options.keep_alive_idle:
+                tcp.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, options.keep_alive_idle))
+            if options.keep_alive_interval:
+                tcp.append((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, options.keep_alive_interval))
+        if options.tfo:
+            tcp.append((socket.IPPROTO_TCP, _TCP_FASTOPEN_CONNECT, 1))
+        self._udp_options = both
+        self._bind = (options.bind_address, options.bind_port) if options.bind_address or options.bind_port else None
+        self._tcp_options = tcp
+        # A kernel without MPTCP gets plain TCP, as its peers would.
+        self._protocol = _IPPROTO_MPTCP if options.mptcp and _mptcp_works() else socket.IPPROTO_TCP
+
+    def start_connect(self, ip: str, port: int) -> TcpEndpoint:
+        """A non-blocking socket whose connect has begun; it turns writable when that ends, and ``SO_ERROR`` tells how.
+
+        ``ip`` must be an IP text.  Raises ``OSError``, see :func:`why`.
+        """
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        sock = TcpEndpoint(family, socket.SOCK_STREAM | _NONBLOCKING, self._protocol)
+        try:
+            for level, option, value in self._tcp_options:
+                sock.setsockopt(level, option, value)
+            if self._bind is not None:
+                sock.bind(self._bind)
+            # Not connect(): an exception for EINPROGRESS on every connection costs more than the call itself.
+            begun = sock.connect_ex((ip, port))
+            if begun and begun != errno.EINPROGRESS:
+                raise _socket_error(begun)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def addresses(self, host: str) -> list[str]:
+        """The addresses of ``host`` in the order to try.  Raises ``Unreachable``."""
+        literal = packed_of_host(host) is not None
+        found = arrange((host,) if literal else await self._resolve(host), self.options.ip_version)
+        if not found:
+            raise Unreachable(f"{host} has no address of the wanted family", "pre_connect_dns")
+        return found
+
+    async def connect(self, target: Target) -> TcpEndpoint:
+        """Connect to ``target``, whichever of its addresses answers first.  Raises ``Unreachable``."""
+        found = await self.addresses(target.host)
+        with within(self.options.connect_timeout, f"connecting to {target}"):
+            try:
+                if len(found) == 1:
+                    return await self._attempt(target.port, found[0])
+                return await _Contest(partial(self._attempt, target.port), found).run()
+            except OSError as fault:
+                message = f"cannot connect to {target}: {fault.strerror or fault}"
+                raise Unreachable(message, why(fault)) from fault
+
+    async def _attempt(self, port: int, ip: str) -> TcpEndpoint:
+        sock = self.start_connect(ip, port)
+        try:
+            await trio.lowlevel.wait_writable(sock)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                raise _socket_error(error)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def packets(self) -> UdpEndpoint:
+        """A UDP socket that reaches both families where the machine has them.  Raises ``Unreachable``."""
+        version = self.options.ip_version
+        try:
+            return UdpEndpoint(self._udp_socket(version), version)
+        except OSError as fault:
+            raise Unreachable(f"no UDP socket: {fault}", why(fault)) from fault
+
+    def _udp_socket(self, version: str) -> socket.socket:
+        kind = socket.SOCK_DGRAM | _NONBLOCKING
+        if version == "ipv4" or "." in self.options.bind_address:
+            sock = socket.socket(socket.AF_INET, kind)
+        else:
+            try:
+                sock = socket.socket(socket.AF_INET6, kind)
+            except OSError:
+                if version == "ipv6":
+                    raise
+                sock = socket.socket(socket.AF_INET, kind)
+        try:
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, version == "ipv6")
+            for level, option, value in self._udp_options:
+                sock.setsockopt(level, option, value)
+            sock.bind(self._bind or ("", 0))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+class _Contest:
+    """One connect to several addresses; the first that answers wins and the others are closed."""
+
+    def __init__(self, attempt: Callable[[str], Awaitable[TcpEndpoint]], addresses: Sequence[str]) -> None:
+        self._attempt = attempt
+        self._race = Race(addresses)
+        self._winner: TcpEndpoint | None = None
+        self._fault: OSError | None = None
+        self._news = trio.Event()
+
+    async def run(self) -> TcpEndpoint:
+        """Raises the ``OSError`` that says most when all have failed."""
+        try:
+            async with trio.open_nursery() as attempts:
+                while self._race.waiting and self._winner is None:
+                    self._news = trio.Event()
+                    if (ip := self._race.start(trio.current_time())) is not None:
+                        attempts.start_soon(self._try, ip, attempts.cancel_scope)
+                    with trio.move_on_at(self._race.next_start):
+                        await self._news.wait()
+        except BaseException:
+            if self._winner is not None:
+                self._winner.close()
+            raise
+        if self._winner is None:
+            raise self._fault or OSError(errno.ENETUNREACH, "no address could be tried")
+        return self._winner
+
+    async def _try(self, ip: str, contest: trio.CancelScope) -> None:
+        try:
+            sock = await self._attempt(ip)
+        except OSError as fault:
+            # "No route to IPv6" says little when the IPv4 server refused.
+            if self._fault is None or why(self._fault) == "pre_connect_route":
+                self._fault = fault
+            self._race.failed(trio.current_time())
+        else:
+            if self._winner is None:
+                self._winner = sock
+                contest.cancel()
+            else:
+                sock.close()
+        self._news.set()
+
+
+class UdpEndpoint:
+    """Datagrams to any address of either family, through one socket.
+
+    Sends that the network refuses are drops, as everywhere in UDP.  So are sends to names: resolve them first.
+    """
+
+    __slots__ = ("_hosts", "_last", "_last_from", "_sock", "_version", "fileno")
+
+    def __init__(self, sock: socket.socket, version: str) -> None:
+        self._sock = sock
+        self._version = version
+        self._hosts: dict[str, str] = {}
+        self._last: object = None
+        self._last_from = Target("", 0)
+        self.fileno = sock.fileno
+
+    def recv(self) -> tuple[bytes, Target]:
+        while True:
+            try:
+                data, address = self._sock.recvfrom(_DATAGRAM)
+                break
+            except ConnectionError:
+                # An ICMP error about an earlier send; it takes nothing away from the next datagram.
+                continue
+        if address != self._last:
+            self._last = address
+            self._last_from = Target(address[0].removeprefix(_MAPPED), address[1])
+        return data, self._last_from
+
+    def send(self, data: bytes | memoryview, to: Target) -> None:
+        host = self._hosts.get(to.host)
+        if host is None:
+            host = self._spell(to.host)
+        if not host:
+            return
+        try:
+            self._sock.sendto(data, (host, to.port))
+        except OSError as fault:
+            if fault.errno == errno.EBADF:
+                raise
+
+    def _spell(self, host: str) -> str:
+        """``host`` as this socket wants it; empty when it cannot go there."""
+        packed = packed_of_host(host)
+        if packed is None or (len(packed) == 16) > (self._sock.family == socket.AF_INET6):
+            return ""
+        if len(packed) == 4 and self._sock.family == socket.AF_INET6:
+            spelt = "" if self._version == "ipv6" else _MAPPED + host
+        else:
+            spelt = host
+        if len(self._hosts) >= _NAMES_KEPT:
+            self._hosts.clear()
+        self._hosts[host] = spelt
+        return spelt
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def _socket_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def _mptcp_works() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True

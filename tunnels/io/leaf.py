@@ -1,0 +1,139 @@
+"""Outbounds that lead somewhere themselves, and the base they share.
+
+Every leaf that has a server reaches it through a *dialer*, which is anything with the two opening verbs: direct,
+another leaf, a group.  That is all there is to chains: ``dialer-proxy`` hands over a dialer, and anything goes over
+anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cyfs_ns.errors import Refused, Unreachable
+from tunnels.endpoint import Endpoint, PacketEndpoint, Target
+from tunnels.io.direct import Sockets
+from tunnels.io.tls import TlsClient
+from tunnels.outbound import FlowHint, Outbound
+from tunnels.spec import DirectSpec, ProxySpec, TlsSpec
+
+
+class Dialer(Protocol):
+    """What can open ways.  Every ``Outbound`` can."""
+
+    async def open_stream(self, target: Target) -> Endpoint: ...
+    async def open_packets(self, target: Target) -> PacketEndpoint: ...
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Payload bytes carried by one leaf since it was made; the relay counts."""
+
+    up: int = 0
+    down: int = 0
+
+
+class Leaf:
+    """What leaves share.  By itself it refuses everything: that is ``reject``, ``reject-drop`` and ``pass``."""
+
+    def __init__(self, spec: ProxySpec) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.kind = spec.kind
+        self.udp = spec.udp
+        self.traffic = Traffic()
+
+    def pick(self, hint: FlowHint) -> Outbound:
+        return self
+
+    def over(self, dialer: Dialer) -> Outbound:
+        """The same way, its own connection carried by ``dialer``; for relay groups."""
+        return self
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        raise Refused(f"{self.name} lets nothing through")
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        raise Refused(f"{self.name} lets nothing through")
+
+    def _streams_only(self) -> Unreachable:
+        return Unreachable(f"{self.name} ({self.kind}) carries no UDP", "unsupported_scheme")
+
+
+class Direct(Leaf):
+    """Our own sockets; ``sockets`` is open to the reactor, which starts connects without a task."""
+
+    def __init__(self, spec: DirectSpec, sockets: Sockets) -> None:
+        super().__init__(spec)
+        self.sockets = sockets
+
+    def over(self, dialer: Dialer) -> Outbound:
+        return Through(self.spec, dialer)
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        return await self.sockets.connect(target)
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        if not self.udp:
+            raise self._streams_only()
+        return self.sockets.packets()
+
+
+class Through(Leaf):
+    """``direct`` with a ``dialer-proxy``: adds nothing to its dialer but a name."""
+
+    def __init__(self, spec: ProxySpec, dialer: Dialer) -> None:
+        super().__init__(spec)
+        self._dialer = dialer
+
+    def over(self, dialer: Dialer) -> Outbound:
+        return Through(self.spec, dialer)
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        return await self._dialer.open_stream(target)
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        if not self.udp:
+            raise self._streams_only()
+        return await self._dialer.open_packets(target)
+
+
+class Tls(Leaf):
+    """The target itself is spoken to in TLS."""
+
+    def __init__(self, spec: TlsSpec, dialer: Dialer) -> None:
+        super().__init__(spec)
+        self._spec = spec
+        self._dialer = dialer
+        self._tls = TlsClient(spec.tls_options)
+        self.udp = False
+
+    def over(self, dialer: Dialer) -> Outbound:
+        return Tls(self._spec, dialer)
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        return await self._tls.wrap(await self._dialer.open_stream(target), target.host)
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        raise self._streams_only()
+
+
+class Dns(Leaf):
+    """Whatever is asked for, the gateway's own DNS service answers; it hands in how."""
+
+    def __init__(
+        self,
+        spec: ProxySpec,
+        stream: Callable[[Target], Awaitable[Endpoint]],
+        packets: Callable[[Target], Awaitable[PacketEndpoint]],
+    ) -> None:
+        super().__init__(spec)
+        self._stream = stream
+        self._packets = packets
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        return await self._stream(target)
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        return await self._packets(target)

@@ -1,0 +1,322 @@
+"""One relayed flow: two endpoints, two directions, and what keeps them honest.
+
+Every relay of a reactor reads through the same buffer, so an idle flow owns no buffer at all.  A direction that its
+receiver cannot take in full keeps the rest (the *debt*) and stops reading until it is paid: that is back pressure.  The
+size of one read grows while the receiver keeps up and falls back to ``_READ_LEAST`` when it does not, and all debts of a
+reactor together are bounded by ``_DEBT_LIMIT``: beyond it every read is the least, so a crowd of slow readers cannot fill
+the memory.
+
+Half-close is kept: the end of one direction is passed on after its debt is paid, the other goes on.  A reset is passed on
+as a reset, so that a download cut short never looks complete.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from tunnels.endpoint import Endpoint
+from tunnels.io.reactor import READABLE, WRITABLE, Reactor
+
+_READ_MOST: Final = 512 * 1024
+_READ_LEAST: Final = 16 * 1024
+_READS_PER_EVENT: Final = 2
+_DEBT_LIMIT: Final = 64 * 1024 * 1024
+_DEAF: Final = 1 << 16
+"""An interest no epoll has: the descriptor is not registered at all."""
+_RESET: Final = struct.pack("ii", 1, 0)
+
+_scratch = memoryview(bytearray(_READ_MOST))
+_views = {size: _scratch[:size] for size in (_READ_LEAST, _READ_LEAST * 8, _READ_MOST)}
+_GROW: Final = {_READ_LEAST: _READ_LEAST * 8, _READ_LEAST * 8: _READ_MOST, _READ_MOST: _READ_MOST}
+
+
+class _Debts:
+    """Bytes read but not yet taken by a receiver, over all relays."""
+
+    total = 0
+
+
+class _Way:
+    """One direction: from ``source`` to ``sink``."""
+
+    __slots__ = ("carried", "debt", "ended", "finished", "raw_sink", "raw_source", "sink", "size", "source")
+
+    def __init__(self, source: Endpoint, sink: Endpoint) -> None:
+        self.source = source
+        self.sink = sink
+        self.raw_source = isinstance(source, socket.SocketType)
+        self.raw_sink = isinstance(sink, socket.SocketType)
+        self.size = _READ_LEAST
+        self.debt: bytes | memoryview = b""
+        self.carried = 0
+        self.ended = False
+        """The source has said it is done."""
+        self.finished = False
+        """...and the sink has been told."""
+
+
+class Relay:
+    """Join two endpoints on the reactor until both directions are done, one fails, or nothing moves for ``idle`` seconds.
+
+    Takes both over: it closes them.  ``on_close(relay, why)`` is called exactly once; ``why`` is empty for a normal end.
+    ``early`` was read from ``a`` before (a sniffed or pipelined prefix) and goes to ``b`` first; ``late`` likewise from
+    ``b`` to ``a``.  ``watched`` says that ``a`` is registered with the reactor for reading already.
+    """
+
+    __slots__ = (
+        "_a_interest",
+        "_b_interest",
+        "_down",
+        "_fa",
+        "_fb",
+        "_idle",
+        "_on_close",
+        "_reactor",
+        "_up",
+        "closed",
+        "deadline",
+        "slot",
+    )
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        a: Endpoint,
+        b: Endpoint,
+        *,
+        idle: float,
+        on_close: Callable[[Relay, str], None],
+        early: bytes | memoryview = b"",
+        late: bytes | memoryview = b"",
+        a_watched: bool = False,
+        b_watched: bool = False,
+    ) -> None:
+        self._reactor = reactor
+        self._idle = idle
+        self._on_close = on_close
+        self._up = _Way(a, b)
+        self._down = _Way(b, a)
+        self._fa = a.fileno()
+        self._fb = b.fileno()
+        self._a_interest = self._b_interest = READABLE
+        self.closed = False
+        self.slot = 0
+        self.deadline = reactor.now + idle
+        reactor.schedule(self)
+        if a_watched:
+            reactor.rehandle(self._fa, self._on_a)
+        else:
+            reactor.watch(self._fa, READABLE, self._on_a)
+        if b_watched:
+            reactor.rehandle(self._fb, self._on_b)
+        else:
+            reactor.watch(self._fb, READABLE, self._on_b)
+        try:
+            if early:
+                self._up.carried = len(early)
+                self._push(self._up, early)
+            if late:
+                self._down.carried = len(late)
+                self._push(self._down, late)
+        except OSError as fault:
+            self._fail(fault)
+            return
+        if early or late:
+            self._settle()
+        if not self.closed and not (self._up.raw_source and self._down.raw_source):
+            reactor.soon(self._poke)
+
+    @property
+    def up(self) -> int:
+        """Bytes carried from ``a`` to ``b`` so far."""
+        return self._up.carried
+
+    def remote(self) -> str:
+        """Address of the peer that ``b`` is connected to, as text; empty when it is not a socket."""
+        sink = self._up.sink
+        if self.closed or not isinstance(sink, socket.SocketType):
+            return ""
+        try:
+            return str(sink.getpeername()[0])
+        except OSError:
+            return ""
+
+    @property
+    def down(self) -> int:
+        """Bytes carried from ``b`` to ``a`` so far."""
+        return self._down.carried
+
+    def close(self, why: str = "closed by request") -> None:
+        """End the flow now, both ways."""
+        if self.closed:
+            return
+        self.closed = True
+        reactor = self._reactor
+        reactor.unschedule(self)
+        reactor.closing(self._fa)
+        reactor.closing(self._fb)
+        _Debts.total -= len(self._up.debt) + len(self._down.debt)
+        self._up.source.close()
+        self._up.sink.close()
+        self._on_close(self, why)
+
+    def expire(self) -> None:
+        """Nothing moved for the idle time."""
+        self.close("idle")
+
+    def _on_a(self, events: int) -> None:
+        self._turn(events, self._up, self._down)
+
+    def _on_b(self, events: int) -> None:
+        self._turn(events, self._down, self._up)
+
+    def _turn(self, events: int, out: _Way, back: _Way) -> None:
+        """The source of ``out`` (which is the sink of ``back``) is ready for something."""
+        self.deadline = self._reactor.now + self._idle
+        try:
+            if events & WRITABLE:
+                self._pay(back)
+            if events & ~WRITABLE:
+                if events & READABLE and not out.ended and not out.debt:
+                    if self._pump(out):
+                        return
+                elif out.ended or out.debt:
+                    # No reading wanted, so this is a hang-up or an error that epoll reports whether asked or not.
+                    if events & ~(READABLE | WRITABLE):
+                        self._hush(out.source)
+                elif self._pump(out):
+                    return
+            self._settle()
+        except OSError as fault:
+            self._fail(fault)
+
+    def _hush(self, end: Endpoint) -> None:
+        """An error is raised; a mere hang-up while we are not reading would be reported for ever, so stop listening."""
+        if isinstance(end, socket.SocketType) and (code := end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            raise OSError(code, os.strerror(code))
+        if end is self._up.source:
+            self._reactor.forget(self._fa)
+            self._a_interest = _DEAF
+        else:
+            self._reactor.forget(self._fb)
+            self._b_interest = _DEAF
+
+    def _pump(self, way: _Way) -> bool:
+        """Carry what is there, within bounds.  True: an everyday success after which nothing needs settling."""
+        source, sink = way.source, way.sink
+        for _ in range(_READS_PER_EVENT):
+            size = way.size
+            view = _views[size]
+            try:
+                n = source.recv_into(view)
+            except BlockingIOError:
+                return way.raw_source and way.raw_sink
+            if n == 0:
+                way.ended = True
+                return False
+            way.carried += n
+            try:
+                sent = sink.send(view[:n])
+            except BlockingIOError:
+                sent = 0
+            if sent < n:
+                self._owe(way, view[sent:n])
+                return False
+            if n < size:
+                break
+            if _Debts.total < _DEBT_LIMIT:
+                way.size = _GROW[size]
+        if way.raw_source:
+            return way.raw_sink
+        if source.pending():  # type: ignore[union-attr]
+            self._reactor.soon(self._poke)
+        return False
+
+    def _owe(self, way: _Way, rest: memoryview) -> None:
+        way.debt = bytes(rest)
+        way.size = _READ_LEAST
+        _Debts.total += len(rest)
+
+    def _push(self, way: _Way, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[way.sink.send(view) :]
+            except BlockingIOError:
+                break
+        if view:
+            self._owe(way, view)
+
+    def _pay(self, way: _Way) -> None:
+        """The sink can take more."""
+        if not way.raw_sink and way.sink.unsent():  # type: ignore[union-attr]
+            try:
+                way.sink.flush()  # type: ignore[union-attr]
+            except BlockingIOError:
+                return
+        if way.debt:
+            debt = memoryview(way.debt)
+            try:
+                sent = way.sink.send(debt)
+            except BlockingIOError:
+                return
+            _Debts.total -= sent
+            way.debt = debt[sent:] if sent < len(debt) else b""
+
+    def _settle(self) -> None:
+        """Pass ends on, close when all is done, and ask epoll for exactly what is wanted now."""
+        up, down = self._up, self._down
+        if up.ended and down.ended and not up.debt and not down.debt and up.raw_sink and down.raw_sink:
+            self.close("")  # which says the second end as well as a half-close would
+            return
+        for way in (up, down):
+            if way.ended and not way.finished and not way.debt:
+                way.finished = True
+                if isinstance(way.sink, socket.SocketType):
+                    way.sink.shutdown(socket.SHUT_WR)
+                else:
+                    way.sink.shutdown_write()
+        if up.finished and down.finished and not self._unsent(up) and not self._unsent(down):
+            self.close("")
+            return
+        a = (0 if up.ended or up.debt else READABLE) | (WRITABLE if down.debt or self._unsent(down) else 0)
+        b = (0 if down.ended or down.debt else READABLE) | (WRITABLE if up.debt or self._unsent(up) else 0)
+        if a != self._a_interest and (a or self._a_interest != _DEAF):
+            self._want(self._fa, self._a_interest, a, self._on_a)
+            if a & ~self._a_interest & READABLE and not up.raw_source:
+                self._reactor.soon(self._poke)
+            self._a_interest = a
+        if b != self._b_interest and (b or self._b_interest != _DEAF):
+            self._want(self._fb, self._b_interest, b, self._on_b)
+            if b & ~self._b_interest & READABLE and not down.raw_source:
+                self._reactor.soon(self._poke)
+            self._b_interest = b
+
+    def _want(self, fd: int, before: int, now: int, handler: Callable[[int], None]) -> None:
+        if before == _DEAF:
+            self._reactor.watch(fd, now, handler)
+        else:
+            self._reactor.rewatch(fd, now)
+
+    @staticmethod
+    def _unsent(way: _Way) -> bool:
+        return not way.raw_sink and way.sink.unsent()  # type: ignore[union-attr]
+
+    def _poke(self) -> None:
+        """Read what an endpoint may hold decrypted, which no descriptor announces."""
+        if self.closed:
+            return
+        for way, on in ((self._up, self._on_a), (self._down, self._on_b)):
+            if not self.closed and not way.raw_source and not way.ended and not way.debt and way.source.pending():  # type: ignore[union-attr]
+                on(READABLE)
+
+    def _fail(self, fault: OSError) -> None:
+        for end in (self._up.source, self._up.sink):
+            if isinstance(end, socket.SocketType):
+                # A reset for a reset: the other side must not take a broken stream for a finished one.
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.close(fault.strerror or type(fault).__name__)

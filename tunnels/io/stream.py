@@ -1,0 +1,56 @@
+"""An endpoint as a trio stream, for code that speaks trio: HTTP clients, ``trio.SSLStream``, tests."""
+
+from __future__ import annotations
+
+import trio
+
+from tunnels.endpoint import Endpoint
+from tunnels.io import waiting
+
+
+class EndpointStream(trio.abc.HalfCloseableStream):
+    """Takes ``endpoint`` over and closes it.  Faults of the wire become ``trio.BrokenResourceError``."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._closed = False
+
+    def _check(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._check()
+        try:
+            await waiting.send_all(self._endpoint, memoryview(data))
+        except OSError as fault:
+            self._check()
+            raise trio.BrokenResourceError(str(fault)) from fault
+
+    async def wait_send_all_might_not_block(self) -> None:
+        self._check()
+        await trio.lowlevel.wait_writable(self._endpoint.fileno())
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        self._check()
+        try:
+            return await waiting.receive_some(self._endpoint, max_bytes or 65536)
+        except OSError as fault:
+            self._check()
+            raise trio.BrokenResourceError(str(fault)) from fault
+
+    async def send_eof(self) -> None:
+        self._check()
+        try:
+            self._endpoint.shutdown_write()
+            await waiting.send_all(self._endpoint, b"")
+        except OSError as fault:
+            self._check()
+            raise trio.BrokenResourceError(str(fault)) from fault
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._endpoint.fileno())
+            self._endpoint.close()
+        await trio.lowlevel.checkpoint()

@@ -1,9 +1,9 @@
 """The decision: which outbound carries a flow, and why.  Nothing here waits, dials or looks anything up.
 
 A :class:`Router` is one configuration's whole policy, immutable but for hit counters and group choices.  ``route`` goes
-as far as it can with what the flow already knows; when a rule asks for an address or a process it says so with a ``Need``,
-the caller satisfies it (or fails to) and calls again from the same rule.  So a flow is resolved once at most, and the
-everyday flow is decided in one synchronous call on the hot path.
+as far as it can with what the flow already knows; when a rule asks for an address or a process it says so with a
+``Need``, the caller satisfies it (or fails to) and calls again from the same rule.  So a flow is resolved once at most,
+and the everyday flow is decided in one synchronous call on the hot path.
 
 Semantics are mihomo's: the listener's own proxy or sub-rule comes first, then the mode, then the rules; a verdict that
 ends in PASS, or that leads UDP to an outbound without UDP, is passed over and the next rule is asked.
@@ -80,7 +80,7 @@ class Router:
         process_known: bool = False,
         passed: list[Passed] | None = None,
     ) -> Decision | Need:
-        """Decide, or say what is missing; ``since``, ``resolved`` and ``process_known`` repeat what came of a ``Need``."""
+        """Decide, or say what is missing; ``since``, ``resolved`` and ``process_known`` tell what a ``Need`` came to."""
         if self._always_process and not process_known:
             return Need("process", since)
         if self._routes and flow.rule_host and (route := self._route_of(flow.rule_host)) is not None:

@@ -1,8 +1,8 @@
 """The errors of the house, split by what the catcher does next, not by where they were raised.
 
-``Misuse`` is our own bug and is left to crash.  ``PeerFault`` is the other side's: close that link and keep the rest.
-``Unreachable`` is nobody's fault: try the next way; ``__cause__`` tells why.  ``Refused`` is policy: answer politely, do
-not retry.  ``ConfigFault`` is the owner's to mend and always names the place.
+``Misuse`` is our own bug and is left to crash.  ``PeerFault`` is the other side's: close that link, keep the rest.
+``Unreachable`` is nobody's fault: try the next way; ``__cause__`` tells why.  ``Refused`` is policy: answer politely,
+do not retry.  ``ConfigFault`` is the owner's to mend and always names the place.
 """
 
 from __future__ import annotations

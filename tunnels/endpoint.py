@@ -2,11 +2,11 @@
 
 A TCP socket is an endpoint as it is; TLS and record layers wrap one.  An endpoint never sleeps and never awaits: a call
 does what can be done now and raises ``BlockingIOError`` when nothing can.  Whoever waits (the reactor, or a trio task
-during a handshake) waits on ``fileno()``.  Rules every implementation keeps, held by one exam (``tests/tunnels/exam.py``):
+during a handshake) waits on ``fileno()``.  Rules that every implementation keeps (``tests/tunnels/exam.py``):
 
 * ``recv_into`` returns 0 once, and for ever after, when the peer has finished sending;
 * ``send`` takes a prefix of the data and returns its length (>= 1), or raises ``BlockingIOError``; what it took is the
-  endpoint's duty to deliver, even if it sits in a buffer of its own (then ``unsent()`` is true and ``flush`` pushes on);
+  endpoint's duty to deliver, even from a buffer of its own (then ``unsent()`` is true and ``flush`` pushes on);
 * ``pending()`` is true while bytes can be read without the descriptor becoming readable (decrypted but not fetched);
 * ``shutdown_write`` half-closes; reading goes on;  ``close`` may be called twice;
 * faults of the wire are ``OSError`` (``ssl.SSLError`` is one) and leave the endpoint fit only for ``close``.
@@ -20,7 +20,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a flow wants to go: ``host`` is a lower-case name without trailing dot, or a bare IP literal; ``port`` 0-65535."""
+    """Where a flow wants to go: a lower-case name without trailing dot or a bare IP literal, and a port 0-65535."""
 
     host: str
     port: int
@@ -45,8 +45,8 @@ class Endpoint(Protocol):
 class PacketEndpoint(Protocol):
     """Datagrams to and from many peers, non-blocking, one descriptor to wait on.
 
-    ``recv`` returns one datagram with its source, or raises ``BlockingIOError``.  ``send`` either sends, or drops (UDP's
-    right), or raises ``OSError`` when the way is gone for good.
+    ``recv`` returns one datagram with its source, or raises ``BlockingIOError``.  ``send`` either sends, or drops
+    (UDP's right), or raises ``OSError`` when the way is gone for good.
     """
 
     def fileno(self) -> int: ...

@@ -1,7 +1,7 @@
 """What every outbound is to those who use it: a name, a Clash type, and two verbs.
 
-An ``Outbound`` that is a group answers ``pick`` with a member; a leaf answers with itself.  Rules choose a name, ``pick``
-walks down to the leaf, and the names passed on the way are the flow's *chain*, leaf first as Clash prints it.
+An ``Outbound`` that is a group answers ``pick`` with a member; a leaf answers with itself.  Rules choose a name,
+``pick`` walks down to the leaf, and the names passed on the way are the flow's *chain*, leaf first as Clash prints it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowHint:
-    """The little a group may know of a flow to choose by: sticky and hashed strategies look at it, nothing else does."""
+    """The little a group may know of a flow: sticky and hashed strategies choose by it, nothing else does."""
 
     source: str = ""
     """Client IP address, or empty for the gateway's own traffic."""

@@ -24,7 +24,7 @@ from cyfs_gateway.config.general import (
     warn_of_absent_parts,
 )
 from cyfs_gateway.config.listeners import Placed, read_listeners, read_shared
-from cyfs_gateway.config.model import Config, Fault, Loaded, Mode
+from cyfs_gateway.config.model import Config, Loaded, Mode
 from cyfs_gateway.config.outbounds import check_name, interface_name
 from cyfs_gateway.config.providers import read_proxy_provider, read_rule_provider
 from cyfs_gateway.config.resolving import read_dns, read_hosts, read_sniffer
@@ -76,13 +76,16 @@ def load(
     try:
         root, second = parse_yaml(data)
     except BadYaml as bad:
-        return Loaded(None, (Fault("/", bad.line, bad.column, bad.message),))
+        reader = Reader()
+        reader.note("/", bad.line, bad.column, bad.message)
+        return Loaded(None, reader.faults())
     if root is None:
         root = Map({}, 1, 1)
-    if not isinstance(root, Map):
-        return Loaded(None, (Fault("/", root.line, root.column, f"expected a mapping, found {shown(root)}"),))
-    source = Source(root, home, environ, read_file, frozenset(module_sections))
     reader = Reader(environ, read_file)
+    if not isinstance(root, Map):
+        reader.error("/", root, f"expected a mapping, found {shown(root)}")
+        return Loaded(None, reader.faults())
+    source = Source(root, home, environ, read_file, frozenset(module_sections))
     if second:
         reader.note("/", second, 1, "a second document starts here; only the first is read", warning=True)
     if not root.items:
@@ -114,7 +117,8 @@ def patched(loaded: Loaded, changes: Mapping[str, Any]) -> Loaded:
         try:
             node = tree_of(what)
         except BadYaml as bad:
-            return Loaded(None, (Fault(f"/{key}", 0, 0, bad.message),), source)
+            reader.note(f"/{key}", 0, 0, bad.message)
+            return Loaded(None, reader.faults(), source)
         before = root.items.get(where)
         if isinstance(node, Map) and isinstance(before, Map):
             node = replace(before, items=before.items | node.items)

@@ -24,6 +24,9 @@ MAX_NODES = 2_000_000
 """Nodes of the tree with every alias written out."""
 MAX_DEPTH = 64
 
+_MAX_TAG_LINES = 64
+"""libyaml compares every ``%TAG`` line with all before it, which a hostile file turns into minutes."""
+
 _CORE = "tag:yaml.org,2002:"
 _SCALAR_TAGS = frozenset(_CORE + name for name in ("str", "int", "float", "bool", "null", "timestamp"))
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -33,8 +36,8 @@ class BadYaml(BadWire):
     """This is no YAML that we read; ``line`` and ``column`` count from 1, 0 when there is no place."""
 
     def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
-        super().__init__(message)
-        self.message = message
+        super().__init__(message[:400])
+        self.message = message[:400]
         self.line = line
         self.column = column
 
@@ -98,6 +101,8 @@ def parse_yaml(untrusted: bytes) -> tuple[Node | None, int]:
         before = untrusted[: bad.start]
         line_start = before.rfind(b"\n") + 1
         raise BadYaml("this is not UTF-8 text", before.count(b"\n") + 1, bad.start - line_start + 1) from None
+    if text.count("%TAG") > _MAX_TAG_LINES:
+        raise BadYaml("more %TAG directives than any file needs")
     try:
         loader = _Loader(text)
         try:

@@ -21,12 +21,16 @@ from urllib.parse import urlsplit
 
 from cyfs_gateway.config.model import Fault, Network
 from cyfs_gateway.config.source import Map, Node, Scalar, Seq
+from cyfs_gateway.printable import printable
 from cyfs_ns.errors import ConfigFault
 
 MAX_FAULTS = 1000
 """Faults that are told one by one; the rest are counted."""
 MAX_HINTS = 300
 """Looking for the word that was meant is slow; among more names, or after more faults, nobody looks."""
+
+_MAX_SHOWN = 400
+"""Characters of a message or a path: a stranger's text must not fill the screen."""
 
 _TRUE = frozenset(("true", "yes", "on", "y"))
 _FALSE = frozenset(("false", "no", "off", "n"))
@@ -64,7 +68,8 @@ class Reader:
     def note(self, at: str, line: int, column: int, message: str, *, warning: bool = False) -> None:
         self.errors += not warning
         if len(self._faults) < MAX_FAULTS:
-            self._faults.append(Fault(at or "/", line, column, message, "warning" if warning else "error"))
+            place, said = printable(at[:_MAX_SHOWN]) or "/", printable(message[:_MAX_SHOWN])
+            self._faults.append(Fault(place, line, column, said, "warning" if warning else "error"))
         else:
             self._untold += 1
 

@@ -21,6 +21,7 @@ from cyfs_gateway import __version__
 from cyfs_gateway.printable import printable
 
 if TYPE_CHECKING:
+    from cyfs_gateway.facade import Explanation
     from cyfs_gateway.io.client import Client
 
 _SOCKET = "cyfs-gateway.sock"
@@ -558,16 +559,24 @@ def _explain_offline(
     from cyfs_gateway.io.gateway import explain_offline
     from cyfs_ns.errors import CyfsError
 
+    path = str(config.absolute())
+
+    async def ask() -> Explanation:
+        return await explain_offline(path, place.home, host, port, network=network, source=source, process=process)
+
+    said: list[str] = []
     try:
-        return explanation_json(
-            trio.run(
-                lambda: explain_offline(
-                    str(config.absolute()), place.home, host, port, network=network, source=source, process=process
-                )
-            )
-        )
-    except CyfsError as fault:
-        raise click.ClickException(str(fault)) from None
+        return explanation_json(trio.run(ask))
+    except* CyfsError as faults:
+        said += _texts(faults)
+    raise click.ClickException("\n".join(said))
+
+
+def _texts(fault: BaseException) -> list[str]:
+    """The messages of a fault, or of all in a group of them."""
+    if isinstance(fault, BaseExceptionGroup):
+        return [text for inner in fault.exceptions for text in _texts(inner)]
+    return [str(fault)]
 
 
 def _target(text: str) -> tuple[str, int]:

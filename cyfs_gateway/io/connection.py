@@ -32,6 +32,7 @@ from cyfs_ns.errors import BadWire, CyfsError, Refused, Unreachable
 from cyfs_ns.names import is_ip
 from tunnels import socks
 from tunnels.endpoint import Endpoint, Target
+from tunnels.happy import arrange
 from tunnels.io.direct import why
 from tunnels.io.leaf import Direct
 from tunnels.io.reactor import READABLE, WRITABLE
@@ -59,13 +60,13 @@ class Connection:
     """One accepted connection until it is a relay, and its entry in the tracker until it ends."""
 
     __slots__ = (
+        "_addresses",
         "_answered",
         "_client_masked",
         "_closed",
         "_door",
         "_dropping",
         "_early",
-        "_others",
         "_protocols",
         "_request",
         "_scope",
@@ -99,7 +100,8 @@ class Connection:
         self.start = engine.reactor.now
         self.relay: Relay | None = None
         self.watched = self._closed = self._answered = self._client_masked = self.skip_auth = False
-        self._others = self._dropping = False
+        self._dropping = False
+        self._addresses: Sequence[str] = ()
         self._door: socks.SocksServer | HttpDoor | None = None
         self._request: socks.SocksRequest | HttpDoor | None = None
         self._scope: trio.CancelScope | None = None
@@ -454,35 +456,45 @@ class Connection:
     # Stop 5: the way
 
     def _dial(self, leaf: Direct, addresses: Sequence[str]) -> None:
-        """Start the first address right here; others join after the head start, or when this one fails."""
+        """Start the first address right here; the next follows when it fails, all others join after the head start."""
         engine = self.engine
+        if len(addresses) > 1 or leaf.sockets.options.ip_version != "dual":
+            addresses = engine.in_favour(arrange(addresses, leaf.sockets.options.ip_version), self.flow.dst_port)
+        if not addresses:
+            self._fail(Unreachable(f"{self.flow.host} has no address of the wanted family", "pre_connect_dns"))
+            return
         try:
             sock = leaf.sockets.start_connect(addresses[0], self.flow.dst_port)
         except (OSError, CyfsError) as fault:
-            if len(addresses) > 1:
-                self._hold_client()
-                engine.spawn(self, self._open)
-            else:
-                self._fail(fault)
+            self._next_address(fault, addresses)
             return
         self._hold_client()
         self._upstream = sock
         self._upstream_fd = sock.fileno()
+        self._addresses = addresses
         if len(addresses) > 1:
-            self._others = True
             self.deadline = engine.reactor.now + _HEAD_START
             engine.reactor.reschedule(self)
         engine.reactor.watch(self._upstream_fd, WRITABLE, self._on_connected)
+
+    def _next_address(self, fault: Exception, addresses: Sequence[str]) -> None:
+        """``addresses[0]`` failed: go on with the rest, or give up."""
+        if len(addresses) > 1:
+            self.engine.set_back(addresses[0], self.flow.dst_port)
+            leaf = self.decision.leaf
+            assert isinstance(leaf, Direct)
+            self.deadline = self.engine.reactor.now + self.engine.timeouts.connect
+            self._dial(leaf, addresses[1:])
+        else:
+            self._fail(fault)
 
     def _on_connected(self, events: int) -> None:
         sock = self._upstream
         assert sock is not None
         if events & ~WRITABLE and (code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self._drop_upstream()
-            if self._others:
-                self._race()
-            elif self._scope is None:
-                self._fail(OSError(code, os.strerror(code)))
+            if self._scope is None:
+                self._next_address(OSError(code, os.strerror(code)), self._addresses)
             return
         self._upstream = None
         if self._scope is not None:
@@ -498,7 +510,8 @@ class Connection:
 
     def _race(self) -> None:
         """Let the other addresses try as well; the first to connect wins."""
-        self._others = False
+        self.engine.set_back(self._addresses[0], self.flow.dst_port)
+        self._addresses = ()
         self.deadline = self.engine.reactor.now + self.engine.timeouts.connect
         self.engine.reactor.reschedule(self)
         self.engine.spawn(self, self._open)
@@ -574,6 +587,7 @@ class Connection:
         reason = fault.reason if isinstance(fault, Unreachable) else why(fault) if isinstance(fault, OSError) else ""
         refused = isinstance(fault, Refused)
         if not refused:
+            self.engine.on_unreachable(self.decision.chain)
             _log.info("%s -> %s: %s", self.peer_host, self._aim(), fault)
         answer = b""
         if not self._answered and self._request is not None:
@@ -603,7 +617,7 @@ class Connection:
         """A deadline passed: which one depends on how far the connection has come."""
         if self._protocols:
             self._end_sniffing()
-        elif self._others:
+        elif len(self._addresses) > 1 and self._upstream is not None:
             self._race()
         elif self._dropping:
             self.close("dropped")

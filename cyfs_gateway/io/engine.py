@@ -25,6 +25,7 @@ from cyfs_gateway.sniff.policy import SniffPolicy
 from cyfs_ns.errors import CyfsError, Refused
 from tunnels.endpoint import Endpoint, Target
 from tunnels.io.reactor import Reactor
+from tunnels.io.waiting import TcpEndpoint
 from tunnels.socks import SocksRequest
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 HANDSHAKES_MOST: Final = 8192
 _DIALS_KEPT: Final = 8192
+_SET_BACK_MOST: Final = 4096
+_SET_BACK_SECONDS: Final = 60.0
 _DIAL_SECONDS: Final = 20.0
 
 _log = logging.getLogger("cyfs.engine")
@@ -53,6 +56,7 @@ class Engine:
         """Connections held in silence by REJECT-DROP."""
         self._nursery = nursery
         self._own_ports: frozenset[tuple[str, int]] = frozenset()
+        self._set_back: dict[tuple[str, int], float] = {}
         self._intercepts = False
         self._dials: dict[tuple[str, int, str, int], float] = {}
 
@@ -67,6 +71,7 @@ class Engine:
         own_ports: frozenset[tuple[str, int]],
         intercepts: bool,
         mark: int,
+        on_unreachable: Callable[[Sequence[str]], None],
     ) -> None:
         """Decide by this policy from now on.
 
@@ -80,6 +85,7 @@ class Engine:
         self._own_ports = own_ports
         self._intercepts = intercepts
         self.mark = mark
+        self.on_unreachable = on_unreachable
 
     # Half-made connections
 
@@ -188,6 +194,21 @@ class Engine:
             raise Refused(f"{decision.verdict.why}: {leaf.name}")
         return await leaf.open_stream(Target(flow.host or flow.dst_ip, flow.dst_port))
 
+    # Addresses
+
+    def in_favour(self, addresses: Sequence[str], port: int) -> Sequence[str]:
+        """The same addresses, those that lately failed at this port last (RFC 8305 section 4 lets history decide)."""
+        if not self._set_back:
+            return addresses
+        now = self.reactor.now
+        return sorted(addresses, key=lambda ip: self._set_back.get((ip, port), 0.0) > now)
+
+    def set_back(self, ip: str, port: int) -> None:
+        """This address failed, or was slow, while its name has others: ask it last for a while."""
+        if len(self._set_back) >= _SET_BACK_MOST:
+            del self._set_back[next(iter(self._set_back))]
+        self._set_back[ip, port] = self.reactor.now + _SET_BACK_SECONDS
+
     # Loops
 
     def refuse_own_listener(self, ip: str, port: int, *, udp: bool = False) -> None:
@@ -195,13 +216,14 @@ class Engine:
         if ("udp" if udp else "tcp", port) in self._own_ports and is_own_address(ip):
             raise Refused(f"{Target(ip, port)} is this gateway itself")
 
-    def remember_dial(self, source: tuple[str, int], ip: str, port: int) -> None:
+    def remember_dial(self, sock: TcpEndpoint, ip: str, port: int) -> None:
         """One of our own connections is on its way; needed only while somebody's redirection may catch it."""
         if self._intercepts:
             dials = self._dials
             if len(dials) >= _DIALS_KEPT:
                 del dials[next(iter(dials))]
-            dials[source[0], source[1], ip, port] = self.reactor.now
+            host, source_port = sock.getsockname()[:2]
+            dials[host, source_port, ip, port] = self.reactor.now
 
     def refuse_own_traffic(self, source: str, source_port: int, ip: str, port: int) -> None:
         """Raise ``Refused`` when an intercepted connection is one that we made ourselves."""

@@ -8,6 +8,7 @@ old, and connections never notice either way.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -48,6 +49,8 @@ from tunnels.io.reactor import Reactor
 from tunnels.outbound import Outbound
 
 _DRAIN_SECONDS: Final = 0.2
+_GARBAGE_THRESHOLD: Final = 20_000
+"""Allocations between collections; connections free themselves by reference counts, so little is left to find."""
 
 _log = logging.getLogger("cyfs.gateway")
 
@@ -74,7 +77,7 @@ class RunningGateway:
         self._netfilter = Netfilter(instance_of(home.path))
         self._intercepted: NetfilterPlan | None = None
         self._health = Health()
-        self._around = Around()
+        self._around = Around(guard=self._engine.refuse_own_listener, witness=self._engine.remember_dial)
         self._modules = Modules(self, nursery, self._around)
         self._controls: dict[tuple[Any, ...], _Served] = {}
         self._changing = trio.Lock()
@@ -176,6 +179,7 @@ class RunningGateway:
         self._world_scope.cancel()
         self._adopted, self._loaded, self.config_path = world, loaded, path
         self._views = ProxyViews(world, self._engine.tracker)
+        world.forget_strangers()
         logs.set_level(config.log_level)
         self._engine.adopt(
             router=world.router,
@@ -186,12 +190,17 @@ class RunningGateway:
             own_ports=staged.ports,
             intercepts=any(listener.kind in ("redir", "tproxy") for listener in config.listeners),
             mark=world.mark,
+            on_unreachable=world.note_unreachable,
         )
         staged.commit()
         self._world_scope = trio.CancelScope()
         self._nursery.start_soon(self._live, world, self._world_scope)
         if old is not None:
             old.close()
+        # Rules and caches live long: the collector need not look at them again with every few connections.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     @staticmethod
     async def _live(world: World, scope: trio.CancelScope) -> None:
@@ -549,6 +558,7 @@ async def explain_offline(
                 own_ports=frozenset(),
                 intercepts=False,
                 mark=world.mark,
+                on_unreachable=world.note_unreachable,
             )
             try:
                 return await explain(engine, world, host, port, network=network, source=source, process=process)
@@ -561,12 +571,13 @@ async def explain_offline(
 async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
     """Run until SIGTERM, SIGINT or a stop by the API.  Returns the exit code; faults of the start go to the log."""
     _raise_descriptor_limit()
+    gc.set_threshold(_GARBAGE_THRESHOLD, 20, 50)
     try:
-        place = Home(Path(os.path.abspath(home)))  # noqa: PTH100 - does not touch the disk
+        place = Home(home)
     except ConfigFault as fault:
         _log.error("%s", fault)
         return 1
-    path = os.path.abspath(config_path) if config_path else ""  # noqa: PTH100 - likewise
+    path = _absolute(config_path)
     reactor = Reactor()
     try:
         async with trio.open_nursery() as nursery:
@@ -613,6 +624,11 @@ async def _heed_signals(gateway: RunningGateway) -> None:
                     _log.warning("%s", fault)
             except CyfsError:
                 continue  # the reload has said so itself
+
+
+def _absolute(path: str | None) -> str:
+    """The path as it is to be found again at a reload."""
+    return str(Path(path).absolute()) if path else ""
 
 
 def _raise_descriptor_limit() -> None:

@@ -15,7 +15,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -49,7 +49,7 @@ class LogBus(logging.Handler):
         self._stream = stream
         self._json, self._colour = json_lines, colour
         self._written = LEVELS["info"]
-        self._watchers: set[_Watcher] = set()
+        self._watchers: set[Watcher] = set()
 
     def set_level(self, level: str) -> None:
         """What is written to the stream: a name of ``LEVELS``.  Watchers choose for themselves."""
@@ -67,51 +67,55 @@ class LogBus(logging.Handler):
             if record.levelno >= watcher.level:
                 watcher.put(line)
 
-    async def subscribe(self, level: str) -> AsyncIterator[LogLine]:
-        """Records from the first ``anext`` on, at ``level`` and above.  Close the iterator to leave."""
-        watcher = _Watcher(LEVELS[level])
+    def subscribe(self, level: str) -> Watcher:
+        """Records from now on, at ``level`` and above, for a trio task; ``aclose`` it to leave."""
+        watcher = Watcher(LEVELS[level], self._forget)
         self._watchers.add(watcher)
         self._apply()
-        try:
-            while True:
-                await watcher.wait()
-                if lost := watcher.take_lost():
-                    yield LogLine(time.time(), "warning", f"{lost} log lines lost: this reader is too slow")
-                while watcher.queue:
-                    yield watcher.queue.popleft()
-        finally:
-            self._watchers.discard(watcher)
-            self._apply()
+        return watcher
+
+    def _forget(self, watcher: Watcher) -> None:
+        self._watchers.discard(watcher)
+        self._apply()
 
     def _apply(self) -> None:
         logging.getLogger().setLevel(min([self._written, *(w.level for w in self._watchers)]))
 
 
-class _Watcher:
-    """A bounded queue that any thread may fill and one trio task empties."""
+class Watcher:
+    """An iterator over records: a bounded queue that any thread may fill and one trio task empties."""
 
-    def __init__(self, level: int) -> None:
+    def __init__(self, level: int, forget: Callable[[Watcher], None]) -> None:
         self.level = level
-        self.queue: deque[LogLine] = deque(maxlen=_QUEUE)
+        self._forget = forget
+        self._queue: deque[LogLine] = deque(maxlen=_QUEUE)
         self._lost = 0
         self._wake = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
 
     def put(self, line: LogLine) -> None:
-        if len(self.queue) == _QUEUE:
+        """From any thread.  When the reader lags, the oldest record makes room."""
+        if len(self._queue) == _QUEUE:
             self._lost += 1
-        self.queue.append(line)
+        self._queue.append(line)
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._rouse, idempotent=True)
 
-    async def wait(self) -> None:
-        while not self.queue:
+    def __aiter__(self) -> Watcher:
+        return self
+
+    async def __anext__(self) -> LogLine:
+        await trio.lowlevel.checkpoint()
+        while not self._queue:
             await self._wake.wait()
             self._wake = trio.Event()
+        if lost := self._lost:
+            self._lost = 0
+            return LogLine(time.time(), "warning", f"{lost} log lines lost: this reader is too slow")
+        return self._queue.popleft()
 
-    def take_lost(self) -> int:
-        lost, self._lost = self._lost, 0
-        return lost
+    async def aclose(self) -> None:
+        self._forget(self)
 
     def _rouse(self) -> None:
         self._wake.set()
@@ -156,7 +160,7 @@ def terminal_line(line: LogLine, *, colour: bool = False) -> str:
 def json_line(line: LogLine) -> str:
     """A record for programs; ASCII, one line."""
     head = {"time": round(line.time, 6), "level": line.level, "message": line.message}
-    return json.dumps({**line.fields, **head}, default=str)
+    return json.dumps({**head, **line.fields, **head}, default=str)
 
 
 def _value(value: object) -> str:

@@ -24,7 +24,7 @@ class Home:
     """A locked home directory.  Raises ``ConfigFault`` when it cannot be used or another gateway lives in it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.absolute()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

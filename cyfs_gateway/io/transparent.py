@@ -144,7 +144,7 @@ def is_own_address(host: str) -> bool:
         return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
 
 
-def _own_name(sock: socket.socket) -> tuple[str, int]:
+def _own_name(sock: socket.SocketType) -> tuple[str, int]:
     """Where the socket is bound: address without zone, IPv4-mapped forms unmapped."""
     host, port = sock.getsockname()[:2]
     return host.partition("%")[0].removeprefix("::ffff:"), port

@@ -2,7 +2,7 @@
 
 A ``World`` is built beside the one that runs.  Building opens no listener and asks no server, so it either succeeds
 whole or raises ``ConfigFault`` and leaves no trace; the engine then adopts it in one step.  ``run`` is its background:
-health checks and provider updates, which end with it.  What is learnt by living (delays, hand-made choices) is handed on.
+health checks and provider updates, which end with it.  What is learnt by living (delays, choices) is handed on.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from cyfs_ns.names import is_ip
 from cyfs_ns.upstream import Upstream, parse_upstream
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.group import Health, choose_members
+from tunnels.io.direct import Guard, Witness
 from tunnels.io.groups import Group
 from tunnels.io.health import Checker
 from tunnels.io.registry import OutboundBuilder
@@ -91,10 +92,13 @@ _API_KINDS: Final = {"ss": "Shadowsocks", "ssr": "ShadowsocksR", "anytls": "AnyT
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What modules put around every configuration; it outlives each."""
+    """What surrounds every configuration and outlives each: names and routes of modules, the watch over our connects."""
 
     names: list[Names] = field(default_factory=list)
     routes: dict[str, Outbound] = field(default_factory=dict)
+    guard: Guard | None = None
+    witness: Witness | None = None
+    """The engine's watch over our own connects, against loops."""
 
 
 class World:
@@ -111,9 +115,11 @@ class World:
         self.outbounds: dict[str, Outbound] = {}
         self.groups: dict[str, Group] = {}
         self.checker = Checker(health, unified_delay=config.unified_delay)
-        self.resolver = self._make_resolver(config.dns.nameserver)
-        direct = config.dns.direct_nameserver
-        servers = config.dns.proxy_server_nameserver
+        dns = config.dns if config.dns.enable else DnsConfig(use_hosts=config.dns.use_hosts)
+        self._dns = dns
+        self.resolver = self._make_resolver(dns.nameserver)
+        direct = dns.direct_nameserver
+        servers = dns.proxy_server_nameserver
         self._direct_resolver = self._make_resolver(direct) if direct else self.resolver
         self._server_resolver = self._make_resolver(servers) if servers else self.resolver
         sniffer = sniff_input(config.sniffer)
@@ -131,6 +137,8 @@ class World:
             resolve=self._resolve_direct,
             resolve_server=self._server_resolver.addresses,
             find=self.find,
+            guard=around.guard,
+            witness=around.witness,
         )
         self.proxy_providers = {
             entry.name: ProxyProvider(entry, self._home, self.download, self._on_proxies)
@@ -149,8 +157,7 @@ class World:
     # Names
 
     def _make_resolver(self, servers: Sequence[str]) -> Resolver:
-        config = self.config
-        dns = config.dns
+        config, dns = self.config, self._dns
         entries: dict[str, Any] = {}
         if dns.use_system_hosts:
             try:
@@ -274,6 +281,11 @@ class World:
     def _on_proxies(self, provider: ProxyProvider) -> None:
         self._fill_provider(provider.name)
         self._fill_groups()
+        self.forget_strangers()
+
+    def forget_strangers(self) -> None:
+        """Drop what was learnt of outbounds that are no more."""
+        self.health.keep_only([*self.outbounds, *(name for brought in self.provided.values() for name in brought)])
 
     # Rules
 
@@ -302,6 +314,12 @@ class World:
             find_process=config.find_process_mode,
             routes=self._around.routes,
         )
+
+    def note_unreachable(self, chain: Sequence[str]) -> None:
+        """A flow by these outbounds, leaf first, failed to open: enough of these make a group check its members."""
+        for name in chain[1:]:
+            if name in self.groups:
+                self.groups[name].dial_failed()
 
     # Life
 
@@ -362,8 +380,8 @@ def _policy(dns: DnsConfig) -> Callable[[str], Sequence[Upstream] | None] | None
     plain = {
         pattern: _usable(servers)
         for patterns, servers in dns.nameserver_policy
+        if not patterns.startswith(("geosite:", "rule-set:"))
         for pattern in patterns.split(",")
-        if not pattern.startswith(("geosite:", "rule-set:"))
     }
     return DomainMap(plain).get if plain else None
 

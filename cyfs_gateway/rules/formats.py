@@ -9,9 +9,9 @@ than the file is long.  The everyday file, one item a line, is recognised first 
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from typing import Any, Literal, TypeAlias
 
 import yaml
@@ -50,7 +50,7 @@ def inline_rule_set(payload: Iterable[str], behavior: Behavior) -> RuleSet:
 
 
 def _text_lines(untrusted: bytes) -> Iterator[bytes]:
-    for raw in io.BytesIO(untrusted.removeprefix(b"\xef\xbb\xbf")):
+    for raw in BytesIO(untrusted.removeprefix(b"\xef\xbb\xbf")):
         line = raw.strip()
         if line and not line.startswith((b"#", b"//")):
             yield line
@@ -161,7 +161,7 @@ def _plain_items(data: bytes, at: int) -> Iterator[bytes]:
 
 
 def _lines_from(data: bytes, at: int) -> Iterator[bytes]:
-    lines = io.BytesIO(data)
+    lines = BytesIO(data)
     lines.seek(at)
     return iter(lines)
 

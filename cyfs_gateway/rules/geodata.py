@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import ahocorasick
-import re2
 
 from cyfs_gateway.rules.address import WIDTH, Prefix
-from cyfs_gateway.rules.parse import regex_options
+from cyfs_gateway.rules.patterns import PatternSet
 from cyfs_gateway.rules.sets import CidrSet, DomainSet, HostSet, domain_entry, prefix_range
 from cyfs_ns.errors import BadWire, ConfigFault
 
@@ -56,7 +55,7 @@ def _code(entry: memoryview) -> str:
 def site_set(file: DatFile, category: str) -> HostSet:
     """The names of ``category``: ``cn``, ``google@ads`` (those with every attribute named), ``!cn`` (all but those).
 
-    Raises ConfigFault when there is no such category, BadWire when its bytes are unsound.
+    Raises ConfigFault when there is no such category or a regex in it cannot run, BadWire when its bytes are unsound.
     """
     negate = category.startswith("!")
     code, *attributes = category.removeprefix("!").lower().split("@")
@@ -106,32 +105,17 @@ class _SiteSet:
             self._keywords.add_word(keyword, True)
         self._keywords.make_automaton()
         self._any_keyword = bool(keywords)
-        self._regexes = _regex_set(regexes)
+        self._regexes = PatternSet(regexes)
 
     def match(self, host: str) -> bool:
         if self._names.match(host):
             return True
         if self._any_keyword and any(True for _ in self._keywords.iter(host)):
             return True
-        return self._regexes is not None and bool(self._regexes.Match(host.encode(errors="replace")))
+        return bool(self._regexes.matches(host))
 
     def __len__(self) -> int:
         return self._count
-
-
-def _regex_set(regexes: list[str]) -> re2.Set | None:
-    if not regexes:
-        return None
-    options = regex_options()
-    options.max_mem = 64 << 20
-    together = re2.Set.SearchSet(options)
-    try:
-        for regex in regexes:
-            together.Add(regex)
-        together.Compile()
-    except re2.error as fault:
-        raise BadWire(f"a regex of the geo data cannot be run: {fault}") from None
-    return together
 
 
 class _AllBut:

@@ -19,17 +19,17 @@ they ask only when they get that far.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 import ahocorasick
-import re2
 
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.address import LAN, WIDTH, Address, parse_address, range_prefixes
 from cyfs_gateway.rules.model import Always, Cidr, InSet, Logic, Numbers, OnAddress, Place, Rule, SubRule, Text, Words
-from cyfs_gateway.rules.parse import NUMBER_LIMITS, regex_options
+from cyfs_gateway.rules.parse import NUMBER_LIMITS
+from cyfs_gateway.rules.patterns import PatternSet, wildcard_regex
 from cyfs_gateway.rules.sets import CidrSet, HostSet, RuleSet
 from cyfs_ns.errors import ConfigFault, Misuse
 
@@ -370,12 +370,6 @@ def _key(number: int, bits: int, width: int) -> int:
     return number >> (width - bits) | 1 << bits
 
 
-def wildcard_regex(pattern: str) -> str:
-    """``*`` is any text, ``?`` any one character, and the whole must match."""
-    body = "".join({"*": ".*", "?": "."}.get(letter) or re2.escape(letter) for letter in pattern)
-    return f"(?s)\\A{body}\\z"
-
-
 # columns: each turns a view into the postings whose key the flow has
 
 
@@ -383,7 +377,7 @@ class _Column(Protocol):
     lowest: int
     """The smallest rule index anywhere in the column."""
 
-    def postings(self, view: View) -> Iterable[Posting]: ...
+    def postings(self, view: View) -> Sequence[Posting]: ...
 
 
 def _lowest(posts: Mapping[Any, Posting]) -> int:
@@ -439,63 +433,42 @@ class _Keywords:
 
 
 class _Patterns:
-    """Regexes over one text, a few hundred to an RE2 set."""
-
-    _SET_SIZE = 256
+    """Regexes and wildcards over one text."""
 
     def __init__(self, posts: dict[str, Posting], value: Callable[[View], str]) -> None:
         self.lowest = _lowest(posts)
         self._value = value
-        self._sets: list[tuple[re2.Set, list[Posting]]] = []
-        patterns = list(posts)
-        for start in range(0, len(patterns), self._SET_SIZE):
-            self._add(patterns[start : start + self._SET_SIZE], posts)
-
-    def _add(self, patterns: list[str], posts: dict[str, Posting]) -> None:
-        together = re2.Set.SearchSet(_set_options())
-        for pattern in patterns:
-            together.Add(pattern)
-        try:
-            together.Compile()
-        except re2.error:  # too big to run together: half as many may not be
-            if len(patterns) == 1:
-                raise ConfigFault(f"the regex {patterns[0][:80]!r} needs too much memory: make it simpler") from None
-            middle = len(patterns) // 2
-            self._add(patterns[:middle], posts)
-            self._add(patterns[middle:], posts)
-        else:
-            self._sets.append((together, [posts[pattern] for pattern in patterns]))
+        self._patterns, self._posts = PatternSet(list(posts)), list(posts.values())
 
     def postings(self, view: View) -> list[Posting]:
-        text = self._value(view).encode(errors="replace")
-        return [postings[at] for together, postings in self._sets for at in together.Match(text) or ()] if text else []
-
-
-def _set_options() -> re2.Options:
-    options = regex_options()
-    options.max_mem = 64 << 20
-    return options
+        text = self._value(view)
+        return [self._posts[at] for at in self._patterns.matches(text)] if text else []
 
 
 class _Prefixes:
-    """Numbers by leading bits: addresses by network, ports and user ids by ranges cut into aligned blocks."""
+    """Numbers by leading bits: addresses by network, ports and user ids by ranges cut into aligned blocks.
+
+    Answers are remembered for a while: a look-up costs one probe a prefix length, and clients and ports come again.
+    """
+
+    _REMEMBERED = 4096
 
     def __init__(self, posts: dict[int, Posting], width: int, value: Callable[[View], int]) -> None:
         self.lowest = _lowest(posts)
         self._posts, self._value = posts, value
         lengths = sorted({key.bit_length() - 1 for key in posts}, reverse=True)
         self._shapes = [(width - bits, 1 << bits) for bits in lengths]
+        self._memory: dict[int, list[Posting]] = {-1: []}
 
     def postings(self, view: View) -> list[Posting]:
         number = self._value(view)
-        if number < 0:
-            return []
-        posts = self._posts
-        found = []
-        for shift, mark in self._shapes:
-            here = posts.get(number >> shift | mark)
-            if here is not None:
-                found.append(here)
+        found = self._memory.get(number)
+        if found is None:
+            get = self._posts.get
+            found = [here for shift, mark in self._shapes if (here := get(number >> shift | mark)) is not None]
+            if len(self._memory) > self._REMEMBERED:
+                self._memory = {-1: []}
+            self._memory[number] = found
         return found
 
 
@@ -592,13 +565,7 @@ def _condition(rule: Rule, around: Surroundings) -> Condition:
 
 def _alone(rule: Rule, around: Surroundings) -> Condition:
     """A rule that has columns, by itself."""
-    plain = _entries(rule, around.geo)
-    if plain is None:
-        raise Misuse(f"{rule.word} has neither a column nor a condition")
-    posts: dict[str, dict[Any, Posting]] = {}
-    for column, key in plain[0]:
-        posts.setdefault(column, {})[key] = 0
-    holds = _holds(posts, around.geo)
+    holds = _within(rule) if isinstance(rule, Numbers) else _in_columns(rule, around.geo)
     asks_address = isinstance(rule, OnAddress) and rule.asks
     asks_process = rule.word in _OF_PROCESS
 
@@ -612,12 +579,32 @@ def _alone(rule: Rule, around: Surroundings) -> Condition:
     return condition
 
 
-def _holds(posts: dict[str, dict[Any, Posting]], geo: Geo) -> Callable[[View], bool]:
-    columns = [_column(name, keys, geo) for name, keys in posts.items()]
+def _within(rule: Numbers) -> Callable[[View], bool]:
+    value, ranges = _VALUE[_COLUMN_OF[rule.word]], rule.ranges
+    if len(ranges) == 1:
+        ((first, last),) = ranges
+        return lambda view: first <= value(view) <= last
+
+    def holds(view: View) -> bool:
+        number = value(view)
+        return any(low <= number <= high for low, high in ranges)
+
+    return holds
+
+
+def _in_columns(rule: Rule, geo: Geo) -> Callable[[View], bool]:
+    plain = _entries(rule, geo)
+    if plain is None:
+        raise Misuse(f"{rule.word} has neither a column nor a condition")
+    posts: dict[str, dict[Any, Posting]] = {}
+    for name, key in plain[0]:
+        posts.setdefault(name, {})[key] = 0
+    columns = [_column(name, keys, geo).postings for name, keys in posts.items()]
     if len(columns) == 1:
-        only = columns[0].postings
-        return lambda view: any(True for _ in only(view))
-    return lambda view: any(True for column in columns for _ in column.postings(view))
+        (only,) = columns
+        return lambda view: bool(only(view))
+
+    return lambda view: any(postings(view) for postings in columns)
 
 
 def _country_set(rule: Place, geo: Geo) -> CidrSet | None:

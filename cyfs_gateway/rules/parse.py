@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import idna
-import re2
 
 from cyfs_gateway.rules.address import parse_prefix
 from cyfs_gateway.rules.model import (
@@ -26,6 +25,7 @@ from cyfs_gateway.rules.model import (
     Text,
     Words,
 )
+from cyfs_gateway.rules.patterns import check_regex
 from cyfs_ns.errors import ConfigFault
 
 MAX_TEXT = 65_536
@@ -128,7 +128,12 @@ def _fragment(word: str, payload: str, options: tuple[str, ...], outbound: str, 
 
 
 def _regex(word: str, payload: str, _options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
-    check_regex(payload)
+    fault = check_regex(payload)
+    if fault:
+        raise RuleFault(
+            f"the regex {payload[:80]!r} is not one RE2 can run ({fault[:120]}): look-around and back-references are"
+            " left out on purpose, say it with DOMAIN-SUFFIX, AND or NOT"
+        )
     return Text(word=word, text=payload, outbound=outbound)
 
 
@@ -265,25 +270,6 @@ def host_name(text: str) -> str:
         return idna.encode(text, uts46=True).decode("ascii")
     except idna.IDNAError as fault:
         raise RuleFault(f"{text[:80]!r} is not a domain name ({fault}): check its spelling") from None
-
-
-def regex_options() -> re2.Options:
-    """How every rule regex is compiled: blind to case as in mihomo, quiet, and within a fixed memory."""
-    options = re2.Options()
-    options.case_sensitive = False
-    options.log_errors = False
-    return options
-
-
-def check_regex(pattern: str) -> None:
-    """Raises RuleFault when RE2 cannot run ``pattern``."""
-    try:
-        re2.compile(pattern, regex_options())
-    except (re2.error, UnicodeEncodeError) as fault:
-        raise RuleFault(
-            f"the regex {pattern[:80]!r} is not one RE2 can run ({fault}): look-around and back-references are left out"
-            " on purpose, say it with DOMAIN-SUFFIX, AND or NOT"
-        ) from None
 
 
 NUMBER_LIMITS = {"SRC-PORT": 0xFFFF, "DST-PORT": 0xFFFF, "IN-PORT": 0xFFFF, "UID": 0xFFFFFFFF, "DSCP": 63}

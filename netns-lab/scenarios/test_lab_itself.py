@@ -144,6 +144,15 @@ async def test_nothing_is_left_after_a_test_that_fails_and_its_story_is_kept(lab
         assert (tmp_path / "doomed" / "internet.pcap").stat().st_size > 24
 
 
+async def test_a_test_that_hangs_fails_and_is_kept_too(lab, tmp_path):
+    stuck = Lab("stuck", failures=tmp_path)
+    stuck.host(internet(stuck), name="host")
+    with pytest.raises(trio.TooSlowError):
+        async with stuck.up(timeout=1):
+            await trio.sleep_forever()
+    assert (tmp_path / "stuck" / "host.state.txt").exists()
+
+
 async def test_leftovers_of_a_killed_run_are_swept_and_those_of_the_living_are_not(lab):
     script = textwrap.dedent("""
         import os, signal, trio

@@ -458,3 +458,64 @@ async def test_a_relay_moves_tls_like_any_socket(ca: trustme.CA) -> None:
         await server.aclose()
         nursery.cancel_scope.cancel()
     reactor.close()
+
+
+class Drip:
+    """A lower endpoint in small pieces, saying EAGAIN every other time."""
+
+    def __init__(self, inner: Endpoint) -> None:
+        self._inner = inner
+        self._calls = 0
+        self.fileno, self.pending, self.unsent = inner.fileno, inner.pending, inner.unsent
+        self.flush, self.shutdown_write, self.close = inner.flush, inner.shutdown_write, inner.close
+
+    def _hiccup(self) -> None:
+        self._calls += 1
+        if self._calls % 2:
+            raise BlockingIOError
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        self._hiccup()
+        return self._inner.recv_into(buffer[:1777])
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        self._hiccup()
+        return self._inner.send(memoryview(data)[:7777])
+
+
+async def test_tls_over_a_bad_line_keeps_the_rules(ca: trustme.CA) -> None:
+    async def make_pair() -> tuple[Endpoint, EndpointStream]:
+        ours, theirs = await tcp_pair()
+        return await tls_over(Drip(ours), theirs, ca)
+
+    await check_endpoint(make_pair)
+
+
+async def test_what_was_received_before_a_cut_is_still_given(ca: trustme.CA) -> None:
+    ours, theirs = await tls_over(*await tcp_pair(), ca)
+    for words in (b"one", b"two", b"three"):
+        await theirs.send_all(words)
+    await theirs.aclose()
+    await trio.lowlevel.wait_readable(ours.fileno())
+    assert await receive_some(ours) == b"onetwothree"
+    for _ in range(2):
+        with pytest.raises(OSError, match="EOF"):
+            await receive_some(ours)
+    ours.close()
+
+
+async def test_the_application_protocol_is_agreed_on(ca: trustme.CA, ca_file: Path) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(server)
+    server.set_alpn_protocols(["http/1.1"])
+    for offered, agreed in ((("h2", "http/1.1"), "http/1.1"), ((), None)):
+        near, far = await tcp_pair()
+        raw = TcpEndpoint(fileno=far.socket.detach())
+        raw.setblocking(False)
+        client = TlsClient(TlsOptions(certificate=str(ca_file), alpn=offered))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(wrap_tls, raw, server, None, server_side=True))
+            ours = await client.wrap(near, "localhost")
+        assert ours.alpn == agreed
+        ours.close()
+        raw.close()

@@ -26,6 +26,11 @@ from tunnels.spec import DialOptions
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """Name to IP texts, both families.  Raises ``Unreachable`` (``pre_connect_dns``) or answers nothing."""
 
+Guard = Callable[[str, int], None]
+"""Asked before every TCP connect to an IP text and port; raises ``Refused`` for one that must not be made."""
+Witness = Callable[[TcpEndpoint, str, int], None]
+"""Told of every TCP connect that has begun, while its packets may already come back to us."""
+
 _IPPROTO_MPTCP: Final = 262
 _TCP_FASTOPEN_CONNECT: Final = 30
 _NONBLOCKING: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -56,9 +61,18 @@ def why(fault: OSError) -> str:
 class Sockets:
     """Makes our own sockets, all with the same options.  ``Direct`` is the outbound around it."""
 
-    def __init__(self, options: DialOptions, resolve: Resolve) -> None:
+    def __init__(
+        self,
+        options: DialOptions,
+        resolve: Resolve,
+        *,
+        guard: Guard | None = None,
+        witness: Witness | None = None,
+    ) -> None:
         self.options = options
         self._resolve = resolve
+        self._guard = guard
+        self._witness = witness
         both: list[tuple[int, int, int | bytes]] = []
         if options.interface_name:
             both.append((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options.interface_name.encode() + b"\0"))
@@ -82,8 +96,10 @@ class Sockets:
     def start_connect(self, ip: str, port: int) -> TcpEndpoint:
         """A non-blocking socket whose connect has begun; it turns writable when that ends, and ``SO_ERROR`` tells how.
 
-        ``ip`` must be an IP text.  Raises ``OSError``, see :func:`why`.
+        ``ip`` must be an IP text.  Raises ``OSError``, see :func:`why`, or what the guard says.
         """
+        if self._guard is not None:
+            self._guard(ip, port)
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         sock = TcpEndpoint(family, socket.SOCK_STREAM | _NONBLOCKING, self._protocol)
         try:
@@ -95,6 +111,8 @@ class Sockets:
             begun = sock.connect_ex((ip, port))
             if begun and begun != errno.EINPROGRESS:
                 raise _socket_error(begun)
+            if self._witness is not None:
+                self._witness(sock, ip, port)
         except BaseException:
             sock.close()
             raise
@@ -109,8 +127,11 @@ class Sockets:
         return found
 
     async def connect(self, target: Target) -> TcpEndpoint:
-        """Connect to ``target``, whichever of its addresses answers first.  Raises ``Unreachable``."""
+        """Connect to ``target``, whichever of its addresses answers first.  Raises ``Unreachable``, or as the guard."""
         found = await self.addresses(target.host)
+        if self._guard is not None:
+            for ip in found:
+                self._guard(ip, target.port)
         with within(self.options.connect_timeout, f"connecting to {target}"):
             try:
                 if len(found) == 1:

@@ -1,7 +1,7 @@
 """The reactor: one trio task that owns one nested epoll and moves the bytes of every flow.
 
-The law is "trio decides, a reactor moves".  trio wakes this task when the nested epoll has anything at all; the task then
-drains it with plain non-blocking calls, so the price of a trio wake-up is paid once per batch and not once per read.
+The law is "trio decides, a reactor moves".  trio wakes this task when the nested epoll has anything at all; the task
+then drains it with plain non-blocking calls, so the price of a trio wake-up is paid once a batch, not once a read.
 
 Rules for handlers:
 

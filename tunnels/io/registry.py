@@ -17,7 +17,7 @@ import trio
 
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
-from tunnels.io.direct import Resolve, Sockets
+from tunnels.io.direct import Guard, Resolve, Sockets, Witness
 from tunnels.io.leaf import Dialer, Direct, Dns, Leaf, Through, Tls
 from tunnels.io.proxies import Http, Socks5
 from tunnels.io.waiting import TcpEndpoint, send_all
@@ -70,6 +70,9 @@ class OutboundBuilder:
     """For the proxies' own servers: must not itself need a proxy."""
     find: Callable[[str], Dialer]
     """Any outbound by name, for ``dialer-proxy``; raises ``Unreachable`` when there is none."""
+    guard: Guard | None = None
+    witness: Witness | None = None
+    """Both watch every TCP connect of ours: see ``tunnels.io.direct``."""
     dns_stream: Callable[[Target], Awaitable[Endpoint]] | None = None
     """How the gateway's DNS service is opened; ``None``: it has none."""
     dns_packets: Callable[[Target], Awaitable[PacketEndpoint]] | None = None
@@ -106,6 +109,8 @@ class OutboundBuilder:
                 mptcp=spec.mptcp or common.mptcp,
             ),
             resolve,
+            guard=self.guard,
+            witness=self.witness,
         )
 
     def _dialer(self, spec: ProxySpec) -> Dialer:

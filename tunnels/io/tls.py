@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import ssl
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 
 import trio
@@ -21,7 +22,7 @@ from tunnels.io.waiting import within
 from tunnels.spec import TlsOptions
 
 _SEND_MOST: Final = 128 * 1024
-_READ_SIZE: Final = 64 * 1024
+_READ_SIZE: Final = 128 * 1024
 
 _scratch = memoryview(bytearray(_READ_SIZE))
 """Ciphertext passes through here on its way into a ``MemoryBIO``; shared, since nobody awaits in between."""
@@ -193,22 +194,11 @@ class TlsClient:
     def context(self) -> ssl.SSLContext:
         """Raises ``ConfigFault`` when the file of roots cannot be used."""
         if self._context is None:
-            self._context = self._make_context()
+            options = self._options
+            verify = not (options.skip_cert_verify or self._pin)
+            make = _make_context if options.certificate else _shared_context
+            self._context = make(options.certificate, verify, options.alpn)
         return self._context
-
-    def _make_context(self) -> ssl.SSLContext:
-        options = self._options
-        try:
-            context = ssl.create_default_context(cafile=options.certificate or None)
-        except OSError as fault:
-            raise ConfigFault(f"certificate {options.certificate}: {fault}") from fault
-        context.options |= ssl.OP_NO_RENEGOTIATION
-        if options.skip_cert_verify or self._pin:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if options.alpn:
-            context.set_alpn_protocols(list(options.alpn))
-        return context
 
     async def wrap(self, lower: Endpoint, host: str) -> TlsEndpoint:
         """A finished handshake over ``lower``, with ``host`` unless the options name another.
@@ -227,6 +217,29 @@ class TlsClient:
             tls.close()
             raise Unreachable(f"{name} has another certificate than the pinned one", "tls_handshake")
         return tls
+
+
+def _make_context(certificate: str, verify: bool, alpn: tuple[str, ...]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif certificate:
+        try:
+            context.load_verify_locations(certificate)
+        except OSError as fault:
+            raise ConfigFault(f"certificate {certificate}: {fault}") from fault
+    else:
+        context.load_default_certs()
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
+
+
+# The system's roots cost milliseconds and a megabyte, and a subscription may bring hundreds of TLS proxies.
+_shared_context = lru_cache(maxsize=32)(_make_context)
 
 
 def _fingerprint(tls: TlsEndpoint) -> str:

@@ -90,15 +90,17 @@ class _Exchange:
         await self._wire.reply(status, (*headers, *self._cors), body, close=close, bare=self._bare)
 
     async def _handled(self, found: Found[Handler], call: Call) -> Reply | Feed:
+        method, pattern = found.route.method, found.route.pattern
+        level = logging.DEBUG if method == "GET" else logging.INFO
         try:
             reply = await found.route.handler(call)
         except HttpFault as fault:
-            log.debug("%s %s: %d", found.route.method, found.route.pattern, fault.status)
+            log.log(level, "%s %s: %d", method, pattern, fault.status)
             raise
         except Exception:
-            log.exception("%s %s failed", found.route.method, found.route.pattern)
+            log.exception("%s %s failed", method, pattern)
             raise HttpFault(500, "internal error") from None
-        log.debug("%s %s: answered", found.route.method, found.route.pattern)
+        log.log(level, "%s %s: answered", method, pattern)
         return reply
 
     async def _stream(self, feed: Feed) -> None:

@@ -264,6 +264,13 @@ def test_faults_without_end_are_counted() -> None:
     assert "50 more" in loaded.faults[-1].message
 
 
+def test_a_fault_stays_on_its_line_however_hostile_the_text() -> None:
+    loaded = read('"a\\nb\\e[2J": 1\nmode: "x\\r\\n' + "y" * 5000 + '"')
+    for fault in loaded.faults:
+        assert str(fault).isprintable()
+        assert len(str(fault)) < 1000
+
+
 # Words that mean several things
 
 

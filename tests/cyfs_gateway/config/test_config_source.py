@@ -108,6 +108,11 @@ def test_a_giant_file_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None
         parse_yaml(b"a" * 1001)
 
 
+def test_directives_without_end_are_refused() -> None:
+    with pytest.raises(BadYaml, match="directives"):
+        parse_yaml(b"".join(b"%%TAG !a%d! b\n" % number for number in range(100)) + b"--- a")
+
+
 def test_too_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "MAX_NODES", 1000)
     with pytest.raises(BadYaml, match="more than 1000 values"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 import wsproto
-from wsproto.events import AcceptConnection, CloseConnection, Event, Message, RejectConnection, Request
+from wsproto.events import CloseConnection, Event, Message, RejectConnection, Request
 
 from cyfs_gateway.config.model import Config, ControlConfig, Fault
 from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView
@@ -45,7 +45,13 @@ def leaf(name: str, kind: str = "Socks5") -> ProxyView:
 
 
 def group(name: str, kind: str, members: Sequence[str]) -> ProxyView:
-    extra = {"now": members[0], "all": list(members), "testUrl": "https://probe.example/204", "hidden": False, "icon": ""}
+    extra = {
+        "now": members[0],
+        "all": list(members),
+        "testUrl": "https://probe.example/204",
+        "hidden": False,
+        "icon": "",
+    }
     return ProxyView(name=name, kind=kind, udp=True, alive=True, history=(), up=0, down=0, extra=extra)
 
 

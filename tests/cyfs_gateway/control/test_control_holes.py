@@ -10,19 +10,19 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from control_house import SECRET, House, PaperGateway, WebSocket
+from control_house import SECRET, House, PaperGateway, WebSocket, curl
 
 from cyfs_gateway.config.model import ControlConfig
 from cyfs_gateway.control.access import Door
 from cyfs_gateway.io.control import serve_control, server
 from cyfs_gateway.io.control.conversation import converse
-from cyfs_gateway.io.control.files import Storage
 from cyfs_gateway.io.control.routes import Api
 from cyfs_gateway.io.control.wire import BODY_SECONDS, HEAD_SECONDS
 from cyfs_ns.errors import ConfigFault, Misuse
@@ -121,7 +121,7 @@ async def test_cve_2025_50505_another_user_is_refused_even_with_the_socket_in_re
 ) -> None:
     control = ControlConfig(unix=str(open_directory / "control.sock"))
     await nursery.start(lambda task_status: _serve(open_directory, control, task_status))
-    Path(control.unix).chmod(0o777)
+    os.chmod(control.unix, 0o777)  # noqa: PTH101, S103
     ask = ["curl", "-sS", "--max-time", "10", "--unix-socket", control.unix, "http://localhost/version"]
     done = await trio.run_process(ask, user=65534, group=65534, capture_stdout=True, capture_stderr=True, check=False)
     assert (done.returncode != 0, done.stdout) == (True, b"")
@@ -129,10 +129,18 @@ async def test_cve_2025_50505_another_user_is_refused_even_with_the_socket_in_re
     nursery.cancel_scope.cancel()
 
 
-async def test_cve_2025_50505_the_socket_is_ours_alone_whatever_the_umask(house: House) -> None:
-    path = Path(house.socket)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+async def test_cve_2025_50505_the_socket_is_ours_alone_whatever_the_umask(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    control = ControlConfig(unix=str(tmp_path / "new" / "control.sock"))
+    before = os.umask(0)
+    try:
+        await nursery.start(lambda task_status: _serve(tmp_path, control, task_status))
+        assert stat.S_IMODE(os.stat(control.unix).st_mode) == 0o600  # noqa: PTH116
+        assert stat.S_IMODE(os.stat(tmp_path / "new").st_mode) == 0o700  # noqa: PTH116
+    finally:
+        os.umask(before)
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("path", ["/upgrade", "/upgrade/ui", "/upgrade/geo", "/configs/geo", "/restart"])
@@ -174,7 +182,9 @@ HOSTS = ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}",
 @pytest.mark.parametrize("host", HOSTS)
 async def test_cve_2022_41924_a_rebound_name_cannot_command(house: House, host: str) -> None:
     named = host.format(port=house.port)
-    answer = await house.tcp("/configs", "-X", "PUT", "-d", '{"payload":"x"}', "-H", f"Host: {named}" if named else "Host;")
+    answer = await house.tcp(
+        "/configs", "-X", "PUT", "-d", '{"payload":"x"}', "-H", f"Host: {named}" if named else "Host;"
+    )
     assert (answer.status, house.gateway.told) == (403, [])
 
 
@@ -183,6 +193,19 @@ async def test_cve_2022_41925_a_rebound_name_cannot_read(house: House, host: str
     named = host.format(port=house.port)
     answer = await house.tcp("/ui/", "-H", f"Host: {named}" if named else "Host;", secret="")
     assert (answer.status, answer.body) == (403, b"")
+
+
+async def test_cve_2022_41924_on_every_address_the_one_that_was_called_is_a_good_host(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    control = ControlConfig(unix="", tcp=("0.0.0.0", 0))
+    [url] = await nursery.start(lambda task_status: _serve(tmp_path, control, task_status))
+    port = url.rpartition(":")[2]
+    key = ("-H", f"Authorization: Bearer {SECRET}")
+    assert (await curl(f"http://127.0.0.2:{port}/version", *key)).status == 200
+    for host in ("127.0.0.3", "router.lan", "0.0.0.0.evil.example"):
+        assert (await curl(f"http://127.0.0.2:{port}/version", *key, "-H", f"Host: {host}:{port}")).status == 403
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("origin", [EVIL, "null", "http://localhost.evil.example"])
@@ -200,7 +223,13 @@ async def test_cve_2022_41924_a_websocket_of_another_page_is_refused(house: Hous
 
 @pytest.mark.parametrize(
     "chunks",
-    [b"2\r\n{}XX0\r\n\r\n", b"2\r\n{}\n\n0\r\n\r\n", b"2;a\n\r\n{}\r\n0\r\n\r\n", b"2\n{}\r\n0\r\n\r\n", b"0x2\r\n{}\r\n0\r\n\r\n"],
+    [
+        b"2\r\n{}XX0\r\n\r\n",
+        b"2\r\n{}\n\n0\r\n\r\n",
+        b"2;a\n\r\n{}\r\n0\r\n\r\n",
+        b"2\n{}\r\n0\r\n\r\n",
+        b"0x2\r\n{}\r\n0\r\n\r\n",
+    ],
 )
 async def test_cve_2025_43859_and_55315_chunks_are_read_strictly(house: House, chunks: bytes) -> None:
     head = f"PUT /configs HTTP/1.1\r\nHost: 127.0.0.1:{house.port}\r\nAuthorization: Bearer {SECRET}\r\n"
@@ -226,10 +255,8 @@ async def test_tailscale_3908_a_flood_is_cut_off_and_the_owner_still_gets_in(hou
     while True:
         one_more = await house.connect()
         with trio.move_on_after(5) as patience:
-            try:
+            with suppress(trio.BrokenResourceError):
                 assert await one_more.receive_some(1) == b""
-            except trio.BrokenResourceError:
-                pass
         if not patience.cancelled_caught:
             break
         flood.append(one_more)
@@ -304,29 +331,28 @@ async def test_a_socket_left_by_a_killed_gateway_is_replaced(tmp_path: Path, nur
 async def test_the_socket_file_goes_with_the_gateway(house: House) -> None:
     house.scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
-    assert not Path(house.socket).exists()
+    assert not await trio.Path(house.socket).exists()
 
 
 async def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path) -> None:
-    control = ControlConfig(unix=str(tmp_path / "notes.txt"))
-    Path(control.unix).write_text("mine")
+    notes = trio.Path(tmp_path / "notes.txt")
+    await notes.write_text("mine")
     with pytest.raises(ConfigFault):
-        await _serve(tmp_path, control)
-    assert Path(control.unix).read_text() == "mine"
+        await _serve(tmp_path, ControlConfig(unix=str(notes)))
+    assert await notes.read_text() == "mine"
 
 
 async def test_an_address_in_use_closes_what_was_opened_before(tmp_path: Path, house: House) -> None:
     control = ControlConfig(unix=str(tmp_path / "second.sock"), tcp=("127.0.0.1", house.port))
     with pytest.raises(ConfigFault):
         await _serve(tmp_path, control)
-    assert not Path(control.unix).exists()
+    assert not await trio.Path(control.unix).exists()
 
 
 async def test_a_bug_in_a_handler_is_one_answer_of_500(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(house.gateway, "memory", lambda: 1 // 0)
     assert (await house.unix("/connections")).json == {"message": "internal error"}
     assert (await house.unix("/version")).status == 200
-
 
 
 async def _serve(
@@ -339,7 +365,7 @@ async def _serve(
 async def _stalled(home: Path, start: bytes, drop: bytes) -> bytes:
     """What the server says to a client that sends ``start`` and then ``drop`` once a second until it is left."""
     client, peer = trio.testing.memory_stream_pair()
-    api = Api(PaperGateway(home, ControlConfig(unix="")), None, Storage(home))  # type: ignore[arg-type]
+    api = Api(PaperGateway(home, ControlConfig(unix="")))  # type: ignore[arg-type]
 
     async def drip() -> None:
         try:

@@ -7,9 +7,14 @@ from typing import Any
 
 import jsonschema
 import pytest
-from control_house import House
+from control_house import SECRET, House, connection, curl
 
-TEXT, NUMBER, COUNT, YES = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+TEXT, NUMBER, COUNT, YES = (
+    {"type": "string"},
+    {"type": "number"},
+    {"type": "integer", "minimum": 0},
+    {"type": "boolean"},
+)
 TIME = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"}
 PORT = {"type": "string", "pattern": r"^\d{1,5}$"}
 TEXTS = {"type": "array", "items": TEXT}
@@ -90,7 +95,9 @@ CONNECTION = obj(
     rule=TEXT,
     rulePayload=TEXT,
 )
-CONNECTIONS = obj(downloadTotal=COUNT, uploadTotal=COUNT, memory=COUNT, connections={"type": "array", "items": CONNECTION})
+CONNECTIONS = obj(
+    downloadTotal=COUNT, uploadTotal=COUNT, memory=COUNT, connections={"type": "array", "items": CONNECTION}
+)
 RULE = obj(
     index=COUNT,
     type=TEXT,
@@ -143,8 +150,10 @@ STATUS = obj(
 CONFIGS = {
     "type": "object",
     "properties": {"port": COUNT, "mixed-port": COUNT, "allow-lan": YES, "mode": TEXT, "log-level": TEXT, "ipv6": YES},
-    "required": ["port", "socks-port", "redir-port", "tproxy-port", "mixed-port", "allow-lan", "bind-address", "mode"]
-    + ["log-level", "ipv6", "tun", "interface-name", "sniffing", "authentication"],
+    "required": [
+        *("port", "socks-port", "redir-port", "tproxy-port", "mixed-port", "allow-lan", "bind-address", "mode"),
+        *("log-level", "ipv6", "tun", "interface-name", "sniffing", "authentication"),
+    ],
 }
 DELAY = obj(delay=COUNT)
 ERROR = obj(message={"type": "string", "minLength": 1})
@@ -308,8 +317,6 @@ async def test_the_store_holds_a_bounded_number_of_keys(house: House) -> None:
 
 
 async def test_ten_thousand_connections_are_listed_whole(house: House) -> None:
-    from control_house import connection
-
     house.gateway.live = [connection(number) for number in range(10_000)]
     listed = (await house.unix("/connections")).json["connections"]
     assert [entry["id"] for entry in listed] == [view.id for view in house.gateway.live]
@@ -328,14 +335,12 @@ async def test_head_tells_the_length_and_sends_nothing(house: House) -> None:
 
 
 async def test_one_connection_serves_many_requests(house: House) -> None:
-    ask = f"GET /version HTTP/1.1\r\nHost: 127.0.0.1:{house.port}\r\nAuthorization: Bearer correct horse battery staple\r\n"
+    ask = f"GET /version HTTP/1.1\r\nHost: 127.0.0.1:{house.port}\r\nAuthorization: Bearer {SECRET}\r\n"
     heard = await house.raw((ask + "\r\n").encode() * 3 + (ask + "Connection: close\r\n\r\n").encode())
     assert heard.count(b"HTTP/1.1 200") == 4
 
 
 async def test_tls_serves_the_same(house: House) -> None:
-    from control_house import SECRET, curl
-
     url = f"https://localhost:{house.tls_port}/version"
     answer = await curl("--cacert", house.ca, url, "-H", f"Authorization: Bearer {SECRET}")
     assert answer.json["meta"] is True

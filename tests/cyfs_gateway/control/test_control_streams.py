@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,6 @@ from cyfs_gateway.control.access import Door
 from cyfs_gateway.facade import LogLine
 from cyfs_gateway.io.control import websocket
 from cyfs_gateway.io.control.conversation import converse
-from cyfs_gateway.io.control.files import Storage
 from cyfs_gateway.io.control.routes import Api
 
 FEEDS = {
@@ -61,6 +62,15 @@ async def test_a_plain_get_gets_lines(house: House, target: str) -> None:
 
 async def test_a_websocket_may_carry_the_secret_in_a_header(house: House) -> None:
     socket = await opened(house, "/memory", {"Authorization": f"Bearer {SECRET}"})
+    assert await socket.message() == {"inuse": 0, "oslimit": 0}
+
+
+async def test_a_websocket_speaks_tls(house: House) -> None:
+    context = ssl.create_default_context(cafile=house.ca)
+    stream = await trio.open_ssl_over_tcp_stream("localhost", house.tls_port, ssl_context=context)
+    host = f"localhost:{house.tls_port}"
+    socket = await WebSocket.open(stream, with_token("/memory"), host=host, headers={"Origin": f"https://{host}"})
+    assert isinstance(socket, WebSocket)
     assert await socket.message() == {"inuse": 0, "oslimit": 0}
 
 
@@ -152,7 +162,5 @@ async def test_a_silent_peer_is_pinged_and_then_left(tmp_path: Path, autojump_cl
 
 async def _served(stream: trio.abc.Stream, gateway: PaperGateway) -> None:
     async with stream:
-        try:
-            await converse(stream, Door(), Api(gateway, None, Storage(Path(gateway.config.home))))  # type: ignore[arg-type]
-        except trio.BrokenResourceError:
-            pass
+        with suppress(trio.BrokenResourceError):
+            await converse(stream, Door(), Api(gateway))  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 A :class:`Router` is one configuration's whole policy, immutable but for hit counters and group choices.  ``route`` goes
 as far as it can with what the flow already knows; when a rule asks for an address or a process it says so with a
-``Need``, the caller satisfies it (or fails to) and calls again from the same rule.  So a flow is resolved once at most,
+``Pending``, the caller satisfies it (or fails to) and calls again from the same rule.  So a flow is resolved once at most,
 and the everyday flow is decided in one synchronous call on the hot path.
 
 Semantics are mihomo's: the listener's own proxy or sub-rule comes first, then the mode, then the rules; a verdict that
@@ -24,6 +24,14 @@ _DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """A verdict that matched and was passed over."""
+
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Where a flow goes: the verdict, the leaf that carries it, and the names from the leaf up to the rule's choice."""
 
@@ -32,14 +40,16 @@ class Decision:
     chain: tuple[str, ...]
     table: RuleTable | None
     """The rules that decided; None when the mode or the listener did."""
+    passed: tuple[Passed, ...] = ()
+    """What matched before and was passed over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
-    """A verdict that matched and was passed over."""
+class Pending:
+    """A decision that waits for something to be found out; hand it back to ``route`` afterwards."""
 
-    verdict: Verdict
-    why: str
+    need: Need
+    passed: tuple[Passed, ...] = ()
 
 
 class Router:
@@ -75,14 +85,16 @@ class Router:
         *,
         proxy: str = "",
         rule: str = "",
-        since: int = 0,
+        after: Pending | None = None,
         resolved: bool = False,
         process_known: bool = False,
-        passed: list[Passed] | None = None,
-    ) -> Decision | Need:
-        """Decide, or say what is missing; ``since``, ``resolved`` and ``process_known`` tell what a ``Need`` came to."""
+    ) -> Decision | Pending:
+        """Decide, or say what is missing.
+
+        ``after`` is what was missing last time; ``resolved`` and ``process_known`` say that it has been looked for.
+        """
         if self._always_process and not process_known:
-            return Need("process", since)
+            return Pending(Need("process", 0))
         if self._routes and flow.rule_host and (route := self._route_of(flow.rule_host)) is not None:
             return Decision(
                 Verdict(-1, "", "", route.name, f"{route.name} is served by a module"), route, (route.name,), None
@@ -90,22 +102,22 @@ class Router:
         if proxy or self.mode != "rule":
             return self._fixed(proxy or ("GLOBAL" if self.mode == "global" else "DIRECT"), bool(proxy), flow)
         table = self.tables[rule] if rule else self.table
+        since, passed = (after.need.at, after.passed) if after is not None else (0, ())
         known = process_known or self._never_process
         while True:
             found = table.match(flow, since, resolved, known)
             if isinstance(found, Need):
-                return found
+                return Pending(found, passed)
             leaf, chain = self._descend(found.outbound, flow)
             if leaf.kind == "Pass":
                 why = "it leads to PASS"
             elif flow.network == "udp" and not leaf.udp:
                 why = f"{leaf.name} carries no UDP"
             else:
-                return Decision(found, leaf, chain, table)
-            if passed is not None:
-                passed.append(Passed(found, why))
+                return Decision(found, leaf, chain, table, passed)
             if found.index < 0:
-                return Decision(found, self.outbounds["REJECT"], ("REJECT",), table)
+                return Decision(found, self.outbounds["REJECT"], ("REJECT",), table, passed)
+            passed = (*passed, Passed(found, why))
             since = found.index + 1
 
     def _route_of(self, host: str) -> Outbound | None:

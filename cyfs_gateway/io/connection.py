@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cyfs_gateway.decide import Decision
+from cyfs_gateway.decide import Decision, Pending
 from cyfs_gateway.doors import Dial, HttpDoor, ToClient, ToUpstream, error_response, speaks_socks
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io import transparent
 from cyfs_gateway.io.httpproxy import serve_http, status_of
-from cyfs_gateway.rules.model import Need
 from cyfs_gateway.sniff import MORE, Sniffed, sniff_http, sniff_tls
 from cyfs_ns.errors import BadWire, CyfsError, Refused, Unreachable
 from cyfs_ns.names import is_ip
@@ -396,9 +395,9 @@ class Connection:
             self._hold_client()
             self.engine.spawn(self, self._route_slowly, found)
 
-    async def _route_slowly(self, need: Need) -> None:
+    async def _route_slowly(self, pending: Pending) -> None:
         config = self.inbound.config
-        decision = await self.engine.decide(self.flow, need, proxy=config.proxy, rule=config.rule)
+        decision = await self.engine.decide(self.flow, pending, proxy=config.proxy, rule=config.rule)
         if not self._closed:
             self._carry(decision)
 

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cyfs_gateway.config.model import ListenerConfig, Timeouts
-from cyfs_gateway.decide import Decision, Passed, Router
+from cyfs_gateway.decide import Decision, Pending, Router
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io.packets import ASSOCIATIONS_MOST, SocksAssociation
 from cyfs_gateway.io.process import find_process
 from cyfs_gateway.io.tracker import Tracker
 from cyfs_gateway.io.transparent import is_own_address
-from cyfs_gateway.rules.model import Need
 from cyfs_gateway.sniff.policy import SniffPolicy
 from cyfs_ns.errors import CyfsError, Refused
 from tunnels.endpoint import Endpoint, Target
@@ -139,41 +138,43 @@ class Engine:
 
     def count(self, decision: Decision) -> None:
         """A flow goes by this decision."""
-        if decision.table is not None:
-            decision.table.count(decision.verdict, time.time())
+        table = decision.table
+        if table is not None:
+            now = time.time()
+            table.count(decision.verdict, now)
+            for passed in decision.passed:
+                table.count(passed.verdict, now, passed_over=True)
 
     async def decide(
         self,
         flow: Flow,
-        need: Need | None,
+        pending: Pending | None,
         *,
         proxy: str = "",
         rule: str = "",
-        passed: list[Passed] | None = None,
         notes: list[str] | None = None,
     ) -> Decision:
-        """Decide a flow, waiting for what the rules ask for; ``need`` is where a first try stopped.
+        """Decide a flow, waiting for what the rules ask for; ``pending`` is where a first try stopped.
 
-        ``passed`` and ``notes`` collect what happened on the way, for those who explain.
+        ``notes`` collects what was found out on the way, for those who explain.
         """
-        resolved = process_known = False
-        since = 0
+        resolved = False
+        process_known = flow.kind == "Inner"  # the gateway's own flows have no process to look for
         router = self.router
         while True:
-            if need is not None:
-                since = need.at
-                if need.what == "address":
+            if pending is not None:
+                if pending.need.what == "address":
                     resolved = True
                     await self._find_address(flow, notes)
                 else:
                     process_known = True
                     await find_process(flow)
             found = router.route(
-                flow, proxy=proxy, rule=rule, since=since, resolved=resolved, process_known=process_known, passed=passed
+                flow, proxy=proxy, rule=rule, after=pending, resolved=resolved, process_known=process_known
             )
             if isinstance(found, Decision):
                 return found
-            need = found
+            pending = found
 
     async def _find_address(self, flow: Flow, notes: list[str] | None) -> None:
         """What rules on addresses see of a name.  A name that does not resolve is not an address, and not a fault."""

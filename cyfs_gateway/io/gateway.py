@@ -24,7 +24,6 @@ import trio
 
 from cyfs_gateway.config.load import load, patched
 from cyfs_gateway.config.model import Config, ControlConfig, Fault, Loaded
-from cyfs_gateway.decide import Passed
 from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io import logs
@@ -37,7 +36,7 @@ from cyfs_gateway.io.netfilter import Netfilter
 from cyfs_gateway.io.state import Home
 from cyfs_gateway.io.views import ProxyViews
 from cyfs_gateway.io.world import Around, World, build_world, instance_of
-from cyfs_gateway.netfilter import OWN_MARK, Interception, NetfilterPlan, plan
+from cyfs_gateway.netfilter import NetfilterPlan, interception, plan
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Refused, Unreachable
 from cyfs_ns.message import Answer
@@ -148,7 +147,8 @@ class RunningGateway:
             added: list[tuple[Any, ...]] = []
             try:
                 staged = self._listeners.stage(config.listeners, config.keep_alive)
-                intercepted = self._interception(config, world)
+                asked = interception(config, instance_of(self._home.path))
+                intercepted = plan(asked) if asked is not None else None
                 if self._adopted is not None:
                     added = await self._add_controls(config)
                 await self._intercept(intercepted)
@@ -181,17 +181,7 @@ class RunningGateway:
         self._views = ProxyViews(world, self._engine.tracker)
         world.forget_strangers()
         logs.set_level(config.log_level)
-        self._engine.adopt(
-            router=world.router,
-            peek=world.peek,
-            resolve=world.resolve,
-            sniffer=world.sniffer,
-            timeouts=config.timeouts,
-            own_ports=staged.ports,
-            intercepts=any(listener.kind in ("redir", "tproxy") for listener in config.listeners),
-            mark=world.mark,
-            on_unreachable=world.note_unreachable,
-        )
+        world.hand_to(self._engine, own_ports=staged.ports)
         staged.commit()
         self._world_scope = trio.CancelScope()
         self._nursery.start_soon(self._live, world, self._world_scope)
@@ -209,22 +199,6 @@ class RunningGateway:
 
     # The kernel's part
 
-    def _interception(self, config: Config, world: World) -> NetfilterPlan | None:
-        if not config.iptables.enable:
-            return None
-        ports = {listener.kind: listener.port for listener in config.listeners if listener.kind in ("redir", "tproxy")}
-        return plan(
-            Interception(
-                instance=instance_of(self._home.path),
-                interfaces=config.iptables.inbound_interfaces,
-                redir_port=ports.get("redir", 0),
-                tproxy_port=ports.get("tproxy", 0),
-                bypass=tuple(str(network) for network in config.iptables.bypass),
-                own_mark=world.mark or OWN_MARK,
-                ipv6=config.ipv6,
-            )
-        )
-
     async def _intercept(self, wanted: NetfilterPlan | None) -> None:
         if wanted is not None:
             await self._netfilter.apply(wanted)
@@ -236,18 +210,15 @@ class RunningGateway:
 
     @staticmethod
     def _control_parts(config: Config) -> dict[tuple[Any, ...], ControlConfig]:
-        """One entry for each address: what is served there, under all that it depends on."""
+        """One entry for each address; the key is all that what is served there depends on."""
         control = config.control
         alone = replace(control, unix="", tcp=None, tls=None)
-        parts: dict[tuple[Any, ...], ControlConfig] = {}
-        if control.unix:
-            parts["unix", control.unix, control.external_ui] = replace(alone, unix=control.unix)
-        shared = (control.secret, control.allow_origins, control.allow_private_network, control.external_ui)
-        if control.tcp is not None:
-            parts["tcp", control.tcp, *shared] = replace(alone, tcp=control.tcp)
-        if control.tls is not None:
-            parts["tls", control.tls, *shared, control.certificate] = replace(alone, tls=control.tls)
-        return parts
+        parts = [
+            ("unix", control.unix, replace(alone, unix=control.unix)),
+            ("tcp", control.tcp, replace(alone, tcp=control.tcp)),
+            ("tls", control.tls, replace(alone, tls=control.tls)),
+        ]
+        return {(kind, address, part): part for kind, address, part in parts if address}
 
     async def _add_controls(self, config: Config) -> list[tuple[Any, ...]]:
         """Serve the addresses that are not served yet.  An address whose rules changed is exchanged."""
@@ -492,9 +463,8 @@ async def explain(
     flow = Flow(network, "Inner", source, 0, "" if literal else host, host if literal else "", port)
     if process:
         flow.process, flow.process_path = process.rpartition("/")[2], process
-    passed: list[Passed] = []
     notes: list[str] = []
-    decision = await engine.decide(flow, None, passed=passed, notes=notes)
+    decision = await engine.decide(flow, None, notes=notes)
     leaf = decision.leaf
     addresses: tuple[str, ...] = (host,) if literal else tuple(world.peek(host) or ())
     if leaf.kind == "Direct" and not addresses:
@@ -513,7 +483,7 @@ async def explain(
         addresses=addresses,
         chain=tuple(reversed(decision.chain)),
         way=_way(leaf, addresses, Target(host, port)),
-        passed=tuple(f"{one.verdict.why}: {one.why}" for one in passed),
+        passed=tuple(f"{one.verdict.why}: {one.why}" for one in decision.passed),
     )
 
 
@@ -536,36 +506,25 @@ async def explain_offline(
     config_path: str | None, home: Path, host: str, port: int, *, network: str, source: str, process: str
 ) -> Explanation:
     """``explain`` by a file, without a running gateway.  Raises ``ConfigFault``."""
-    async with trio.open_nursery() as nursery:
-        modules = Modules.discover()
-        loaded = await trio.to_thread.run_sync(read_config, config_path, home, frozenset(modules))
-        if loaded.config is None:
-            raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
-        reactor = Reactor()
-        try:
+    sections = frozenset(Modules.discover())
+    loaded = await trio.to_thread.run_sync(read_config, config_path, home, sections)
+    config = loaded.config
+    if config is None:
+        raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
+
+    async def open_inner(flow: Flow) -> Endpoint:
+        raise Refused("nothing is downloaded while explaining")
+
+    world = await build_world(config, health=Health(), open_inner=open_inner, around=Around())
+    reactor = Reactor()
+    try:
+        async with trio.open_nursery() as nursery:
             engine = Engine(reactor, nursery)
-
-            async def open_inner(flow: Flow) -> Endpoint:
-                raise Refused("nothing is downloaded while explaining")
-
-            world = await build_world(loaded.config, health=Health(), open_inner=open_inner, around=Around())
-            engine.adopt(
-                router=world.router,
-                peek=world.peek,
-                resolve=world.resolve,
-                sniffer=world.sniffer,
-                timeouts=loaded.config.timeouts,
-                own_ports=frozenset(),
-                intercepts=False,
-                mark=world.mark,
-                on_unreachable=world.note_unreachable,
-            )
-            try:
-                return await explain(engine, world, host, port, network=network, source=source, process=process)
-            finally:
-                world.close()
-        finally:
-            reactor.close()
+            world.hand_to(engine, own_ports=frozenset())
+            return await explain(engine, world, host, port, network=network, source=source, process=process)
+    finally:
+        reactor.close()
+        world.close()
 
 
 async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:

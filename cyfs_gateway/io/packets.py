@@ -17,11 +17,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from cyfs_gateway.config.model import ListenerConfig
-from cyfs_gateway.decide import Decision
+from cyfs_gateway.decide import Decision, Pending
 from cyfs_gateway.filter import AddressFilter
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io import transparent
-from cyfs_gateway.rules.model import Need
 from cyfs_gateway.sniff.result import MORE, Sniffed
 from cyfs_ns.errors import BadWire, CyfsError, Refused
 from cyfs_ns.names import is_ip
@@ -232,8 +231,8 @@ class Association:
         else:
             self.engine.start(self._route_slowly, route, found)
 
-    async def _route_slowly(self, route: _Route, need: Need) -> None:
-        decision = await self.engine.decide(route.flow, need, proxy=self.config.proxy, rule=self.config.rule)
+    async def _route_slowly(self, route: _Route, pending: Pending) -> None:
+        decision = await self.engine.decide(route.flow, pending, proxy=self.config.proxy, rule=self.config.rule)
         if not self.closed:
             self._carry(route, decision)
 

@@ -21,6 +21,7 @@ from cyfs_gateway.config.resolving import sniff_input
 from cyfs_gateway.decide import Router
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.host import Names
+from cyfs_gateway.io.engine import Engine
 from cyfs_gateway.io.geodata import GeoFiles
 from cyfs_gateway.io.providers import ProxyProvider, RuleProvider
 from cyfs_gateway.netfilter import OWN_MARK
@@ -92,7 +93,7 @@ _API_KINDS: Final = {"ss": "Shadowsocks", "ssr": "ShadowsocksR", "anytls": "AnyT
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What surrounds every configuration and outlives each: names and routes of modules, the watch over our connects."""
+    """What surrounds every configuration and outlives each: modules' names and routes, the watch over our connects."""
 
     names: list[Names] = field(default_factory=list)
     routes: dict[str, Outbound] = field(default_factory=dict)
@@ -151,6 +152,7 @@ class World:
         self.provided: dict[str, dict[str, Outbound]] = {name: {} for name in self.proxy_providers}
         """What each proxy provider brought, by name."""
         self._make_outbounds()
+        self._compiled = False
         self.table: RuleTable
         self.router: Router
 
@@ -290,9 +292,8 @@ class World:
     # Rules
 
     def _on_rules(self, provider: RuleProvider) -> None:
-        if hasattr(self, "table"):
-            for table in (self.table, *self.router.tables.values()):
-                table.fill_set(provider.name, provider.content)
+        if self._compiled:
+            self.table.fill_set(provider.name, provider.content)  # tables of sub-rules share the sets
 
     async def prepare(self) -> None:
         """Read what providers have on disk, then compile the rules.  Raises ``ConfigFault``."""
@@ -314,6 +315,7 @@ class World:
             find_process=config.find_process_mode,
             routes=self._around.routes,
         )
+        self._compiled = True
 
     def note_unreachable(self, chain: Sequence[str]) -> None:
         """A flow by these outbounds, leaf first, failed to open: enough of these make a group check its members."""
@@ -322,6 +324,21 @@ class World:
                 self.groups[name].dial_failed()
 
     # Life
+
+    def hand_to(self, engine: Engine, *, own_ports: frozenset[tuple[str, int]]) -> None:
+        """Make ``engine`` decide by this world from now on."""
+        config = self.config
+        engine.adopt(
+            router=self.router,
+            peek=self.peek,
+            resolve=self.resolve,
+            sniffer=self.sniffer,
+            timeouts=config.timeouts,
+            own_ports=own_ports,
+            intercepts=any(listener.kind in ("redir", "tproxy") for listener in config.listeners),
+            mark=self.mark,
+            on_unreachable=self.note_unreachable,
+        )
 
     async def run(self) -> None:
         """Health checks and updates, until cancelled."""

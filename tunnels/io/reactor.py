@@ -24,6 +24,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -84,7 +85,8 @@ class Reactor:
     def forget(self, fd: int) -> None:
         """Stop watching ``fd``, which stays open.  Harmless when it is not watched."""
         if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            with suppress(OSError):  # a handler that failed may have closed it already
+                self._epoll.unregister(fd)
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the next batch: for what is ready although no descriptor says so."""
@@ -126,7 +128,10 @@ class Reactor:
         self.now = now = time.monotonic()
         tick = int(now * _TICKS_PER_SECOND)
         while self._ticks and self._ticks[0] <= tick:
-            for item in self._buckets.pop(heapq.heappop(self._ticks)):
+            due = heapq.heappop(self._ticks)
+            for item in self._buckets.pop(due):
+                if item.slot != due:
+                    continue  # the end of one before it took this one out
                 if item.deadline > now:
                     self.schedule(item)
                     continue

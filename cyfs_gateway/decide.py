@@ -2,8 +2,8 @@
 
 A :class:`Router` is one configuration's whole policy, immutable but for hit counters and group choices.  ``route`` goes
 as far as it can with what the flow already knows; when a rule asks for an address or a process it says so with a
-``Pending``, the caller satisfies it (or fails to) and calls again from the same rule.  So a flow is resolved once at most,
-and the everyday flow is decided in one synchronous call on the hot path.
+``Pending``, the caller satisfies it (or fails to) and calls again from the same rule.  So a flow is resolved once at
+most, and the everyday flow is decided in one synchronous call on the hot path.
 
 Semantics are mihomo's: the listener's own proxy or sub-rule comes first, then the mode, then the rules; a verdict that
 ends in PASS, or that leads UDP to an outbound without UDP, is passed over and the next rule is asked.
@@ -52,6 +52,10 @@ class Pending:
     passed: tuple[Passed, ...] = ()
 
 
+_DECISIONS_KEPT = 4096
+"""Ready-made decisions for verdicts whose outbound is no group, by the verdict's identity."""
+
+
 class Router:
     """``mode`` is rule, global or direct; ``tables`` are sub-rule lists that listeners may use instead of ``table``.
 
@@ -77,6 +81,7 @@ class Router:
         self._never_process = find_process == "off"
         self._always_process = find_process == "always"
         self._plain: dict[str, tuple[Outbound, tuple[str, ...]]] = {}
+        self._known: dict[int, Decision] = {}
         self._verdicts: dict[str, Verdict] = {}
 
     def route(
@@ -103,18 +108,24 @@ class Router:
             return self._fixed(proxy or ("GLOBAL" if self.mode == "global" else "DIRECT"), bool(proxy), flow)
         table = self.tables[rule] if rule else self.table
         since, passed = (after.need.at, after.passed) if after is not None else (0, ())
-        known = process_known or self._never_process
+        process_known = process_known or self._never_process
         while True:
-            found = table.match(flow, since, resolved, known)
+            found = table.match(flow, since, resolved, process_known)
             if isinstance(found, Need):
                 return Pending(found, passed)
+            known = self._known.get(id(found))
+            if known is not None and not passed and (known.leaf.udp or flow.network == "tcp"):
+                return known
             leaf, chain = self._descend(found.outbound, flow)
             if leaf.kind == "Pass":
                 why = "it leads to PASS"
             elif flow.network == "udp" and not leaf.udp:
                 why = f"{leaf.name} carries no UDP"
             else:
-                return Decision(found, leaf, chain, table, passed)
+                decision = Decision(found, leaf, chain, table, passed)
+                if not passed and found.outbound in self._plain and len(self._known) < _DECISIONS_KEPT:
+                    self._known[id(found)] = decision  # which keeps the verdict, and so its identity, alive
+                return decision
             if found.index < 0:
                 return Decision(found, self.outbounds["REJECT"], ("REJECT",), table, passed)
             passed = (*passed, Passed(found, why))

@@ -83,6 +83,22 @@ class Explanation:
     """Rules that matched but were passed over (PASS, no UDP), each with its reason."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelView:
+    """What is known of a tunnel URL."""
+
+    url: str
+    """Credentials hidden."""
+    state: str
+    source: str
+    reason: str
+    """Why it is unreachable, one of ``cyfs_ns.errors.REASONS``."""
+    rtt: float | None
+    """Milliseconds, median of the last few."""
+    learnt_at: float
+    """Unix time, 0: never."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogLine:
     """One log record as subscribers get it."""
@@ -145,6 +161,12 @@ class Gateway(Protocol):
     async def explain(
         self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""
     ) -> Explanation: ...
+    async def probe(self, url: str) -> TunnelView:
+        """Try a tunnel URL unless something fresh is known.  Raises ConfigFault for one that makes no sense."""
+
+    def tunnel_statuses(self) -> Sequence[TunnelView]:
+        """Every tunnel URL something was learnt of."""
+
     async def dns_query(self, name: str, rtype: str) -> Answer: ...
     def flush_dns(self) -> None: ...
     def flush_fake_ip(self) -> None: ...

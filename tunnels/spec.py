@@ -159,9 +159,19 @@ class DnsSpec(ProxySpec):
     udp: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelSpec(ProxySpec):
+    """Ours: any tunnel URL without a target is a way, as ``socks://user:pass@host`` or one nested in another."""
+
+    type: ClassVar[str] = "tunnel"
+    kind: ClassVar[str] = "Tunnel"
+    url: str = field(repr=False)
+    """Checked: it parses and names no target of its own."""
+
+
 SPECS: Mapping[str, type[ProxySpec]] = {
     spec.type: spec
-    for spec in (DirectSpec, Socks5Spec, HttpSpec, TlsSpec, RejectSpec, RejectDropSpec, PassSpec, DnsSpec)
+    for spec in (DirectSpec, Socks5Spec, HttpSpec, TlsSpec, TunnelSpec, RejectSpec, RejectDropSpec, PassSpec, DnsSpec)
 }
 """Clash's ``type`` word to the spec this build carries for it."""
 

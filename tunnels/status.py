@@ -150,6 +150,10 @@ class StatusTable:
         # A clock set back must not make an old answer immortal.
         return 0.0 <= now - status.learnt_at < TTL[status.state]
 
+    def urls(self) -> list[TunnelUrl]:
+        """Every URL something was learnt of, least recently used first."""
+        return [url for url, _ in self._entries.values()]
+
     def wants_probe(self, url: TunnelUrl, now: float) -> bool:
         """Whether nothing believable is known and nobody is probing already."""
         key = url.normalised

@@ -32,7 +32,9 @@ from tunnels.spec import (
     Strategy,
     TlsOptions,
     TlsSpec,
+    TunnelSpec,
 )
+from tunnels.url import parse as parse_url
 
 BUILT_IN = ("DIRECT", "REJECT", "REJECT-DROP", "PASS", "COMPATIBLE")
 """Outbounds that are always there; ``GLOBAL`` is too, unless the file defines it."""
@@ -79,11 +81,25 @@ def read_proxy(entry: Section) -> ProxySpec | UnsupportedProxy | None:
         fields["headers"] = _headers(entry)
     if spec in (Socks5Spec, HttpSpec, TlsSpec):
         fields["tls_options"] = _tls_options(entry)
+    if spec is TunnelSpec:
+        fields["url"] = _tunnel_url(entry)
     smux = entry.table("smux")
     if smux is not None and smux.flag("enabled"):
         entry.warn("smux", f"this build multiplexes nothing; {name!r} works without it")
     entry.finish(_DIAL_KEYS)
     return spec(**fields)
+
+
+def _tunnel_url(entry: Section) -> str:
+    """A tunnel URL that ends before its target: every flow brings its own."""
+    text = entry.needed("url")
+    if text:
+        try:
+            if parse_url(text).path:
+                entry.error("url", "a proxy's URL ends before the target: every flow brings its own")
+        except ConfigFault as fault:
+            entry.error("url", str(fault))
+    return text
 
 
 def read_host(entry: Section, key: str) -> str:

@@ -17,7 +17,7 @@ from cyfs_gateway.printable import printable
 
 if TYPE_CHECKING:
     from cyfs_gateway.config.model import Fault
-    from cyfs_gateway.facade import ConnectionView, Explanation, Gateway, LogLine, ProxyView
+    from cyfs_gateway.facade import ConnectionView, Explanation, Gateway, LogLine, ProxyView, TunnelView
     from cyfs_gateway.flow import Flow
     from cyfs_gateway.rules.table import RuleView
 
@@ -59,6 +59,18 @@ def proxy_json(view: ProxyView) -> JsonObject:
         "dialer-proxy": "",
         "provider-name": "",
         **view.extra,
+    }
+
+
+def tunnel_json(view: TunnelView) -> JsonObject:
+    """What is known of one tunnel URL."""
+    return {
+        "url": view.url,
+        "state": view.state,
+        "source": view.source,
+        "reason": view.reason,
+        "rtt": view.rtt,
+        "learnt-at": view.learnt_at,
     }
 
 

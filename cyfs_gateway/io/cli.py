@@ -489,6 +489,32 @@ def explain(
 
 
 @cli.command()
+@click.argument("url", default="")
+@_json_option
+@_home_option
+@_pass_place
+def tunnels(place: _Place, url: str, as_json: bool) -> None:
+    """Show what is known of tunnel URLs, or try one.
+
+    \b
+    Example:
+      cyfs-gateway tunnels socks://127.0.0.1:1080/www.example.org:443
+    """
+    if url:
+        known = [_ask(place, "POST", "cyfs", "probe", body={"url": url})]
+    else:
+        known = _ask(place, "GET", "cyfs", "tunnels")["tunnels"]
+    if as_json:
+        _print_json(known[0] if url else known)
+        return
+    rows = [
+        (one["url"], one["state"], one["reason"], one["source"], "" if one["rtt"] is None else f"{one['rtt']:.1f} ms")
+        for one in known
+    ]
+    _table(("URL", "STATE", "REASON", "SOURCE", "RTT"), rows)
+
+
+@cli.command()
 @click.argument("name")
 @click.argument("rtype", metavar="[TYPE]", default="A")
 @_json_option

@@ -24,7 +24,7 @@ import trio
 
 from cyfs_gateway.config.load import load, patched
 from cyfs_gateway.config.model import Config, ControlConfig, Fault, Loaded
-from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView
+from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io import logs
 from cyfs_gateway.io.configfile import read_config
@@ -45,9 +45,14 @@ from cyfs_ns.names import is_ip
 from tunnels.endpoint import Endpoint, Target
 from tunnels.group import Health, StatusRanges
 from tunnels.io.reactor import Reactor
+from tunnels.io.registry import Tunnels
+from tunnels.io.statusfile import keep_saved, load_status
 from tunnels.outbound import Outbound
+from tunnels.status import UrlStatus
+from tunnels.url import parse as parse_url
 
 _DRAIN_SECONDS: Final = 0.2
+_STATUS_FILE: Final = "tunnels.json"
 _GARBAGE_THRESHOLD: Final = 20_000
 """Allocations between collections; connections free themselves by reference counts, so little is left to find."""
 
@@ -86,6 +91,7 @@ class RunningGateway:
         self._world_scope = trio.CancelScope()
         self._stopping = trio.Event()
         self._choices = home.choices()
+        load_status(home.path / _STATUS_FILE, self._around.status)
 
     # Changing configurations
 
@@ -283,9 +289,18 @@ class RunningGateway:
         return self._world.table
 
     @property
-    def tunnels_options(self) -> Any:
-        """Socket options and resolver for tunnel URLs that modules open."""
-        return self._world.builder
+    def tunnels(self) -> Tunnels:
+        """What opens tunnel URLs now."""
+        return self._world.tunnels
+
+    async def probe(self, url: str) -> TunnelView:
+        parsed = parse_url(url)
+        return _tunnel_view(parsed.redacted, await self.tunnels.probe(parsed))
+
+    def tunnel_statuses(self) -> Sequence[TunnelView]:
+        now = time.time()
+        table = self._around.status
+        return [_tunnel_view(url.redacted, table.ask(url, now)) for url in table.urls()]
 
     def connections(self) -> Sequence[ConnectionView]:
         return self._engine.tracker.views()
@@ -430,6 +445,10 @@ class RunningGateway:
 
     # Life
 
+    async def keep_status(self) -> None:
+        """Save what is learnt of tunnel URLs, until cancelled."""
+        await keep_saved(self._home.path / _STATUS_FILE, self._around.status)
+
     async def wait_stopped(self) -> None:
         """Until somebody asks the gateway to stop."""
         await self._stopping.wait()
@@ -445,6 +464,17 @@ class RunningGateway:
         if self._adopted is not None:
             self._save_choices()
             self._adopted.close()
+
+
+def _tunnel_view(url: str, status: UrlStatus) -> TunnelView:
+    return TunnelView(
+        url=url,
+        state=str(status.state),
+        source=str(status.source or ""),
+        reason=status.reason,
+        rtt=status.rtt,
+        learnt_at=status.learnt_at,
+    )
 
 
 async def explain(
@@ -560,6 +590,7 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
                 return 1
             try:
                 nursery.start_soon(_heed_signals, gateway)
+                nursery.start_soon(gateway.keep_status)
                 _log.info("ready", extra={"control": str(gateway.config.control.unix), "pid": os.getpid()})
                 on_ready()
                 await gateway.wait_stopped()

@@ -19,7 +19,6 @@ from cyfs_ns import names
 from cyfs_ns.errors import ConfigFault, Misuse
 from tunnels import url as urls
 from tunnels.endpoint import Endpoint
-from tunnels.io.registry import Tunnels
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.gateway import RunningGateway
@@ -73,9 +72,7 @@ class _Seat:
     def register_route(self, host: str, url: str) -> None:
         below = host.startswith(".")
         parsed = urls.parse(url)
-        self._claim(
-            ("." if below else "") + names.name(host.lstrip(".")), RouteOutbound(parsed, self._modules.tunnels())
-        )
+        self._claim(("." if below else "") + names.name(host.lstrip(".")), RouteOutbound(parsed, self._modules.gateway))
 
     def _claim(self, host: str, outbound: ServiceOutbound | RouteOutbound) -> None:
         routes = self._modules.around.routes
@@ -91,7 +88,7 @@ class _Seat:
         self.status = status
 
     async def open_url(self, url: str) -> Endpoint:
-        return await self._modules.tunnels().open_url(urls.parse(url))
+        return await self._modules.gateway.tunnels.open_url(urls.parse(url))
 
     def gateway_status(self) -> Mapping[str, Any]:
         whole = self._modules.gateway.status()
@@ -125,11 +122,6 @@ class Modules:
     def sections(self) -> frozenset[str]:
         """The configuration sections that belong to modules."""
         return frozenset(self._known)
-
-    def tunnels(self) -> Tunnels:
-        """Tunnel URLs, opened by the options in force."""
-        builder = self.gateway.tunnels_options
-        return Tunnels(builder.options, builder.resolve)
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raises ``ConfigFault`` for a section its module cannot use."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
@@ -107,22 +107,29 @@ class ServiceOutbound:
         )
 
 
+class HasTunnels(Protocol):
+    """Knows what opens tunnel URLs now; it changes with the configuration."""
+
+    @property
+    def tunnels(self) -> Tunnels: ...
+
+
 class RouteOutbound:
     """A tunnel URL as the way for a host that a module carries."""
 
     udp = False
     kind = "Inner"
 
-    def __init__(self, url: TunnelUrl, tunnels: Tunnels) -> None:
+    def __init__(self, url: TunnelUrl, opener: HasTunnels) -> None:
         self.name = url.redacted
         self._url = url
-        self._tunnels = tunnels
+        self._opener = opener
 
     def pick(self, hint: FlowHint) -> Outbound:
         return self
 
     async def open_stream(self, target: Target) -> Endpoint:
-        return await self._tunnels.open_url(self._url)
+        return await self._opener.tunnels.open_url(self._url)
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
         raise Unreachable(f"{self.name} carries no UDP", "unsupported_scheme")

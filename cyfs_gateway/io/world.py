@@ -40,7 +40,7 @@ from tunnels.group import Health, choose_members
 from tunnels.io.direct import Guard, Witness
 from tunnels.io.groups import Group
 from tunnels.io.health import Checker
-from tunnels.io.registry import OutboundBuilder
+from tunnels.io.registry import OutboundBuilder, Tunnels
 from tunnels.io.stream import EndpointStream
 from tunnels.outbound import FlowHint, Outbound
 from tunnels.spec import (
@@ -51,6 +51,7 @@ from tunnels.spec import (
     RejectDropSpec,
     RejectSpec,
 )
+from tunnels.status import StatusTable
 
 _BUILT_IN: Final = (
     DirectSpec(name="DIRECT"),
@@ -97,6 +98,8 @@ class Around:
 
     names: list[Names] = field(default_factory=list)
     routes: dict[str, Outbound] = field(default_factory=dict)
+    status: StatusTable = field(default_factory=StatusTable)
+    """What is known of tunnel URLs."""
     guard: Guard | None = None
     witness: Witness | None = None
     """The engine's watch over our own connects, against loops."""
@@ -125,21 +128,25 @@ class World:
         self._server_resolver = self._make_resolver(servers) if servers else self.resolver
         sniffer = sniff_input(config.sniffer)
         self.sniffer = SniffPolicy(sniffer) if sniffer.enable else None
+        options = DialOptions(
+            interface_name=config.interface_name,
+            routing_mark=self.mark,
+            ip_version="dual" if config.ipv6 else "ipv4",
+            keep_alive=not config.keep_alive.disable,
+            keep_alive_idle=int(config.keep_alive.idle),
+            keep_alive_interval=int(config.keep_alive.interval),
+            connect_timeout=config.timeouts.connect,
+        )
+        guard, witness = around.guard, around.witness
+        self.tunnels = Tunnels(options, self._resolve_direct, around.status, guard=guard, witness=witness)
         self.builder = OutboundBuilder(
-            options=DialOptions(
-                interface_name=config.interface_name,
-                routing_mark=self.mark,
-                ip_version="dual" if config.ipv6 else "ipv4",
-                keep_alive=not config.keep_alive.disable,
-                keep_alive_idle=int(config.keep_alive.idle),
-                keep_alive_interval=int(config.keep_alive.interval),
-                connect_timeout=config.timeouts.connect,
-            ),
+            options=options,
             resolve=self._resolve_direct,
             resolve_server=self._server_resolver.addresses,
             find=self.find,
-            guard=around.guard,
-            witness=around.witness,
+            tunnels=self.tunnels,
+            guard=guard,
+            witness=witness,
         )
         self.proxy_providers = {
             entry.name: ProxyProvider(entry, self._home, self.download, self._on_proxies)

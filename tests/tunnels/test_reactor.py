@@ -123,10 +123,10 @@ async def test_a_descriptor_used_again_in_the_same_batch_gets_a_hint_at_worst(re
             own.recv(100)
             if fresh_pairs:
                 return
+            fresh, far = pair()
             number = other.fileno()
             reactor.closing(number)
             other.close()
-            fresh, far = pair()
             os.dup2(fresh.fileno(), number)
             fresh.close()
             again = socket.socket(fileno=number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -33,6 +34,7 @@ from tunnels.spec import (
     RejectSpec,
     Socks5Spec,
     TlsSpec,
+    TunnelSpec,
 )
 from tunnels.status import Source, State, StatusTable
 from tunnels.url import TunnelUrl, nest, parse
@@ -81,7 +83,10 @@ class Finder:
 
 
 def builder(find: Finder | None = None) -> OutboundBuilder:
-    return OutboundBuilder(options=OPTIONS, resolve=no_names, resolve_server=no_names, find=find or Finder())
+    tunnels = Tunnels(OPTIONS, no_names)
+    return OutboundBuilder(
+        options=OPTIONS, resolve=no_names, resolve_server=no_names, find=find or Finder(), tunnels=tunnels
+    )
 
 
 def test_every_spec_has_its_outbound() -> None:
@@ -94,6 +99,7 @@ def test_every_spec_has_its_outbound() -> None:
         RejectDropSpec(name="f"),
         PassSpec(name="g"),
         DnsSpec(name="h"),
+        TunnelSpec(name="i", url="socks://192.0.2.1", udp=True),
     )
     assert {type(spec) for spec in given} == set(SPECS.values())
     for spec in given:
@@ -112,6 +118,21 @@ def test_a_proxy_has_its_own_socket_options() -> None:
     assert (options.interface_name, options.routing_mark, options.ip_version, options.mptcp, options.tfo) == (
         ("lo", 5, "ipv4", True, False)
     )
+
+
+async def test_a_tunnel_url_is_an_outbound_and_teaches_the_status_table() -> None:
+    house = builder()
+    assert house.tunnels is not None
+    way = house.build(TunnelSpec(name="t", url="tcp:///", udp=True))
+    async with echo_server() as port:
+        await echoes(await way.open_stream(Target("127.0.0.1", port)))
+    (known,) = house.tunnels.status.urls()
+    assert house.tunnels.status.ask(known, time.time()).state is State.REACHABLE
+    async with udp_echo("127.0.0.1") as peer:
+        packets = await way.open_packets(peer)
+        packets.send(b"hello", peer)
+        assert await receive_packet(packets) == (b"hello", peer)
+        packets.close()
 
 
 async def test_dialer_proxy_is_found_when_it_is_used() -> None:

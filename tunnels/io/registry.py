@@ -33,9 +33,10 @@ from tunnels.spec import (
     RejectSpec,
     Socks5Spec,
     TlsSpec,
+    TunnelSpec,
 )
 from tunnels.status import Source, State, StatusTable, UrlStatus
-from tunnels.url import TunnelUrl
+from tunnels.url import TunnelUrl, parse
 
 _PROBES_AT_ONCE: Final = 32
 _LOCAL: Final = "127.0.0.1"
@@ -73,6 +74,8 @@ class OutboundBuilder:
     guard: Guard | None = None
     witness: Witness | None = None
     """Both watch every TCP connect of ours: see ``tunnels.io.direct``."""
+    tunnels: Tunnels | None = None
+    """What opens tunnel URLs; ``None``: such proxies cannot be built."""
     dns_stream: Callable[[Target], Awaitable[Endpoint]] | None = None
     """How the gateway's DNS service is opened; ``None``: it has none."""
     dns_packets: Callable[[Target], Awaitable[PacketEndpoint]] | None = None
@@ -90,6 +93,8 @@ class OutboundBuilder:
                 return Http(spec, self._dialer(spec), self.options.connect_timeout)
             case TlsSpec():
                 return Tls(spec, self._dialer(spec))
+            case TunnelSpec() if self.tunnels is not None:
+                return TunnelWay(spec, self.tunnels)
             case DnsSpec() if self.dns_stream is not None and self.dns_packets is not None:
                 return Dns(spec, self.dns_stream, self.dns_packets)
             case DnsSpec() | RejectSpec() | RejectDropSpec() | PassSpec():
@@ -130,7 +135,17 @@ SchemeBuilder = Callable[[TunnelUrl, Dialer | None], Dialer]
 class Tunnels:
     """Opens tunnel URLs and keeps what was learnt in ``status``."""
 
-    def __init__(self, options: DialOptions, resolve: Resolve, status: StatusTable | None = None) -> None:
+    def __init__(
+        self,
+        options: DialOptions,
+        resolve: Resolve,
+        status: StatusTable | None = None,
+        *,
+        guard: Guard | None = None,
+        witness: Witness | None = None,
+    ) -> None:
+        self._guard = guard
+        self._witness = witness
         self.status = status if status is not None else StatusTable()
         self._options = options
         self._resolve = resolve
@@ -158,7 +173,15 @@ class Tunnels:
 
     async def open_url(self, url: TunnelUrl) -> Endpoint:
         """Open a byte stream.  Raises ``Unreachable``, ``Refused``, or ``ConfigFault`` when the URL makes no sense."""
-        return await self._attempt(url, Source.BUSINESS_CONNECT)
+        return await self._attempt(url, None, Source.BUSINESS_CONNECT)
+
+    async def open_over(self, url: TunnelUrl, target: Target) -> Endpoint:
+        """Open a byte stream to ``target`` by the way that ``url``, which names no target itself, describes."""
+        return await self._attempt(url, target, Source.BUSINESS_CONNECT)
+
+    async def open_packets_over(self, url: TunnelUrl, target: Target) -> PacketEndpoint:
+        """Open a packet way by ``url``; ``target`` is the first destination."""
+        return await self._way(url, None).open_packets(target)
 
     async def open_packets_url(self, url: TunnelUrl) -> tuple[PacketEndpoint, Target]:
         """Open a packet way, and say where the URL wants its packets to go.  Raises as ``open_url`` does."""
@@ -189,7 +212,7 @@ class Tunnels:
             return
         async with self._probes:
             try:
-                ep = await self._attempt(url, Source.FRESH_PROBE)
+                ep = await self._attempt(url, None, Source.FRESH_PROBE)
             except Unreachable:
                 return
             except Refused:
@@ -197,10 +220,10 @@ class Tunnels:
                 return
         ep.close()
 
-    async def _attempt(self, url: TunnelUrl, source: Source) -> Endpoint:
+    async def _attempt(self, url: TunnelUrl, target: Target | None, source: Source) -> Endpoint:
         began = trio.current_time()
         try:
-            way, goal = self._walk(url, None)
+            way, goal = self._walk(url, None) if target is None else (self._way(url, None), target)
             ep = await way.open_stream(goal)
         except Unreachable as fault:
             state = State.UNREACHABLE
@@ -230,7 +253,8 @@ class Tunnels:
 
     def _own(self, bind: str = "", port: int = 0) -> Direct:
         options = replace(self._options, bind_address=bind, bind_port=port)
-        return Direct(DirectSpec(name="direct"), Sockets(options, self._resolve))
+        sockets = Sockets(options, self._resolve, guard=self._guard, witness=self._witness)
+        return Direct(DirectSpec(name="direct"), sockets)
 
     def _local(self, url: TunnelUrl, dialer: Dialer | None) -> Dialer:
         if not url.path:
@@ -264,6 +288,23 @@ class Tunnels:
         port = url.port if url.port is not None else 443 if tls else 80
         spec = HttpSpec(name=url.redacted, server=url.host, port=port, username=user, password=password, tls=tls)
         return Http(spec, dialer or self._own(), self._options.connect_timeout)
+
+
+class TunnelWay(Leaf):
+    """A tunnel URL as an outbound of the configuration."""
+
+    def __init__(self, spec: TunnelSpec, tunnels: Tunnels) -> None:
+        super().__init__(spec)
+        self._url = parse(spec.url)
+        self._tunnels = tunnels
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        return await self._tunnels.open_over(self._url, target)
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        if not self.udp:
+            raise self._streams_only()
+        return await self._tunnels.open_packets_over(self._url, target)
 
 
 class _HostDefault:

@@ -3,7 +3,7 @@
 Every relay of a reactor reads through the same buffer, so an idle flow owns no buffer at all.  A direction that its
 receiver cannot take in full keeps the rest (the *debt*) and stops reading until it is paid: that is back pressure.  The
 size of one read grows while the receiver keeps up and falls back to ``_READ_LEAST`` when it does not, and all debts
-together are bounded by ``_DEBT_LIMIT``: beyond it no read grows, so a crowd of slow readers cannot fill the memory.
+together are bounded: beyond ``_DEBT_LIMIT`` every read is the least, so a crowd of slow readers cannot fill the memory.
 
 Half-close is kept: the end of one direction is passed on after its debt is paid, the other goes on.  A reset is passed
 on as a reset, so that a download cut short never looks complete.
@@ -37,6 +37,15 @@ class _Debts:
     """Bytes read but not yet taken by a receiver, over all relays."""
 
     total = 0
+
+
+def _change_debts(by: int) -> None:
+    """Keep the sum, and let all reads through the small view only while it is beyond the limit."""
+    before = _Debts.total
+    _Debts.total = after = before + by
+    if (before < _DEBT_LIMIT) != (after < _DEBT_LIMIT):
+        for size in _GROW:
+            _views[size] = _scratch[: size if after < _DEBT_LIMIT else _READ_LEAST]
 
 
 class _Way:
@@ -162,7 +171,7 @@ class Relay:
         reactor.unschedule(self)
         reactor.closing(self._fa)
         reactor.closing(self._fb)
-        _Debts.total -= len(self._up.debt) + len(self._down.debt)
+        _change_debts(-len(self._up.debt) - len(self._down.debt))
         self._up.source.close()
         self._up.sink.close()
         self._on_close(self, why)
@@ -228,13 +237,13 @@ class Relay:
                 self._pay(back)
             if events & ~WRITABLE:
                 if events & READABLE and not out.ended and not out.debt:
-                    if self._pump(out):
+                    if self._pump(out) and not events & WRITABLE:
                         return
                 elif out.ended or out.debt:
                     # No reading wanted, so this is a hang-up or an error that epoll reports whether asked or not.
                     if events & ~(READABLE | WRITABLE):
                         self._hush(out.source)
-                elif self._pump(out):
+                elif self._pump(out) and not events & WRITABLE:
                     return
             self._settle()
         except OSError as fault:
@@ -290,7 +299,7 @@ class Relay:
     def _owe(self, way: _Way, rest: memoryview) -> None:
         way.debt = bytes(rest)
         way.size = _READ_LEAST
-        _Debts.total += len(rest)
+        _change_debts(len(rest))
 
     def _push(self, way: _Way, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -315,7 +324,7 @@ class Relay:
                 sent = way.sink.send(debt)
             except BlockingIOError:
                 return
-            _Debts.total -= sent
+            _change_debts(-sent)
             way.debt = debt[sent:] if sent < len(debt) else b""
 
     def _settle(self) -> None:

@@ -100,7 +100,9 @@ class TlsEndpoint:
             while 0 < n < size and self._in.pending:
                 more = self._read(buffer[n:])
                 if not more:
-                    break
+                    # The end stands right behind these bytes, and no descriptor will announce it.
+                    self._maybe_more = True
+                    return n
                 n += more
         except ssl.SSLWantReadError:
             self._maybe_more = False

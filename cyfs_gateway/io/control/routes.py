@@ -159,6 +159,8 @@ def make_router() -> Router[Handler]:
             Route("GET", "/ui/{path...}", _ui),
             Route("GET", "/cyfs/status", _status),
             Route("GET", "/cyfs/explain", _explain),
+            Route("GET", "/cyfs/tunnels", _tunnels),
+            Route("POST", "/cyfs/probe", _probe),
             Route("POST", "/cyfs/reload", _reload, _CONFIG_LIMIT),
             Route("POST", "/cyfs/stop", _stop),
             Route("POST", "/cyfs/modules/{module}/{method}", _module),
@@ -501,6 +503,20 @@ async def _explain(call: Call) -> Reply:
     except BadWire as fault:
         raise HttpFault(400, str(fault)) from None
     return _json(shapes.explanation_json(said))
+
+
+async def _tunnels(call: Call) -> Reply:
+    return _json({"tunnels": [shapes.tunnel_json(one) for one in call.gateway.tunnel_statuses()]})
+
+
+async def _probe(call: Call) -> Reply:
+    url = call.json().get("url")
+    if not isinstance(url, str) or not 0 < len(url) <= 4096:
+        raise HttpFault(400, "url, a tunnel URL, is wanted")
+    try:
+        return _json(shapes.tunnel_json(await call.gateway.probe(url)))
+    except ConfigFault as fault:
+        raise HttpFault(400, str(fault)) from None
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import wsproto
 from wsproto.events import CloseConnection, Event, Message, RejectConnection, Request
 
 from cyfs_gateway.config.model import Config, ControlConfig, Fault
-from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView
+from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.table import RuleView
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
@@ -187,6 +187,23 @@ class PaperGateway:
             raise ConfigFault("mode: rule, global or direct")
         self.told.append(("patch", dict(changes)))
         return []
+
+    async def probe(self, url: str) -> TunnelView:
+        if "://" not in url:
+            raise ConfigFault("not a tunnel URL")
+        return replace(self.tunnel_statuses()[0], url=url)
+
+    def tunnel_statuses(self) -> Sequence[TunnelView]:
+        return [
+            TunnelView(
+                url="socks://***@p.example/t:1",
+                state="reachable",
+                source="fresh_probe",
+                reason="",
+                rtt=1.5,
+                learnt_at=1.0,
+            )
+        ]
 
     async def explain(
         self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""

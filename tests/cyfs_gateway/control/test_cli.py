@@ -66,6 +66,7 @@ async def owner(house: House) -> Owner:
         ("dns www.example.com", r"www.example.com. +60 +192.0.2.1"),
         ("explain https://www.example.com/path", r"verdict: +auto > a"),
         ("explain [2001:db8::1]:53 --udp --from 192.0.2.9 --process dig", r"way: +socks5 proxy 10.0.0.1:1080"),
+        ("tunnels", r"socks://\*\*\*@p.example/t:1 +reachable +fresh_probe +1.5 ms"),
         ("version", rf"cyfs-gateway {re.escape(__version__)}"),
     ],
 )
@@ -86,6 +87,7 @@ async def test_tables_for_people(owner: Owner, words: str, line: str) -> None:
         ("delay auto", "a"),
         ("dns www.example.com AAAA", "Answer"),
         ("explain 192.0.2.1", "chain"),
+        ("tunnels socks://p.example/t:1", "state"),
         ("version", "version"),
     ],
 )

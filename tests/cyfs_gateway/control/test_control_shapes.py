@@ -158,6 +158,8 @@ CONFIGS = {
 DELAY = obj(delay=COUNT)
 ERROR = obj(message={"type": "string", "minLength": 1})
 
+TUNNEL = obj(url=TEXT, state=TEXT, source=TEXT, reason=TEXT, rtt={"type": ["number", "null"]}, learnt_at=NUMBER)
+
 READ = {
     "/": obj(hello=TEXT),
     "/version": obj(meta={"const": True}, version=TEXT),
@@ -178,6 +180,7 @@ READ = {
     "/connections": CONNECTIONS,
     "/dns/query?name=www.example.com&type=a": DNS,
     "/storage/zashboard": {"type": "null"},
+    "/cyfs/tunnels": obj(tunnels=listing(TUNNEL)),
     "/cyfs/status": STATUS,
     "/cyfs/explain?host=www.example.com&port=443&network=udp&from=192.0.2.9&process=curl": EXPLANATION,
 }
@@ -259,6 +262,8 @@ FAULTS = [
     ("GET", "/dns/query?name=a.example&type=nonsense", "", 400),
     ("GET", "/dns/query?name=away.example", "", 500),
     ("GET", "/dns/query", "", 400),
+    ("POST", "/cyfs/probe", "{}", 400),
+    ("POST", "/cyfs/probe", '{"url": "nowhere"}', 400),
     ("GET", "/cyfs/explain?host=a.example&port=0", "", 400),
     ("GET", "/cyfs/explain?host=a.example&from=nobody", "", 400),
     ("POST", "/cyfs/modules/ghost/ping", "", 404),

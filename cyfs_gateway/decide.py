@@ -82,7 +82,7 @@ class Router:
         self._always_process = find_process == "always"
         self._plain: dict[str, tuple[Outbound, tuple[str, ...]]] = {}
         self._known: dict[int, Decision] = {}
-        self._verdicts: dict[str, Verdict] = {}
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
 
     def route(
         self,
@@ -141,10 +141,11 @@ class Router:
 
     def _fixed(self, name: str, by_listener: bool, flow: Flow) -> Decision:
         leaf, chain = self._descend(name, flow)
-        verdict = self._verdicts.get(name)
+        key = (name, self.mode)
+        verdict = self._verdicts.get(key)
         if verdict is None:
             why = f"the listener sends everything to {name}" if by_listener else f"mode is {self.mode}"
-            verdict = self._verdicts[name] = Verdict(-1, "", "", name, why)
+            verdict = self._verdicts[key] = Verdict(-1, "", "", name, why)
         return Decision(verdict, leaf, chain, None)
 
     def _descend(self, name: str, flow: Flow) -> tuple[Outbound, tuple[str, ...]]:

@@ -25,7 +25,7 @@ from cyfs_gateway.decide import Decision, Pending
 from cyfs_gateway.doors import Dial, HttpDoor, ToClient, ToUpstream, error_response, speaks_socks
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io import transparent
-from cyfs_gateway.io.httpproxy import serve_http, status_of
+from cyfs_gateway.io.httpproxy import DROP_SECONDS, DROPS_MOST, serve_http, status_of
 from cyfs_gateway.sniff import MORE, Sniffed, sniff_http, sniff_tls
 from cyfs_ns.errors import BadWire, CyfsError, Refused, Unreachable
 from cyfs_ns.names import is_ip
@@ -47,8 +47,6 @@ _EARLY_MOST: Final = 64 * 1024
 _SNIFF_SECONDS: Final = 0.3
 _HEAD_START: Final = 0.25
 """RFC 8305 section 5: how long the first address may keep the others waiting."""
-_DROP_SECONDS: Final = 30.0
-_DROPS_MOST: Final = 1024
 _KINDS: Final = {"redir": "Redir", "tproxy": "TProxy", "tunnel": "Tunnel"}
 _SNIFFERS: Final = {"http": sniff_http, "tls": sniff_tls}
 
@@ -348,10 +346,19 @@ class Connection:
         self._route()
 
     def _on_sniff(self, _events: int) -> None:
-        data = self._read()
-        if data is not None:
+        try:
+            data = self.client.recv(_HANDSHAKE_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close("the client broke the connection")
+            return
+        if data:
             self._early += data
             self._look()
+        else:
+            # It has only finished sending: the relay will find the end again and pass it on.
+            self._end_sniffing()
 
     def _look(self) -> None:
         """Try the protocols on what has come; leave as soon as one fits or none can."""
@@ -393,6 +400,7 @@ class Connection:
             self._carry(found)
         else:
             self._hold_client()
+            self._allow(self.engine.timeouts.handshake)
             self.engine.spawn(self, self._route_slowly, found)
 
     async def _route_slowly(self, pending: Pending) -> None:
@@ -400,6 +408,15 @@ class Connection:
         decision = await self.engine.decide(self.flow, pending, proxy=config.proxy, rule=config.rule)
         if not self._closed:
             self._carry(decision)
+
+    def _allow(self, seconds: float) -> None:
+        """The next step may take this long from now."""
+        reactor = self.engine.reactor
+        deadline = reactor.now + seconds
+        sooner = not self.slot or deadline < self.deadline
+        self.deadline = deadline
+        if sooner:
+            reactor.reschedule(self)
 
     # Stop 4: the action
 
@@ -409,11 +426,8 @@ class Connection:
         engine.count(decision)
         engine.tracker.add(self)
         leaf = decision.leaf
-        self.deadline = engine.reactor.now + engine.timeouts.connect
-        if self.slot:
-            engine.halves.pop(self, None)
-        else:
-            engine.reactor.schedule(self)
+        engine.halves.pop(self, None)
+        self._allow(engine.timeouts.connect)
         if type(leaf) is Direct:
             flow = self.flow
             addresses = engine.peek(flow.host) if flow.host else (flow.dst_ip,)
@@ -427,18 +441,18 @@ class Connection:
             self._drop()
             return
         self._hold_client()
-        engine.spawn(self, self._open)
+        self._spawn_open()
 
     def _drop(self) -> None:
         """Say nothing for a while, so that a client that retries at once does so slowly."""
         engine = self.engine
-        if engine.drops >= _DROPS_MOST:
+        if engine.drops >= DROPS_MOST:
             self.close("dropped")
             return
         engine.drops += 1
         self._dropping = True
         self._hold_client()
-        self.deadline = engine.reactor.now + _DROP_SECONDS
+        self.deadline = engine.reactor.now + DROP_SECONDS
 
     def _hold_client(self) -> None:
         """While a way is being opened only the client's death is of interest; its bytes wait in the kernel."""
@@ -513,13 +527,19 @@ class Connection:
         self._addresses = ()
         self.deadline = self.engine.reactor.now + self.engine.timeouts.connect
         self.engine.reactor.reschedule(self)
+        self._spawn_open()
+
+    def _spawn_open(self) -> None:
+        # Made here and not by the task: what happens before that runs must see it, and may cancel it.
+        self._scope = trio.CancelScope()
         self.engine.spawn(self, self._open)
 
     async def _open(self) -> None:
         """Open the way in this task.  Faults end the connection, unless the head start still runs."""
         flow = self.flow
         target = Target(flow.host or flow.dst_ip, flow.dst_port)
-        with trio.CancelScope() as self._scope:
+        assert self._scope is not None
+        with self._scope:
             try:
                 upstream = await self.decision.leaf.open_stream(target)
             except (CyfsError, OSError) as fault:

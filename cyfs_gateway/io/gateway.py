@@ -147,6 +147,11 @@ class RunningGateway:
         if config is None:
             raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
         async with self._changing:
+            if self._adopted is not None and _same_but_for_mode(config, self._adopted.config):
+                self._adopted.change_mode(config)
+                self._loaded, self.config_path = loaded, path
+                logs.set_level(config.log_level)
+                return
             self._modules.check(config.modules)
             world = await build_world(config, health=self._health, open_inner=self._open_inner, around=self._around)
             staged: Staged | None = None
@@ -187,8 +192,8 @@ class RunningGateway:
         self._views = ProxyViews(world, self._engine.tracker)
         world.forget_strangers()
         logs.set_level(config.log_level)
-        world.hand_to(self._engine, own_ports=staged.ports)
         staged.commit()
+        world.hand_to(self._engine, own_ports=self._listeners.ports())
         self._world_scope = trio.CancelScope()
         self._nursery.start_soon(self._live, world, self._world_scope)
         if old is not None:
@@ -464,6 +469,11 @@ class RunningGateway:
         if self._adopted is not None:
             self._save_choices()
             self._adopted.close()
+
+
+def _same_but_for_mode(new: Config, old: Config) -> bool:
+    """Whether only mode and log level differ: people switch these all day, and counters should survive it."""
+    return replace(new, mode=old.mode, log_level=old.log_level) == old
 
 
 def _tunnel_view(url: str, status: UrlStatus) -> TunnelView:

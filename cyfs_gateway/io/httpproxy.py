@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from cyfs_gateway.io.connection import Connection
     from cyfs_gateway.io.engine import Engine
 
+DROP_SECONDS: Final = 30.0
+"""How long REJECT-DROP holds a flow in silence."""
+DROPS_MOST: Final = 1024
 _READ: Final = 65536
+_PART_SECONDS: Final = 1.0
+_PART_READS: Final = 64
 _log = logging.getLogger("cyfs.http")
 
 
@@ -89,7 +95,19 @@ class Conversation:
                 self._hand_over()
             else:
                 self._drop_upstream()
-                self._connection.close("done")
+                try:
+                    if self._over:
+                        await self._part()
+                finally:
+                    self._connection.close("done")
+
+    async def _part(self) -> None:
+        """Let the last answer arrive: closing with unread input makes a reset, which overtakes it."""
+        with suppress(OSError), trio.move_on_after(_PART_SECONDS):
+            self._client.shutdown_write()
+            for _ in range(_PART_READS):
+                if not await receive_some(self._client, _READ):
+                    return
 
     async def _read_client(self, first: Dial) -> None:
         async with self._turn:
@@ -108,16 +126,21 @@ class Conversation:
 
     async def _read_upstream(self, upstream: _Upstream) -> None:
         assert upstream.endpoint is not None
-        with upstream.scope:
-            while not self._over:
-                with trio.fail_after(self._engine.timeouts.idle):
-                    data = await receive_some(upstream.endpoint, _READ)
-                upstream.down += len(data)
-                async with self._turn:
-                    if not self._over:
-                        await self._carry_out(self._door.upstream(data) if data else self._door.upstream_eof())
-                if not data:
+        while True:
+            # Only the wait for input may be cut short: what follows may dial the next server in this very task.
+            with trio.move_on_after(self._engine.timeouts.idle) as upstream.scope:
+                data = await receive_some(upstream.endpoint, _READ)
+            if self._upstream is not upstream:
+                return
+            if upstream.scope.cancelled_caught:
+                raise trio.TooSlowError
+            upstream.down += len(data)
+            async with self._turn:
+                if self._over or self._upstream is not upstream:
                     return
+                await self._carry_out(self._door.upstream(data) if data else self._door.upstream_eof())
+            if not data:
+                return
 
     async def _carry_out(self, commands: Iterable[Command]) -> None:
         queue = list(commands)
@@ -127,9 +150,11 @@ class Conversation:
             elif isinstance(command, ToUpstream):
                 assert self._upstream is not None and self._upstream.endpoint is not None
                 self._upstream.up += len(command.data)
-                await send_all(self._upstream.endpoint, command.data)
+                with trio.fail_after(self._engine.timeouts.idle):
+                    await send_all(self._upstream.endpoint, command.data)
             elif isinstance(command, ToClient):
-                await send_all(self._client, command.data)
+                with trio.fail_after(self._engine.timeouts.idle):
+                    await send_all(self._client, command.data)
             elif isinstance(command, CloseUpstream):
                 self._drop_upstream()
             else:
@@ -148,16 +173,31 @@ class Conversation:
                 decision = await self._engine.decide(flow, None, proxy=config.proxy, rule=config.rule)
                 upstream = _Upstream(self._engine, flow, decision, self)
                 self._engine.count(decision)
-                upstream.endpoint = await self._engine.open_stream(decision, flow)
+                if decision.leaf.kind != "RejectDrop":
+                    upstream.endpoint = await self._engine.open_stream(decision, flow)
         except trio.TooSlowError:
             return self._door.failed(504, f"{dial.target} did not answer in time.")
         except (CyfsError, OSError) as fault:
             return self._door.failed(status_of(fault), str(fault))
+        if upstream.endpoint is None:
+            await self._drop()
+            return []
         self._upstream = upstream
         self._engine.tracker.add(upstream)
         assert self._nursery is not None
         self._nursery.start_soon(self._read_upstream, upstream)
         return self._door.opened()
+
+    async def _drop(self) -> None:
+        """Say nothing for a while, then end."""
+        engine = self._engine
+        if engine.drops < DROPS_MOST:
+            engine.drops += 1
+            try:
+                await trio.sleep(DROP_SECONDS)
+            finally:
+                engine.drops -= 1
+        self.stop()
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None

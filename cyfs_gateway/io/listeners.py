@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cyfs_gateway.config.model import KeepAlive, ListenerConfig
@@ -27,10 +28,20 @@ _BACKLOG: Final = 4096
 _UDP_BUFFER: Final = 4 << 20
 _NO_SUCH_FAMILY: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
-_Key = tuple[str, str, int, str, str]
 _Door = Inbound | PacketInbound
 
 _log = logging.getLogger("cyfs.listeners")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a socket is bound to.  The same place may change its kind, name or users without a new socket."""
+
+    network: str
+    host: str
+    port: int
+    name: str = ""
+    """Tells listeners on any free port (0) apart; empty for all others."""
 
 
 class Listeners:
@@ -38,51 +49,61 @@ class Listeners:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._doors: dict[_Key, _Door] = {}
+        self._doors: dict[_Place, _Door] = {}
 
-    def stage(
-        self,
-        configs: Iterable[ListenerConfig],
-        keep_alive: KeepAlive,
-    ) -> Staged:
+    def stage(self, configs: Iterable[ListenerConfig], keep_alive: KeepAlive) -> Staged:
         """Bind what is missing.  Raises ``ConfigFault`` naming the listener; then nothing has changed."""
-        wanted: dict[_Key, ListenerConfig] = {}
-        bound: dict[_Key, socket.socket] = {}
+        staged = Staged(self)
         try:
             for config in configs:
                 for network in _networks(config):
-                    key = (*config.key, network, config.name if config.port == 0 else "")
-                    if key not in self._doors:
-                        sock = _bind(config, network, keep_alive)
+                    place = _Place(network, config.listen, config.port, "" if config.port else config.name)
+                    door = self._doors.get(place)
+                    if door is None:
+                        sock = self._bind(place, config, keep_alive)
                         if sock is None:
                             continue
-                        bound[key] = sock
-                    wanted[key] = config
+                        staged.bound[place] = sock
+                    elif config.kind == "tproxy":
+                        _prepare_for_tproxy(door.sock, network, config)
+                    staged.wanted[place] = config
         except BaseException:
-            for sock in bound.values():
-                sock.close()
+            staged.abandon()
             raise
-        return Staged(self, wanted, bound)
+        return staged
 
-    def commit(
-        self,
-        wanted: Mapping[_Key, ListenerConfig],
-        bound: Mapping[_Key, socket.socket],
-    ) -> None:
+    def _bind(self, place: _Place, config: ListenerConfig, keep_alive: KeepAlive) -> socket.socket | None:
+        """A bound socket, even where one of ours still overlaps it (``127.0.0.1`` making way for ``0.0.0.0``)."""
+        overlapping = [
+            door.sock
+            for bound, door in self._doors.items()
+            if (bound.network, bound.port) == (place.network, place.port) and place.port
+        ]
+        try:
+            for sock in overlapping:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            return _bind(config, place.network, keep_alive, share=bool(overlapping))
+        finally:
+            for sock in overlapping:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+    def commit(self, wanted: Mapping[_Place, ListenerConfig], bound: Mapping[_Place, socket.socket]) -> None:
         """Make a staged set the real one; for ``Staged`` only."""
-        for key in [key for key in self._doors if key not in wanted]:
-            self._doors.pop(key).close()
-        for key, config in wanted.items():
-            door = self._doors.get(key)
-            if door is None:
-                sock = bound[key]
-                udp = key[3] == "udp"
-                door = PacketInbound(self._engine, config, sock) if udp else Inbound(self._engine, config, sock)
-                self._doors[key] = door
-                door.start()
-                _log.info("%s listens on %s (%s)", config.name, Target(*door.address), key[3])
-            else:
+        for place in [place for place in self._doors if place not in wanted]:
+            self._doors.pop(place).close()
+        for place, config in wanted.items():
+            door = self._doors.get(place)
+            if door is not None:
                 door.configure(config)
+                continue
+            make = Inbound if place.network == "tcp" else PacketInbound
+            door = self._doors[place] = make(self._engine, config, bound[place])
+            door.start()
+            _log.info("%s listens on %s (%s)", config.name, Target(*door.address), place.network)
+
+    def ports(self) -> frozenset[tuple[str, int]]:
+        """(network, port) of everything bound."""
+        return frozenset((place.network, door.address[1]) for place, door in self._doors.items())
 
     def close(self) -> None:
         """Give every port back."""
@@ -97,36 +118,25 @@ class Listeners:
                 "name": door.config.name,
                 "type": door.config.kind,
                 "address": str(Target(*door.address)),
-                "network": key[3],
+                "network": place.network,
             }
-            for key, door in self._doors.items()
+            for place, door in self._doors.items()
         ]
 
 
 class Staged:
     """A change that is ready: either ``commit`` or ``abandon`` it."""
 
-    def __init__(
-        self,
-        listeners: Listeners,
-        wanted: Mapping[_Key, ListenerConfig],
-        bound: Mapping[_Key, socket.socket],
-    ) -> None:
+    def __init__(self, listeners: Listeners) -> None:
         self._listeners = listeners
-        self._wanted = wanted
-        self._bound = bound
-
-    @property
-    def ports(self) -> frozenset[tuple[str, int]]:
-        """(network, port) of every listener after the change."""
-        real = {(key[3], sock.getsockname()[1]) for key, sock in self._bound.items()}
-        return frozenset(real | {(key[3], key[2]) for key in self._wanted if key[2]})
+        self.wanted: dict[_Place, ListenerConfig] = {}
+        self.bound: dict[_Place, socket.socket] = {}
 
     def commit(self) -> None:
-        self._listeners.commit(self._wanted, self._bound)
+        self._listeners.commit(self.wanted, self.bound)
 
     def abandon(self) -> None:
-        for sock in self._bound.values():
+        for sock in self.bound.values():
             sock.close()
 
 
@@ -136,7 +146,16 @@ def _networks(config: ListenerConfig) -> tuple[str, ...]:
     return ("tcp", "udp") if config.kind == "tproxy" and config.udp else ("tcp",)
 
 
-def _bind(config: ListenerConfig, network: str, keep_alive: KeepAlive) -> socket.socket | None:
+def _prepare_for_tproxy(sock: socket.socket, network: str, config: ListenerConfig) -> None:
+    try:
+        transparent.set_transparent(sock)
+        if network == "udp":
+            transparent.receive_orig_dst(sock)
+    except OSError as fault:
+        raise _cannot(config, network, fault) from fault
+
+
+def _bind(config: ListenerConfig, network: str, keep_alive: KeepAlive, *, share: bool) -> socket.socket | None:
     """A bound socket; None for an optional listener on a machine without that family."""
     family = socket.AF_INET6 if ":" in config.listen else socket.AF_INET
     kind = socket.SOCK_STREAM if network == "tcp" else socket.SOCK_DGRAM
@@ -149,8 +168,10 @@ def _bind(config: ListenerConfig, network: str, keep_alive: KeepAlive) -> socket
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if config.kind == "tproxy":
-            transparent.set_transparent(sock)
+            _prepare_for_tproxy(sock, network, config)
         if network == "tcp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Accepted sockets inherit these, so no connection pays for them.
@@ -162,10 +183,13 @@ def _bind(config: ListenerConfig, network: str, keep_alive: KeepAlive) -> socket
             sock.bind((config.listen, config.port))
             sock.listen(_BACKLOG)
         else:
-            if config.kind == "tproxy":
-                transparent.receive_orig_dst(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
             sock.bind((config.listen, config.port))
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    except ConfigFault:
+        sock.close()
+        raise
     except OSError as fault:
         sock.close()
         if config.optional and fault.errno in _NO_SUCH_FAMILY:

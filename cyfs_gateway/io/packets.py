@@ -457,9 +457,7 @@ class PacketInbound:
 
     def start(self) -> None:
         """Begin to receive."""
-        self.engine.reactor.watch(
-            self.fd, READABLE, self._on_intercepted if self.config.kind == "tproxy" else self._on_forwarded
-        )
+        self.engine.reactor.watch(self.fd, READABLE, self._on_readable)
 
     def close(self) -> None:
         """Give the port back.  Clients of a forward answer through this very socket, so they end with it."""
@@ -469,6 +467,12 @@ class PacketInbound:
                 client.close()
             self.engine.reactor.closing(self.fd)
             self.sock.close()
+
+    def _on_readable(self, events: int) -> None:
+        if self.config.kind == "tproxy":
+            self._on_intercepted(events)
+        else:
+            self._on_forwarded(events)
 
     def _on_forwarded(self, _events: int) -> None:
         target = self._target

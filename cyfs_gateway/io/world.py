@@ -324,6 +324,11 @@ class World:
         )
         self._compiled = True
 
+    def change_mode(self, config: Config) -> None:
+        """Adopt a configuration that differs in mode and log level only."""
+        self.config = config
+        self.router.mode = config.mode
+
     def note_unreachable(self, chain: Sequence[str]) -> None:
         """A flow by these outbounds, leaf first, failed to open: enough of these make a group check its members."""
         for name in chain[1:]:

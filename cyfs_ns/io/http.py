@@ -151,7 +151,10 @@ async def _once(request: _Request, dial: Dial, via: str | None, max_bytes: int, 
     shown = _shown(request.url)
     try:
         if request.scheme == "https":
-            stream = trio.SSLStream(stream, tls or ssl.create_default_context(), server_hostname=request.host)
+            tls = tls or ssl.create_default_context()
+            # Some Pythons (Debian's 3.11.2) by default take a cut connection for one that was finished.
+            tls.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+            stream = trio.SSLStream(stream, tls, server_hostname=request.host)
             try:
                 await stream.do_handshake()
             except trio.BrokenResourceError as fault:

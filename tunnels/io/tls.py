@@ -42,6 +42,8 @@ class TlsEndpoint:
         self._lower = lower
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
+        # Some Pythons (Debian's 3.11.2) by default take a cut connection for one that was finished.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=hostname)
         self._owed = memoryview(b"")
         self._early = memoryview(b"")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import trio
 
@@ -55,17 +56,19 @@ async def living(home: Path, config: str, base: str = BASE) -> AsyncIterator[Liv
     reactor = Reactor()
     place = Home(home)
     try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(reactor.run)
-            gateway = RunningGateway(place, nursery, reactor)
-            loaded = load((base + config).encode(), home=str(home), module_sections=gateway._modules.sections)
-            assert loaded.config is not None, [str(fault) for fault in loaded.faults]
-            try:
-                await gateway.begin(loaded, "")
-                yield Living(gateway, reactor)
-            finally:
-                await gateway.end()
-                nursery.cancel_scope.cancel()
+        # The last answers of the control API need no time to leave here.
+        with patch("cyfs_gateway.io.gateway._DRAIN_SECONDS", 0.0):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(reactor.run)
+                gateway = RunningGateway(place, nursery, reactor)
+                loaded = load((base + config).encode(), home=str(home), module_sections=gateway._modules.sections)
+                assert loaded.config is not None, [str(fault) for fault in loaded.faults]
+                try:
+                    await gateway.begin(loaded, "")
+                    yield Living(gateway, reactor)
+                finally:
+                    await gateway.end()
+                    nursery.cancel_scope.cancel()
     finally:
         reactor.close()
         place.close()

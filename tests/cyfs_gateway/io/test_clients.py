@@ -28,7 +28,7 @@ from tunnels.endpoint import Target
 from tunnels.proxyproto import build_v1, build_v2
 
 CONFIG = """
-timeouts: {handshake: 1, connect: 2}
+timeouts: {handshake: 5, connect: 2}
 hosts: {hello.test: 127.0.0.1, echo.test: 127.0.0.1}
 listeners:
   - {name: mixed, type: mixed, listen: 127.0.0.1, port: 0}
@@ -73,11 +73,7 @@ async def test_curl_by_every_proxy_protocol(house: Living, web: int, scheme: str
         extra = ["-p"] if scheme == "connect" else []
         said = await curl("-x", proxy, *extra, f"http://{host}:{web}/one", f"http://{host}:{web}/two")
         assert said == (0, "hello /onehello /two")
-    kinds = {"socks4": "Socks4", "socks4a": "Socks4", "http": "HTTP", "connect": "HTTPS"}
-    stream = await connect(house.port())
-    await stream.aclose()
     await until(lambda: len(house.tracker) == 0)
-    assert house.tracker.seen == (2 if scheme in ("connect", "http") else 4) or kinds[scheme]
 
 
 @pytest.mark.parametrize("scheme", ["socks5h", "http", "connect"])
@@ -201,7 +197,7 @@ async def test_strangers_may_not_send_a_proxy_header(house: Living) -> None:
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        (b"\x05\x01\x02", b"\x05\xff"),
+        (b"\x05\x01\x01", b"\x05\xff"),
         (b"\x05\x01\x00\x05\x09\x00\x01\x7f\0\0\x01\0\x50", b"\x05\x00\x05\x07"),
         (b"\x04\x02\0\x50\x7f\0\0\x01\0", b"\x00\x5b"),
         (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\r\n\r\n", b"HTTP/1.1 400 "),
@@ -224,6 +220,7 @@ async def test_nonsense_is_answered_and_ends(house: Living, said: bytes, answer:
 
 @pytest.mark.parametrize("said", [b"", b"\x05", b"\x05\x01\x00\x05", b"CONNECT x", b"GET http://hello.test/ HTTP/1.1\r\n"])
 async def test_a_client_that_never_finishes_its_request_is_let_go(house: Living, said: bytes) -> None:
+    await house.reload(CONFIG.replace("handshake: 5", "handshake: 0.3"))
     stream = await connect(house.port())
     async with stream:
         if said:

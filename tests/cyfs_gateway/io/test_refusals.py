@@ -63,7 +63,8 @@ async def test_reject_says_so_in_every_protocol(house: Living) -> None:
 async def test_reject_drop_says_nothing_for_a_while(
     house: Living, monkeypatch: pytest.MonkeyPatch, request_: bytes
 ) -> None:
-    monkeypatch.setattr("cyfs_gateway.io.connection.DROP_SECONDS", 0.3)
+    for place in ("connection", "httpproxy"):
+        monkeypatch.setattr(f"cyfs_gateway.io.{place}.DROP_SECONDS", 0.3)
     stream = await connect(house.port())
     async with stream:
         await stream.send_all(request_)

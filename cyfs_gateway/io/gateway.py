@@ -520,7 +520,7 @@ async def explain(
         index=verdict.index,
         why=verdict.why,
         resolution="; ".join(notes) or "not needed",
-        addresses=addresses,
+        addresses=() if literal else addresses,
         chain=tuple(reversed(decision.chain)),
         way=_way(leaf, addresses, Target(host, port)),
         passed=tuple(f"{one.verdict.why}: {one.why}" for one in decision.passed),

@@ -88,13 +88,13 @@ class Connection:
 
     def __init__(self, inbound: Inbound, sock: TcpEndpoint, host: str, port: int) -> None:
         self.inbound = inbound
-        self.engine = engine = inbound.engine
+        self.engine = inbound.engine
         self.client = sock
         self.fd = sock.fileno()
         self.peer_host = host
         self.peer_port = port
         self.number = self.slot = 0
-        self.start = engine.reactor.now
+        self.start = inbound.engine.reactor.now
         self.relay: Relay | None = None
         self.watched = self._closed = self._answered = self._client_masked = self.skip_auth = False
         self._dropping = False
@@ -105,17 +105,21 @@ class Connection:
         self._upstream: TcpEndpoint | None = None
         self._early = b""
         self._protocols: tuple[str, ...] = ()
+
+    def begin(self) -> None:
+        """Take the first steps, as far as what has come already leads."""
+        inbound, engine = self.inbound, self.engine
         wants_proxy_header = False
         if inbound.filtered:
-            served, self.skip_auth, wants_proxy_header = inbound.filter.judge(host)
+            served, self.skip_auth, wants_proxy_header = inbound.filter.judge(self.peer_host)
             if not served:
-                _log.info("%s may not use %s", host, inbound.config.name)
+                _log.info("%s may not use %s", self.peer_host, inbound.config.name)
                 self._closed = True
-                sock.close()
+                self.client.close()
                 return
         kind = inbound.config.kind
         if kind == "tunnel" and not wants_proxy_header:
-            self._begin()
+            self._greet()
             return
         self.deadline = engine.reactor.now + engine.timeouts.handshake
         engine.reactor.schedule(self)
@@ -124,7 +128,7 @@ class Connection:
             self._watch(self._on_proxy_header)
             self._on_proxy_header(READABLE)
         else:
-            self._begin()
+            self._greet()
 
     # Stop 1: the listener's handshake
 
@@ -179,9 +183,9 @@ class Connection:
             if not served:
                 self.close(f"{self.peer_host} may not use this listener")
                 return
-        self._begin()
+        self._greet()
 
-    def _begin(self) -> None:
+    def _greet(self) -> None:
         inbound = self.inbound
         kind = inbound.config.kind
         if kind in _KINDS:
@@ -406,6 +410,7 @@ class Connection:
     async def _route_slowly(self, pending: Pending) -> None:
         config = self.inbound.config
         decision = await self.engine.decide(self.flow, pending, proxy=config.proxy, rule=config.rule)
+        self.engine.reactor.freshen()
         if not self._closed:
             self._carry(decision)
 
@@ -552,6 +557,7 @@ class Connection:
                 return
             self._drop_upstream()
             self._scope = None
+            self.engine.reactor.freshen()
             self._join(upstream)
 
     def _join(self, upstream: Endpoint, *, upstream_watched: bool = False) -> None:
@@ -584,6 +590,7 @@ class Connection:
         self.decision = decision
         self._request = None
         self.engine.tracker.add(self)
+        self.engine.reactor.freshen()
         self._join(upstream)
 
     def _answer_yes(self) -> bool:

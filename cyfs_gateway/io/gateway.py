@@ -129,6 +129,9 @@ class RunningGateway:
                 outcome.append(None)
             except ConfigFault as fault:
                 outcome.append(fault)
+            except Exception as fault:
+                _log.exception("the change failed in a way nobody foresaw")
+                outcome.append(ConfigFault(f"internal error: {fault or type(fault).__name__}"))
             finally:
                 done.set()
 
@@ -168,6 +171,7 @@ class RunningGateway:
                     if staged is not None:
                         staged.abandon()
                     await self._drop_controls(added)
+                    await self._restore_controls()
                 world.close()
                 if isinstance(fault, OSError):
                     raise ConfigFault(str(fault)) from fault
@@ -249,6 +253,14 @@ class RunningGateway:
                 await self._drop_controls(added)
             raise
         return added
+
+    async def _restore_controls(self) -> None:
+        """Serve again what a change that failed had exchanged already."""
+        if self._adopted is not None:
+            try:
+                await self._add_controls(self._adopted.config)
+            except CyfsError as fault:
+                _log.error("the control API could not be restored: %s", fault)
 
     async def _serve_control(
         self,
@@ -462,9 +474,13 @@ class RunningGateway:
         """Give everything back: listeners, connections, the kernel's rules, the control socket."""
         with trio.move_on_after(20, shield=True):
             self._listeners.close()
-            await self._netfilter.remove()
             self._engine.tracker.close_all("the gateway stops")
             await trio.sleep(_DRAIN_SECONDS)
+            # After the connections: when they had taken all descriptors, no program could be run before.
+            try:
+                await self._netfilter.remove()
+            except (CyfsError, OSError) as fault:
+                _log.error("the kernel's rules could not be removed, try cyfs-gateway cleanup: %s", fault)
             await self._drop_controls(list(self._controls))
         if self._adopted is not None:
             self._save_choices()
@@ -590,6 +606,9 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
                 _log.error("the configuration cannot be used; nothing was started")
                 nursery.cancel_scope.cancel()
                 return 1
+            begun = trio.Event()
+            # Before the first door opens: whoever sees one may send a signal.
+            await nursery.start(_heed_signals, gateway, begun)
             try:
                 await gateway.begin(loaded, path)
             except ConfigFault as fault:
@@ -599,7 +618,7 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
                 nursery.cancel_scope.cancel()
                 return 1
             try:
-                nursery.start_soon(_heed_signals, gateway)
+                begun.set()
                 nursery.start_soon(gateway.keep_status)
                 _log.info("ready", extra={"control": str(gateway.config.control.unix), "pid": os.getpid()})
                 on_ready()
@@ -613,12 +632,16 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
     return 0
 
 
-async def _heed_signals(gateway: RunningGateway) -> None:
+async def _heed_signals(
+    gateway: RunningGateway, begun: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        task_status.started()
         async for number in received:
             if number != signal.SIGHUP:
                 gateway.stop()
                 return
+            await begun.wait()
             try:
                 for fault in await gateway.reload():
                     _log.warning("%s", fault)

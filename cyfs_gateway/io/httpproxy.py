@@ -126,7 +126,7 @@ class Conversation:
 
     async def _read_upstream(self, upstream: _Upstream) -> None:
         assert upstream.endpoint is not None
-        while True:
+        while self._upstream is upstream:
             # Only the wait for input may be cut short: what follows may dial the next server in this very task.
             with trio.move_on_after(self._engine.timeouts.idle) as upstream.scope:
                 data = await receive_some(upstream.endpoint, _READ)

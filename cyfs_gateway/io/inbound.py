@@ -89,7 +89,13 @@ class Inbound:
                 continue  # the connection died in the queue (ECONNABORTED and the network errors of accept(2))
             sock = TcpEndpoint(family, kind, 0, fd)
             sock.setblocking(False)
-            Connection(self, sock, peer[0].partition("%")[0] if "%" in peer[0] else peer[0], peer[1])
+            connection = Connection(self, sock, peer[0].partition("%")[0] if "%" in peer[0] else peer[0], peer[1])
+            try:
+                connection.begin()
+            except Exception:
+                # Whatever one connection stumbles over, the reactor must not take it for a fault of the listener.
+                _log.exception("a connection to %s failed in a way nobody foresaw", self.config.name)
+                connection.close("our own fault")
 
     def _pause(self, fault: OSError) -> None:
         reactor = self.engine.reactor

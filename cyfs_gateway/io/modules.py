@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -41,28 +41,61 @@ class _Seat:
         self._names: list[Names] = []
         self._hosts: list[str] = []
         self._nursery: trio.Nursery | None = None
+        self._done = trio.Event()
 
-    async def run(self, module: Module) -> None:
-        """The module's whole life."""
-        with self.scope:
-            try:
-                async with trio.open_nursery() as self._nursery:
-                    await module.run(self, self.settings)
-                    self._nursery.cancel_scope.cancel()
-            except Exception as fault:
-                self.fault = str(fault) or type(fault).__name__
-                _log.exception("module %s failed and is off", self.section)
-            finally:
-                around = self._modules.around
-                for answer in self._names:
-                    around.names.remove(answer)
-                for host in self._hosts:
-                    around.routes.pop(host, None)
-                self.methods.clear()
+    async def run(self, module: Module, before: _Seat | None) -> None:
+        """The module's whole life; it begins when the one who sat here ``before`` has left."""
+        try:
+            if before is not None:
+                await before._done.wait()
+            with self.scope:
+                await self._live(module)
+        finally:
+            self._done.set()
+
+    async def _live(self, module: Module) -> None:
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await module.run(self, self.settings)
+                self._nursery.cancel_scope.cancel()
+        except Exception as fault:
+            self._blame(fault)
+        finally:
+            around = self._modules.around
+            for answer in self._names:
+                around.names.remove(answer)
+            for host in self._hosts:
+                around.routes.pop(host, None)
+            self.methods.clear()
+
+    def _blame(self, fault: Exception) -> None:
+        """The module failed: say so, and let it end."""
+        if isinstance(fault, ExceptionGroup) and len(fault.exceptions) == 1:
+            fault = fault.exceptions[0]
+        self.fault = str(fault) or type(fault).__name__
+        _log.error("module %s failed and is off", self.section, exc_info=fault)
+        self.scope.cancel()
 
     def register_names(self, names: Names) -> None:
-        self._names.append(names)
-        self._modules.around.names.append(names)
+        def guarded(host: str) -> Sequence[str]:
+            try:
+                return names(host)
+            except Exception as fault:
+                self._blame(fault)
+                return ()
+
+        self._names.append(guarded)
+        self._modules.around.names.append(guarded)
+
+    def report(self) -> dict[str, Any]:
+        """What ``status`` shows of the module."""
+        said: Mapping[str, Any] = {}
+        if self.status is not None and not self.fault:
+            try:
+                said = dict(self.status())
+            except Exception as fault:
+                self._blame(fault)
+        return {"running": not self.fault, **({"fault": self.fault} if self.fault else {}), **said}
 
     def register_service(self, host: str, service: Service) -> None:
         if self._nursery is None:
@@ -130,22 +163,19 @@ class Modules:
 
     def switch(self, settings: Mapping[str, Any]) -> None:
         """Run exactly the modules named, with these settings; one that is unchanged is left alone."""
+        left: dict[str, _Seat] = {}
         for section, seat in list(self._seats.items()):
             if seat.fault or section not in settings or settings[section] != seat.settings:
                 seat.scope.cancel()
-                del self._seats[section]
+                left[section] = self._seats.pop(section)
         for section, value in settings.items():
             if section not in self._seats:
                 seat = self._seats[section] = _Seat(self, section, value)
-                self._nursery.start_soon(seat.run, self._known[section]())
+                self._nursery.start_soon(seat.run, self._known[section](), left.get(section))
 
     def status(self) -> dict[str, Any]:
         """What each module says of itself."""
-        return {
-            section: {"running": not seat.fault, **({"fault": seat.fault} if seat.fault else {})}
-            | (dict(seat.status()) if seat.status is not None and not seat.fault else {})
-            for section, seat in self._seats.items()
-        }
+        return {section: seat.report() for section, seat in self._seats.items()}
 
     async def control(self, section: str, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call a module's control method.  ``KeyError``: no such module or method."""

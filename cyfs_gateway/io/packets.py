@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cyfs_gateway.config.model import ListenerConfig
@@ -87,6 +87,7 @@ class _Route:
     """One (client, destination) pair: a flow, as rules and the tracker see it."""
 
     __slots__ = (
+        "asked",
         "association",
         "decision",
         "down",
@@ -101,8 +102,10 @@ class _Route:
         "up",
     )
 
-    def __init__(self, association: Association, flow: Flow) -> None:
+    def __init__(self, association: Association, asked: Target, flow: Flow) -> None:
         self.association = association
+        self.asked = asked
+        """The destination as the client names it."""
         self.flow = flow
         self.number = 0
         self.start = association.engine.reactor.now
@@ -199,7 +202,7 @@ class Association:
             self._door[1],
             self._user,
         )
-        route = self._routes[target] = _Route(self, flow)
+        route = self._routes[target] = _Route(self, target, flow)
         sniffer = self.engine.sniffer
         if sniffer is not None and "quic" in sniffer.wanted("udp", flow.host, flow.dst_ip, flow.dst_port, flow.src_ip):
             from cyfs_gateway.sniff.quic import QuicSniffer
@@ -233,7 +236,7 @@ class Association:
 
     async def _route_slowly(self, route: _Route, pending: Pending) -> None:
         decision = await self.engine.decide(route.flow, pending, proxy=self.config.proxy, rule=self.config.rule)
-        if not self.closed:
+        if not self.closed and not route.refused:  # it may have been forgotten meanwhile
             self._carry(route, decision)
 
     def _carry(self, route: _Route, decision: Decision) -> None:
@@ -252,7 +255,7 @@ class Association:
             if not addresses:
                 engine.start(self._resolve, route)
                 return
-            route.to = Target(addresses[0], flow.dst_port)
+            route.to = Target(_likeliest(addresses), flow.dst_port)
         else:
             route.to = Target(flow.host or flow.dst_ip, flow.dst_port)
         self._attach(route)
@@ -264,7 +267,7 @@ class Association:
             self._refuse(route, fault)
             return
         if not self.closed and route.number:
-            route.to = Target(addresses[0], route.flow.dst_port)
+            route.to = Target(_likeliest(addresses), route.flow.dst_port)
             self._attach(route)
 
     def _attach(self, route: _Route) -> None:
@@ -334,17 +337,18 @@ class Association:
     def lose(self, session: _Session, fault: OSError) -> None:
         """A way is gone for good; its destinations are decided anew when the client writes again."""
         _log.info("%s: the way by %s is gone: %s", self.client[0], session.leaf.name, fault)
-        for route in list(session.routes.values()):
+        if self._sessions.get(session.leaf.name) is not session:
+            return
+        del self._sessions[session.leaf.name]
+        for route in [route for route in self._routes.values() if route.session is session]:
             self.forget(route)
-        if self._sessions.pop(session.leaf.name, None) is not None:
-            session.close()
+        session.close()
 
     def forget(self, route: _Route) -> None:
         """End one destination's flow."""
         flow = route.flow
-        for target, known in list(self._routes.items()):
-            if known is route:
-                del self._routes[target]
+        if self._routes.get(route.asked) is route:
+            del self._routes[route.asked]
         if route.session is not None and route.to is not None and route.session.routes.get(route.to) is route:
             del route.session.routes[route.to]
         if route.number:
@@ -431,6 +435,11 @@ class SocksAssociation(Association):
             self.engine.reactor.closing(self._sock.fileno())
             self._sock.close()
         super().close()
+
+
+def _likeliest(addresses: Sequence[str]) -> str:
+    """The address to send to, of either family: nobody tells us when nothing arrives, so IPv4 it is."""
+    return next((address for address in addresses if "." in address), addresses[0])
 
 
 def _plain(host: str) -> str:

@@ -72,6 +72,14 @@ def _spell(host: str, port: int) -> str:
     return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
 
 
+def _leads_to(descriptor: str) -> str:
+    """What a descriptor is, by its link; it may be closed by now, which says nothing of its neighbours."""
+    try:
+        return os.readlink(descriptor)
+    except OSError:
+        return ""
+
+
 def _holder_of(inode: int) -> str:
     """Path of the program that has this socket open; empty when it cannot be seen."""
     wanted = f"socket:[{inode}]"
@@ -80,7 +88,7 @@ def _holder_of(inode: int) -> str:
             continue
         try:
             with os.scandir(f"/proc/{process.name}/fd") as descriptors:
-                if any(os.readlink(descriptor.path) == wanted for descriptor in descriptors):
+                if any(_leads_to(descriptor.path) == wanted for descriptor in descriptors):
                     return os.readlink(f"/proc/{process.name}/exe")
         except OSError:
             continue

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ from cyfs_ns.io.http import Response
 
 _SIZE_LIMIT: Final = 64 << 20
 _RETRY_SECONDS: Final = 60.0
+_DIGITS_MOST: Final = 18
 _FORMATS: Final = {"yaml": "YamlRule", "text": "TextRule", "mrs": "MrsRule"}
 _VEHICLES: Final = {"http": "HTTP", "file": "File", "inline": "Inline"}
 
@@ -64,9 +66,11 @@ class _Provider:
             if self._source.type == "file":
                 raise ConfigFault(f"provider {self.name}: {self._path} does not exist") from None
             return
-        except (OSError, BadWire) as fault:
+        except OSError as fault:
             raise ConfigFault(f"provider {self.name}: {self._path}: {fault}") from fault
         try:
+            if len(body) > self._limit:
+                raise BadWire(f"over the limit of {self._limit} bytes")
             await self._take(body)
             self.updated_at = modified
         except BadWire as fault:
@@ -76,10 +80,7 @@ class _Provider:
 
     def _read(self) -> tuple[bytes, float]:
         with self._path.open("rb") as file:
-            body = file.read(self._limit + 1)
-            if len(body) > self._limit:
-                raise BadWire(f"over the limit of {self._limit} bytes")
-            return body, os.fstat(file.fileno()).st_mtime
+            return file.read(self._limit + 1), os.fstat(file.fileno()).st_mtime
 
     @property
     def _limit(self) -> int:
@@ -92,6 +93,8 @@ class _Provider:
                 return
             if self._source.type == "file":
                 body, modified = await trio.to_thread.run_sync(self._read)
+                if len(body) > self._limit:
+                    raise BadWire(f"provider {self.name}: over the limit of {self._limit} bytes")
                 await self._take(body)
                 self.updated_at = modified
                 return
@@ -102,12 +105,16 @@ class _Provider:
                 self._source.url, via=self._source.proxy, headers=headers, max_bytes=self._limit
             )
             if response.status == 304:
-                await trio.to_thread.run_sync(self._path.touch)
+                with suppress(FileNotFoundError):
+                    await trio.to_thread.run_sync(os.utime, self._path)
             elif response.status != 200:
                 raise Unreachable(f"provider {self.name}: the server answered {response.status}")
             else:
                 await self._take(response.body)
-                await trio.to_thread.run_sync(self._save, response.body)
+                try:
+                    await trio.to_thread.run_sync(self._save, response.body)
+                except OSError as fault:
+                    _log.warning("provider %s is in force but not saved: %s", self.name, fault)
                 self._etag = response.header("etag")
                 self._note(response)
             self.updated_at = time.time()
@@ -175,7 +182,8 @@ class ProxyProvider(_Provider):
         found: dict[str, int] = {}
         for part in response.header("subscription-userinfo").split(";"):
             key, _, value = part.strip().partition("=")
-            if key in ("upload", "download", "total", "expire") and value.strip().isdecimal():
+            value = value.strip()
+            if key in ("upload", "download", "total", "expire") and value.isdecimal() and len(value) <= _DIGITS_MOST:
                 found[key.capitalize()] = int(value)
         self._subscription = found
 

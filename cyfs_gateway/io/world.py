@@ -62,6 +62,7 @@ _BUILT_IN: Final = (
 )
 _JITTER_SECONDS: Final = 0.5
 _DOWNLOAD_SECONDS: Final = 60.0
+_AGAIN_SECONDS: Final = 60.0
 
 _log = logging.getLogger("cyfs.world")
 
@@ -356,18 +357,29 @@ class World:
         """Health checks and updates, until cancelled."""
         async with trio.open_nursery() as nursery:
             for provider in (*self.proxy_providers.values(), *self.rule_providers.values()):
-                nursery.start_soon(provider.keep_fresh)
+                nursery.start_soon(_keep_up, provider.keep_fresh)
             for place, group in enumerate(self.groups.values()):
                 if group.spec.interval > 0:
-                    nursery.start_soon(self.checker.keep_checking, group, place * _JITTER_SECONDS % 5)
+                    nursery.start_soon(_keep_up, self.checker.keep_checking, group, place * _JITTER_SECONDS % 5)
             for name, provider in self.proxy_providers.items():
                 if provider.config.health_check.enable:
-                    nursery.start_soon(self.checker.keep_checking, _ProviderCheck(self, name), 1.0)
+                    nursery.start_soon(_keep_up, self.checker.keep_checking, _ProviderCheck(self, name), 1.0)
             await trio.sleep_forever()
 
     def close(self) -> None:
         """Let go of files; flows that still use this world's outbounds are not disturbed."""
         self.geo.close()
+
+
+async def _keep_up(work: Callable[..., Awaitable[None]], *args: object) -> None:
+    """Run background work that meets strangers' answers: what nobody foresaw there must not end the gateway."""
+    while True:
+        try:
+            await work(*args)
+            return
+        except Exception:
+            _log.exception("background work failed in a way nobody foresaw; it begins again in %g s", _AGAIN_SECONDS)
+        await trio.sleep(_AGAIN_SECONDS)
 
 
 class _ProviderCheck:

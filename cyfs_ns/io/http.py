@@ -79,7 +79,10 @@ async def fetch(
                 following = response.header("location")
                 if response.status not in _REDIRECTS or not following:
                     return response
-                url = urljoin(url, following)
+                try:
+                    url = urljoin(url, following)
+                except ValueError:
+                    raise BadWire(f"{_shown(url)}: redirected to what is no URL") from None
                 if _origin(_split(url)) != _origin(request.parts):
                     wanted = [(key, value) for key, value in wanted if key not in _NOT_ABROAD]
                 elif request.parts.username is not None and _split(url).username is None:

@@ -39,6 +39,9 @@ T = TypeVar("T")
 _HEAD_START = 0.15  # seconds: longer than a healthy server needs, too short for people to notice
 _SET_BACK = 30.0  # seconds a silent server is asked last
 _HALF_KNOWN = 60.0  # seconds to remember addresses of one family when the other stayed unanswered
+_AT_ONCE = 512
+_WAITING_MOST = 4096
+"""Questions on the wire, and in the queue for it: a crowd behind a dead server must not take all descriptors."""
 _SOUND = (message.NOERROR, message.NXDOMAIN)
 
 
@@ -85,6 +88,7 @@ class Resolver:
         self._last_until: dict[Upstream, float] = {}
         self._resolving: _Merged[str, tuple[str, ...]] = _Merged()
         self._asking: _Merged[Question, tuple[Answer | None, list[str]]] = _Merged()
+        self._turns = trio.Semaphore(_AT_ONCE)
 
     def peek(self, host: str) -> tuple[str, ...] | None:
         """The addresses of a canonical host as far as known here and now.
@@ -169,7 +173,20 @@ class Resolver:
         return both
 
     async def _ask(self, question: Question) -> tuple[Answer | None, list[str]]:
-        return await self._asking.run(question, lambda: self._race(question))
+        return await self._asking.run(question, lambda: self._race_in_turn(question))
+
+    async def _race_in_turn(self, question: Question) -> tuple[Answer | None, list[str]]:
+        crowded = self._turns.statistics().tasks_waiting >= _WAITING_MOST
+        if not crowded:
+            with trio.move_on_after(self._timeout) as patience:
+                await self._turns.acquire()
+            crowded = patience.cancelled_caught
+        if crowded:
+            return None, ["too many other questions are waiting"]
+        try:
+            return await self._race(question)
+        finally:
+            self._turns.release()
 
     async def _race(self, question: Question) -> tuple[Answer | None, list[str]]:
         """The first sound answer, else an unsound one, else ``None``; and what went wrong, a line for each server."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import h11
 import trio
@@ -28,6 +28,7 @@ from tunnels.outbound import Outbound
 from tunnels.spec import GroupSpec, TlsOptions
 
 _AT_ONCE: Final = 10
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Checked(Protocol):
@@ -161,7 +162,8 @@ def _read_url(url: str) -> _Goal:
         target = parse_authority(parts.netloc.rpartition("@")[2].encode(), 443 if secure else 80)
     except BadWire as fault:
         raise ConfigFault(f"the test URL's host cannot be used: {fault}") from fault
-    return _Goal(target, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), secure)
+    asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return _Goal(target, quote(asked, safe=_PRINTABLE), secure)
 
 
 async def _ask(ep: Endpoint, http: h11.Connection, goal: _Goal) -> int:

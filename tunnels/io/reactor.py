@@ -29,7 +29,9 @@ from typing import Protocol
 
 import trio
 
-READABLE = select.EPOLLIN
+READABLE = select.EPOLLIN | select.EPOLLRDHUP
+"""Input, or the peer's end of input; ``ENDED`` tells that the latter is, or soon will be, all there is left."""
+ENDED = select.EPOLLRDHUP
 WRITABLE = select.EPOLLOUT
 
 Handler = Callable[[int], None]
@@ -61,6 +63,10 @@ class Reactor:
         self._buckets: dict[int, set[Perishable]] = {}
         self._ticks: list[int] = []
         self._alarm: trio.CancelScope | None = None
+        self.now = time.monotonic()
+
+    def freshen(self) -> None:
+        """Read the clock: for a task that has waited for something else than the reactor."""
         self.now = time.monotonic()
 
     # Descriptors

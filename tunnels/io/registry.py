@@ -9,7 +9,9 @@ Every attempt to open a URL also teaches the status table, so later choices know
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -40,6 +42,10 @@ from tunnels.url import TunnelUrl, parse
 
 _PROBES_AT_ONCE: Final = 32
 _LOCAL: Final = "127.0.0.1"
+_DIALERS_DEEP: Final = 16
+_dialer_depth: ContextVar[int] = ContextVar("dialer_depth", default=0)
+"""How many dialers by name the calling task is inside of.  A provider's proxies may name each other in a circle, which
+shows only when they are used."""
 
 
 # Proxies of the configuration
@@ -53,10 +59,23 @@ class _Named:
         self._find = find
 
     async def open_stream(self, target: Target) -> Endpoint:
-        return await self._find(self._name).open_stream(target)
+        with self._one_deeper():
+            return await self._find(self._name).open_stream(target)
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
-        return await self._find(self._name).open_packets(target)
+        with self._one_deeper():
+            return await self._find(self._name).open_packets(target)
+
+    @contextmanager
+    def _one_deeper(self) -> Iterator[None]:
+        depth = _dialer_depth.get()
+        if depth >= _DIALERS_DEEP:
+            raise Unreachable(f"dialer-proxy {self._name!r}: dialers lead to one another in a circle", "tunnel_open")
+        token = _dialer_depth.set(depth + 1)
+        try:
+            yield
+        finally:
+            _dialer_depth.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from tunnels.endpoint import Endpoint
-from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
+from tunnels.io.reactor import ENDED, READABLE, WRITABLE, Handler, Reactor
 
 _READ_MOST: Final = 256 * 1024
 _READ_LEAST: Final = 16 * 1024
@@ -26,6 +26,8 @@ _READS_PER_EVENT: Final = 2
 _DEBT_LIMIT: Final = 64 * 1024 * 1024
 _DEAF: Final = 1 << 16
 """An interest no epoll has: the descriptor is not registered at all."""
+_UNUSUAL: Final = ~READABLE
+_MORE: Final = socket.MSG_MORE
 _RESET: Final = struct.pack("ii", 1, 0)
 
 _scratch = memoryview(bytearray(_READ_MOST))
@@ -118,7 +120,7 @@ class Relay:
         on_a: Handler = self._on_a
         on_b: Handler = self._on_b
         if self._up.raw_source and self._up.raw_sink:
-            on_a, on_b = self._quick(self._up, on_a), self._quick(self._down, on_b)
+            on_a, on_b = self._quick(self._up, self._down, on_a), self._quick(self._down, self._up, on_b)
         if a_watched:
             reactor.rehandle(self._fa, on_a)
         else:
@@ -186,24 +188,32 @@ class Relay:
     def _on_b(self, events: int) -> None:
         self._turn(events, self._down, self._up)
 
-    def _quick(self, way: _Way, thorough: Handler) -> Handler:
+    def _quick(self, way: _Way, back: _Way, thorough: Handler) -> Handler:
         """The everyday turn between two sockets, spelled out: one read, all of it sent.  ``thorough`` does the rest.
 
-        This is where the gateway spends its time; a relay of small messages runs a fifth faster by it.
+        This is where the gateway spends its time; a relay of small messages runs a fifth faster by it.  Bytes that come
+        with their end go out with it too, in one packet.
         """
         reactor, idle = self._reactor, self._idle
-        recv_into, send = way.source.recv_into, way.sink.send
+        recv_into, send = way.source.recv_into, cast(socket.SocketType, way.sink).send
 
         def on_events(events: int) -> None:
-            if events != READABLE or way.debt or way.ended:
+            if events & _UNUSUAL or way.debt or way.ended:
                 thorough(events)
                 return
             size = way.size
             view = _views[size]
-            n, sent = -1, 0
+            n, sent, ended = -1, 0, False
             try:
                 n = recv_into(view)
-                if n:
+                if n == 0:
+                    ended = True
+                elif events & ENDED and n < size:
+                    more = recv_into(view[n:])
+                    ended = more == 0
+                    n += more
+                    sent = send(view[:n], _MORE) if ended else send(view[:n])
+                else:
                     sent = send(view[:n])
             except BlockingIOError:
                 if n < 0:
@@ -213,15 +223,16 @@ class Relay:
                 return
             self.deadline = reactor.now + idle
             way.carried += n
+            if sent == n and not ended:
+                if n == size:
+                    self._grow(way)
+                return
+            way.ended = ended
             if sent < n:
                 self._owe(way, view[sent:n])
-            elif n == size:
-                self._grow(way)
+            elif back.ended and not back.debt:
+                self.close("")
                 return
-            elif n:
-                return
-            else:
-                way.ended = True
             try:
                 self._settle()
             except OSError as fault:

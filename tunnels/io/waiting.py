@@ -82,11 +82,13 @@ def within(seconds: float, what: str) -> Iterator[None]:
 async def receive_some(ep: Endpoint, most: int = _MOST_AT_ONCE) -> bytes:
     """The next bytes, at most ``most``; empty when the peer has finished.  Raises ``OSError``."""
     await trio.lowlevel.checkpoint()
-    buffer = memoryview(bytearray(most))
     while True:
         try:
-            return bytes(buffer[: ep.recv_into(buffer)])
+            # A buffer for the moment of reading only: thousands may be waiting here.
+            buffer = bytearray(most)
+            return bytes(memoryview(buffer)[: ep.recv_into(memoryview(buffer))])
         except BlockingIOError:
+            del buffer
             await _wait_readable(ep)
 
 

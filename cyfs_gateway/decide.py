@@ -124,7 +124,12 @@ class Router:
             else:
                 decision = Decision(found, leaf, chain, table, passed)
                 # The verdict "no rule matched" is one for all tables, so it would bring the wrong one.
-                if found.index >= 0 and not passed and found.outbound in self._plain and len(self._known) < _DECISIONS_KEPT:
+                if (
+                    found.index >= 0
+                    and not passed
+                    and found.outbound in self._plain
+                    and len(self._known) < _DECISIONS_KEPT
+                ):
                     self._known[id(found)] = decision  # which keeps the verdict, and so its identity, alive
                 return decision
             if found.index < 0:

@@ -125,8 +125,8 @@ def run(place: _Place, config: Path | None) -> None:
     """
     import trio
 
-    from cyfs_gateway.io.gateway import run_gateway
     from cyfs_gateway.io.logs import setup_logs
+    from cyfs_gateway.io.run import run_gateway
     from cyfs_ns.errors import ConfigFault
 
     setup_logs("info", sys.stderr, json=not sys.stderr.isatty())
@@ -582,7 +582,7 @@ def _explain_offline(
     import trio
 
     from cyfs_gateway.control.shapes import explanation_json
-    from cyfs_gateway.io.gateway import explain_offline
+    from cyfs_gateway.io.explain import explain_offline
     from cyfs_ns.errors import CyfsError
 
     path = str(config.absolute())

@@ -6,7 +6,10 @@ the new); sockets, tracker and reactor stay.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from cyfs_gateway.io.connection import Connection
 
 HANDSHAKES_MOST: Final = 8192
+_DESCRIPTORS_KEPT: Final = 256
 _DIALS_KEPT: Final = 8192
 _SET_BACK_MOST: Final = 4096
 _SET_BACK_SECONDS: Final = 60.0
@@ -53,6 +57,7 @@ class Engine:
         """Firewall mark of our own sockets."""
         self.drops = 0
         """Connections held in silence by REJECT-DROP."""
+        self._descriptors_most = _descriptors_for_flows()
         self._nursery = nursery
         self._own_ports: frozenset[tuple[str, int]] = frozenset()
         self._set_back: dict[tuple[str, int], float] = {}
@@ -85,6 +90,16 @@ class Engine:
         self._intercepts = intercepts
         self.mark = mark
         self.on_unreachable = on_unreachable
+
+    def check_descriptor(self, fd: int, *, datagrams: bool = False) -> None:
+        """Raise ``OSError`` when a flow just took one of the last descriptors.
+
+        The kernel gives the lowest number that is free.  The last are for the control API, name servers, files and
+        programs, so that whoever floods the listeners cannot lock the owner out.  Datagrams leave a quarter to TCP,
+        since their senders can be forged.
+        """
+        if fd >= (self._descriptors_most * 3 // 4 if datagrams else self._descriptors_most):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     # Half-made connections
 
@@ -218,7 +233,11 @@ class Engine:
             raise Refused(f"{Target(ip, port)} is this gateway itself")
 
     def remember_dial(self, sock: TcpEndpoint, ip: str, port: int) -> None:
-        """One of our own connections is on its way; needed only while somebody's redirection may catch it."""
+        """One of our own connections is on its way; it needs remembering while somebody's redirection may catch it.
+
+        Raises ``OSError`` when it took one of the last descriptors.
+        """
+        self.check_descriptor(sock.fileno())
         if self._intercepts:
             dials = self._dials
             if len(dials) >= _DIALS_KEPT:
@@ -232,3 +251,8 @@ class Engine:
         if made is not None and self.reactor.now - made < _DIAL_SECONDS:
             raise Refused(f"our own connection to {Target(ip, port)} was redirected back to us; exempt its mark")
         self.refuse_own_listener(ip, port)
+
+
+def _descriptors_for_flows() -> int:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return most - min(_DESCRIPTORS_KEPT, most // 8) if most > 0 else 1 << 30

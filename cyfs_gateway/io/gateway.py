@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import resource
-import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +27,7 @@ from cyfs_gateway.io import logs
 from cyfs_gateway.io.configfile import read_config
 from cyfs_gateway.io.control.server import serve_control
 from cyfs_gateway.io.engine import Engine
+from cyfs_gateway.io.explain import explain
 from cyfs_gateway.io.listeners import Listeners, Staged
 from cyfs_gateway.io.modules import Modules
 from cyfs_gateway.io.netfilter import Netfilter
@@ -38,11 +36,9 @@ from cyfs_gateway.io.views import ProxyViews
 from cyfs_gateway.io.world import Around, World, build_world, instance_of
 from cyfs_gateway.netfilter import NetfilterPlan, interception, plan
 from cyfs_gateway.rules.table import RuleTable
-from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Refused, Unreachable
+from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Unreachable
 from cyfs_ns.message import Answer
-from cyfs_ns.names import host as canonical_host
-from cyfs_ns.names import is_ip
-from tunnels.endpoint import Endpoint, Target
+from tunnels.endpoint import Endpoint
 from tunnels.group import Health, StatusRanges
 from tunnels.io.reactor import Reactor
 from tunnels.io.registry import Tunnels
@@ -53,8 +49,6 @@ from tunnels.url import parse as parse_url
 
 _DRAIN_SECONDS: Final = 0.2
 _STATUS_FILE: Final = "tunnels.json"
-_GARBAGE_THRESHOLD: Final = 20_000
-"""Allocations between collections; connections free themselves by reference counts, so little is left to find."""
 
 _log = logging.getLogger("cyfs.gateway")
 
@@ -501,164 +495,3 @@ def _tunnel_view(url: str, status: UrlStatus) -> TunnelView:
         rtt=status.rtt,
         learnt_at=status.learnt_at,
     )
-
-
-async def explain(
-    engine: Engine,
-    world: World,
-    host: str,
-    port: int,
-    *,
-    network: str,
-    source: str,
-    process: str,
-) -> Explanation:
-    """Follow a flow through the rules without opening anything.  Raises ``BadWire`` for a host that is none."""
-    host = canonical_host(host)
-    literal = is_ip(host)
-    flow = Flow(network, "Inner", source, 0, "" if literal else host, host if literal else "", port)
-    if process:
-        flow.process, flow.process_path = process.rpartition("/")[2], process
-    notes: list[str] = []
-    decision = await engine.decide(flow, None, notes=notes)
-    leaf = decision.leaf
-    addresses: tuple[str, ...] = (host,) if literal else tuple(world.peek(host) or ())
-    if leaf.kind == "Direct" and not addresses:
-        try:
-            addresses = tuple(await world.resolve(host))
-            notes.append(f"{host} is {', '.join(addresses)}, asked for by the direct way")
-        except CyfsError as fault:
-            notes.append(str(fault))
-    verdict = decision.verdict
-    return Explanation(
-        flow=flow,
-        rule=(verdict.type and f"{verdict.type},{verdict.payload},{verdict.outbound}") or "no rule matched",
-        index=verdict.index,
-        why=verdict.why,
-        resolution="; ".join(notes) or "not needed",
-        addresses=() if literal else addresses,
-        chain=tuple(reversed(decision.chain)),
-        way=_way(leaf, addresses, Target(host, port)),
-        passed=tuple(f"{one.verdict.why}: {one.why}" for one in decision.passed),
-    )
-
-
-def _way(leaf: Outbound, addresses: Sequence[str], target: Target) -> str:
-    if leaf.kind == "Direct":
-        if not addresses:
-            return f"direct, but {target.host} has no known address"
-        return "direct to " + ", ".join(str(Target(address, target.port)) for address in addresses)
-    if leaf.kind == "Reject":
-        return "rejected"
-    if leaf.kind == "RejectDrop":
-        return "dropped in silence"
-    spec = getattr(leaf, "spec", None)
-    server, port = getattr(spec, "server", ""), getattr(spec, "port", 0)
-    through = f" at {Target(server, port)}" if server else ""
-    return f"{target} through {leaf.name} ({leaf.kind}{through})"
-
-
-async def explain_offline(
-    config_path: str | None, home: Path, host: str, port: int, *, network: str, source: str, process: str
-) -> Explanation:
-    """``explain`` by a file, without a running gateway.  Raises ``ConfigFault``."""
-    sections = frozenset(Modules.discover())
-    loaded = await trio.to_thread.run_sync(read_config, config_path, home, sections)
-    config = loaded.config
-    if config is None:
-        raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
-
-    async def open_inner(flow: Flow) -> Endpoint:
-        raise Refused("nothing is downloaded while explaining")
-
-    world = await build_world(config, health=Health(), open_inner=open_inner, around=Around())
-    reactor = Reactor()
-    try:
-        async with trio.open_nursery() as nursery:
-            engine = Engine(reactor, nursery)
-            world.hand_to(engine, own_ports=frozenset())
-            return await explain(engine, world, host, port, network=network, source=source, process=process)
-    finally:
-        reactor.close()
-        world.close()
-
-
-async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Run until SIGTERM, SIGINT or a stop by the API.  Returns the exit code; faults of the start go to the log."""
-    _raise_descriptor_limit()
-    gc.set_threshold(_GARBAGE_THRESHOLD, 20, 50)
-    try:
-        place = Home(home)
-    except ConfigFault as fault:
-        _log.error("%s", fault)
-        return 1
-    path = _absolute(config_path)
-    reactor = Reactor()
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(reactor.run)
-            gateway = RunningGateway(place, nursery, reactor)
-            loaded = await gateway.read(path or None)
-            for found in loaded.faults:
-                severity = logging.ERROR if found.severity == "error" else logging.WARNING
-                _log.log(severity, "%s: %s", path or "defaults", found)
-            if loaded.config is None:
-                _log.error("the configuration cannot be used; nothing was started")
-                nursery.cancel_scope.cancel()
-                return 1
-            begun = trio.Event()
-            # Before the first door opens: whoever sees one may send a signal.
-            await nursery.start(_heed_signals, gateway, begun)
-            try:
-                await gateway.begin(loaded, path)
-            except ConfigFault as fault:
-                _log.error("%s", fault)
-                with trio.CancelScope(shield=True):
-                    await gateway.end()
-                nursery.cancel_scope.cancel()
-                return 1
-            try:
-                begun.set()
-                nursery.start_soon(gateway.keep_status)
-                _log.info("ready", extra={"control": str(gateway.config.control.unix), "pid": os.getpid()})
-                on_ready()
-                await gateway.wait_stopped()
-            finally:
-                await gateway.end()
-                nursery.cancel_scope.cancel()
-    finally:
-        reactor.close()
-        place.close()
-    return 0
-
-
-async def _heed_signals(
-    gateway: RunningGateway, begun: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-        task_status.started()
-        async for number in received:
-            if number != signal.SIGHUP:
-                gateway.stop()
-                return
-            await begun.wait()
-            try:
-                for fault in await gateway.reload():
-                    _log.warning("%s", fault)
-            except CyfsError:
-                continue  # the reload has said so itself
-
-
-def _absolute(path: str | None) -> str:
-    """The path as it is to be found again at a reload."""
-    return str(Path(path).absolute()) if path else ""
-
-
-def _raise_descriptor_limit() -> None:
-    """Every relayed connection takes two descriptors: ask for all that we may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError) as fault:
-            print(f"the limit of open files stays at {soft}: {fault}", file=sys.stderr)

@@ -88,6 +88,12 @@ class Inbound:
                     return
                 continue  # the connection died in the queue (ECONNABORTED and the network errors of accept(2))
             sock = TcpEndpoint(family, kind, 0, fd)
+            try:
+                self.engine.check_descriptor(fd)
+            except OSError as fault:
+                sock.close()
+                self._pause(fault)
+                return
             sock.setblocking(False)
             connection = Connection(self, sock, peer[0].partition("%")[0] if "%" in peer[0] else peer[0], peer[1])
             try:

@@ -286,6 +286,11 @@ class Association:
         assert first.to is not None
         try:
             endpoint = await leaf.open_packets(first.to)
+            try:
+                self.engine.check_descriptor(endpoint.fileno(), datagrams=True)
+            except OSError:
+                endpoint.close()
+                raise
         except (CyfsError, OSError) as fault:
             for route in self._opening.pop(leaf.name, ()):
                 self._refuse(route, fault)
@@ -390,6 +395,7 @@ class SocksAssociation(Association):
         family = socket.AF_INET6 if ":" in here else socket.AF_INET
         self._sock = sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            engine.check_descriptor(sock.fileno())
             sock.bind((here, 0))
         except OSError:
             sock.close()

@@ -26,18 +26,20 @@ _QUIET = [
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
 ]
 
-_FIND = """(what => {
-    const fits = what.startsWith('css=') ? [...document.querySelectorAll(what.slice(4))]
-        : [...document.querySelectorAll('body *')].filter(e => e.textContent.trim() === what).reverse()
+_FIND = """((what, within) => {
+    const inside = document.querySelector(within)
+    if (!inside) return null
+    const fits = what.startsWith('css=') ? [...inside.querySelectorAll(what.slice(4))]
+        : [...inside.querySelectorAll('*')].filter(e => e.textContent.trim() === what).reverse()
     for (const element of fits) {
         element.scrollIntoView({block: 'nearest'})
         const box = element.getBoundingClientRect()
         const [x, y] = [box.x + box.width / 2, box.y + box.height / 2]
         const hit = document.elementFromPoint(x, y)
-        if (box.width && hit && (element.contains(hit) || hit.contains(element))) return [x, y]
+        if (box.width && hit && !element.closest(':disabled') && (element.contains(hit) || hit.contains(element))) return [x, y]
     }
     return null
-})(WHAT)"""
+})"""
 
 
 def _command(profile: Path, flags: tuple[str, ...]) -> list[str]:
@@ -99,18 +101,24 @@ class Page:
 
     def shows(self, *words: str) -> None:
         """Wait until the page reads like this."""
-        until(f"the page shows {words}", lambda: all(word in self.text() for word in words))
+        until(f"the page shows {words}", lambda: all(word in self.text() for word in words), self.text)
 
     def becomes(self, script: str, wanted: Any) -> None:
         """Wait until an expression has this value."""
-        until(f"{script} is {wanted!r}", lambda: self.run(script) == wanted)
+        last: list[Any] = [None]
 
-    def click(self, what: str) -> None:
+        def is_so() -> bool:
+            last[0] = self.run(script)
+            return bool(last[0] == wanted)
+
+        until(f"{script} is {wanted!r}", is_so, lambda: last[0])
+
+    def click(self, what: str, within: str = "body") -> None:
         """Press, with the mouse, the middle of what reads exactly ``what``, or of what a selector ``css=...`` finds.
 
-        Waits until it is there, at rest, and covered by nothing.
+        Waits until it is there, at rest, in force, and covered by nothing.
         """
-        find = _FIND.replace("WHAT", json.dumps(what))
+        find = f"{_FIND}({json.dumps(what)}, {json.dumps(within)})"
         seen: list[Any] = [None]
 
         def place() -> Any:

@@ -43,12 +43,12 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def until(what: str, probe: Callable[[], T], within: float = PATIENCE) -> T:
-    """The first true answer of ``probe``; the test fails when none comes."""
-    deadline = time.monotonic() + within
+def until(what: str, probe: Callable[[], T], instead: Callable[[], object] = lambda: "") -> T:
+    """The first true answer of ``probe``.  When none comes the test fails and tells what there was ``instead``."""
+    deadline = time.monotonic() + PATIENCE
     while not (answer := probe()):
         if time.monotonic() > deadline:
-            pytest.fail(f"not in {within:.0f} s: {what}; last seen: {answer!r}")
+            pytest.fail(f"not in {PATIENCE:.0f} s: {what}; instead: {answer!r} {instead()}")
         time.sleep(0.02)
     return answer
 

@@ -69,7 +69,12 @@ class Joined:
 
 
 async def join(
-    reactor: Reactor, kinds: tuple[str, str] = ("raw", "raw"), *, idle: float = 60.0, early: bytes = b"", late: bytes = b""
+    reactor: Reactor,
+    kinds: tuple[str, str] = ("raw", "raw"),
+    *,
+    idle: float = 60.0,
+    early: bytes = b"",
+    late: bytes = b"",
 ) -> Joined:
     near_a, far_a, a_sock = await ends(kinds[0])
     near_b, far_b, b_sock = await ends(kinds[1])

@@ -36,7 +36,7 @@ async def reactor(nursery: trio.Nursery) -> AsyncIterator[Reactor]:
 
 async def until(holds: Callable[[], object]) -> None:
     with trio.fail_after(20):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event to give
             await trio.sleep(0.002)
 
 
@@ -207,9 +207,7 @@ async def test_a_paid_debt_goes_on_though_the_other_way_never_rests(reactor: Rea
     async with trio.open_nursery() as nursery:
         nursery.start_soon(say_once, joined.b)
         await until(lambda: relay_module._Debts.total)
-        for _ in range(2):
-            nursery.start_soon(hear, joined.b)
-            break
+        nursery.start_soon(hear, joined.b)
         nursery.start_soon(speak, joined.a)
         await until(lambda: heard[0] > 20)
         assert len(await exactly(joined.a, total)) == total
@@ -305,7 +303,7 @@ async def test_close_in_mid_flow_pays_nothing_and_owes_nothing(reactor: Reactor,
 async def test_a_hang_up_in_debt_neither_spins_nor_loses_the_debt(
     reactor: Reactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """b has said all and heard the end, so its socket hangs up for good while a still owes b's bytes to nobody's read."""
+    """b has said all and heard the end, so its socket hangs up for good while a reads nothing of what is owed to it."""
     calls = [0]
     turn = Relay._turn
 
@@ -395,7 +393,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kinds=st.tuples(st.sampled_from(["raw", "tls"]), st.sampled_from(["raw", "tls"])), steps=STEPS)
 def test_any_conversation_arrives_intact_and_in_order(kinds: tuple[str, str], steps: list[Step]) -> None:
     trio.run(_converse, kinds, steps)

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 from inprocess import Living, connect, echo, exactly, hello, living, only, serve, the_rest, until
+
 from cyfs_gateway.io.connection import Connection
 
 CONFIG = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -26,7 +26,7 @@ class Guest:
     """A module that does all a module may, as its settings say."""
 
     section = "guest"
-    lives: list[Any] = []
+    lives: ClassVar[list[Any]] = []
 
     @classmethod
     def check(cls, settings: Any) -> None:
@@ -167,4 +167,6 @@ async def test_the_health_page(tmp_path: Path) -> None:
         assert code == 0
         assert json.loads(said)["mode"] == "rule"
         assert (await page(house, "http://how.are.you/else"))[1].endswith("404")
-        assert (await curl("-x", f"http://127.0.0.1:{house.port()}", "-d", "x", "http://how.are.you/"))[1].startswith("only")
+        assert (await curl("-x", f"http://127.0.0.1:{house.port()}", "-d", "x", "http://how.are.you/"))[1].startswith(
+            "only"
+        )

@@ -18,7 +18,13 @@ CONFIG = """
 hosts: {{one.test: 127.0.0.1}}
 proxies:
   - {{name: box, type: socks5, server: 127.0.0.1, port: {socks}, username: alice, password: "wonder land", udp: true}}
-  - {{name: chained, type: http, server: 127.0.0.1, port: {http}, username: alice, password: "wonder land", dialer-proxy: box}}
+  - name: chained
+    type: http
+    server: 127.0.0.1
+    port: {http}
+    username: alice
+    password: "wonder land"
+    dialer-proxy: box
   - {{name: wrong, type: socks5, server: 127.0.0.1, port: {socks}, username: alice, password: nonsense}}
   - {{name: dead, type: socks5, server: 127.0.0.1, port: {dead}}}
   - {{name: carried, type: direct, dialer-proxy: choice}}

@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 import trio
-from inprocess import Living, connect, curl, dead_port, echo, exactly, hello, living, serve, socks5, socks5_request, the_rest, until
+from inprocess import (
+    Living,
+    connect,
+    curl,
+    dead_port,
+    echo,
+    exactly,
+    living,
+    serve,
+    socks5,
+    socks5_request,
+    the_rest,
+    until,
+)
 
 CONFIG = """
 timeouts: {connect: 0.6}

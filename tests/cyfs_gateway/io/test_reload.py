@@ -69,12 +69,15 @@ async def test_a_client_in_mid_handshake_is_decided_by_the_new_rules(tmp_path: P
 async def test_what_fails_late_changes_nothing(tmp_path: Path, nursery: trio.Nursery, how: str) -> None:
     port = await serve(nursery, echo)
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
         bad = {
-            "port": SECOND.replace("name: third, type: socks, listen: 127.0.0.1, port: 0", f"name: third, type: socks, listen: 127.0.0.1, port: {taken.getsockname()[1]}"),
-            "syntax": SECOND + "\nmode: sideways\n",
-            "control": SECOND + f"\nexternal-controller: 127.0.0.1:{taken.getsockname()[1]}\n",
-            "provider": SECOND + "\nrule-providers: {missing: {type: file, behavior: domain, path: ./none.yaml}}\n",
-        }[how]  # fmt: skip
+            "port": SECOND.replace(
+                "type: socks, listen: 127.0.0.1, port: 0", f"type: socks, listen: 127.0.0.1, port: {number}"
+            ),
+            "syntax": SECOND + "mode: sideways\n",
+            "control": SECOND + f"external-controller: 127.0.0.1:{number}\n",
+            "provider": SECOND + "rule-providers: {missing: {type: file, behavior: domain, path: ./none.yaml}}\n",
+        }[how]
         async with living(tmp_path, FIRST) as house:
             ports = house.gateway._listeners.view()
             await house.gateway.patch({"mode": "rule"})

@@ -48,6 +48,7 @@ from tunnels.status import UrlStatus
 from tunnels.url import parse as parse_url
 
 _DRAIN_SECONDS: Final = 0.2
+_CHANGE_SECONDS: Final = 5.0
 _STATUS_FILE: Final = "tunnels.json"
 
 _log = logging.getLogger("cyfs.gateway")
@@ -79,6 +80,7 @@ class RunningGateway:
         self._modules = Modules(self, nursery, self._around)
         self._controls: dict[tuple[Any, ...], _Served] = {}
         self._changing = trio.Lock()
+        self._ending = False
         self._adopted: World | None = None
         self._loaded: Loaded
         self._views: ProxyViews
@@ -221,11 +223,12 @@ class RunningGateway:
     def _control_parts(config: Config) -> dict[tuple[Any, ...], ControlConfig]:
         """One entry for each address; the key is all that what is served there depends on."""
         control = config.control
-        alone = replace(control, unix="", tcp=None, tls=None)
+        tls = replace(control, unix="", tcp=None)
+        tcp = replace(tls, tls=None, certificate="", private_key="", tcp=control.tcp)
         parts = [
-            ("unix", control.unix, replace(alone, unix=control.unix)),
-            ("tcp", control.tcp, replace(alone, tcp=control.tcp)),
-            ("tls", control.tls, replace(alone, tls=control.tls)),
+            ("unix", control.unix, replace(tcp, unix=control.unix, tcp=None, secret="")),
+            ("tcp", control.tcp, tcp),
+            ("tls", control.tls, tls),
         ]
         return {(kind, address, part): part for kind, address, part in parts if address}
 
@@ -466,6 +469,10 @@ class RunningGateway:
 
     async def end(self) -> None:
         """Give everything back: listeners, connections, the kernel's rules, the control socket."""
+        self._ending = True
+        with trio.move_on_after(_CHANGE_SECONDS, shield=True):
+            # A change under way would bind listeners and set rules that nobody removes any more.
+            await self._changing.acquire()
         with trio.move_on_after(20, shield=True):
             self._listeners.close()
             self._engine.tracker.close_all("the gateway stops")

@@ -113,6 +113,10 @@ def patched(loaded: Loaded, changes: Mapping[str, Any]) -> Loaded:
         if key not in _PATCHABLE:
             reader.note(f"/{key}", 0, 0, f"{key[:60]!r} cannot be changed at run time; left as it is", warning=True)
             continue
+        if key == "tun" and isinstance(value, Mapping) and value.get("enable") is True:
+            # In a file this is a warning, for the file may be made for others too; here somebody waits for it to work.
+            reader.note("/tun/enable", 0, 0, "this build carries no TUN")
+            return Loaded(None, reader.faults(), source)
         where, what = ("sniffer", {"enable": value}) if key == "sniffing" else (key, value)
         try:
             node = tree_of(what)

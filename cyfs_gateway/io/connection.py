@@ -428,7 +428,7 @@ class Connection:
     def _carry(self, decision: Decision) -> None:
         engine = self.engine
         self.decision = decision
-        engine.count(decision)
+        engine.count(decision, self.flow)
         engine.tracker.add(self)
         leaf = decision.leaf
         engine.halves.pop(self, None)

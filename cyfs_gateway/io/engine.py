@@ -151,8 +151,19 @@ class Engine:
 
     # Deciding
 
-    def count(self, decision: Decision) -> None:
-        """A flow goes by this decision."""
+    def count(self, decision: Decision, flow: Flow) -> None:
+        """``flow`` goes by this decision."""
+        if _log.isEnabledFor(logging.INFO):
+            verdict = decision.verdict
+            _log.info(
+                "[%s] %s:%s --> %s match %s using %s",
+                flow.network.upper(),
+                flow.src_ip,
+                flow.src_port,
+                Target(flow.rule_host or flow.dst_ip, flow.dst_port),
+                f"{verdict.type}({verdict.payload})" if verdict.type else verdict.why,
+                " < ".join(decision.chain),
+            )
         table = decision.table
         if table is not None:
             now = time.time()

@@ -12,7 +12,7 @@ import gc
 import logging
 import resource
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -93,36 +93,44 @@ class RunningGateway:
 
     async def begin(self, loaded: Loaded, path: str) -> None:
         """Start by this configuration.  Raises ``ConfigFault``."""
-        await self._switch(loaded, path)
+
+        async def find() -> Loaded:
+            return loaded
+
+        await self._switch(find, path)
 
     async def reload(self, *, path: str = "", payload: str = "") -> Sequence[Fault]:
         """Read and adopt a configuration: ``payload``, else the file ``path``, else the file in force."""
-        if payload:
+        path = self.config_path if payload else path or self.config_path
+
+        async def find() -> Loaded:
+            if not payload:
+                return await self.read(path or None)
             home, sections = str(self._home.path), self._modules.sections
-            loaded = await trio.to_thread.run_sync(lambda: load(payload.encode(), home=home, module_sections=sections))
-            path = self.config_path
-        else:
-            path = path or self.config_path
-            loaded = await self.read(path or None)
-        return await self._adopt(loaded, path)
+            return await trio.to_thread.run_sync(lambda: load(payload.encode(), home=home, module_sections=sections))
+
+        return await self._adopt(find, path)
 
     async def read(self, path: str | None) -> Loaded:
         """Load a file without adopting it."""
         return await trio.to_thread.run_sync(read_config, path, self._home.path, self._modules.sections)
 
     async def patch(self, changes: Mapping[str, Any]) -> Sequence[Fault]:
-        loaded = await trio.to_thread.run_sync(patched, self._loaded, changes)
-        return await self._adopt(loaded, self.config_path)
+        async def find() -> Loaded:
+            return await trio.to_thread.run_sync(patched, self._loaded, changes)
 
-    async def _adopt(self, loaded: Loaded, path: str) -> Sequence[Fault]:
+        return await self._adopt(find, self.config_path, lightly=True)
+
+    async def _adopt(
+        self, find: Callable[[], Awaitable[Loaded]], path: str, *, lightly: bool = False
+    ) -> Sequence[Fault]:
         """Switch in a task of the gateway's own: whoever asked may lose its connection by it, the change must not."""
-        outcome: list[ConfigFault | None] = []
+        outcome: list[ConfigFault | Loaded] = []
         done = trio.Event()
 
         async def work() -> None:
             try:
-                await self._switch(loaded, path)
-                outcome.append(None)
+                outcome.append(await self._switch(find, path, lightly=lightly))
             except ConfigFault as fault:
                 outcome.append(fault)
             except Exception as fault:
@@ -135,22 +143,30 @@ class RunningGateway:
         await done.wait()
         if not outcome:
             raise ConfigFault("the gateway is stopping")
-        if outcome[0] is not None:
+        if isinstance(outcome[0], ConfigFault):
             _log.warning("the configuration was not changed: %s", outcome[0])
             raise outcome[0]
         _log.info("the new configuration runs")
-        return loaded.faults
+        return outcome[0].faults
 
-    async def _switch(self, loaded: Loaded, path: str) -> None:
-        config = loaded.config
-        if config is None:
-            raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
+    async def _switch(self, find: Callable[[], Awaitable[Loaded]], path: str, *, lightly: bool = False) -> Loaded:
+        """Run what ``find`` finds; it is asked when all earlier changes are done, so that it may build on them.
+
+        ``lightly``: where only the mode changes nothing else is touched.  A reload has files to read again and does
+        not want that.
+        """
         async with self._changing:
-            if self._adopted is not None and _same_but_for_mode(config, self._adopted.config):
+            loaded = await find()
+            config = loaded.config
+            if config is None:
+                raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
+            if self._ending:
+                raise ConfigFault("the gateway is stopping")
+            if lightly and self._adopted is not None and _same_but_for_mode(config, self._adopted.config):
                 self._adopted.change_mode(config)
                 self._loaded, self.config_path = loaded, path
                 logs.set_level(config.log_level)
-                return
+                return loaded
             self._modules.check(config.modules)
             world = await build_world(config, health=self._health, open_inner=self._open_inner, around=self._around)
             staged: Staged | None = None
@@ -178,6 +194,7 @@ class RunningGateway:
             wanted = self._control_parts(config)
             await self._drop_controls([key for key in self._controls if key not in wanted])
             self._modules.switch(config.modules)
+            return loaded
 
     def _commit(self, loaded: Loaded, path: str, world: World, staged: Staged) -> None:
         """Nothing here can fail or wait."""

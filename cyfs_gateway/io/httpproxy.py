@@ -172,7 +172,7 @@ class Conversation:
             with trio.fail_after(self._engine.timeouts.connect):
                 decision = await self._engine.decide(flow, None, proxy=config.proxy, rule=config.rule)
                 upstream = _Upstream(self._engine, flow, decision, self)
-                self._engine.count(decision)
+                self._engine.count(decision, flow)
                 if decision.leaf.kind != "RejectDrop":
                     upstream.endpoint = await self._engine.open_stream(decision, flow)
         except trio.TooSlowError:

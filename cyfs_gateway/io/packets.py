@@ -242,7 +242,7 @@ class Association:
     def _carry(self, route: _Route, decision: Decision) -> None:
         engine = self.engine
         route.decision = decision
-        engine.count(decision)
+        engine.count(decision, route.flow)
         leaf = decision.leaf
         if leaf.kind in ("Reject", "RejectDrop") or not leaf.udp:
             route.refused = True

@@ -36,7 +36,8 @@ _FIND = """((what, within) => {
         const box = element.getBoundingClientRect()
         const [x, y] = [box.x + box.width / 2, box.y + box.height / 2]
         const hit = document.elementFromPoint(x, y)
-        if (box.width && hit && !element.closest(':disabled') && (element.contains(hit) || hit.contains(element))) return [x, y]
+        const open = hit && (element.contains(hit) || hit.contains(element))
+        if (open && box.width && !element.closest(':disabled')) return [x, y]
     }
     return null
 })"""

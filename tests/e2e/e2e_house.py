@@ -175,7 +175,7 @@ http {{
 
 
 class Nginx:
-    """A web server: ``port`` speaks HTTP, ``tls_port`` HTTPS and HTTP/2, for whatever name; ``/ws`` echoes WebSocket."""
+    """A web server for whatever name: ``port`` speaks HTTP, ``tls_port`` HTTPS and HTTP/2, ``/ws`` echoes WebSocket."""
 
     def __init__(self, home: Path, ws: int) -> None:
         self.home, self._ws = home, ws

@@ -15,8 +15,6 @@ import pytest
 from e2e_browser import browser, dump_dom
 from e2e_house import Gateway, Nginx, free_port, gateway, program, until
 
-PORTS = SimpleNamespace(socks=free_port(), http=free_port(), mixed=free_port(), guarded=free_port())
-
 PLAIN = "<title>plain</title><p id=told>not yet</p><script>told.textContent = 'served by nginx'</script>"
 
 BUSY = """<title>busy</title><link rel=stylesheet href=style.css><ul id=seen></ul><script>
@@ -65,20 +63,25 @@ def site(nginx: Nginx) -> Nginx:
 
 
 @pytest.fixture(scope="module")
-def house(site: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def ports() -> SimpleNamespace:
+    return SimpleNamespace(socks=free_port(), http=free_port(), mixed=free_port(), guarded=free_port())
+
+
+@pytest.fixture(scope="module")
+def house(site: Nginx, ports: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     config = {
         "ipv6": False,
         "hosts": dict.fromkeys(
             ["plain.test", "secure.test", "only-chromium.test", "unknown.test", "*.ads.test"], "127.0.0.1"
         ),
         "listeners": [
-            {"name": "socks", "type": "socks", "port": PORTS.socks},
-            {"name": "http", "type": "http", "port": PORTS.http},
-            {"name": "mixed", "type": "mixed", "port": PORTS.mixed},
+            {"name": "socks", "type": "socks", "port": ports.socks},
+            {"name": "http", "type": "http", "port": ports.http},
+            {"name": "mixed", "type": "mixed", "port": ports.mixed},
             {
                 "name": "guarded",
                 "type": "http",
-                "port": PORTS.guarded,
+                "port": ports.guarded,
                 "users": [{"username": "alice", "password": "wonder land"}],
             },
         ],
@@ -97,9 +100,9 @@ def house(site: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gat
 
 
 @pytest.fixture(params=["socks5", "http"])
-def proxy(request: pytest.FixtureRequest) -> str:
+def proxy(request: pytest.FixtureRequest, ports: SimpleNamespace) -> str:
     """The flag that leads the browser to us."""
-    port = PORTS.socks if request.param == "socks5" else PORTS.http
+    port = ports.socks if request.param == "socks5" else ports.http
     return f"--proxy-server={request.param}://127.0.0.1:{port}"
 
 
@@ -115,9 +118,7 @@ def test_a_page_is_shown_over_tls(house: Gateway, site: Nginx, tmp_path: Path, p
     assert "served by nginx" in shown
 
 
-def test_a_page_of_megabytes_is_whole(
-    house: Gateway, site: Nginx, tmp_path: Path, proxy: str, key_pin: str
-) -> None:
+def test_a_page_of_megabytes_is_whole(house: Gateway, site: Nginx, tmp_path: Path, proxy: str, key_pin: str) -> None:
     for url in (f"http://plain.test:{site.port}/big.html", f"https://secure.test:{site.tls_port}/big.html"):
         assert "all of it" in dump_dom(tmp_path, url, proxy, key_pin)
 
@@ -175,10 +176,10 @@ def test_a_group_switched_to_reject_closes_the_door_and_opens_it_again(
 
 
 def test_a_socks4_client_names_only_an_address_and_its_client_hello_tells_the_host(
-    house: Gateway, site: Nginx, tmp_path: Path, key_pin: str
+    house: Gateway, site: Nginx, ports: SimpleNamespace, tmp_path: Path, key_pin: str
 ) -> None:
     resolved_by_the_browser = "--host-resolver-rules=MAP *.test 127.0.0.1"
-    flags = (f"--proxy-server=socks4://127.0.0.1:{PORTS.mixed}", resolved_by_the_browser, key_pin)
+    flags = (f"--proxy-server=socks4://127.0.0.1:{ports.mixed}", resolved_by_the_browser, key_pin)
     before = house.hits("secure.test")
     assert "served by nginx" in dump_dom(tmp_path, f"https://secure.test:{site.tls_port}/plain.html", *flags)
     assert house.hits("secure.test") > before
@@ -186,18 +187,18 @@ def test_a_socks4_client_names_only_an_address_and_its_client_hello_tells_the_ho
 
 
 def test_a_rule_on_the_program_lets_chromium_pass_and_not_curl(
-    house: Gateway, site: Nginx, tmp_path: Path, proxy: str
+    house: Gateway, site: Nginx, ports: SimpleNamespace, tmp_path: Path, proxy: str
 ) -> None:
     url = f"http://only-chromium.test:{site.port}/plain.html"
     assert "served by nginx" in dump_dom(tmp_path, url, proxy)
-    asked = [program("curl", "curl"), "-sSf", "-m", "10", "--proxy", f"socks5h://127.0.0.1:{PORTS.socks}", url]
+    asked = [program("curl", "curl"), "-sSf", "-m", "10", "--proxy", f"socks5h://127.0.0.1:{ports.socks}", url]
     assert subprocess.run(asked, capture_output=True, check=False).returncode != 0
 
 
 def test_a_browser_is_asked_for_a_user_and_logs_in(
-    house: Gateway, site: Nginx, tmp_path: Path, key_pin: str
+    house: Gateway, site: Nginx, ports: SimpleNamespace, tmp_path: Path, key_pin: str
 ) -> None:
-    with browser(tmp_path, f"--proxy-server=http://127.0.0.1:{PORTS.guarded}", key_pin) as page:
+    with browser(tmp_path, f"--proxy-server=http://127.0.0.1:{ports.guarded}", key_pin) as page:
         assert page.open(f"https://secure.test:{site.tls_port}/plain.html") != ""
         page.answer_proxies("alice", "wonder land")
         assert page.open(f"http://plain.test:{site.port}/socket.html") == ""

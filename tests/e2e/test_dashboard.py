@@ -33,6 +33,14 @@ class House:
     mixed: int
     nginx: Nginx
 
+    def has_chosen(self, member: str) -> None:
+        """Wait until the group Choice leads to this member."""
+        until(f"{member} is chosen", lambda: self.gateway.api("/proxies/Choice")["now"] == member)
+
+    def has_mode(self, mode: str) -> None:
+        """Wait until the gateway is in this mode."""
+        until(f"the mode is {mode}", lambda: self.gateway.api("/configs")["mode"] == mode)
+
     @contextlib.contextmanager
     def download(self) -> Iterator[None]:
         """A slow download through us, from its first byte on."""
@@ -142,7 +150,7 @@ def test_a_group_is_switched(house: House, page: Page) -> None:
     page.shows("Choice", "Fastest", "Proxy provider")
     page.click("Choice")
     page.click("süd/1 🚀")
-    until("the gateway has it", lambda: house.gateway.api("/proxies/Choice")["now"] == "süd/1 🚀")
+    house.has_chosen("süd/1 🚀")
     page.becomes("document.querySelector('[data-group-name=Choice]').innerText.includes('süd/1 🚀')", True)
     with house.download():
         (one,) = house.gateway.connections("plain.test")
@@ -168,7 +176,7 @@ def test_the_mode_is_switched(house: House, page: Page) -> None:
     for label, mode in (("Global", "global"), ("Rule", "rule")):
         page.click("css=[role=combobox]")
         page.click(label)
-        until(f"the mode is {mode}", lambda mode=mode: house.gateway.api("/configs")["mode"] == mode)
+        house.has_mode(mode)
 
 
 def test_a_live_connection_is_listed_and_closed(house: House, page: Page) -> None:
@@ -224,7 +232,7 @@ def test_a_listed_foreign_origin_works_and_another_one_does_not(house: House, tm
         page.click("Choice")
         for member in ("broken", "north"):
             page.click(member, within="[data-group-name=Choice]")
-            until("the gateway has it", lambda member=member: house.gateway.api("/proxies/Choice")["now"] == member)
+            house.has_chosen(member)
         with house.download():
             turn_to(page, "connections")
             page.shows(f"plain.test:{port}")

@@ -131,6 +131,11 @@ def kdig(port: int, *words: str) -> list[str]:
     return subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout.split()
 
 
+def hears(log: Path, words: str) -> None:
+    """Wait until a log says so."""
+    until(f"the log says {words}", lambda: words in log.read_text())
+
+
 @pytest.mark.parametrize("way", ["direct", "socks", "http", "https", "chain"])
 def test_a_file_arrives_whole_by_every_way(street: Street, nginx: Nginx, way: str) -> None:
     whole = (nginx.pages / "file").read_bytes()
@@ -144,7 +149,7 @@ def test_the_sing_box_behind_hears_the_name_and_the_user(street: Street) -> None
     for way, tag in (("socks", "socks[s]"), ("http", "http[h]"), ("https", "http[t]")):
         assert curl(street.by_socks, f"http://{way}.test:{street.http_port}/file").returncode == 0
         wanted = f"inbound/{tag}: [alice] inbound connection to {way}.test:{street.http_port}"
-        until(f"its log has {wanted}", lambda wanted=wanted: wanted in street.behind.read_text())
+        hears(street.behind, wanted)
 
 
 def test_a_chain_goes_through_the_first_proxy_to_the_second(street: Street) -> None:
@@ -194,7 +199,7 @@ def test_dns_goes_through_udp_associate(street: Street, way: str) -> None:
     assert one["chains"] == ["DIRECT" if way == "direct" else "socks"]
     street.house.api(f"/connections/{one['id']}", method="DELETE")
     if way == "behind":
-        assert "inbound/socks[s]: [alice] inbound packet connection" in street.behind.read_text()
+        hears(street.behind, "inbound/socks[s]: [alice] inbound packet connection")
 
 
 def test_many_datagram_flows_at_once_each_get_their_own_answer(street: Street) -> None:

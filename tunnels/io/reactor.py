@@ -7,8 +7,9 @@ Rules for handlers:
 
 * a handler never blocks, never awaits, and does a bounded amount of work, then returns: interest is level-triggered, so
   what it left undone is reported again, behind everybody else;
-* an event is a hint.  A descriptor closed and reused within one batch may be handed a stale event, so a handler finds
-  out the truth with a non-blocking call and treats ``BlockingIOError`` as "nothing after all";
+* an event is a hint: a handler finds out the truth with a non-blocking call and treats ``BlockingIOError`` as "nothing
+  after all".  What a batch still holds for a descriptor that was closed in the same batch is dropped, since the number
+  may belong to somebody new by then: a hang-up must not end the wrong connection;
 * an exception that escapes a handler is our bug: it is logged, that descriptor is forgotten, the others live on.
 
 Time: ``Reactor.now`` is a coarse monotonic clock in seconds, read once per batch.  Deadlines live in a wheel of
@@ -59,6 +60,8 @@ class Reactor:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._left: set[int] = set()
+        """Descriptors given up since the last batch was fetched."""
         self._soon: deque[Callable[[], None]] = deque()
         self._buckets: dict[int, set[Perishable]] = {}
         self._ticks: list[int] = []
@@ -87,10 +90,12 @@ class Reactor:
     def closing(self, fd: int) -> None:
         """``fd`` is about to be closed; closing the last reference removes it from the epoll by itself."""
         self._handlers.pop(fd, None)
+        self._left.add(fd)
 
     def forget(self, fd: int) -> None:
         """Stop watching ``fd``, which stays open.  Harmless when it is not watched."""
         if self._handlers.pop(fd, None) is not None:
+            self._left.add(fd)
             with suppress(OSError):  # a handler that failed may have closed it already
                 self._epoll.unregister(fd)
 
@@ -174,6 +179,7 @@ class Reactor:
         poll = self._epoll.poll
         handlers = self._handlers
         get = handlers.get
+        left = self._left
         clock = time.monotonic
         fd = self._epoll.fileno()
         while True:
@@ -181,9 +187,10 @@ class Reactor:
             turn_ends = clock() + _TURN_SECONDS
             while events := poll(0, _BATCH):
                 self.now = now = clock()
+                left.clear()
                 for ready, what in events:
                     handler = get(ready)
-                    if handler is None:
+                    if handler is None or ready in left:
                         continue
                     try:
                         handler(what)

@@ -579,3 +579,12 @@ def test_http_headers_stay_out_of_print() -> None:
     proxy = config.proxies[0]
     assert isinstance(proxy, HttpSpec) and proxy.headers == {"Authorization": "hush"}
     assert "hush" not in repr(config)
+
+
+def test_switching_on_what_this_build_lacks_is_an_error_at_run_time() -> None:
+    loaded = load(b"tun: {enable: true}\n", home="/home")
+    assert loaded.config is not None
+    again = patched(loaded, {"tun": {"enable": True}})
+    assert again.config is None
+    assert [(fault.path, fault.severity) for fault in again.errors] == [("/tun/enable", "error")]
+    assert patched(loaded, {"tun": {"enable": False}}).config is not None

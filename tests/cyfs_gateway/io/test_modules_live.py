@@ -131,6 +131,8 @@ async def test_one_that_fails_is_off_and_says_why(tmp_path: Path, nursery: trio.
         stream, code = await socks5(house.port(), "127.0.0.1", port)
         assert code == 0
         await stream.aclose()
+        await house.reload(CONFIG + f"guest: {{word: hi, fails: {fails}}}\n")
+        await until(lambda: len(Guest.lives) == 2)
         await house.reload(CONFIG + "guest: {word: again}\n")
         await until(lambda: Guest.lives[-1] == {"word": "again"})
         await until(lambda: house.gateway._around.routes)

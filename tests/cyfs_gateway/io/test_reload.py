@@ -154,9 +154,9 @@ async def test_a_change_survives_whoever_asked_for_it(tmp_path: Path) -> None:
     async with living(tmp_path, FIRST) as house:
         switch = house.gateway._switch
 
-        async def interrupting(*given: object) -> None:
+        async def interrupting(*given: object, **how: object) -> object:
             asking.cancel()
-            await switch(*given)
+            return await switch(*given, **how)
 
         house.gateway._switch = interrupting
         with trio.CancelScope() as asking:
@@ -196,3 +196,38 @@ async def test_two_gateways_do_not_share_a_home(tmp_path: Path) -> None:
                 pass
     async with living(tmp_path, FIRST):
         pass
+
+
+async def test_small_changes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    async with living(tmp_path, FIRST) as house:
+        async with trio.open_nursery() as changes:
+            for change in ({"mode": "direct"}, {"log-level": "debug"}, {"ipv6": False}):
+                changes.start_soon(house.gateway.patch, change)
+            changes.start_soon(house.reload, FIRST + "tcp-concurrent: true\n")
+            changes.start_soon(house.gateway.patch, {"mode": "global"})
+        config = house.gateway.config
+        assert config.tcp_concurrent
+        for _ in range(3):
+            async with trio.open_nursery() as changes:
+                changes.start_soon(house.gateway.patch, {"mode": "direct"})
+                changes.start_soon(house.gateway.patch, {"log-level": "warning"})
+                changes.start_soon(house.gateway.patch, {"ipv6": False})
+            config = house.gateway.config
+            assert (config.mode, config.log_level, config.ipv6) == ("direct", "warning", False)
+            await house.gateway.patch({"mode": "rule", "log-level": "info", "ipv6": True})
+
+
+async def test_a_reload_without_a_change_reads_the_files_again(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("payload: ['+.old.test']")
+    config = """
+rule-providers: {list: {type: file, behavior: domain, path: ./list.yaml}}
+rules: ["RULE-SET,list,REJECT", "MATCH,DIRECT"]
+"""
+    async with living(tmp_path, config) as house:
+        assert (await house.gateway.explain("x.old.test", 80)).index == 0
+        (tmp_path / "list.yaml").write_text("payload: ['+.new.test']")
+        await house.gateway.patch({"mode": "rule"})
+        assert (await house.gateway.explain("x.old.test", 80)).index == 0
+        await house.reload(config)
+        assert (await house.gateway.explain("x.old.test", 80)).index == 1
+        assert (await house.gateway.explain("x.new.test", 80)).index == 0

@@ -25,7 +25,6 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -88,16 +87,21 @@ class Reactor:
         self._handlers[fd] = handler
 
     def closing(self, fd: int) -> None:
-        """``fd`` is about to be closed; closing the last reference removes it from the epoll by itself."""
-        self._handlers.pop(fd, None)
-        self._left.add(fd)
+        """``fd`` is about to be closed.
+
+        Closing removes it from the epoll by itself, but only with the last reference: a child between fork and exec
+        holds another, and would keep the events of a dead socket coming under a number that is used anew.
+        """
+        self.forget(fd)
 
     def forget(self, fd: int) -> None:
         """Stop watching ``fd``, which stays open.  Harmless when it is not watched."""
         if self._handlers.pop(fd, None) is not None:
             self._left.add(fd)
-            with suppress(OSError):  # a handler that failed may have closed it already
+            try:  # noqa: SIM105 - every connection passes here twice, and suppress() costs as much as the call
                 self._epoll.unregister(fd)
+            except OSError:
+                pass  # a handler that failed may have closed it already
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the next batch: for what is ready although no descriptor says so."""

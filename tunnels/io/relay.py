@@ -12,6 +12,7 @@ on as a reset, so that a download cut short never looks complete.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -26,7 +27,8 @@ _READS_PER_EVENT: Final = 2
 _DEBT_LIMIT: Final = 64 * 1024 * 1024
 _DEAF: Final = 1 << 16
 """An interest no epoll has: the descriptor is not registered at all."""
-_UNUSUAL: Final = ~READABLE
+_UNUSUAL: Final = ~(READABLE | select.EPOLLHUP)
+"""Events that are not simply input: reading tells what a hang-up means."""
 _MORE: Final = socket.MSG_MORE
 _RESET: Final = struct.pack("ii", 1, 0)
 

@@ -91,6 +91,7 @@ class TlsEndpoint:
                 self._answer()
                 self._pull()
             except ssl.SSLZeroReturnError:
+                self._maybe_more = False
                 return 0
             else:
                 return self._fill(buffer, n)
@@ -173,11 +174,15 @@ class TlsEndpoint:
     def _drain(self) -> None:
         """Decrypt what has been received already."""
         found = [bytes(self._early)]
-        with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+        self._maybe_more = True
+        try:
             while chunk := self._tls.read(_READ_SIZE):
                 found.append(chunk)
+        except ssl.SSLZeroReturnError:
+            pass  # like an empty read: the end was among it, and no descriptor will announce that again
+        except ssl.SSLWantReadError:
+            self._maybe_more = False
         self._early = memoryview(b"".join(found))
-        self._maybe_more = False
 
     def close(self) -> None:
         self._owed = self._early = memoryview(b"")

@@ -226,7 +226,9 @@ async def test_a_file_provider(tmp_path: Path) -> None:
         with pytest.raises(CyfsError):
             await house.gateway.update_rule_provider("list")
         assert await verdict(house, "new.test") == "RuleSet"
-        await house.reload(config + "log-level: debug\n")
+        with pytest.raises(ConfigFault, match=r"list\.yaml"):
+            await house.reload(config + "log-level: debug\n")
+        assert await verdict(house, "new.test") == "RuleSet"
 
 
 def proxies(url: str) -> str:

@@ -563,7 +563,11 @@ class Connection:
     def _join(self, upstream: Endpoint, *, upstream_watched: bool = False) -> None:
         """The way is open: answer the client and let the relay take over."""
         engine = self.engine
-        engine.unschedule(self)
+        if upstream_watched:
+            # The deadline of the connect stays: when it falls due the flow has grown old enough for keep-alive.
+            engine.halves.pop(self, None)
+        else:
+            engine.unschedule(self)
         if not self._answer_yes():
             if upstream_watched:
                 engine.reactor.closing(upstream.fileno())
@@ -641,7 +645,11 @@ class Connection:
 
     def expire(self) -> None:
         """A deadline passed: which one depends on how far the connection has come."""
-        if self._protocols:
+        if self.relay is not None:
+            leaf, upstream = self.decision.leaf, self.relay.far
+            if isinstance(leaf, Direct) and isinstance(upstream, TcpEndpoint) and not self.relay.closed:
+                leaf.sockets.keep_alive(upstream)
+        elif self._protocols:
             self._end_sniffing()
         elif len(self._addresses) > 1 and self._upstream is not None:
             self._race()
@@ -675,6 +683,7 @@ class Connection:
 
     def _on_relay_closed(self, relay: Relay, why: str) -> None:
         self._closed = True
+        self.engine.reactor.unschedule(self)
         self.engine.tracker.drop(self)
         if why and _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s -> %s ended: %s", self.peer_host, self._aim(), why)

@@ -80,7 +80,7 @@ def _way(leaf: Outbound, addresses: Sequence[str], target: Target) -> str:
 async def explain_offline(
     config_path: str | None, home: Path, host: str, port: int, *, network: str, source: str, process: str
 ) -> Explanation:
-    """``explain`` by a file, without a running gateway.  Raises ``ConfigFault``; ``BadWire`` for a host that is none."""
+    """``explain`` by a file, without a running gateway.  ``ConfigFault``; ``BadWire`` for no host."""
     sections = frozenset(Modules.discover())
     loaded = await trio.to_thread.run_sync(read_config, config_path, home, sections)
     config = loaded.config

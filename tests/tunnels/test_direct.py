@@ -39,9 +39,12 @@ def test_reasons(number: int, reason: str) -> None:
 
 async def test_a_started_connect_is_a_bare_socket_with_the_options_set() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        sock = sockets(keep_alive_idle=33, keep_alive_interval=7).start_connect(*listener.getsockname())
+        ours = sockets(keep_alive_idle=33, keep_alive_interval=7)
+        sock = ours.start_connect(*listener.getsockname())
         assert sock.gettimeout() == 0.0 and not os.get_inheritable(sock.fileno())
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        ours.keep_alive(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 33
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 7

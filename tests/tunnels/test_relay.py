@@ -94,6 +94,28 @@ async def test_half_closes_are_passed_on(reactor: Reactor, kinds: tuple[str, str
 
 
 @KINDS
+async def test_both_may_end_at_the_same_moment(reactor: Reactor, kinds: tuple[str, str]) -> None:
+    """An end that is found while our own is being said must not be lost."""
+
+    async def speak(stream: EndpointStream) -> None:
+        await stream.send_all(BLOCK)
+        await stream.send_eof()
+
+    async def hear(stream: EndpointStream) -> None:
+        assert await the_rest(stream) == BLOCK
+
+    for _ in range(20):
+        joined = await join(reactor, kinds)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for stream in (joined.a, joined.b):
+                    nursery.start_soon(speak, stream)
+                    nursery.start_soon(hear, stream)
+        await until(lambda: joined.closed)  # noqa: B023 - awaited in this very round
+        await joined.close()
+
+
+@KINDS
 async def test_early_and_late_bytes_go_first(reactor: Reactor, kinds: tuple[str, str]) -> None:
     joined = await join(reactor, kinds, early=b"sniffed ", late=b"banner ")
     await joined.a.send_all(b"up")
@@ -400,7 +422,7 @@ def test_any_conversation_arrives_intact_and_in_order(kinds: tuple[str, str], st
 
 
 async def _converse(kinds: tuple[str, str], steps: list[Step]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             reactor = Reactor()
             await nursery.start(reactor.run)

@@ -79,12 +79,14 @@ class Sockets:
         if options.routing_mark:
             both.append((socket.SOL_SOCKET, socket.SO_MARK, options.routing_mark))
         tcp: list[tuple[int, int, int | bytes]] = [*both, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        self._keep_alive_options: list[tuple[int, int, int]] = []
         if options.keep_alive:
-            tcp.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+            self._keep_alive_options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
             if options.keep_alive_idle:
-                tcp.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, options.keep_alive_idle))
+                self._keep_alive_options.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, options.keep_alive_idle))
             if options.keep_alive_interval:
-                tcp.append((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, options.keep_alive_interval))
+                interval = (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, options.keep_alive_interval)
+                self._keep_alive_options.append(interval)
         if options.tfo:
             tcp.append((socket.IPPROTO_TCP, _TCP_FASTOPEN_CONNECT, 1))
         self._udp_options = both
@@ -96,7 +98,8 @@ class Sockets:
     def start_connect(self, ip: str, port: int) -> TcpEndpoint:
         """A non-blocking socket whose connect has begun; it turns writable when that ends, and ``SO_ERROR`` tells how.
 
-        ``ip`` must be an IP text.  Raises ``OSError``, see :func:`why`, or what the guard says.
+        ``ip`` must be an IP text.  Keep-alive is left to :meth:`keep_alive`: most connections do not live to need it.
+        Raises ``OSError``, see :func:`why`, or what the guard says.
         """
         if self._guard is not None:
             self._guard(ip, port)
@@ -117,6 +120,11 @@ class Sockets:
             sock.close()
             raise
         return sock
+
+    def keep_alive(self, sock: TcpEndpoint) -> None:
+        """Let the kernel find out when the peer is gone."""
+        for level, option, value in self._keep_alive_options:
+            sock.setsockopt(level, option, value)
 
     async def addresses(self, host: str) -> list[str]:
         """The addresses of ``host`` in the order to try.  Raises ``Unreachable``."""
@@ -148,6 +156,7 @@ class Sockets:
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
                 raise _socket_error(error)
+            self.keep_alive(sock)
         except BaseException:
             sock.close()
             raise

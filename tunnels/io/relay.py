@@ -21,7 +21,7 @@ from typing import Final, cast
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import ENDED, READABLE, WRITABLE, Handler, Reactor
 
-_READ_MOST: Final = 256 * 1024
+_READ_MOST: Final = 1024 * 1024
 _READ_LEAST: Final = 16 * 1024
 _READS_PER_EVENT: Final = 2
 _DEBT_LIMIT: Final = 64 * 1024 * 1024
@@ -33,8 +33,9 @@ _MORE: Final = socket.MSG_MORE
 _RESET: Final = struct.pack("ii", 1, 0)
 
 _scratch = memoryview(bytearray(_READ_MOST))
-_views = {size: _scratch[:size] for size in (_READ_LEAST, _READ_LEAST * 4, _READ_MOST)}
-_GROW: Final = {_READ_LEAST: _READ_LEAST * 4, _READ_LEAST * 4: _READ_MOST, _READ_MOST: _READ_MOST}
+_SIZES: Final = (_READ_LEAST, _READ_LEAST * 4, _READ_LEAST * 16, _READ_MOST)
+_views = {size: _scratch[:size] for size in _SIZES}
+_GROW: Final = dict(zip(_SIZES, (*_SIZES[1:], _READ_MOST), strict=True))
 
 
 class _Debts:
@@ -150,6 +151,11 @@ class Relay:
     def up(self) -> int:
         """Bytes carried from ``a`` to ``b`` so far."""
         return self._up.carried
+
+    @property
+    def far(self) -> Endpoint:
+        """The endpoint ``b``."""
+        return self._up.sink
 
     def remote(self) -> str:
         """Address of the peer that ``b`` is connected to, as text; empty when it is not a socket."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import trio
@@ -17,6 +17,7 @@ from cyfs_ns.errors import BadWire, Unreachable
 from tunnels.endpoint import Endpoint
 
 _MOST_AT_ONCE = 65536
+_ELBOW_SECONDS = 0.01
 
 
 class TcpEndpoint(socket.SocketType):
@@ -94,12 +95,23 @@ async def receive_some(ep: Endpoint, most: int = _MOST_AT_ONCE) -> bytes:
 
 async def _wait_readable(ep: Endpoint) -> None:
     """Wait for input, pushing out meanwhile what the endpoint still owes: the peer may be waiting for it."""
-    while ep.unsent():
-        try:
-            ep.flush()
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(ep.fileno())
-    await trio.lowlevel.wait_readable(ep.fileno())
+    if not ep.unsent():
+        await trio.lowlevel.wait_readable(ep.fileno())
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_push, ep)
+        await trio.lowlevel.wait_readable(ep.fileno())
+        nursery.cancel_scope.cancel()
+
+
+async def _push(ep: Endpoint) -> None:
+    # A fault of the wire is for those who read and write to find; whoever sends pushes this out as well.
+    with suppress(OSError, trio.BusyResourceError):
+        while ep.unsent():
+            try:
+                ep.flush()
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(ep.fileno())
 
 
 async def send_all(ep: Endpoint, data: bytes | memoryview) -> None:
@@ -113,7 +125,10 @@ async def send_all(ep: Endpoint, data: bytes | memoryview) -> None:
             else:
                 ep.flush()
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(ep.fileno())
+            try:
+                await trio.lowlevel.wait_writable(ep.fileno())
+            except trio.BusyResourceError:
+                await trio.sleep(_ELBOW_SECONDS)  # a reader pushes out the little that TLS had to say
 
 
 class Handshake(Protocol):

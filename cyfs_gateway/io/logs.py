@@ -132,6 +132,8 @@ def setup_logs(level: str, stream: TextIO | None, *, json: bool) -> LogBus:
         root.removeHandler(_bus)
     _bus = LogBus(stream, json_lines=json, colour=not json and stream is not None and stream.isatty())
     root.addHandler(_bus)
+    # Without descriptors it writes a traceback ten times a second, into logs that may lie on the very disk in need.
+    logging.getLogger("trio.serve_listeners").setLevel(logging.CRITICAL)
     _bus.set_level(level)
     return _bus
 

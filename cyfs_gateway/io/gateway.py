@@ -489,7 +489,8 @@ class RunningGateway:
         self._ending = True
         with trio.move_on_after(_CHANGE_SECONDS, shield=True):
             # A change under way would bind listeners and set rules that nobody removes any more.
-            await self._changing.acquire()
+            async with self._changing:
+                pass
         with trio.move_on_after(20, shield=True):
             self._listeners.close()
             self._engine.tracker.close_all("the gateway stops")

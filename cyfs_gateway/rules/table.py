@@ -1,7 +1,10 @@
 """The rule table of a configuration: verdicts, and what people and dashboards ask about them.
 
-A verdict is made once for each rule and handed out again.  Hits are counted where they happen; misses are not: a rule
-is missed by every flow that a later rule (or none) decided, so sums from the end tell them when somebody looks.
+A verdict is made once for each rule and handed out again.  Where no rule looks at the client, flows to the same place
+by the same listener get the same verdict, so the last few thousand are remembered.
+
+Hits are counted where they happen; misses are not: a rule is missed by every flow that a later rule (or none) decided,
+so sums from the end tell them when somebody looks.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.index import ADDRESS, Geo, Index, SetSlot, Surroundings, View
-from cyfs_gateway.rules.model import NO_MATCH, InSet, Need, Place, Rule, SubRule, Text, Verdict
+from cyfs_gateway.rules.model import NO_MATCH, InSet, Logic, Need, Place, Rule, SubRule, Text, Verdict
 from cyfs_gateway.rules.sets import RuleSet
 
 
@@ -33,6 +36,19 @@ class RuleView:
     miss_at: float
 
 
+_VERDICTS_KEPT = 16_384
+_BEYOND_DESTINATION = frozenset({"UID", "DSCP", "REMATCH-NAME"})
+
+
+def _looks_at_destination(rule: Rule) -> bool:
+    """Whether a rule asks for nothing but where a flow goes and by which listener it came."""
+    if isinstance(rule, InSet) and rule.swap:
+        return False
+    parts = rule.parts if isinstance(rule, Logic) else (rule.condition,) if isinstance(rule, SubRule) else ()
+    beyond = rule.word in _BEYOND_DESTINATION or rule.word.startswith(("SRC-", "PROCESS-"))
+    return not beyond and all(_looks_at_destination(part) for part in parts)
+
+
 class RuleTable:
     """Compiled rules, immutable but for counters, disabled rules and the content of rule sets."""
 
@@ -48,6 +64,8 @@ class RuleTable:
         self._hit_at = array("d", bytes(8 * len(self._rules) + 8))
         self._passes: dict[int, int] = {}
         self._unseen: dict[int, int] = {}
+        self._memo: dict[tuple[str | int, ...], Verdict] | None = None
+        self._owns_sets = False
 
     @classmethod
     def compile(
@@ -63,7 +81,10 @@ class RuleTable:
         around = Surroundings(sub_rules, slots, geo)
         for name in sub_rules:
             around.sub_index(name)
-        return cls(rules, around, slots)
+        table = cls(rules, around, slots)
+        table._owns_sets = True
+        table._remember()
+        return table
 
     def for_list(self, name: str) -> RuleTable:
         """A table of one sub-rule list, for a listener of its own; rule sets are shared.  KeyError: no such list."""
@@ -75,6 +96,29 @@ class RuleTable:
         After a Need the caller finds out, successfully or not, and calls again with ``start=need.at`` and ``resolved``
         or ``process_known`` set.  To pass over a verdict, call again with ``start=verdict.index + 1``.
         """
+        memo = self._memo
+        if memo is None or start or resolved:
+            return self._find(flow, start, resolved, process_known)
+        key = (
+            *(flow.host, flow.dst_ip, flow.dst_port, flow.network, flow.sniff_host),
+            *(flow.in_name, flow.in_port, flow.in_user, flow.kind),
+        )
+        known = memo.get(key)
+        if known is None:
+            found = self._find(flow, 0, False, process_known)
+            if isinstance(found, Need):
+                return found
+            if len(memo) >= _VERDICTS_KEPT:
+                memo.clear()
+            known = memo[key] = found
+        return known
+
+    def _remember(self) -> None:
+        """Keep verdicts for flows that look the same, if no rule looks at more than the key in ``match``."""
+        lists = [self._rules, *self._around.sub_rules.values(), *(slot.content.rules for slot in self._slots.values())]
+        self._memo = {} if all(_looks_at_destination(rule) for rules in lists for rule in rules) else None
+
+    def _find(self, flow: Flow, start: int, resolved: bool, process_known: bool) -> Verdict | Need:
         found = self._index.first(View(flow, resolved, process_known), start, self._off)
         if found < 0:
             return NO_MATCH
@@ -121,6 +165,8 @@ class RuleTable:
             missed = self._decided_after(at)  # while it is off nothing misses it: keep the difference
             self._unseen[at] = self._unseen.get(at, 0) + (-missed if real[at] else missed)
         self._off = (self._off | {at for at, off in real.items() if off}) - {at for at, off in real.items() if not off}
+        if self._memo is not None:
+            self._memo.clear()
 
     def _decided_after(self, at: int) -> int:
         passes = sum(count for place, count in self._passes.items() if place > at)
@@ -129,6 +175,8 @@ class RuleTable:
     def fill_set(self, name: str, content: RuleSet) -> None:
         """Exchange the content of a rule set.  KeyError: no such set; ConfigFault: unusable, and the old one stays."""
         self._slots[name].fill(content)
+        if self._owns_sets:
+            self._remember()
 
     def outbounds(self) -> frozenset[str]:
         """Every outbound that a verdict of this table can name, DIRECT for "no rule matched" included."""

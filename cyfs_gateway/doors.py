@@ -171,6 +171,11 @@ class HttpDoor:
             return not self._current.body.done
         return self._state is _State.HEAD
 
+    @property
+    def head_begun(self) -> bool:
+        """Whether a request head has begun to come and is not whole yet."""
+        return self._state is _State.HEAD and bool(self._held)
+
     def client(self, untrusted: bytes) -> list[Command]:
         """The client sent these bytes."""
         self._still_here()

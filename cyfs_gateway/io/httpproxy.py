@@ -7,6 +7,7 @@ An upgraded connection leaves for the reactor.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -76,6 +77,10 @@ class Conversation:
         self._changed = trio.Event()
         self._over = False
         self._tunnel = False
+        self._moved = trio.current_time()
+        """When bytes came last, from either side."""
+        self._head_due = math.inf
+        """Until when a request head that has begun must be whole."""
         self._nursery: trio.Nursery | None = None
 
     def stop(self) -> None:
@@ -116,24 +121,45 @@ class Conversation:
             if not self._door.wants_client:
                 await self._changed.wait()
                 continue
-            with trio.fail_after(self._engine.timeouts.idle):
-                data = await receive_some(self._client, _READ)
+            data = await self._hear_client()
             async with self._turn:
                 if not self._over:
                     await self._carry_out(self._door.client(data) if data else self._door.client_eof())
             if not data:
                 return
 
+    async def _hear_client(self) -> bytes:
+        """What the client sends next.  Raises ``TooSlowError`` for silence, and for a head that comes in drops."""
+        timeouts = self._engine.timeouts
+        if not self._door.head_begun:
+            self._head_due = math.inf
+        elif self._head_due == math.inf:
+            self._head_due = trio.current_time() + timeouts.handshake
+        while True:
+            with trio.move_on_at(min(self._moved + timeouts.idle, self._head_due)):
+                data = await receive_some(self._client, _READ)
+                self._moved = trio.current_time()
+                return data
+            self._check_silence()
+
+    def _check_silence(self) -> None:
+        """One direction may be silent as long as the other moves: a long upload is answered at its end."""
+        now = trio.current_time()
+        if now >= min(self._moved + self._engine.timeouts.idle, self._head_due):
+            raise trio.TooSlowError
+
     async def _read_upstream(self, upstream: _Upstream) -> None:
         assert upstream.endpoint is not None
         while self._upstream is upstream:
             # Only the wait for input may be cut short: what follows may dial the next server in this very task.
-            with trio.move_on_after(self._engine.timeouts.idle) as upstream.scope:
+            with trio.move_on_at(self._moved + self._engine.timeouts.idle) as upstream.scope:
                 data = await receive_some(upstream.endpoint, _READ)
             if self._upstream is not upstream:
                 return
             if upstream.scope.cancelled_caught:
-                raise trio.TooSlowError
+                self._check_silence()
+                continue
+            self._moved = trio.current_time()
             upstream.down += len(data)
             async with self._turn:
                 if self._over or self._upstream is not upstream:
@@ -162,6 +188,7 @@ class Conversation:
                 self._over = True
                 self.stop()
                 assert isinstance(command, Tunnel | Close)
+        self._moved = trio.current_time()
         self._changed.set()
         self._changed = trio.Event()
 

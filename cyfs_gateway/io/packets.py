@@ -51,7 +51,7 @@ Answer = Callable[[bytes, Target], None]
 class _Session:
     """One outbound's packet way, shared by all destinations of one association that go there."""
 
-    __slots__ = ("association", "endpoint", "fd", "leaf", "routes")
+    __slots__ = ("_forward", "association", "endpoint", "fd", "leaf", "routes")
 
     def __init__(self, association: Association, leaf: Outbound, endpoint: PacketEndpoint) -> None:
         self.association = association
@@ -59,6 +59,8 @@ class _Session:
         self.endpoint = endpoint
         self.fd = endpoint.fileno()
         self.routes: dict[Target, _Route] = {}
+        # A static forward answers in the name of its one target, whoever really spoke.
+        self._forward = association.kind == "Tunnel" and leaf.kind == "Direct"
         association.engine.reactor.watch(self.fd, READABLE, self._on_readable)
 
     def _on_readable(self, _events: int) -> None:
@@ -73,7 +75,10 @@ class _Session:
             except OSError as fault:
                 association.lose(self, fault)
                 return
-            route = self.routes.get(source) or next(iter(self.routes.values()), None)
+            route = self.routes.get(source)
+            if route is None and self._forward:
+                continue  # a stranger who found the port
+            route = route or next(iter(self.routes.values()), None)
             if route is not None:
                 route.down += len(data)
             association.answer(data, source)

@@ -30,8 +30,7 @@ from typing import Protocol
 import trio
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP
-"""Input, or the peer's end of input; ``ENDED`` tells that the latter is, or soon will be, all there is left."""
-ENDED = select.EPOLLRDHUP
+"""Input, or the end of it."""
 WRITABLE = select.EPOLLOUT
 
 Handler = Callable[[int], None]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from tunnels.endpoint import Endpoint
-from tunnels.io.reactor import ENDED, READABLE, WRITABLE, Handler, Reactor
+from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
 
 _READ_MOST: Final = 1024 * 1024
 _READ_LEAST: Final = 16 * 1024
@@ -29,6 +29,7 @@ _DEAF: Final = 1 << 16
 """An interest no epoll has: the descriptor is not registered at all."""
 _UNUSUAL: Final = ~(READABLE | select.EPOLLHUP)
 """Events that are not simply input: reading tells what a hang-up means."""
+_INPUT: Final = select.EPOLLIN
 _MORE: Final = socket.MSG_MORE
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -197,32 +198,26 @@ class Relay:
         self._turn(events, self._down, self._up)
 
     def _quick(self, way: _Way, back: _Way, thorough: Handler) -> Handler:
-        """The everyday turn between two sockets, spelled out: one read, all of it sent.  ``thorough`` does the rest.
+        """The everyday turn between two sockets, spelled out: input and nothing else, one read, all of it sent.
 
-        This is where the gateway spends its time; a relay of small messages runs a fifth faster by it.  Bytes that come
-        with their end go out with it too, in one packet.
+        This is where the gateway spends its time; a relay of small messages runs a fifth faster by it.  A direction
+        that owes or has ended is not watched for input, so it never comes here.
         """
         reactor, idle = self._reactor, self._idle
-        recv_into, send = way.source.recv_into, cast(socket.SocketType, way.sink).send
+        recv_into, send = way.source.recv_into, way.sink.send
 
         def on_events(events: int) -> None:
-            if events & _UNUSUAL or way.debt or way.ended:
-                thorough(events)
+            if events != _INPUT:
+                if events & _UNUSUAL or way.debt or way.ended:
+                    thorough(events)
+                else:
+                    self._read_to_end(way, back)
                 return
-            size = way.size
-            view = _views[size]
-            n, sent, ended = -1, 0, False
+            view = _views[way.size]
+            n, sent = -1, 0
             try:
                 n = recv_into(view)
-                if n == 0:
-                    ended = True
-                elif events & ENDED and n < size:
-                    more = recv_into(view[n:])
-                    ended = more == 0
-                    n += more
-                    sent = send(view[:n], _MORE) if ended else send(view[:n])
-                else:
-                    sent = send(view[:n])
+                sent = send(view[:n])
             except BlockingIOError:
                 if n < 0:
                     return
@@ -231,22 +226,53 @@ class Relay:
                 return
             self.deadline = reactor.now + idle
             way.carried += n
-            if sent == n and not ended:
-                if n == size:
-                    self._grow(way)
-                return
-            way.ended = ended
-            if sent < n:
-                self._owe(way, view[sent:n])
-            elif back.ended and not back.debt:
-                self.close("")
-                return
-            try:
-                self._settle()
-            except OSError as fault:
-                self._fail(fault)
+            if sent != n or not 0 < n < way.size:
+                self._conclude(way, back, view[sent:n], n == 0)
 
         return on_events
+
+    def _read_to_end(self, way: _Way, back: _Way) -> None:
+        """The end is in sight: bytes that come with it go out with it too, in one packet."""
+        source, sink = way.source, cast(socket.SocketType, way.sink)
+        size = way.size
+        view = _views[size]
+        n, sent, ended = -1, 0, False
+        try:
+            n = source.recv_into(view)
+            if 0 < n < len(view):
+                more = source.recv_into(view[n:])
+                ended = more == 0
+                n += more
+            else:
+                ended = n == 0
+            if n:
+                sent = sink.send(view[:n], _MORE if ended else 0)
+        except BlockingIOError:
+            if n < 0:
+                return
+        except OSError as fault:
+            self._fail(fault)
+            return
+        self.deadline = self._reactor.now + self._idle
+        way.carried += n
+        if sent != n or ended or n == size:
+            self._conclude(way, back, view[sent:n], ended)
+
+    def _conclude(self, way: _Way, back: _Way, rest: memoryview, ended: bool) -> None:
+        """After a read that was not everyday: it was full, was not taken whole, or found the end."""
+        if not rest and not ended:
+            self._grow(way)
+            return
+        way.ended = ended
+        if rest:
+            self._owe(way, rest)
+        elif back.ended and not back.debt:
+            self.close("")
+            return
+        try:
+            self._settle()
+        except OSError as fault:
+            self._fail(fault)
 
     def _turn(self, events: int, out: _Way, back: _Way) -> None:
         """The source of ``out`` (which is the sink of ``back``) is ready for something."""

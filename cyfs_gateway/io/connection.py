@@ -194,12 +194,11 @@ class Connection:
             self._await_request()
 
     def _begin_transparent(self, kind: str) -> None:
-        sock = self.client
         if kind == "tunnel":
             target = self.inbound.target
             assert target is not None
-            host, port = target.host, target.port
         else:
+            sock = self.client
             try:
                 host, port = transparent.original_dst(sock) if kind == "redir" else transparent.tproxy_dst(sock)
                 self.engine.refuse_own_traffic(self.peer_host, self.peer_port, host, port)
@@ -207,7 +206,8 @@ class Connection:
                 _log.warning("%s: %s", self.inbound.config.name, fault)
                 self.close(str(fault))
                 return
-        self.flow = self.flow_to(Target(host, port), "", _KINDS[kind])
+            target = Target(host, port)
+        self.flow = self.flow_to(target, "", _KINDS[kind])
         self._sniff_or_route()
 
     def _await_request(self) -> None:

@@ -44,7 +44,7 @@ class Tracker:
         self._numbers = itertools.count(1)
         self._gone_up = 0
         self._gone_down = 0
-        self._gone: dict[str, tuple[int, int]] = {}
+        self._gone: dict[str, list[int]] = {}
         self._family = uuid.uuid4().int & ~((1 << 48) - 1)
         self.seen = 0
         """Flows ever tracked."""
@@ -64,9 +64,9 @@ class Tracker:
         up, down = flow.counters()
         self._gone_up += up
         self._gone_down += down
-        leaf = flow.decision.chain[0]
-        before_up, before_down = self._gone.get(leaf, (0, 0))
-        self._gone[leaf] = (before_up + up, before_down + down)
+        sums = self._gone.setdefault(flow.decision.chain[0], [0, 0])
+        sums[0] += up
+        sums[1] += down
 
     def totals(self) -> tuple[int, int]:
         """Bytes (up, down) since start."""
@@ -79,7 +79,7 @@ class Tracker:
 
     def by_outbound(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) since start for each leaf outbound that carried anything."""
-        sums = dict(self._gone)
+        sums = {leaf: (up, down) for leaf, (up, down) in self._gone.items()}
         for flow in self._live.values():
             up, down = flow.counters()
             before_up, before_down = sums.get(flow.decision.chain[0], (0, 0))

@@ -21,7 +21,7 @@ from cyfs_ns.io.dial import plain_dial
 from cyfs_ns.io.http import fetch
 from cyfs_ns.io.resolver import Resolver
 from cyfs_ns.upstream import parse_upstream
-from tests.cyfs_gateway.io.inprocess import living, serve, socks5, until
+from tests.cyfs_gateway.io.inprocess import Handler, living, serve, socks5, until
 from tunnels.endpoint import Target
 from tunnels.group import Health
 from tunnels.io.direct import Sockets
@@ -38,7 +38,7 @@ async def no_names(host: str) -> Sequence[str]:
     return ()
 
 
-def answering(head: bytes, body: bytes = b"") -> object:
+def answering(head: bytes, body: bytes = b"") -> Handler:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.receive_some(65536)
         await stream.send_all(b"HTTP/1.1 " + head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
@@ -47,7 +47,7 @@ def answering(head: bytes, body: bytes = b"") -> object:
 
 
 async def test_a_redirect_to_no_url_is_bad_wire(nursery: trio.Nursery) -> None:
-    port = await serve(nursery, answering(b"302 Found\r\nLocation: http://[\r\n"))  # type: ignore[arg-type]
+    port = await serve(nursery, answering(b"302 Found\r\nLocation: http://[\r\n"))
     with pytest.raises(BadWire, match="no URL"):
         await fetch(f"http://127.0.0.1:{port}/", dial=plain_dial())
     nursery.cancel_scope.cancel()
@@ -56,7 +56,7 @@ async def test_a_redirect_to_no_url_is_bad_wire(nursery: trio.Nursery) -> None:
 async def test_numbers_of_thousands_of_digits_in_a_subscription_head(tmp_path: Path, nursery: trio.Nursery) -> None:
     body = b"proxies: [{name: one, type: socks5, server: 127.0.0.1, port: 9}]\n"
     head = b"200 OK\r\nsubscription-userinfo: total=%s; upload=7\r\n" % (b"9" * 5000)
-    port = await serve(nursery, answering(head, body))  # type: ignore[arg-type]
+    port = await serve(nursery, answering(head, body))
     config = f"proxy-providers: {{list: {{type: http, url: 'http://127.0.0.1:{port}/', interval: 3600}}}}\n"
     async with living(tmp_path, LISTENER + config) as house:
         provider = house.gateway._world.proxy_providers["list"]
@@ -67,7 +67,7 @@ async def test_numbers_of_thousands_of_digits_in_a_subscription_head(tmp_path: P
 
 async def test_a_provider_whose_proxies_dial_through_themselves(tmp_path: Path, nursery: trio.Nursery) -> None:
     body = b"proxies: [{name: one, type: socks5, server: 127.0.0.1, port: 9, dialer-proxy: circle}]\n"
-    port = await serve(nursery, answering(b"200 OK\r\n", body))  # type: ignore[arg-type]
+    port = await serve(nursery, answering(b"200 OK\r\n", body))
     config = f"""
 proxy-providers: {{list: {{type: http, url: "http://127.0.0.1:{port}/", interval: 3600}}}}
 proxy-groups: [{{name: circle, type: url-test, use: [list], url: "http://127.0.0.1:{port}/", interval: 300}}]

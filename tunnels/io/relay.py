@@ -182,7 +182,8 @@ class Relay:
         reactor.unschedule(self)
         reactor.closing(self._fa)
         reactor.closing(self._fb)
-        _change_debts(-len(self._up.debt) - len(self._down.debt))
+        if self._up.debt or self._down.debt:
+            _change_debts(-len(self._up.debt) - len(self._down.debt))
         self._up.source.close()
         self._up.sink.close()
         self._on_close(self, why)
@@ -270,9 +271,23 @@ class Relay:
             self.close("")
             return
         try:
-            self._settle()
+            if rest or back.debt:
+                self._settle()
+            else:
+                self._pass_end(way)
         except OSError as fault:
             self._fail(fault)
+
+    def _pass_end(self, way: _Way) -> None:
+        """What ``_settle`` comes to when the first of two sockets has ended and nobody owes anything."""
+        way.finished = True
+        cast(socket.SocketType, way.sink).shutdown(socket.SHUT_WR)
+        if way is self._up:
+            self._reactor.rewatch(self._fa, 0)
+            self._a_interest = 0
+        else:
+            self._reactor.rewatch(self._fb, 0)
+            self._b_interest = 0
 
     def _turn(self, events: int, out: _Way, back: _Way) -> None:
         """The source of ``out`` (which is the sink of ``back``) is ready for something."""

@@ -30,7 +30,7 @@ from cyfs_gateway.io.engine import Engine
 from cyfs_gateway.io.explain import explain
 from cyfs_gateway.io.listeners import Listeners, Staged
 from cyfs_gateway.io.modules import Modules
-from cyfs_gateway.io.netfilter import Netfilter
+from cyfs_gateway.io.netfilter import Netfilter, run_command
 from cyfs_gateway.io.state import Home
 from cyfs_gateway.io.views import ProxyViews
 from cyfs_gateway.io.world import Around, World, build_world, instance_of
@@ -73,7 +73,8 @@ class RunningGateway:
         self._nursery = nursery
         self._engine = Engine(reactor, nursery)
         self._listeners = Listeners(self._engine)
-        self._netfilter = Netfilter(instance_of(home.path))
+        self._reactor = reactor
+        self._netfilter = Netfilter(instance_of(home.path), self._run_program)
         self._intercepted: NetfilterPlan | None = None
         self._health = Health()
         self._around = Around(guard=self._engine.refuse_own_listener, witness=self._engine.remember_dial)
@@ -226,6 +227,10 @@ class RunningGateway:
             await world.run()
 
     # The kernel's part
+
+    async def _run_program(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
+        with self._reactor.forking():
+            return await run_command(argv, stdin)
 
     async def _intercept(self, wanted: NetfilterPlan | None) -> None:
         if wanted is not None:

@@ -58,7 +58,8 @@ async def test_a_dead_socket_that_a_child_still_holds_says_nothing(reactor: Reac
     number = ours.fileno()
     reactor.watch(number, READABLE, lambda _events: None)
     in_the_child = os.dup(number)  # as between fork and exec
-    reactor.closing(number)
+    with reactor.forking():
+        reactor.closing(number)
     ours.close()
     os.dup2(fresh.fileno(), number)
     heard: list[int] = []

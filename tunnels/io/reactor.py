@@ -24,7 +24,8 @@ import logging
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import trio
@@ -60,6 +61,7 @@ class Reactor:
         self._handlers: dict[int, Handler] = {}
         self._left: set[int] = set()
         """Descriptors given up since the last batch was fetched."""
+        self._forks = 0
         self._soon: deque[Callable[[], None]] = deque()
         self._buckets: dict[int, set[Perishable]] = {}
         self._ticks: list[int] = []
@@ -86,21 +88,31 @@ class Reactor:
         self._handlers[fd] = handler
 
     def closing(self, fd: int) -> None:
-        """``fd`` is about to be closed.
+        """``fd`` is about to be closed, which removes it from the epoll by itself; but see :meth:`forking`."""
+        if self._forks:
+            self.forget(fd)
+        elif self._handlers.pop(fd, None) is not None:
+            self._left.add(fd)
 
-        Closing removes it from the epoll by itself, but only with the last reference: a child between fork and exec
-        holds another, and would keep the events of a dead socket coming under a number that is used anew.
+    @contextmanager
+    def forking(self) -> Iterator[None]:
+        """Whoever starts a program does it within this, until the program runs.
+
+        A child between fork and exec holds another reference to every socket.  One that is closed meanwhile would stay
+        in the epoll, and its hang-up would meet whoever is given its number next.
         """
-        self.forget(fd)
+        self._forks += 1
+        try:
+            yield
+        finally:
+            self._forks -= 1
 
     def forget(self, fd: int) -> None:
         """Stop watching ``fd``, which stays open.  Harmless when it is not watched."""
         if self._handlers.pop(fd, None) is not None:
             self._left.add(fd)
-            try:  # noqa: SIM105 - every connection passes here twice, and suppress() costs as much as the call
+            with suppress(OSError):  # a handler that failed may have closed it already
                 self._epoll.unregister(fd)
-            except OSError:
-                pass  # a handler that failed may have closed it already
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the next batch: for what is ready although no descriptor says so."""

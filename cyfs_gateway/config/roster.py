@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cyfs_gateway.config.model import ProxyProviderConfig, UnsupportedProxy
@@ -19,6 +19,9 @@ from cyfs_gateway.config.subscription import read_entries
 from cyfs_gateway.config.written import Section, shown
 from cyfs_ns.errors import BadWire
 from tunnels.spec import GroupSpec, ProxySpec
+
+MAX_DEPTH = 16
+"""Outbounds on the way from a rule's choice to the one that carries the flow."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,25 @@ def check_circles(top: Section, outbounds: Roster, providers: Iterable[ProxyProv
     for group in outbounds.groups:
         edges[group.name] = [*group.members, *(f"provider {name}" for name in group.use)]
     circle = find_circle(edges)
-    if circle is not None:
+    if circle is None:
+        _check_depth(top, edges)
+    else:
         key = "proxy-groups" if any(group.name in circle for group in outbounds.groups) else "proxies"
         top.error(key, f"these lead to one another in a circle: {' -> '.join(circle)[:500]}")
+
+
+def _check_depth(top: Section, edges: Mapping[str, Sequence[str]]) -> None:
+    """Groups within groups: each flow walks down all of them, so the depth has a limit."""
+    depths: dict[str, int] = {}
+    for name in edges:
+        pending = [name]
+        while pending:
+            below = edges.get(pending[-1], ())
+            unknown = [one for one in below if one not in depths]
+            if unknown:
+                pending.extend(unknown)
+                continue
+            depths[pending.pop()] = 1 + max((depths[one] for one in below), default=0)
+    deepest = max(depths, key=depths.__getitem__, default="")
+    if deepest and depths[deepest] > MAX_DEPTH:
+        top.error("proxy-groups", f"{deepest[:60]!r} leads through {depths[deepest]} others; at most {MAX_DEPTH}")

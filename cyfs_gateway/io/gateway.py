@@ -81,6 +81,7 @@ class RunningGateway:
         self._modules = Modules(self, nursery, self._around)
         self._controls: dict[tuple[Any, ...], _Served] = {}
         self._changing = trio.Lock()
+        self._saving = trio.Lock()
         self._ending = False
         self._adopted: World | None = None
         self._loaded: Loaded
@@ -365,23 +366,27 @@ class RunningGateway:
         if member not in chosen.all:
             raise KeyError(member)
         chosen.select(member)
-        self._save_choices()
+        self._keep_choices()
 
     def unfix(self, group: str) -> None:
         chosen = self._world.groups[group]
         if chosen.kind in ("URLTest", "Fallback"):
             chosen.select("")
             self._choices.pop(group, None)
-            self._save_choices()
+            self._keep_choices()
 
     def _current_choices(self) -> dict[str, str]:
         world = self._adopted
         return {name: group.snapshot() for name, group in world.groups.items() if group.snapshot()} if world else {}
 
-    def _save_choices(self) -> None:
+    def _keep_choices(self) -> None:
         self._choices.update(self._current_choices())
         if self.config.profile.store_selected:
-            self._home.save_choices(self._choices)
+            self._nursery.start_soon(self._save_choices)
+
+    async def _save_choices(self) -> None:
+        async with self._saving:
+            await trio.to_thread.run_sync(self._home.save_choices, dict(self._choices))
 
     async def delay(self, name: str, url: str, timeout: float, expected: str) -> int:
         return await self._delay(self._find(name), url, timeout, expected)
@@ -507,7 +512,10 @@ class RunningGateway:
                 _log.error("the kernel's rules could not be removed, try cyfs-gateway cleanup: %s", fault)
             await self._drop_controls(list(self._controls))
         if self._adopted is not None:
-            self._save_choices()
+            self._choices.update(self._current_choices())
+            if self.config.profile.store_selected:
+                with trio.CancelScope(shield=True):
+                    await self._save_choices()
             self._adopted.close()
 
 

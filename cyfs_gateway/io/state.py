@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,14 @@ class Home:
         except OSError:
             os.close(self._lock)
             raise ConfigFault(f"another gateway runs in {path}; stop it, or give this one its own --home") from None
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Drafts of ``write_atomic`` that a kill left behind: the lock is ours, so nobody is writing them."""
+        for folder in (self.path, *(self.path / name for name in ("storage", "providers", "rules"))):
+            for draft in folder.glob(".*.tmp"):
+                with suppress(OSError):
+                    draft.unlink()
 
     def close(self) -> None:
         """Give the directory up."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from cyfs_ns.io.atomic import write_atomic
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -77,26 +78,12 @@ class Storage:
             return None
 
     def put(self, key: str, value: bytes) -> bool:
-        """False when the store holds as many keys as it may and this would be one more."""
+        """False when the store holds as many keys as it may and this would be one more.  Raises ``OSError``."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(key)
         if not path.exists() and sum(1 for _ in self._directory.glob("*.json")) >= _MOST_KEYS:
             return False
-        descriptor, draft = tempfile.mkstemp(".new", "draft-", self._directory)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(value)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(draft).replace(path)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_atomic(path, value)
         return True
 
     def delete(self, key: str) -> None:

@@ -532,7 +532,11 @@ async def _put_storage(call: Call) -> Reply:
     key = _key_of(call)
     json_value(call.body)
     async with call.api.storing:
-        if not await trio.to_thread.run_sync(call.api.storage.put, key, call.body):
+        try:
+            kept = await trio.to_thread.run_sync(call.api.storage.put, key, call.body)
+        except OSError as fault:
+            raise HttpFault(507, f"it cannot be kept: {fault.strerror}") from None
+        if not kept:
             raise HttpFault(507, "too many keys")
     return _DONE
 

@@ -130,7 +130,11 @@ async def _open_tcp(
     address: tuple[str, int], door: Door, context: ssl.SSLContext | None, entrances: list[_Entrance]
 ) -> None:
     host, port = address
-    for listener in await trio.open_tcp_listeners(port, host=host if host not in ("", "*") else None, backlog=_BACKLOG):
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host if host not in ("", "*") else None, backlog=_BACKLOG)
+    except OSError as fault:
+        raise ConfigFault(f"control API: cannot listen on {host or '*'}:{port}: {fault.strerror}") from fault
+    for listener in listeners:
         bound, number = listener.socket.getsockname()[:2]
         shown = f"[{bound}]" if ":" in bound else bound
         named = replace(door, hosts=host_names(door.scheme, number, (host, bound)))

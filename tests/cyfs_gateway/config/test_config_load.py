@@ -588,3 +588,17 @@ def test_switching_on_what_this_build_lacks_is_an_error_at_run_time() -> None:
     assert again.config is None
     assert [(fault.path, fault.severity) for fault in again.errors] == [("/tun/enable", "error")]
     assert patched(loaded, {"tun": {"enable": False}}).config is not None
+
+
+def test_groups_in_groups_have_a_limit() -> None:
+    def nested(depth: int) -> bytes:
+        groups = [
+            f"- {{name: g{n}, type: select, proxies: [{f'g{n + 1}' if n < depth else 'DIRECT'}]}}"
+            for n in range(1, depth + 1)
+        ]
+        return ("proxy-groups:\n" + "\n".join(groups)).encode()
+
+    assert load(nested(15), home="/home").config is not None
+    (fault,) = load(nested(16), home="/home").errors
+    assert fault.path == "/proxy-groups" and "'g1' leads through 17" in fault.message
+    assert load(nested(3000), home="/home").config is None

@@ -25,8 +25,8 @@ from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.formats import parse_rule_set
 from cyfs_gateway.rules.model import Need
 from cyfs_gateway.rules.parse import parse_rule
-from cyfs_gateway.rules.sets import CidrSet, DomainSet
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.sets import CidrSet, DomainSet
 from tests.cyfs_gateway.rules.mrs_writer import domain_mrs
 
 MIX = {

@@ -49,6 +49,8 @@ class Pending:
     """A decision that waits for something to be found out; hand it back to ``route`` afterwards."""
 
     need: Need
+    router: Router
+    """The one that stopped; it means nothing to another."""
     passed: tuple[Passed, ...] = ()
 
 
@@ -97,22 +99,26 @@ class Router:
         """Decide, or say what is missing.
 
         ``after`` is what was missing last time; ``resolved`` and ``process_known`` say that it has been looked for.
+        A client whose listener went with an earlier configuration may still ask by a ``proxy`` or ``rule`` that is no
+        more: it is refused.
         """
         if self._always_process and not process_known:
-            return Pending(Need("process", 0))
+            return Pending(Need("process", 0), self)
         if self._routes and flow.rule_host and (route := self._route_of(flow.rule_host)) is not None:
             return Decision(
                 Verdict(-1, "", "", route.name, f"{route.name} is served by a module"), route, (route.name,), None
             )
         if proxy or self.mode != "rule":
             return self._fixed(proxy or ("GLOBAL" if self.mode == "global" else "DIRECT"), bool(proxy), flow)
-        table = self.tables[rule] if rule else self.table
+        table = self.tables.get(rule) if rule else self.table
+        if table is None:
+            return self._gone(rule)
         since, passed = (after.need.at, after.passed) if after is not None else (0, ())
         process_known = process_known or self._never_process
         while True:
             found = table.match(flow, since, resolved, process_known)
             if isinstance(found, Need):
-                return Pending(found, passed)
+                return Pending(found, self, passed)
             known = self._known.get(id(found))
             if known is not None and not passed and (known.leaf.udp or flow.network == "tcp"):
                 return known
@@ -145,7 +151,13 @@ class Router:
             found = self._routes.get("." + host)
         return found
 
+    def _gone(self, name: str) -> Decision:
+        verdict = Verdict(-1, "", "", "REJECT", f"{name} went with the configuration of its listener")
+        return Decision(verdict, self.outbounds["REJECT"], ("REJECT",), None)
+
     def _fixed(self, name: str, by_listener: bool, flow: Flow) -> Decision:
+        if name not in self.outbounds:
+            return self._gone(name)
         leaf, chain = self._descend(name, flow)
         key = (name, self.mode)
         verdict = self._verdicts.get(key)

@@ -172,6 +172,11 @@ class HttpDoor:
         return self._state is _State.HEAD
 
     @property
+    def kept(self) -> int:
+        """How many bytes of the client are kept until they can be understood or passed on."""
+        return len(self._held)
+
+    @property
     def head_begun(self) -> bool:
         """Whether a request head has begun to come and is not whole yet."""
         return self._state is _State.HEAD and bool(self._held)

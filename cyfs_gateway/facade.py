@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cyfs_gateway.config.model import Config, Fault
+from cyfs_gateway.config.model import Config
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.config.written import Fault
 from cyfs_ns.message import Answer
 
 
@@ -132,8 +133,11 @@ class Gateway(Protocol):
     def memory(self) -> int:
         """Resident bytes of the process."""
 
-    def close_connection(self, id: str) -> bool: ...
-    def close_connections(self) -> int: ...
+    def close_connection(self, id: str) -> bool:
+        """False when there is no such connection."""
+
+    def close_connections(self) -> int:
+        """How many were open."""
 
     def proxies(self) -> Mapping[str, ProxyView]:
         """Every outbound, group and built-in, GLOBAL included, but not what only a provider holds."""
@@ -141,23 +145,29 @@ class Gateway(Protocol):
     def select(self, group: str, member: str) -> None:
         """KeyError: no such group or member; Refused: the group chooses by itself and cannot be fixed."""
 
-    def unfix(self, group: str) -> None: ...
+    def unfix(self, group: str) -> None:
+        """Let a url-test or fallback group choose for itself again; any other stays as it is."""
+
     async def delay(self, name: str, url: str, timeout: float, expected: str) -> int:
         """Milliseconds.  TimeoutError, or Unreachable when it failed."""
 
-    async def group_delay(self, name: str, url: str, timeout: float, expected: str) -> Mapping[str, int]: ...
+    async def group_delay(self, name: str, url: str, timeout: float, expected: str) -> Mapping[str, int]:
+        """Milliseconds of each member that answered; those that did not are left out."""
 
     def proxy_providers(self) -> Mapping[str, ProviderView]: ...
     def rule_providers(self) -> Mapping[str, ProviderView]: ...
     def provider_proxy(self, provider: str, name: str) -> ProxyView: ...
     async def update_proxy_provider(self, name: str) -> None: ...
     async def update_rule_provider(self, name: str) -> None: ...
-    async def check_provider(self, name: str) -> None: ...
+    async def check_provider(self, name: str) -> None:
+        """Measure every member of a proxy provider."""
 
     async def reload(self, *, path: str = "", payload: str = "") -> Sequence[Fault]:
         """All of the new or all of the old.  Raises ConfigFault (old one still runs); returns the warnings."""
 
-    async def patch(self, changes: Mapping[str, Any]) -> Sequence[Fault]: ...
+    async def patch(self, changes: Mapping[str, Any]) -> Sequence[Fault]:
+        """Lay keys over the written file until the next reload; as ``reload`` otherwise."""
+
     async def explain(
         self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""
     ) -> Explanation: ...
@@ -167,13 +177,20 @@ class Gateway(Protocol):
     def tunnel_statuses(self) -> Sequence[TunnelView]:
         """Every tunnel URL something was learnt of."""
 
-    async def dns_query(self, name: str, rtype: str) -> Answer: ...
-    def flush_dns(self) -> None: ...
-    def flush_fake_ip(self) -> None: ...
+    async def dns_query(self, name: str, rtype: str) -> Answer:
+        """Any record type, from the name servers alone."""
+
+    def flush_dns(self) -> None:
+        """Forget what was resolved."""
+
+    def flush_fake_ip(self) -> None:
+        """Forget which name a made-up address stands for."""
+
     def logs(self, level: str) -> AsyncIterator[LogLine]:
         """Records from now on, at ``level`` and above; a reader that lags loses the oldest and is told how many."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Begin to end; returns at once."""
 
     def status(self) -> Mapping[str, Any]:
         """What ``cyfs-gateway status`` shows beyond the above: listeners with their addresses, modules with theirs."""

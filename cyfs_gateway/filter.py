@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
-from cyfs_gateway.config.model import ListenerConfig, Network
+from cyfs_gateway.config.model import ListenerConfig
+from cyfs_ns.config.written import Network
 
 _VERDICTS_KEPT: Final = 4096
 

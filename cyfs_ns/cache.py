@@ -35,6 +35,7 @@ class AddressCache:
         return entry[0]
 
     def put(self, name: str, addresses: tuple[str, ...], ttl: float, now: float) -> None:
+        """Remember for ``ttl`` seconds, within our limits; no addresses: remember that there are none."""
         longest = self._max_ttl if addresses else min(self._max_ttl, self._max_negative)
         self._entries[name] = (addresses, now + min(max(ttl, self._min_ttl), longest))
         self._entries.move_to_end(name)
@@ -42,6 +43,7 @@ class AddressCache:
             self._entries.popitem(last=False)
 
     def clear(self) -> None:
+        """Forget everything."""
         self._entries.clear()
 
     def __len__(self) -> int:

@@ -7,7 +7,8 @@ otherwise; it must never be asked of a network (RFC 6761 section 6.3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TypeAlias
 
 from cyfs_ns import names
@@ -52,41 +53,30 @@ class Hosts:
         return True
 
 
-def clash_hosts(raw: Mapping[object, object], faults: list[str]) -> dict[str, HostValue]:
-    """Clash's ``hosts:`` as entries for :class:`Hosts`; what cannot be meant goes to ``faults`` as ``key: why``."""
-    entries: dict[str, HostValue] = {}
-    for pattern, value in raw.items():
+def hosts_lines(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each line of a hosts(5) file: a canonical address and its names, the first being the address's own.
+
+    As every resolver does, what makes no sense is passed over.
+    """
+    for line in text.splitlines():
+        fields = line.partition("#")[0].split()
+        if len(fields) < 2:
+            continue
         try:
-            DomainMap({str(pattern): True})
-            entries[str(pattern)] = _clash_value(value)
-        except (BadWire, ConfigFault) as fault:
-            faults.append(f"{pattern}: {fault}")
-    return entries
-
-
-def _clash_value(value: object) -> HostValue:
-    if isinstance(value, str):
-        meant = names.host(value)
-        return (meant,) if names.is_ip(meant) else meant
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        if len(value) == 1:
-            return _clash_value(value[0])
-        return tuple(dict.fromkeys(names.ip(each) for each in value))
-    raise ConfigFault("wanted an address, a list of addresses or a name")
+            address = names.ip(fields[0].partition("%")[0])
+        except BadWire:
+            continue
+        found = []
+        for field in fields[1:]:
+            with suppress(BadWire):
+                found.append(names.name(field))
+        yield address, found
 
 
 def etc_hosts(text: str) -> dict[str, HostValue]:
-    """The entries of a hosts(5) file.  As every resolver does, lines that make no sense are passed over."""
+    """The entries of a hosts(5) file by name."""
     gathered: dict[str, dict[str, None]] = {}
-    for line in text.splitlines():
-        fields = line.partition("#")[0].split()
-        try:
-            address = names.ip(fields[0].partition("%")[0]) if fields else ""
-        except BadWire:
-            continue
-        for field in fields[1:]:
-            try:
-                gathered.setdefault(names.name(field), {})[address] = None
-            except BadWire:
-                continue
+    for address, found in hosts_lines(text):
+        for name in found:
+            gathered.setdefault(name, {})[address] = None
     return {name: tuple(addresses) for name, addresses in gathered.items()}

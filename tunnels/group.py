@@ -54,6 +54,7 @@ class Health:
         """Grows with every check, so that remembered choices know when they are old."""
 
     def record(self, name: str, url: str, check: Delay) -> None:
+        """Remember a check; the oldest of ``_HISTORY`` goes."""
         self._checks.setdefault((name, url), deque(maxlen=_HISTORY)).append(check)
         self.version += 1
 
@@ -66,6 +67,7 @@ class Health:
         return [url for member, url in self._checks if member == name]
 
     def alive(self, name: str, url: str) -> bool:
+        """Whether the last check went well; the unchecked is taken for alive."""
         checks = self._checks.get((name, url))
         return not checks or checks[-1].ms > 0
 
@@ -139,7 +141,8 @@ class Chooser(Protocol):
 
     fixed: str
 
-    def choose(self, names: Sequence[str], hint: FlowHint, now: float) -> str: ...
+    def choose(self, names: Sequence[str], hint: FlowHint, now: float) -> str:
+        """The one that carries this flow; ``now`` in steady seconds."""
 
 
 def chooser_for(spec: GroupSpec, health: Health) -> Chooser:

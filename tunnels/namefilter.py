@@ -44,6 +44,7 @@ class NameFilter:
             raise ConfigFault(f"filter {text!r} cannot be used: {fault}") from None
 
     def matches(self, name: str) -> bool:
+        """Whether the name holds what it must and nothing that it must not."""
         return all((pattern.search(name) is not None) is wanted for wanted, pattern in self._conditions)
 
 

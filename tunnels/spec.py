@@ -84,13 +84,6 @@ class DirectSpec(ProxySpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompatibleSpec(DirectSpec):
-    """What a group without any member uses instead: direct, under the name ``COMPATIBLE``.  Never written by owners."""
-
-    kind: ClassVar[str] = "Compatible"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Socks5Spec(ProxySpec):
     type: ClassVar[str] = "socks5"
     kind: ClassVar[str] = "Socks5"
@@ -188,7 +181,6 @@ class GroupSpec:
     kind: GroupKind
     members: tuple[str, ...] = ()
     use: tuple[str, ...] = ()
-    include_all_proxies: bool = False
     include_all_providers: bool = False
     filter: str = ""
     """Regular expressions split by a backtick; order of members follows the order of expressions."""
@@ -210,7 +202,5 @@ class GroupSpec:
     disable_udp: bool = False
     expected_status: str = "*"
     """HTTP statuses a health check accepts: ``200/204-299``, or ``*`` for any."""
-    interface_name: str = ""
-    routing_mark: int = 0
     hidden: bool = False
     icon: str = ""

@@ -165,6 +165,7 @@ class StatusTable:
         self._probing.add(url.normalised)
 
     def probe_ended(self, url: TunnelUrl) -> None:
+        """The probe is over; what it found was given to ``learn``."""
         self._probing.discard(url.normalised)
 
     def pin(self, url: TunnelUrl) -> None:
@@ -172,6 +173,7 @@ class StatusTable:
         self._pinned.add(url.normalised)
 
     def unpin(self, url: TunnelUrl) -> None:
+        """Let this URL go like any other."""
         self._pinned.discard(url.normalised)
 
     def sort(

@@ -7,7 +7,7 @@ import re
 from cyfs_gateway.config.listeners import Placed, bind_addresses, is_loopback, split_host_port
 from cyfs_gateway.config.model import ControlConfig
 from cyfs_gateway.config.providers import home_path
-from cyfs_gateway.config.written import Section, shown
+from cyfs_ns.config.written import Section, shown
 
 CONTROL_SOCKET = "cyfs-gateway.sock"
 _MAX_UNIX_PATH = 107
@@ -15,6 +15,7 @@ _MAX_UNIX_PATH = 107
 
 
 def read_control(top: Section, home: str, placed: list[Placed]) -> ControlConfig:
+    """``external-*``, ``secret`` and ``tls``; ``placed`` are the listeners whose ports are taken already."""
     unix = top.text("external-controller-unix") or CONTROL_SOCKET
     unix = unix if unix.startswith("/") else f"{home.rstrip('/')}/{unix}"
     if len(unix.encode()) > _MAX_UNIX_PATH or "\0" in unix:
@@ -42,9 +43,11 @@ def read_control(top: Section, home: str, placed: list[Placed]) -> ControlConfig
         allow_private_network=private_network,
         external_ui=home_path(top, "external-ui", home),
         external_ui_name=_plain_name(top, "external-ui-name"),
-        external_ui_url=top.url("external-ui-url"),
-        external_doh_server=top.text("external-doh-server"),
     )
+    if top.url("external-ui-url"):
+        top.warn("external-ui-url", "this build downloads no dashboard; put its files into 'external-ui'")
+    if top.text("external-doh-server"):
+        top.warn("external-doh-server", "this build carries no DNS server yet")
     if control.tls is not None and not (certificate and private_key):
         top.error("external-controller-tls", "it needs 'tls' with 'certificate' and 'private-key'")
     return control

@@ -14,8 +14,8 @@ from cyfs_gateway.config.model import (
     ProfileConfig,
     Timeouts,
 )
-from cyfs_gateway.config.source import Scalar
-from cyfs_gateway.config.written import Section
+from cyfs_ns.config.source import Scalar
+from cyfs_ns.config.written import Section
 
 _TUN_KEYS = (
     *("device", "stack", "dns-hijack", "auto-route", "auto-detect-interface", "mtu", "gso", "gso-max-size"),
@@ -39,6 +39,7 @@ _EXPERIMENTAL_KEYS = ("quic-go-disable-gso", "quic-go-disable-ecn", "dialer-ip4p
 
 
 def read_keep_alive(top: Section) -> KeepAlive:
+    """``keep-alive-idle``, ``keep-alive-interval`` and ``disable-keep-alive``."""
     usual = KeepAlive()
     return KeepAlive(
         idle=top.seconds("keep-alive-idle", usual.idle) or usual.idle,
@@ -48,6 +49,7 @@ def read_keep_alive(top: Section) -> KeepAlive:
 
 
 def read_log_level(top: Section) -> LogLevel:
+    """``log-level``, where ``warn`` means warning."""
     node = top.node("log-level")
     if isinstance(node, Scalar) and node.text.lower() == "warn":
         return "warning"
@@ -55,6 +57,7 @@ def read_log_level(top: Section) -> LogLevel:
 
 
 def read_find_process(top: Section) -> FindProcess:
+    """``find-process-mode``; the booleans of old files mean always and off."""
     node = top.node("find-process-mode")
     if isinstance(node, Scalar) and node.plain and node.text.lower() in ("true", "false"):
         return "always" if node.text.lower() == "true" else "off"
@@ -62,6 +65,7 @@ def read_find_process(top: Section) -> FindProcess:
 
 
 def read_timeouts(top: Section) -> Timeouts:
+    """``timeouts``, which is ours."""
     usual = Timeouts()
     section = top.table("timeouts")
     if section is None:
@@ -77,18 +81,19 @@ def read_timeouts(top: Section) -> Timeouts:
 
 
 def read_profile(top: Section) -> ProfileConfig:
+    """``profile``: what outlives a restart."""
     section = top.table("profile")
     if section is None:
         return ProfileConfig()
     profile = ProfileConfig(
         store_selected=section.flag("store-selected", True),
-        store_fake_ip=section.flag("store-fake-ip"),
     )
-    section.finish(("tracing", "smart-collector-size"))
+    section.finish(("store-fake-ip", "tracing", "smart-collector-size"))
     return profile
 
 
 def read_geo(top: Section) -> GeoConfig:
+    """``geox-url`` and the ``geo*`` keys beside it."""
     usual = GeoConfig()
     urls = top.table("geox-url")
     found = {key: urls.url(key) for key in ("geoip", "geosite", "mmdb", "asn")} if urls is not None else {}
@@ -109,6 +114,7 @@ def read_geo(top: Section) -> GeoConfig:
 
 
 def read_iptables(top: Section) -> IptablesConfig:
+    """``iptables``: whether and where flows are intercepted."""
     section = top.table("iptables")
     if section is None:
         return IptablesConfig()
@@ -140,6 +146,8 @@ def warn_of_absent_parts(top: Section) -> None:
     for key in ("ss-config", "vmess-config"):
         if top.text(key):
             top.warn(key, "this build carries no such listener, ignored")
+    if top.flag("geo-auto-update"):
+        top.warn("geo-auto-update", "this build updates no geo databases by itself; replace the files and reload")
     for key in ("inbound-tfo", "inbound-mptcp"):
         if top.flag(key):
             top.warn(key, "this build's listeners do not use it, ignored")

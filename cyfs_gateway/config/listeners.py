@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cyfs_gateway.config.model import ListenerConfig, ListenerKind, Network
+from cyfs_gateway.config.model import ListenerConfig, ListenerKind
 from cyfs_gateway.config.outbounds import canonical_host
-from cyfs_gateway.config.source import Map, Scalar, Seq
-from cyfs_gateway.config.written import Section, shown
+from cyfs_ns.config.source import Map, Scalar, Seq
+from cyfs_ns.config.written import Network, Section, shown
 
 _TOP_LEVEL: tuple[tuple[str, ListenerKind], ...] = (
     ("port", "http"),
@@ -53,6 +53,7 @@ class Shared:
     disallowed: tuple[Network, ...]
 
     def usual_addresses(self) -> tuple[str, ...]:
+        """Where a listener binds that does not say so itself."""
         return bind_addresses(self.bind_address if self.allow_lan else "localhost", self.ipv6) or ()
 
 
@@ -137,6 +138,7 @@ def split_host_port(text: str) -> tuple[str, int] | None:
 
 
 def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach ``address``, an IP literal."""
     return ipaddress.ip_address(address).is_loopback
 
 

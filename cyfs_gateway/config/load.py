@@ -30,8 +30,8 @@ from cyfs_gateway.config.providers import read_proxy_provider, read_rule_provide
 from cyfs_gateway.config.resolving import read_dns, read_hosts, read_sniffer
 from cyfs_gateway.config.roster import check_circles, read_roster, with_payload
 from cyfs_gateway.config.rulelists import RuleLists, read_rules
-from cyfs_gateway.config.source import BadYaml, Map, parse_yaml, tree_of
-from cyfs_gateway.config.written import Reader, ReadFile, Section, shown
+from cyfs_ns.config.source import BadYaml, Map, parse_yaml, tree_of
+from cyfs_ns.config.written import Reader, ReadFile, Section, shown
 from cyfs_ns.errors import Misuse
 
 DEFAULT_YAML = b"mixed-port: 7890\nmode: rule\nrules: ['MATCH,DIRECT']\n"

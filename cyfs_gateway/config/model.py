@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, Literal
+
+from cyfs_ns.config.written import Fault, Network
 
 if TYPE_CHECKING:
     from cyfs_gateway.config.load import Source
@@ -23,29 +24,10 @@ if TYPE_CHECKING:
 Mode = Literal["rule", "global", "direct"]
 LogLevel = Literal["debug", "info", "warning", "error", "silent"]
 FindProcess = Literal["off", "strict", "always"]
-Network = IPv4Network | IPv6Network
 ListenerKind = Literal["http", "socks", "mixed", "redir", "tproxy", "tunnel"]
 ProviderType = Literal["http", "file", "inline"]
 RuleBehavior = Literal["domain", "ipcidr", "classical"]
 RuleFormat = Literal["yaml", "text", "mrs"]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing wrong with a file: an ``error`` stops the load, a ``warning`` does not."""
-
-    path: str
-    """JSON pointer of the place, as ``/proxies/3/port``; ``/`` for the whole."""
-    line: int
-    """From 1; 0 when the fault has no line (a file that cannot be read)."""
-    column: int
-    """From 1; 0 likewise."""
-    message: str
-    severity: Literal["error", "warning"] = "error"
-
-    def __str__(self) -> str:
-        place = f"{self.line}:{self.column}: " if self.line else ""
-        return f"{place}{self.severity}: {self.path}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,17 +185,6 @@ class RuleProviderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FallbackFilter:
-    """When an answer of ``nameserver`` is distrusted and ``fallback`` asked."""
-
-    geoip: bool = True
-    geoip_code: str = "CN"
-    ipcidr: tuple[Network, ...] = ()
-    domain: tuple[str, ...] = ()
-    geosite: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DnsConfig:
     """Mihomo's ``dns`` section.  Servers stay text (``tls://1.1.1.1:853#proxy``); their scheme has been checked."""
 
@@ -225,26 +196,20 @@ class DnsConfig:
     use_hosts: bool = True
     use_system_hosts: bool = True
     respect_rules: bool = False
-    cache_algorithm: Literal["lru", "arc"] = "lru"
     cache_max_size: int = 4096
     enhanced_mode: Literal["normal", "fake-ip", "redir-host"] = "redir-host"
     fake_ip_range: str = "198.18.0.1/16"
     fake_ip_range6: str = ""
-    fake_ip_filter: tuple[str, ...] = ()
-    fake_ip_filter_mode: Literal["blacklist", "whitelist", "rule"] = "blacklist"
-    fake_ip_ttl: int = 1
     default_nameserver: tuple[str, ...] = ()
     """Addresses only; empty: those of the system."""
     nameserver: tuple[str, ...] = ()
     """Empty: those of the system."""
     fallback: tuple[str, ...] = ()
-    fallback_filter: FallbackFilter = field(default_factory=FallbackFilter)
     nameserver_policy: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(pattern, servers) in the order of the file; first match wins."""
     proxy_server_nameserver: tuple[str, ...] = ()
     proxy_server_nameserver_policy: tuple[tuple[str, tuple[str, ...]], ...] = ()
     direct_nameserver: tuple[str, ...] = ()
-    direct_nameserver_follow_policy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,8 +248,6 @@ class ControlConfig:
     external_ui: str = ""
     """Absolute directory inside the home directory, or empty."""
     external_ui_name: str = ""
-    external_ui_url: str = ""
-    external_doh_server: str = ""
 
     @property
     def secret_wanted(self) -> bool:
@@ -316,12 +279,12 @@ class ProfileConfig:
     """What outlives a restart."""
 
     store_selected: bool = True
-    store_fake_ip: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeoConfig:
-    """Where geo databases come from.  Databases are local files until ``auto_update`` or a request fetches them."""
+    """What Clash says of geo databases.  They are downloaded when they are missing and not updated by themselves: the
+    URLs and ``dat_mode`` decide, the rest is shown by GET /configs."""
 
     geoip_url: str = ""
     geosite_url: str = ""

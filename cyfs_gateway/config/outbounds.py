@@ -15,8 +15,8 @@ import idna
 
 from cyfs_gateway.config.model import NOT_CARRIED, UnsupportedProxy
 from cyfs_gateway.config.names import Sieve
-from cyfs_gateway.config.source import Scalar
-from cyfs_gateway.config.written import Section
+from cyfs_ns.config.source import Scalar
+from cyfs_ns.config.written import Section
 from cyfs_ns.errors import BadWire, ConfigFault
 from tunnels.authority import parse_host
 from tunnels.group import StatusRanges
@@ -123,6 +123,7 @@ def canonical_host(written: str) -> str:
 
 
 def interface_name(entry: Section) -> str:
+    """``interface-name``; one that the kernel could not know is noted and counts as absent."""
     name = entry.text("interface-name")
     if len(name.encode()) > 15 or re.search(r"[\s/\x00]", name):
         entry.error("interface-name", f"{name[:60]!r} cannot be an interface's name (15 bytes at most)")
@@ -131,6 +132,7 @@ def interface_name(entry: Section) -> str:
 
 
 def expected_status(entry: Section) -> str:
+    """``expected-status``, by default any; ranges that make no sense are noted and count as absent."""
     text = entry.text("expected-status", "*").strip() or "*"
     try:
         StatusRanges(text)
@@ -169,7 +171,6 @@ def read_group(entry: Section, proxies: Sequence[tuple[str, str]], providers: Se
         kind=kind,
         members=members,
         use=use,
-        include_all_proxies=all_proxies,
         include_all_providers=all_providers,
         filter=wanted,
         exclude_filter=unwanted,
@@ -183,12 +184,16 @@ def read_group(entry: Section, proxies: Sequence[tuple[str, str]], providers: Se
         strategy=entry.choice("strategy", get_args(Strategy), "consistent-hashing"),
         disable_udp=entry.flag("disable-udp"),
         expected_status=expected_status(entry),
-        interface_name=interface_name(entry),
-        routing_mark=entry.integer("routing-mark", 0, 0, 0xFFFFFFFF),
         hidden=entry.flag("hidden"),
         icon=entry.text("icon"),
     )
-    entry.finish(("empty-fallback", "enable"))
+    for key in ("interface-name", "routing-mark"):
+        if entry.has(key):
+            # mihomo took these out of groups as well.
+            entry.warn(key, "groups have no sockets of their own, ignored; set it on the proxies")
+    if entry.has("empty-fallback"):
+        entry.warn("empty-fallback", "this build does not act on it; a group without members goes direct")
+    entry.finish(("enable",))
     return spec if name else None
 
 

@@ -16,8 +16,9 @@ from cyfs_gateway.config.model import (
 )
 from cyfs_gateway.config.names import renamer
 from cyfs_gateway.config.outbounds import expected_status, read_filter
-from cyfs_gateway.config.written import Section
-from cyfs_ns.errors import ConfigFault
+from cyfs_gateway.rules.formats import inline_rule_set
+from cyfs_ns.config.written import Section
+from cyfs_ns.errors import BadWire, ConfigFault
 from tunnels.spec import DEFAULT_TEST_URL
 
 _OVERRIDE_FLAGS = ("tfo", "mptcp", "udp", "udp-over-tcp", "skip-cert-verify")
@@ -77,10 +78,29 @@ def read_rule_provider(name: str, entry: Section, home: str) -> RuleProviderConf
         header=_header(entry),
         payload=entry.texts("payload"),
     )
-    if kind == "inline" and not entry.has("payload"):
-        entry.error("payload", "'payload' is missing")
+    if kind == "inline":
+        _check_payload(entry, behavior)
     entry.finish()
     return provider
+
+
+def _check_payload(entry: Section, behavior: RuleBehavior) -> None:
+    """Name the lines that will be left out; none that is good is an error, as it is in a file."""
+    if not entry.has("payload"):
+        entry.error("payload", "'payload' is missing")
+        return
+    items = entry.items("payload")
+    try:
+        if not inline_rule_set((text for _, _, text in items), behavior).faults:
+            return
+    except BadWire as fault:
+        entry.error("payload", str(fault))
+        return
+    for at, node, text in items:
+        try:
+            inline_rule_set((text,), behavior)
+        except BadWire as fault:
+            entry.reader.warn(at, node, f"{fault}; left out")
 
 
 def home_path(entry: Section, key: str, home: str) -> str:

@@ -10,20 +10,20 @@ import ipaddress
 import re
 
 from cyfs_gateway.config.listeners import split_host_port
-from cyfs_gateway.config.model import DnsConfig, FallbackFilter, SnifferConfig
+from cyfs_gateway.config.model import DnsConfig, SnifferConfig
 from cyfs_gateway.config.outbounds import canonical_host
-from cyfs_gateway.config.written import Section, shown
 from cyfs_gateway.sniff.policy import DEFAULT_PORTS, SniffConfig, SniffProtocol, domain_wildcards
+from cyfs_ns.config.written import Section, shown
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.hosts import Hosts
 from cyfs_ns.upstream import parse_upstream
 
-_FAKE_IP_FILTER = ("dns.msftncsi.com", "www.msftncsi.com", "www.msftconnecttest.com")
 _SETS = ("rule-set:", "geosite:", "geoip:")
 
 
 def read_dns(top: Section) -> DnsConfig:
+    """``dns``; absent means off, and names are then resolved by the servers of the system."""
     section = top.table("dns")
     if section is None:
         return DnsConfig()
@@ -40,24 +40,20 @@ def read_dns(top: Section) -> DnsConfig:
         use_hosts=section.flag("use-hosts", True),
         use_system_hosts=section.flag("use-system-hosts", True),
         respect_rules=section.flag("respect-rules"),
-        cache_algorithm=section.choice("cache-algorithm", ("lru", "arc"), "lru"),
         cache_max_size=section.integer("cache-max-size", usual.cache_max_size) or usual.cache_max_size,
         enhanced_mode=section.choice("enhanced-mode", ("normal", "fake-ip", "redir-host"), "redir-host"),
         fake_ip_range=_prefix(section, "fake-ip-range", usual.fake_ip_range, 4),
         fake_ip_range6=_prefix(section, "fake-ip-range6", "", 6),
-        fake_ip_filter=section.texts("fake-ip-filter") if section.has("fake-ip-filter") else _FAKE_IP_FILTER,
-        fake_ip_filter_mode=section.choice("fake-ip-filter-mode", ("blacklist", "whitelist", "rule"), "blacklist"),
-        fake_ip_ttl=section.integer("fake-ip-ttl", 1, 0, 86400) or 1,
         default_nameserver=_servers(section, "default-nameserver", literal=True),
         nameserver=_servers(section, "nameserver"),
         fallback=_servers(section, "fallback"),
-        fallback_filter=_fallback_filter(section),
         nameserver_policy=_policy(section, "nameserver-policy"),
         proxy_server_nameserver=_servers(section, "proxy-server-nameserver"),
         proxy_server_nameserver_policy=_policy(section, "proxy-server-nameserver-policy"),
         direct_nameserver=_servers(section, "direct-nameserver"),
-        direct_nameserver_follow_policy=section.flag("direct-nameserver-follow-policy"),
     )
+    follow = section.flag("direct-nameserver-follow-policy")
+    _check_details(section)
     section.finish()
     if config.enable:
         for key, wanted, what in (
@@ -65,6 +61,7 @@ def read_dns(top: Section) -> DnsConfig:
             ("enhanced-mode", config.enhanced_mode == "fake-ip", "hands out no fake addresses yet"),
             ("fallback", bool(config.fallback), "asks 'nameserver' alone"),
             ("proxy-server-nameserver-policy", bool(config.proxy_server_nameserver_policy), "does not act on it"),
+            ("direct-nameserver-follow-policy", follow, "asks 'direct-nameserver' by no policy"),
             ("respect-rules", config.respect_rules, "does not act on it; name a proxy as in 'tls://1.1.1.1#proxy'"),
             ("prefer-h3", config.prefer_h3, "speaks no HTTP/3"),
         ):
@@ -95,6 +92,7 @@ def read_hosts(top: Section) -> dict[str, tuple[str, ...]]:
 
 
 def read_sniffer(top: Section) -> SnifferConfig:
+    """``sniffer``; absent means off."""
     section = top.table("sniffer")
     if section is None:
         return SnifferConfig()
@@ -179,19 +177,17 @@ def _without_sets(section: Section, key: str, *, prefixes: bool = False) -> tupl
     return tuple(found)
 
 
-def _fallback_filter(section: Section) -> FallbackFilter:
+def _check_details(section: Section) -> None:
+    """Keys that refine what this build lacks: looked at for faults only."""
+    section.choice("cache-algorithm", ("lru", "arc"), "lru")
+    section.choice("fake-ip-filter-mode", ("blacklist", "whitelist", "rule"), "blacklist")
+    section.texts("fake-ip-filter")
+    section.integer("fake-ip-ttl", 1, 0, 86400)
     table = section.table("fallback-filter")
-    if table is None:
-        return FallbackFilter()
-    found = FallbackFilter(
-        geoip=table.flag("geoip", True),
-        geoip_code=table.text("geoip-code", "CN"),
-        ipcidr=table.prefixes("ipcidr"),
-        domain=table.texts("domain"),
-        geosite=table.texts("geosite"),
-    )
-    table.finish()
-    return found
+    if table is not None:
+        table.flag("geoip"), table.text("geoip-code"), table.prefixes("ipcidr")
+        table.texts("domain"), table.texts("geosite")
+        table.finish()
 
 
 def _policy(section: Section, key: str) -> tuple[tuple[str, tuple[str, ...]], ...]:

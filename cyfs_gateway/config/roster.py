@@ -14,9 +14,9 @@ from cyfs_gateway.config.outbounds import (
     read_group,
     read_proxy,
 )
-from cyfs_gateway.config.source import Seq
 from cyfs_gateway.config.subscription import read_entries
-from cyfs_gateway.config.written import Section, shown
+from cyfs_ns.config.source import Seq
+from cyfs_ns.config.written import Section, shown
 from cyfs_ns.errors import BadWire
 from tunnels.spec import GroupSpec, ProxySpec
 
@@ -35,6 +35,7 @@ class Roster:
 
 
 def read_roster(top: Section, providers: list[str]) -> Roster:
+    """``proxies`` and ``proxy-groups``; ``providers`` are the names of ``proxy-providers``, for ``include-all``."""
     found = Roster([], [], [], {*BUILT_IN, "GLOBAL"})
     taken = dict.fromkeys(BUILT_IN, "built in")
     for entry in top.tables("proxies"):
@@ -71,6 +72,7 @@ def _claim(entry: Section, taken: dict[str, str]) -> None:
 
 
 def with_payload(entry: Section, provider: ProxyProviderConfig) -> ProxyProviderConfig:
+    """The provider with the proxies that stand in its own ``payload``."""
     payload = entry.node("payload")
     if payload is None:
         return provider
@@ -86,6 +88,7 @@ def with_payload(entry: Section, provider: ProxyProviderConfig) -> ProxyProvider
 
 
 def check_circles(top: Section, outbounds: Roster, providers: Iterable[ProxyProviderConfig]) -> None:
+    """Note groups and ``dialer-proxy`` chains that lead back to themselves, or go too deep."""
     edges: dict[str, list[str]] = {}
     for proxy in outbounds.proxies:
         edges[proxy.name] = [proxy.dialer_proxy] if proxy.dialer_proxy else []

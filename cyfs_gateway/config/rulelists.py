@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from cyfs_gateway.config.outbounds import find_circle
-from cyfs_gateway.config.source import Scalar, Seq
-from cyfs_gateway.config.written import Section, shown
 from cyfs_gateway.rules.model import Always, InSet, Logic, Rule, SubRule
 from cyfs_gateway.rules.parse import RuleFault, parse_rule
+from cyfs_ns.config.source import Scalar, Seq
+from cyfs_ns.config.written import Section, shown
 
 RuleLists = tuple[tuple[Rule, ...], dict[str, tuple[Rule, ...]]]
 """``rules``, and the named lists of ``sub-rules``."""

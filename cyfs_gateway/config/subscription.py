@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
-from cyfs_gateway.config.model import NOT_CARRIED, Fault, ProxyProviderConfig, UnsupportedProxy
+from cyfs_gateway.config.model import NOT_CARRIED, ProxyProviderConfig, UnsupportedProxy
 from cyfs_gateway.config.names import Sieve, renamer
 from cyfs_gateway.config.outbounds import read_proxy
-from cyfs_gateway.config.source import BadYaml, Map, Node, Scalar, Seq, parse_yaml, tree_of
-from cyfs_gateway.config.written import Reader, Section, shown
+from cyfs_ns.config.source import BadYaml, Map, Node, Scalar, Seq, parse_yaml, tree_of
+from cyfs_ns.config.written import Fault, Reader, Section, shown
 from cyfs_ns.errors import BadWire
 from tunnels.spec import ProxySpec
 

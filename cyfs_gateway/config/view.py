@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cyfs_gateway.config.model import Config, Network
+from cyfs_gateway.config.model import Config
+from cyfs_ns.config.written import Network
 
 
 def clash_configs_view(config: Config) -> dict[str, Any]:

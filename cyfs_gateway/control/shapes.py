@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cyfs_gateway import __version__
-from cyfs_gateway.printable import printable
+from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
-    from cyfs_gateway.config.model import Fault
     from cyfs_gateway.facade import ConnectionView, Explanation, Gateway, LogLine, ProxyView, TunnelView
     from cyfs_gateway.flow import Flow
     from cyfs_gateway.rules.table import RuleView
+    from cyfs_ns.config.written import Fault
 
 JsonObject = dict[str, Any]
 

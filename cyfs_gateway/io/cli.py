@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cyfs_gateway import __version__
-from cyfs_gateway.printable import printable
+from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
     from cyfs_gateway.facade import Explanation

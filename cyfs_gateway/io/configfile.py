@@ -8,9 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cyfs_gateway.config.load import load, load_default
-from cyfs_gateway.config.model import Fault, Loaded
-from cyfs_gateway.config.source import MAX_BYTES
-from cyfs_gateway.config.written import FileText
+from cyfs_gateway.config.model import Loaded
+from cyfs_ns.config.source import MAX_BYTES
+from cyfs_ns.config.written import Fault, FileText
 from cyfs_ns.errors import ConfigFault
 
 MAX_SECRET = 64 * 1024

@@ -6,9 +6,9 @@ When one has to be waited for (a resolution, a process look-up, a proxy's handsh
 over and hands the open way back.  Plain HTTP requests (absolute form) are a conversation rather than a relay and get a
 task too.
 
-What a stranger can hold here is bounded: the engine's limit on half-made connections (beyond it the oldest makes room),
-a bounded read of early bytes each, the handshake timeout over everything up to the request, the connect timeout after
-it.
+What a stranger can hold here is bounded: the engine's limits on half-made connections and on the early bytes of all
+together (beyond either the oldest makes room), a bounded read of early bytes each, the handshake timeout over
+everything up to the request, the connect timeout after it.
 """
 
 from __future__ import annotations
@@ -175,6 +175,7 @@ class Connection:
             self.close("bad PROXY header")
             return
         if header is None:
+            self.engine.keeps(self, len(self._early))
             return
         self._early = self._early[header.length :]
         if header.src is not None:
@@ -270,9 +271,12 @@ class Connection:
             elif isinstance(command, ToClient):
                 self._refuse_with(command.data, "the request was refused")
                 return
+        if self._request is None:
+            self.engine.keeps(self, door.kept)
 
     def _release(self) -> None:
         """Take the client out of the reactor: a task serves it from here on."""
+        self.engine.keeps_nothing(self)
         self.engine.unschedule(self)
         if self.watched:
             self.engine.reactor.forget(self.fd)
@@ -378,6 +382,7 @@ class Connection:
                 undecided.append(protocol)
         if undecided and len(self._early) < _EARLY_MOST:
             self._protocols = tuple(undecided)
+            self.engine.keeps(self, len(self._early))
         else:
             self._end_sniffing()
 
@@ -479,7 +484,7 @@ class Connection:
         if len(addresses) > 1 or leaf.sockets.options.ip_version != "dual":
             addresses = engine.in_favour(arrange(addresses, leaf.sockets.options.ip_version), self.flow.dst_port)
         if not addresses:
-            self._fail(Unreachable(f"{self.flow.host} has no address of the wanted family", "pre_connect_dns"))
+            self._fail(Unreachable(f"{self._aim()} has no address of the wanted family", "pre_connect_dns"))
             return
         try:
             sock = leaf.sockets.start_connect(addresses[0], self.flow.dst_port)
@@ -576,6 +581,8 @@ class Connection:
         if self._client_masked:
             engine.reactor.rewatch(self.fd, READABLE)
         early, self._early = self._early, b""
+        if engine.early:
+            engine.keeps_nothing(self)
         self._door = self._request = None
         self.relay = Relay(
             engine.reactor,
@@ -673,6 +680,8 @@ class Connection:
             self._scope.cancel()
         self._drop_upstream()
         engine.unschedule(self)
+        if engine.early:
+            engine.keeps_nothing(self)
         if self.watched:
             engine.reactor.closing(self.fd)
         self.client.close()

@@ -11,8 +11,9 @@ import logging
 import os
 import resource
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from cyfs_gateway.io.connection import Connection
 
 HANDSHAKES_MOST: Final = 8192
+EARLY_MOST: Final = 4096
+"""Bytes each half-made connection may keep without being counted."""
+EARLY_TOTAL_MOST: Final = 32 << 20
+"""What all that keep more may keep together."""
 _DESCRIPTORS_KEPT: Final = 256
 _DIALS_KEPT: Final = 8192
 _SET_BACK_MOST: Final = 4096
@@ -41,6 +46,12 @@ _SET_BACK_SECONDS: Final = 60.0
 _DIAL_SECONDS: Final = 20.0
 
 _log = logging.getLogger("cyfs.engine")
+
+
+class Holder(Protocol):
+    """Who keeps a client's early bytes."""
+
+    def close(self, why: str) -> None: ...
 
 
 class Engine:
@@ -52,7 +63,11 @@ class Engine:
         self.timeouts = Timeouts()
         self.halves: dict[Connection, None] = {}
         """Connections in their handshake, oldest first."""
-        self.associations: dict[SocksAssociation, None] = {}
+        self.early: dict[Holder, int] = {}
+        """Who keeps many bytes that came before a way was open, oldest first."""
+        self._early_total = 0
+        self.associations: OrderedDict[SocksAssociation, None] = OrderedDict()
+        """UDP sides of SOCKS clients, the one that wrote nothing for the longest time first."""
         self.mark = 0
         """Firewall mark of our own sockets."""
         self.drops = 0
@@ -109,6 +124,22 @@ class Engine:
         halves[connection] = None
         if len(halves) > HANDSHAKES_MOST:
             next(iter(halves)).close("too many unfinished handshakes")
+
+    def keeps(self, holder: Holder, count: int) -> None:
+        """A client has made us keep ``count`` bytes; when all keep too much, who began first makes room."""
+        if count <= EARLY_MOST:
+            self.keeps_nothing(holder)
+            return
+        self._early_total += count - self.early.get(holder, 0)
+        self.early[holder] = count
+        while self._early_total > EARLY_TOTAL_MOST:
+            oldest = next(iter(self.early))
+            self.keeps_nothing(oldest)
+            oldest.close("too many early bytes are kept")
+
+    def keeps_nothing(self, holder: Holder) -> None:
+        """What it kept is gone.  Harmless when it kept nothing."""
+        self._early_total -= self.early.pop(holder, 0)
 
     def unschedule(self, connection: Connection) -> None:
         """The connection has no deadline of its own any more."""
@@ -182,11 +213,14 @@ class Engine:
     ) -> Decision:
         """Decide a flow, waiting for what the rules ask for; ``pending`` is where a first try stopped.
 
+        When the configuration has changed since that try, it begins again by the new one.
         ``notes`` collects what was found out on the way, for those who explain.
         """
         resolved = False
         process_known = flow.kind == "Inner"  # the gateway's own flows have no process to look for
         router = self.router
+        if pending is not None and pending.router is not router:
+            pending = None
         while True:
             if pending is not None:
                 if pending.need.what == "address":

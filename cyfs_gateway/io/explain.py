@@ -91,7 +91,7 @@ async def explain_offline(
         raise Refused("nothing is downloaded while explaining")
 
     host = canonical_host(host)
-    world = await build_world(config, health=Health(), open_inner=open_inner, around=Around())
+    world = await build_world(config, health=Health(), open_inner=open_inner, around=Around(), offline=True)
     reactor = Reactor()
     try:
         async with trio.open_nursery() as nursery:

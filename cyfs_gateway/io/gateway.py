@@ -20,7 +20,7 @@ from typing import Any, Final
 import trio
 
 from cyfs_gateway.config.load import load, patched
-from cyfs_gateway.config.model import Config, ControlConfig, Fault, Loaded
+from cyfs_gateway.config.model import Config, ControlConfig, Loaded
 from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io import logs
@@ -36,6 +36,7 @@ from cyfs_gateway.io.views import ProxyViews
 from cyfs_gateway.io.world import Around, World, build_world, instance_of
 from cyfs_gateway.netfilter import NetfilterPlan, interception, plan
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.config.written import Fault
 from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Unreachable
 from cyfs_ns.message import Answer
 from tunnels.endpoint import Endpoint
@@ -88,6 +89,8 @@ class RunningGateway:
         self._views: ProxyViews
         self._world_scope = trio.CancelScope()
         self._stopping = trio.Event()
+        self._building = trio.CancelScope()
+        """Around what may wait for servers before a change begins."""
         self._choices = home.choices()
         load_status(home.path / _STATUS_FILE, self._around.status)
 
@@ -162,7 +165,7 @@ class RunningGateway:
             config = loaded.config
             if config is None:
                 raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
-            if self._ending:
+            if self._ending or self._stopping.is_set():
                 raise ConfigFault("the gateway is stopping")
             if lightly and self._adopted is not None and _same_but_for_mode(config, self._adopted.config):
                 self._adopted.change_mode(config)
@@ -170,7 +173,11 @@ class RunningGateway:
                 logs.set_level(config.log_level)
                 return loaded
             self._modules.check(config.modules)
-            world = await build_world(config, health=self._health, open_inner=self._open_inner, around=self._around)
+            self._building = trio.CancelScope()
+            with self._building:
+                world = await build_world(config, health=self._health, open_inner=self._open_inner, around=self._around)
+            if self._building.cancelled_caught:
+                raise ConfigFault("the gateway was stopped before the configuration was ready")
             staged: Staged | None = None
             added: list[tuple[Any, ...]] = []
             try:
@@ -409,7 +416,6 @@ class RunningGateway:
 
     async def group_delay(self, name: str, url: str, timeout: float, expected: str) -> Mapping[str, int]:
         group = self._world.groups[name]
-        self.unfix(name)
         return await self._world.checker.check_all(
             group.members, url, timeout=timeout, expected=StatusRanges(expected or "*")
         )
@@ -462,6 +468,7 @@ class RunningGateway:
 
     def stop(self) -> None:
         self._stopping.set()
+        self._building.cancel()
 
     def status(self) -> Mapping[str, Any]:
         up, down = self.totals()

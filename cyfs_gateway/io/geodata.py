@@ -2,29 +2,78 @@
 
 Places go by an mmdb file (``geoip.metadb``, ``Country.mmdb``, ``geoip.db``), or by ``GeoIP.dat`` in ``geodata-mode``;
 autonomous systems by ``GeoLite2-ASN.mmdb`` or ``ASN.mmdb``; GEOSITE by ``GeoSite.dat``.  Case in file names does not
-count, as in mihomo.  How an mmdb file writes a country is told by its ``database_type``: MaxMind's record, a bare code
-(sing-geoip), or a code or list of codes (Meta-geoip0).
+count, as in mihomo.  A file that is not there is downloaded once (:func:`download`); from then on it is the owner's,
+who replaces it and reloads.  How an mmdb file writes a country is told by its ``database_type``: MaxMind's record, a
+bare code (sing-geoip), or a code or list of codes (Meta-geoip0).
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import maxminddb
+import trio
 
-from cyfs_gateway.rules.geodata import DatFile, country_set, site_set
-from cyfs_gateway.rules.sets import CidrSet, HostSet
-from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_gateway.config.model import GeoConfig
+from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Unreachable
+from cyfs_ns.geodata import DatFile, country_set, site_set
+from cyfs_ns.io.atomic import write_atomic
+from cyfs_ns.io.http import Response
+from cyfs_ns.sets import CidrSet, HostSet
 
 _COUNTRY_FILES = ("geoip.metadb", "Country.mmdb", "geoip.db", "GeoLite2-Country.mmdb")
 _ASN_FILES = ("GeoLite2-ASN.mmdb", "ASN.mmdb")
 _REMEMBERED = 8192  # addresses whose place is kept: traffic comes back to the same few
 
+_SIZE_MOST = 128 << 20
+_RELEASES = "https://github.com/MetaCubeX/meta-rules-dat/releases/download/latest/"
+
 _T = TypeVar("_T")
+
+_log = logging.getLogger("cyfs.geo")
+
+
+class MissingGeo(ConfigFault):
+    """A rule needs a file that is not there; ``name`` is what it should be called."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+async def download(name: str, home: Path, config: GeoConfig, fetch: Callable[..., Awaitable[Response]]) -> None:
+    """Get the file ``name`` from where the configuration says, else from where mihomo has it.  Raises ``ConfigFault``.
+
+    ``fetch(url, max_bytes=)``.  What cannot be read is not kept.
+    """
+    url = {
+        "geoip.metadb": config.mmdb_url or _RELEASES + "geoip.metadb",
+        "GeoIP.dat": config.geoip_url or _RELEASES + "geoip.dat",
+        "GeoSite.dat": config.geosite_url or _RELEASES + "geosite.dat",
+        "GeoLite2-ASN.mmdb": config.asn_url or _RELEASES + "GeoLite2-ASN.mmdb",
+    }[name]
+    _log.info("downloading %s from %s", name, url)
+    try:
+        answer = await fetch(url, max_bytes=_SIZE_MOST)
+        if answer.status != 200:
+            raise Unreachable(f"status {answer.status}")
+        await trio.to_thread.run_sync(_check, name, answer.body)
+        await trio.to_thread.run_sync(write_atomic, home / name, answer.body)
+    except (CyfsError, OSError, ValueError, maxminddb.InvalidDatabaseError) as fault:
+        raise ConfigFault(f"a rule needs {name}, and {url} did not give it ({fault}): put it into {home}") from fault
+
+
+def _check(name: str, body: bytes) -> None:
+    if name.endswith(".dat"):
+        DatFile(memoryview(body))
+    else:
+        maxminddb.open_database(BytesIO(body), maxminddb.MODE_FD).close()
 
 
 class GeoFiles:
@@ -125,4 +174,4 @@ class GeoFiles:
         for name in names:
             if name.lower() in present:
                 return present[name.lower()]
-        raise ConfigFault(f"a rule needs geo data: put {' or '.join(names)} into {self._home}")
+        raise MissingGeo(f"a rule needs geo data: put {' or '.join(names)} into {self._home}", names[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,9 @@ DROPS_MOST: Final = 1024
 _READ: Final = 65536
 _PART_SECONDS: Final = 1.0
 _PART_READS: Final = 64
+_FAREWELL_SECONDS: Final = 5.0
+"""How long a silent server may still answer a client that has finished sending: that may be all it has to say, but most
+have gone."""
 _log = logging.getLogger("cyfs.http")
 
 
@@ -61,7 +65,7 @@ class _Upstream:
         return ""
 
     def close(self, why: str) -> None:
-        self._owner.stop()
+        self._owner.close(why)
 
 
 class Conversation:
@@ -83,7 +87,7 @@ class Conversation:
         """Until when a request head that has begun must be whole."""
         self._nursery: trio.Nursery | None = None
 
-    def stop(self) -> None:
+    def close(self, why: str) -> None:
         """End it now."""
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
@@ -96,6 +100,7 @@ class Conversation:
         except* (OSError, trio.TooSlowError) as fault:
             _log.debug("%s: the conversation broke: %s", self._connection.peer_host, fault.exceptions[0])
         finally:
+            self._engine.keeps_nothing(self)
             if self._tunnel:
                 self._hand_over()
             else:
@@ -119,14 +124,40 @@ class Conversation:
             await self._carry_out([first])
         while not self._over:
             if not self._door.wants_client:
-                await self._changed.wait()
+                await self._await_answer()
                 continue
             data = await self._hear_client()
             async with self._turn:
                 if not self._over:
                     await self._carry_out(self._door.client(data) if data else self._door.client_eof())
+            self._engine.keeps(self, self._door.kept)
             if not data:
                 return
+
+    async def _await_answer(self) -> None:
+        """Until the client is to be read again.  Ends the conversation when it goes away before."""
+        reactor, fd = self._engine.reactor, self._client.fileno()
+        patience = trio.CancelScope()
+        left = False
+
+        def on_hang_up(events: int) -> None:
+            nonlocal left
+            reactor.forget(fd)
+            left = True
+            broken = events & ~select.EPOLLRDHUP
+            patience.deadline = -math.inf if broken else trio.current_time() + _FAREWELL_SECONDS
+
+        reactor.watch(fd, select.EPOLLRDHUP, on_hang_up)
+        try:
+            with patience:
+                while not self._over and not self._door.wants_client:
+                    await self._changed.wait()
+                    if left:
+                        patience.deadline = trio.current_time() + _FAREWELL_SECONDS
+        finally:
+            reactor.forget(fd)
+        if patience.cancelled_caught:
+            self.close("over")
 
     async def _hear_client(self) -> bytes:
         """What the client sends next.  Raises ``TooSlowError`` for silence, and for a head that comes in drops."""
@@ -186,7 +217,7 @@ class Conversation:
             else:
                 self._tunnel = isinstance(command, Tunnel)
                 self._over = True
-                self.stop()
+                self.close("over")
                 assert isinstance(command, Tunnel | Close)
         self._moved = trio.current_time()
         self._changed.set()
@@ -224,7 +255,7 @@ class Conversation:
                 await trio.sleep(DROP_SECONDS)
             finally:
                 engine.drops -= 1
-        self.stop()
+        self.close("over")
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None

@@ -133,9 +133,11 @@ class Staged:
         self.bound: dict[_Place, socket.socket] = {}
 
     def commit(self) -> None:
+        """Make it so; cannot fail."""
         self._listeners.commit(self.wanted, self.bound)
 
     def abandon(self) -> None:
+        """Give back what was bound."""
         for sock in self.bound.values():
             sock.close()
 

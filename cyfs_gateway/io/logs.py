@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import trio
 
 from cyfs_gateway.facade import LogLine
-from cyfs_gateway.printable import printable
+from cyfs_ns.printable import printable
 
 LEVELS: Mapping[str, int] = {
     "debug": logging.DEBUG,

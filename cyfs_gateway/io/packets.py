@@ -5,14 +5,16 @@ that end at the same outbound share one socket there, so a peer that was written
 client keeps one public port (what STUN, games and QUIC migration need).  The rest of the path is the reactor's: sockets
 are drained in bounded batches, no task per flow; a task only opens a way that has to be waited for.
 
-Bounds: ``ASSOCIATIONS_MOST`` clients in all, ``_ROUTES_MOST`` destinations a client (beyond each the quietest goes),
-``_QUEUE_MOST`` datagrams waiting for a verdict (more are dropped, as UDP may).
+Bounds: ``ASSOCIATIONS_MOST`` SOCKS clients, and as many of each other listener; ``_ROUTES_MOST`` destinations a client.
+Beyond them goes the client that wrote nothing, the destination that nobody wrote to, for the longest time.
+``_QUEUE_MOST`` datagrams wait for a verdict (more are dropped, as UDP may).
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -154,7 +156,8 @@ class Association:
         self.on_close: Callable[[], None] | None = None
         self._door = door
         self._user = user
-        self._routes: dict[Target, _Route] = {}
+        self._routes: OrderedDict[Target, _Route] = OrderedDict()
+        """The one not written to for the longest time first."""
         self._sessions: dict[str, _Session] = {}
         self._opening: dict[str, list[_Route]] = {}
         self.closed = False
@@ -182,6 +185,8 @@ class Association:
         route = self._routes.get(target)
         if route is None:
             route = self._begin(target)
+        else:
+            self._routes.move_to_end(target)
         if route.session is not None:
             self._forward(route, payload)
         elif not route.refused:
@@ -418,6 +423,7 @@ class SocksAssociation(Association):
         engine.reactor.watch(sock.fileno(), READABLE, self._on_readable)
 
     def _on_readable(self, _events: int) -> None:
+        known = self.engine.associations
         for _ in range(_BATCH):
             try:
                 data, peer = self._sock.recvfrom(_DATAGRAM)
@@ -426,6 +432,7 @@ class SocksAssociation(Association):
             host, port = self.client
             if _plain(peer[0]) != host or (port and peer[1] != port):
                 continue
+            known.move_to_end(self)  # not before: strangers' datagrams keep nobody in
             if not port:
                 self.client = (host, peer[1])
             try:
@@ -465,7 +472,8 @@ class PacketInbound:
         self.sock = sock
         self.fd = sock.fileno()
         self.address = sock.getsockname()[:2]
-        self._clients: dict[tuple[str, int], Association] = {}
+        self._clients: OrderedDict[tuple[str, int], Association] = OrderedDict()
+        """The one that wrote nothing for the longest time first."""
         self._closed = False
         self.configure(config)
 
@@ -526,6 +534,7 @@ class PacketInbound:
         key = (peer[0], peer[1])
         known = self._clients.get(key)
         if known is not None:
+            self._clients.move_to_end(key)
             return known
         host = _plain(peer[0])
         if not self._filter.judge(host)[0]:

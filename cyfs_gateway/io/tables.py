@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyfs_gateway.printable import printable
+from cyfs_ns.printable import printable
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

@@ -53,6 +53,7 @@ class Tracker:
         return len(self._live)
 
     def add(self, flow: Tracked) -> None:
+        """The flow begins, and gets its number."""
         flow.number = number = next(self._numbers)
         self._live[number] = flow
         self.seen = number
@@ -87,6 +88,7 @@ class Tracker:
         return sums
 
     def views(self) -> list[ConnectionView]:
+        """Every live flow as the control API shows it."""
         skew = time.time() - time.monotonic()
         return [self._view(flow, skew) for flow in self._live.values()]
 
@@ -110,6 +112,7 @@ class Tracker:
         return str(uuid.UUID(int=self._family | number))
 
     def find(self, id: str) -> Tracked | None:
+        """The live flow of that id, which comes from a stranger."""
         try:
             value = uuid.UUID(id).int
         except ValueError:
@@ -126,6 +129,7 @@ class Tracker:
         return True
 
     def close_all(self, why: str = "closed by request") -> int:
+        """End every flow; returns how many there were."""
         flows = list(self._live.values())
         for flow in flows:
             flow.close(why)

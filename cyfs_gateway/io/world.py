@@ -1,8 +1,9 @@
 """One configuration made real, without touching the world yet: outbounds, groups, providers, resolver, compiled rules.
 
-A ``World`` is built beside the one that runs.  Building opens no listener and asks no server, so it either succeeds
-whole or raises ``ConfigFault`` and leaves no trace; the engine then adopts it in one step.  ``run`` is its background:
-health checks and provider updates, which end with it.  What is learnt by living (delays, choices) is handed on.
+A ``World`` is built beside the one that runs.  Building opens no listener and asks no server (but for a geo database
+that is missing), so it either succeeds whole or raises ``ConfigFault`` and leaves no trace; the engine then adopts it
+in one step.  ``run`` is its background: health checks and provider updates, which end with it.  What is learnt by
+living (delays, choices) is handed on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from cyfs_gateway.decide import Router
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.host import Names
 from cyfs_gateway.io.engine import Engine
-from cyfs_gateway.io.geodata import GeoFiles
+from cyfs_gateway.io.geodata import GeoFiles, MissingGeo
+from cyfs_gateway.io.geodata import download as download_geo
 from cyfs_gateway.io.providers import ProxyProvider, RuleProvider
 from cyfs_gateway.netfilter import OWN_MARK
 from cyfs_gateway.rules.table import RuleTable
@@ -221,6 +223,13 @@ class World:
         flow = Flow("tcp", "Inner", "127.0.0.1", 0, "" if literal else host, host if literal else "", port)
         return EndpointStream(await self._open_inner(flow))
 
+    async def _dial_directly(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
+        """Streams for what is needed before there are rules."""
+        return EndpointStream(await self.outbounds["DIRECT"].open_stream(Target(host, port)))
+
+    async def _download_early(self, url: str, *, max_bytes: int) -> Response:
+        return await fetch(url, dial=self._dial_directly, max_bytes=max_bytes, timeout=_DOWNLOAD_SECONDS)
+
     async def download(
         self, url: str, *, via: str = "", headers: Sequence[tuple[str, str]] = (), max_bytes: int
     ) -> Response:
@@ -286,7 +295,8 @@ class World:
                 {name: outbound.kind for name, outbound in written.items()},
                 {name: outbound.kind for name, outbound in offered.items()},
             )
-            group.set_members([written.get(name) or offered[name] for name in names])
+            members = [written.get(name) or offered[name] for name in names]
+            group.set_members(members, {member.name for member in members if isinstance(member, Unsupported)})
 
     def _on_proxies(self, provider: ProxyProvider) -> None:
         self._fill_provider(provider.name)
@@ -303,8 +313,11 @@ class World:
         if self._compiled:
             self.table.fill_set(provider.name, provider.content)  # tables of sub-rules share the sets
 
-    async def prepare(self) -> None:
-        """Read what providers have on disk, then compile the rules.  Raises ``ConfigFault``."""
+    async def prepare(self, *, offline: bool) -> None:
+        """Read what providers have on disk, get geo databases that are missing, then compile the rules.
+
+        Raises ``ConfigFault``, also for a missing database when ``offline``.
+        """
         for provider in (*self.proxy_providers.values(), *self.rule_providers.values()):
             await provider.start()
         config = self.config
@@ -313,7 +326,14 @@ class World:
         def compile_rules() -> RuleTable:
             return RuleTable.compile(config.rules, sub_rules=config.sub_rules, sets=sets, geo=self.geo)
 
-        self.table = await trio.to_thread.run_sync(compile_rules)
+        while True:
+            try:
+                self.table = await trio.to_thread.run_sync(compile_rules)
+                break
+            except MissingGeo as missing:
+                if offline:
+                    raise
+                await download_geo(missing.name, self._home, config.geo, self._download_early)
         wanted = {listener.rule for listener in config.listeners if listener.rule}
         self.router = Router(
             mode=config.mode,
@@ -432,12 +452,14 @@ def instance_of(home: Path) -> str:
     return hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:8]
 
 
-async def build_world(config: Config, *, health: Health, open_inner: OpenInner, around: Around) -> World:
-    """Build a configuration.  Raises ``ConfigFault``."""
+async def build_world(
+    config: Config, *, health: Health, open_inner: OpenInner, around: Around, offline: bool = False
+) -> World:
+    """Build a configuration; ``offline`` asks nobody for anything.  Raises ``ConfigFault``."""
     try:
         world = World(config, health=health, open_inner=open_inner, around=around)
         try:
-            await world.prepare()
+            await world.prepare(offline=offline)
         except BaseException:
             world.close()
             raise

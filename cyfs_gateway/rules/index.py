@@ -26,12 +26,13 @@ from typing import Any, Protocol, TypeAlias
 import ahocorasick
 
 from cyfs_gateway.flow import Flow
-from cyfs_gateway.rules.address import LAN, WIDTH, Address, parse_address, range_prefixes
 from cyfs_gateway.rules.model import Always, Cidr, InSet, Logic, Numbers, OnAddress, Place, Rule, SubRule, Text, Words
 from cyfs_gateway.rules.parse import NUMBER_LIMITS
-from cyfs_gateway.rules.patterns import PatternSet, wildcard_regex
-from cyfs_gateway.rules.sets import CidrSet, HostSet, RuleSet
+from cyfs_gateway.rules.sets import RuleSet
+from cyfs_ns.address import LAN, WIDTH, Address, parse_address, range_prefixes
 from cyfs_ns.errors import ConfigFault, Misuse
+from cyfs_ns.patterns import PatternSet, wildcard_regex
+from cyfs_ns.sets import CidrSet, HostSet
 
 NO, YES, ADDRESS, PROCESS = range(4)
 """What a condition says of a flow: no, yes, or which question must be answered first."""
@@ -438,7 +439,7 @@ class _Patterns:
     def __init__(self, posts: dict[str, Posting], value: Callable[[View], str]) -> None:
         self.lowest = _lowest(posts)
         self._value = value
-        self._patterns, self._posts = PatternSet(list(posts)), list(posts.values())
+        self._patterns, self._posts = PatternSet(list(posts), lookaround=True), list(posts.values())
 
     def postings(self, view: View) -> list[Posting]:
         text = self._value(view)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cyfs_gateway.rules.address import Prefix, spell
+from cyfs_ns.address import Prefix, spell
 
 TYPE_NAMES = {
     "DOMAIN": "Domain",

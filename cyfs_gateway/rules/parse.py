@@ -1,8 +1,8 @@
 """One rule line to one rule: ``TYPE,payload,outbound[,option...]``.
 
 Payloads are put into the form flows are compared in: names lower-case with A-labels (IDNA, UTS 46 mapping), addresses
-as numbers.  Regexes are RE2's and not .NET's: rule lists come from strangers, and RE2 cannot be made to run for ever;
-the price is that look-around and back-references are refused with a word of why.
+as numbers.  Regexes run on RE2, which cannot be made to run for ever; those that need look-around or back-references
+run under a time limit (``cyfs_ns.patterns``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import idna
 
-from cyfs_gateway.rules.address import parse_prefix
 from cyfs_gateway.rules.model import (
     TYPE_NAMES,
     Always,
@@ -25,8 +24,9 @@ from cyfs_gateway.rules.model import (
     Text,
     Words,
 )
-from cyfs_gateway.rules.patterns import check_regex
+from cyfs_ns.address import parse_prefix
 from cyfs_ns.errors import ConfigFault
+from cyfs_ns.patterns import backtracks, check_regex
 
 MAX_TEXT = 65_536
 """Longest rule line in characters; long OR lists are real, longer ones are not."""
@@ -129,11 +129,8 @@ def _fragment(word: str, payload: str, options: tuple[str, ...], outbound: str, 
 
 def _regex(word: str, payload: str, _options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
     fault = check_regex(payload)
-    if fault:
-        raise RuleFault(
-            f"the regex {payload[:80]!r} is not one RE2 can run ({fault[:120]}): look-around and back-references are"
-            " left out on purpose, say it with DOMAIN-SUFFIX, AND or NOT"
-        )
+    if fault and not backtracks(payload):
+        raise RuleFault(f"{payload[:80]!r} is no regex: {fault[:120]}")
     return Text(word=word, text=payload, outbound=outbound)
 
 

@@ -184,10 +184,6 @@ class RuleTable:
         named = {rule.outbound for rules in lists for rule in rules if not isinstance(rule, SubRule)}
         return frozenset(named | {NO_MATCH.outbound})
 
-    def set_names(self) -> frozenset[str]:
-        """Rule sets that this table was given."""
-        return frozenset(self._slots)
-
     def view(self) -> list[RuleView]:
         """All rules with their counters, in order."""
         views = []

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyfs_gateway import filter as filter_module
-from cyfs_gateway.config.model import ListenerConfig, Network
+from cyfs_gateway.config.model import ListenerConfig
 from cyfs_gateway.filter import AddressFilter
+from cyfs_ns.config.written import Network
 
 
 def networks(*texts: str) -> tuple[Network, ...]:

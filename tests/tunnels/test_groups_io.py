@@ -27,7 +27,6 @@ from tunnels.io.proxies import Http, Socks5
 from tunnels.io.tls import TlsClient
 from tunnels.outbound import FlowHint, Outbound
 from tunnels.spec import (
-    CompatibleSpec,
     DialOptions,
     DirectSpec,
     GroupSpec,
@@ -65,7 +64,7 @@ class Broken(Leaf):
         raise Unreachable("broken", "connect_refused")
 
 
-COMPATIBLE = Direct(CompatibleSpec(name="COMPATIBLE"), sockets())
+COMPATIBLE = way("COMPATIBLE")
 
 
 def group(kind: Any, *members: Outbound, health: Health | None = None, **options: Any) -> Group:
@@ -133,9 +132,27 @@ def test_groups_that_choose_can_be_fixed_and_freed() -> None:
 def test_a_group_without_members_is_compatible() -> None:
     made = group("url-test")
     assert made.all == ["COMPATIBLE"]
-    assert made.pick(HINT).kind == "Compatible"
+    assert made.pick(HINT) is COMPATIBLE
     made.set_members([way("a")])
     assert made.pick(HINT).name == "a"
+
+
+@pytest.mark.parametrize("kind", ["url-test", "fallback", "load-balance"])
+def test_who_can_never_be_opened_is_not_chosen_while_another_can(kind: str) -> None:
+    lost, found = way("lost"), way("found")
+    made = group(kind)
+    made.set_members([lost, found], {"lost"})
+    assert made.all == ["lost", "found"]
+    assert {made.pick(FlowHint(host=f"{number}.example")) for number in range(16)} == {found}
+    made.set_members([lost], {"lost"})
+    assert made.pick(HINT) is lost
+
+
+def test_a_selection_never_falls_to_another_member_by_itself() -> None:
+    """The next one may be DIRECT."""
+    made = group("select")
+    made.set_members([way("lost"), way("found")], {"lost"})
+    assert made.now == "lost"
 
 
 def test_walking_down_to_the_leaf() -> None:

@@ -1,13 +1,14 @@
 """A proxy group as an outbound: holds its members, asks a chooser, and passes the two verbs on.
 
-Members may be replaced while flows run (providers update).  A group that has none left uses ``COMPATIBLE``, as in
+Members may be replaced while flows run (providers update).  One that can never be opened is not chosen by itself,
+unless all are so: being untested it would pass for alive.  A group that has none left uses ``COMPATIBLE``, as in
 mihomo.  A relay group is no choice but a chain: it carries flows itself, each member over the one before.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 import trio
@@ -40,6 +41,8 @@ class Group:
         self._compatible = compatible
         self._members: dict[str, Outbound] = {}
         self._names: tuple[str, ...] = ()
+        self._candidates: tuple[str, ...] = ()
+        """The names that are chosen from without a person's hand."""
         self._used = False
         self._failures = 0
         self._failing_since = 0.0
@@ -47,10 +50,15 @@ class Group:
         """Set when the members should be checked out of turn; the checker replaces it."""
         self.set_members(())
 
-    def set_members(self, members: Sequence[Outbound]) -> None:
-        """Replace all members; a choice made by hand stays remembered even while its member is away."""
+    def set_members(self, members: Sequence[Outbound], hopeless: Container[str] = ()) -> None:
+        """Replace all members; a choice made by hand stays remembered even while its member is away.
+
+        ``hopeless`` names those that cannot be opened at all.
+        """
         self._members = {member.name: member for member in members or (self._compatible,)}
-        self._names = tuple(self._members)
+        self._names = self._candidates = tuple(self._members)
+        if self.spec.kind != "select":
+            self._candidates = tuple(name for name in self._names if name not in hopeless) or self._names
 
     @property
     def members(self) -> list[Outbound]:
@@ -66,7 +74,7 @@ class Group:
         """The member in use; empty where every flow gets its own (load-balance) or all are used (relay)."""
         if self.spec.kind in ("load-balance", "relay"):
             return ""
-        return self._chooser.choose(self._names, _ANYTHING, 0.0)
+        return self._chooser.choose(self._candidates, _ANYTHING, 0.0)
 
     @property
     def fixed(self) -> str:
@@ -106,7 +114,7 @@ class Group:
         self._used = True
         if self.spec.kind == "relay":
             return self
-        return self._members[self._chooser.choose(self._names, hint, time.monotonic())]
+        return self._members[self._chooser.choose(self._candidates, hint, time.monotonic())]
 
     def used_since_asked(self) -> bool:
         """Whether any flow came by since the last call: lazy groups are only checked then."""

@@ -8,7 +8,6 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from cyfs_ns.errors import Refused, Unreachable
@@ -26,14 +25,6 @@ class Dialer(Protocol):
     async def open_packets(self, target: Target) -> PacketEndpoint: ...
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Payload bytes carried by one leaf since it was made; the relay counts."""
-
-    up: int = 0
-    down: int = 0
-
-
 class Leaf:
     """What leaves share.  By itself it refuses everything: that is ``reject``, ``reject-drop`` and ``pass``."""
 
@@ -42,7 +33,6 @@ class Leaf:
         self.name = spec.name
         self.kind = spec.kind
         self.udp = spec.udp
-        self.traffic = Traffic()
 
     def pick(self, hint: FlowHint) -> Outbound:
         return self

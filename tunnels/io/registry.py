@@ -188,6 +188,7 @@ class Tunnels:
         self._builders[scheme] = builder
 
     def unregister(self, scheme: str) -> None:
+        """Take a transport away; ways that are open stay open."""
         self._builders.pop(scheme, None)
 
     async def open_url(self, url: TunnelUrl) -> Endpoint:

@@ -72,6 +72,7 @@ class Storage:
         return _KEY.match(key) is not None
 
     def get(self, key: str) -> bytes | None:
+        """The value as it was put, ``None`` when there is none."""
         try:
             return self._path(key).read_bytes()
         except FileNotFoundError:
@@ -87,6 +88,7 @@ class Storage:
         return True
 
     def delete(self, key: str) -> None:
+        """Forget the key; no fault when it is not there."""
         self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:

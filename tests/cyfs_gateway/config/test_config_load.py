@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyfs_gateway.config.load import load, load_default, patched
-from cyfs_gateway.config.model import Config, Fault, ListenerConfig, Loaded
+from cyfs_gateway.config.model import Config, ListenerConfig, Loaded
 from cyfs_gateway.config.resolving import sniff_input
 from cyfs_gateway.config.view import clash_configs_view
-from cyfs_gateway.config.written import MAX_FAULTS, FileText, parse_duration
+from cyfs_ns.config.written import MAX_FAULTS, Fault, FileText, parse_duration
 from cyfs_ns.errors import ConfigFault, Misuse
 from tunnels.spec import HttpSpec, Socks5Spec
 
@@ -411,6 +411,20 @@ def test_what_this_build_cannot_open_warns_and_stays_closed() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("geo-auto-update: true", "/geo-auto-update"),
+        ("external-ui-url: https://panel.example/ui.zip", "/external-ui-url"),
+        ("external-doh-server: /dns-query", "/external-doh-server"),
+        ("dns: {enable: true, direct-nameserver-follow-policy: true}", "/dns/direct-nameserver-follow-policy"),
+        ("dns: {enable: true, prefer-h3: true}", "/dns/prefer-h3"),
+    ],
+)
+def test_what_has_no_effect_is_said(text: str, path: str) -> None:
+    assert [(fault.path, fault.severity) for fault in read(text).faults] == [(path, "warning")]
+
+
 # Control
 
 
@@ -602,3 +616,28 @@ def test_groups_in_groups_have_a_limit() -> None:
     (fault,) = load(nested(16), home="/home").errors
     assert fault.path == "/proxy-groups" and "'g1' leads through 17" in fault.message
     assert load(nested(3000), home="/home").config is None
+
+
+@pytest.mark.parametrize("key", ["interface-name: lo", "routing-mark: 5", "empty-fallback: DIRECT"])
+def test_keys_of_groups_without_effect_are_named(key: str) -> None:
+    loaded = read(f"proxy-groups:\n  - {{name: a, type: select, proxies: [DIRECT], {key}}}\nrules: ['MATCH,a']")
+    (fault,) = loaded.faults
+    assert (fault.path, fault.line, fault.severity) == (f"/proxy-groups/0/{key.partition(':')[0]}", 2, "warning")
+
+
+def test_bad_lines_of_an_inline_rule_set_are_named() -> None:
+    text = """
+rule-providers:
+  mixed: {type: inline, behavior: classical, payload: ["DOMAIN,good.test", "NOPE,1", "PROCESS-NAME-REGEX,cu(rl"]}
+  names: {type: inline, behavior: domain, payload: [+.good.test, "no host"]}
+  bad: {type: inline, behavior: ipcidr, payload: [192.0.2.0/99]}
+"""
+    faults = {fault.path: fault for fault in read(text).faults}
+    assert list(faults) == [
+        "/rule-providers/mixed/payload/1",
+        "/rule-providers/mixed/payload/2",
+        "/rule-providers/names/payload/1",
+        "/rule-providers/bad/payload",
+    ]
+    assert [fault.severity for fault in faults.values()] == ["warning"] * 3 + ["error"]
+    assert "b'" not in faults["/rule-providers/mixed/payload/2"].message

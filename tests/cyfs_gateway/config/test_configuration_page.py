@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from cyfs_gateway.config.load import DEFAULT_YAML, load
-from cyfs_gateway.config.written import FileText
+from cyfs_ns.config.written import FileText
 
 _PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 

@@ -17,7 +17,7 @@ from cyfs_gateway.control.router import Found, NotFound, Route, Router
 from cyfs_gateway.control.shapes import statuses_wanted
 from cyfs_gateway.io.control.conversation import converse
 from cyfs_gateway.io.control.routes import Api
-from cyfs_gateway.printable import printable
+from cyfs_ns.printable import printable
 
 PANEL = "https://panel.example"
 TCP = Door(hosts=host_names("http", 9090, ("192.0.2.1",)), secret="s3cret", origins=frozenset({PANEL}))

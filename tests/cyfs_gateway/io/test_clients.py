@@ -13,6 +13,7 @@ from inprocess import (
     Living,
     connect,
     curl,
+    dead_port,
     echo,
     exactly,
     hello,
@@ -251,3 +252,30 @@ async def test_in_a_crowd_of_unfinished_handshakes_the_oldest_makes_room(
     assert (await exactly(newest, 4))[3] == 0
     for stream in waiting:
         await stream.aclose()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_many_long_unfinished_heads_are_bounded_together(
+    house: Living, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """The first heads of connections, and later ones on kept connections."""
+    monkeypatch.setattr("cyfs_gateway.io.engine.EARLY_TOTAL_MOST", 100_000)
+    web, dead = await serve(nursery, hello), dead_port()
+    waiting = []
+    for number in range(4):
+        waiting.append(stream := await connect(house.port()))
+        if kept:
+            await stream.send_all(b"GET http://127.0.0.1:%d/ HTTP/1.1\r\n\r\n" % web)
+            assert (await exactly(stream, 45)).endswith(b"hello /")
+        await stream.send_all(b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nX: %s" % (dead, b"x" * 40_000))
+        await until(lambda: number >= 2 or len(house.engine.early) == number + 1)  # noqa: B023
+    for stream in waiting[:2]:
+        with suppress(trio.BrokenResourceError):
+            assert await the_rest(stream) == b""
+    await until(lambda: len(house.engine.early) == 2)
+    newest = waiting[-1]
+    await newest.send_all(b"\r\n\r\n")
+    assert (await exactly(newest, 12)).startswith(b"HTTP/1.1 502")
+    for stream in waiting:
+        await stream.aclose()
+    await until(lambda: not house.engine.early and not house.engine._early_total)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -173,6 +175,52 @@ async def test_silence_ends_a_conversation(house: Living, nursery: trio.Nursery)
         await answers(stream, b"hello /")
         assert await the_rest(stream) == b""
     assert not len(house.tracker)
+
+
+@pytest.mark.parametrize("how", ["broken", "finished"])
+async def test_a_client_that_leaves_a_silent_server_takes_it_along(
+    house: Living, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    asked, left = trio.Event(), trio.Event()
+
+    async def silent(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        asked.set()
+        assert await the_rest(stream) == b""
+        left.set()
+
+    if how == "finished":
+        monkeypatch.setattr("cyfs_gateway.io.httpproxy._FAREWELL_SECONDS", 0.05)
+    await house.reload(CONFIG.replace("idle: 2", "idle: 3600"))
+    stream = await connect(house.port("http"))
+    await stream.send_all(get("one.test", await serve(nursery, silent)))
+    await asked.wait()
+    if how == "broken":
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.aclose()
+    with trio.fail_after(4):
+        await left.wait()
+    await until(lambda: not len(house.tracker))
+
+
+async def test_a_client_that_has_only_finished_sending_is_answered(house: Living, nursery: trio.Nursery) -> None:
+    ended = trio.Event()
+
+    async def slow(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await ended.wait()
+        for part in (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"o", b"k"):
+            await stream.send_all(part)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+
+    stream = await connect(house.port("http"))
+    async with stream:
+        await stream.send_all(get("one.test", await serve(nursery, slow)))
+        await until(lambda: len(house.tracker) == 1)
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        ended.set()
+        assert (await the_rest(stream)).endswith(b"\r\n\r\nok")
 
 
 async def test_a_conversation_can_be_closed_by_request(house: Living, nursery: trio.Nursery) -> None:

@@ -9,6 +9,8 @@ import pytest
 import trio
 from inprocess import connect, dead_port, echo, exactly, living, serve, socks5, the_rest, until
 
+from cyfs_gateway.decide import Pending
+from cyfs_gateway.flow import Flow
 from cyfs_ns.errors import ConfigFault
 
 FIRST = """
@@ -63,6 +65,40 @@ async def test_a_client_in_mid_handshake_is_decided_by_the_new_rules(tmp_path: P
         await stream.send_all(b"\x05\x01\x00\x01\x7f\0\0\x01" + port.to_bytes(2, "big"))
         assert (await exactly(stream, 10))[1] == 2
         await stream.aclose()
+
+
+async def test_a_client_whose_listener_and_its_way_are_gone_is_refused(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port = await serve(nursery, echo)
+    own = """
+proxy-groups: [{name: own, type: select, proxies: [DIRECT]}]
+sub-rules: {own: ["MATCH,DIRECT"]}
+listeners:
+  - {name: by-proxy, type: mixed, listen: 127.0.0.1, port: 0, proxy: own}
+  - {name: by-rule, type: mixed, listen: 127.0.0.1, port: 0, rule: own}
+rules: ["MATCH,DIRECT"]
+"""
+    async with living(tmp_path, own) as house:
+        for name in ("by-proxy", "by-rule"):
+            await house.reload(own)
+            stream = await connect(house.port(name))
+            await stream.send_all(b"\x05\x01\x00")
+            assert await exactly(stream, 2) == b"\x05\x00"
+            await house.reload(SECOND)
+            await stream.send_all(b"\x05\x01\x00\x01\x7f\0\0\x01" + port.to_bytes(2, "big"))
+            assert (await exactly(stream, 10))[1] == 2
+            await stream.aclose()
+
+
+async def test_a_question_to_the_old_rules_is_not_answered_by_the_new_ones(tmp_path: Path) -> None:
+    """A decision waits at some line of the old rules; that line of the new ones is another."""
+    old = 'rules: ["DOMAIN,no.test,REJECT", "DOMAIN,no2.test,REJECT", "IP-CIDR,192.0.2.0/24,REJECT", "MATCH,DIRECT"]'
+    async with living(tmp_path, old) as house:
+        flow = Flow("tcp", "Socks5", "127.0.0.1", 5, "name.test", "", 80)
+        pending = house.engine.router.route(flow)
+        assert isinstance(pending, Pending)
+        await house.reload('rules: ["DOMAIN,name.test,REJECT", "MATCH,DIRECT"]')
+        decision = await house.engine.decide(flow, pending)
+        assert (decision.verdict.index, decision.verdict.type) == (0, "Domain")
 
 
 @pytest.mark.parametrize("how", ["port", "syntax", "control", "provider"])

@@ -192,21 +192,42 @@ async def test_udp_can_be_off(house: Living) -> None:
         assert (await exactly(stream, 12))[2:4] == b"\x05\x07"
 
 
-async def test_a_client_has_so_many_destinations_and_the_gateway_so_many_clients(
+async def test_a_client_has_so_many_destinations_and_the_gateway_so_many_clients_and_the_quietest_go(
     house: Living, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cyfs_gateway.io.packets._ROUTES_MOST", 3)
     monkeypatch.setattr("cyfs_gateway.io.engine.ASSOCIATIONS_MOST", 2)
-    ports = [await udp_echo(nursery) for _ in range(5)]
+    a, b, c, d = [await udp_echo(nursery) for _ in range(4)]
     async with associated(house) as first, associated(house) as second:
-        for port in ports:
-            await second.send("127.0.0.1", port, b"x")
-            await second.recv()
-        assert sorted(flow.flow.dst_port for flow in house.tracker) == sorted(ports[2:])
+        for port in (a, b, c, a, d):
+            await first.send("127.0.0.1", port, b"x")
+            await first.recv()
+        assert {flow.flow.dst_port for flow in house.tracker} == {c, a, d}
         async with associated(house):
             assert len(house.engine.associations) == 2
             with trio.fail_after(5):
-                assert await first.control.receive_some() == b""
+                assert await second.control.receive_some() == b""
+            await first.send("127.0.0.1", d, b"still here")
+            assert (await first.recv())[1] == b"still here"
+
+
+async def test_a_forward_has_so_many_clients_and_the_quietest_goes(
+    house: Living, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyfs_gateway.io.packets.ASSOCIATIONS_MOST", 2)
+    port = house.port("forward", "udp")
+    socks = [trio.socket.socket(type=socket.SOCK_DGRAM) for _ in range(3)]
+    a, b, c = socks
+    try:
+        for sock in (a, b, a, c):
+            await sock.connect(("127.0.0.1", port))
+            await sock.send(b"x")
+            with trio.fail_after(5):
+                await sock.recv(100)
+        assert {flow.flow.src_port for flow in house.tracker} == {sock.getsockname()[1] for sock in (a, c)}
+    finally:
+        for sock in socks:
+            sock.close()
 
 
 @pytest.mark.parametrize("pieces", [1, 2])

@@ -1,4 +1,4 @@
-"""An mrs writer, for tests and the bench only: the other half of ``cyfs_gateway.rules.mrs``."""
+"""An mrs writer, for tests and the bench only: the other half of ``cyfs_ns.mrs``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import zstandard
 
-from cyfs_gateway.rules.address import Prefix
-from cyfs_gateway.rules.sets import prefix_range
+from cyfs_ns.address import Prefix
+from cyfs_ns.sets import prefix_range
 
 
 def domain_mrs(entries: Sequence[str]) -> bytes:

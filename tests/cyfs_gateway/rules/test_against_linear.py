@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyfs_gateway.flow import Flow
-from cyfs_gateway.rules.address import parse_address
 from cyfs_gateway.rules.formats import inline_rule_set, parse_rule_set
 from cyfs_gateway.rules.model import Need
 from cyfs_gateway.rules.parse import parse_condition, parse_rule
-from cyfs_gateway.rules.sets import CidrSet, DomainSet, HostSet, SuccinctTrie
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.address import parse_address
+from cyfs_ns.sets import CidrSet, DomainSet, HostSet, SuccinctTrie
 from tests.cyfs_gateway.rules.linear import Linear, in_domains
 from tests.cyfs_gateway.rules.mrs_writer import domain_mrs
 

@@ -10,10 +10,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_gateway.rules.address import parse_address, parse_prefix
 from cyfs_gateway.rules.formats import inline_rule_set, parse_rule_set
-from cyfs_gateway.rules.sets import Behavior, RuleSet, SuccinctTrie
+from cyfs_gateway.rules.sets import Behavior, RuleSet
+from cyfs_ns.address import parse_address, parse_prefix
 from cyfs_ns.errors import BadWire
+from cyfs_ns.sets import SuccinctTrie
 from tests.cyfs_gateway.rules.mrs_writer import cidr_mrs, domain_mrs, pack
 
 BEHAVIORS: list[Behavior] = ["domain", "ipcidr", "classical"]

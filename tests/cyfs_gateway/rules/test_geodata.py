@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_gateway.rules.address import parse_address
-from cyfs_gateway.rules.geodata import DatFile, country_set, site_set
-from cyfs_gateway.rules.sets import CidrSet
+from cyfs_ns.address import parse_address
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.geodata import DatFile, country_set, site_set
+from cyfs_ns.sets import CidrSet
 from tests.cyfs_gateway.rules.dat_writer import geoip_dat, geosite_dat, message
 
 KEYWORD, REGEX, BELOW, FULL = range(4)

@@ -10,9 +10,9 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from cyfs_gateway.io.geodata import GeoFiles
-from cyfs_gateway.rules.address import parse_address
 from cyfs_gateway.rules.parse import parse_rule
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.address import parse_address
 from cyfs_ns.errors import ConfigFault
 from tests.cyfs_gateway.rules.dat_writer import geoip_dat, geosite_dat
 

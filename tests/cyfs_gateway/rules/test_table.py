@@ -12,9 +12,9 @@ from cyfs_gateway.rules.formats import inline_rule_set
 from cyfs_gateway.rules.index import MAX_SUB_RULES
 from cyfs_gateway.rules.model import NO_MATCH, Need
 from cyfs_gateway.rules.parse import parse_rule
-from cyfs_gateway.rules.sets import CidrSet, DomainSet, HostSet
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import ConfigFault
+from cyfs_ns.sets import CidrSet, DomainSet, HostSet
 
 WEB = Flow(
     network="tcp",
@@ -307,7 +307,6 @@ def test_a_disabled_rule_neither_matches_nor_asks_nor_misses():
 def test_sizes_are_told_where_a_rule_stands_for_many():
     rules = table("GEOSITE,google,A", "RULE-SET,nets,A", "GEOIP,us,A", "DOMAIN,a.b,A", nets=("ipcidr", ["10.0.0.0/8"]))
     assert [view.size for view in rules.view()] == [2, 1, 0, -1]
-    assert rules.set_names() == {"nets"}
 
 
 def test_addresses_are_compared_whatever_their_spelling():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_gateway.config import source
-from cyfs_gateway.config.source import BadYaml, Map, Node, Scalar, Seq, parse_yaml, tree_of
+from cyfs_ns.config import source
+from cyfs_ns.config.source import BadYaml, Map, Node, Scalar, Seq, parse_yaml, tree_of
 
 
 def plain(node: Node | None) -> Any:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 
 import ahocorasick
 
-from cyfs_gateway.rules.address import WIDTH, Prefix
-from cyfs_gateway.rules.patterns import PatternSet
-from cyfs_gateway.rules.sets import CidrSet, DomainSet, HostSet, domain_entry, prefix_range
+from cyfs_ns.address import WIDTH, Prefix
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.patterns import PatternSet
+from cyfs_ns.sets import CidrSet, DomainSet, HostSet, domain_entry, prefix_range
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KEYWORD, _REGEX, _BELOW, _FULL = range(4)

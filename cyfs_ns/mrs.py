@@ -10,38 +10,28 @@ from __future__ import annotations
 
 import zstandard
 
-from cyfs_gateway.rules.sets import Behavior, CidrSet, RuleSet, SuccinctTrie
 from cyfs_ns.errors import BadWire
+from cyfs_ns.sets import CidrSet, SuccinctTrie
 
 _MAGIC = b"MRS\x01"
-_BEHAVIORS: dict[int, Behavior] = {0: "domain", 1: "ipcidr"}
+_DOMAIN, _IPCIDR = 0, 1
 _WINDOW = 32 << 20  # bytes a zstd frame may make us remember; mihomo's own encoder uses 8 MiB at most
 _MAPPED = b"\x00" * 10 + b"\xff\xff"
 
 
-def parse_mrs(untrusted: bytes, behavior: Behavior, max_bytes: int) -> RuleSet:
-    """The rule set in ``untrusted``; it may decompress to ``max_bytes`` at most.  Raises BadWire."""
-    body = _Reader(_decompress(untrusted, max_bytes))
-    if body.take(4) != _MAGIC:
-        raise BadWire("not an mrs file of version 1")
-    if _BEHAVIORS.get(body.take(1)[0]) != behavior:
-        raise BadWire(f"the mrs file is not of behaviour {behavior}")
-    count = body.integer()
-    body.take(body.integer())
-    if body.take(1) != b"\x01":
-        raise BadWire("an mrs body of another version than 1")
-    return _domains(body, count) if behavior == "domain" else _addresses(body, count)
-
-
-def _domains(body: _Reader, count: int) -> RuleSet:
+def read_domains(untrusted: bytes, max_bytes: int) -> SuccinctTrie:
+    """The names in an mrs file; it may decompress to ``max_bytes`` at most.  Raises BadWire."""
+    body, count = _open(untrusted, _DOMAIN, max_bytes)
     leaves = body.take(8 * body.integer())
     bitmap = body.take(8 * body.integer())
     labels = body.take(body.integer())
     body.end()
-    return RuleSet(behavior="domain", domains=SuccinctTrie(leaves, bitmap, labels, count))
+    return SuccinctTrie(leaves, bitmap, labels, count)
 
 
-def _addresses(body: _Reader, count: int) -> RuleSet:
+def read_addresses(untrusted: bytes, max_bytes: int) -> CidrSet:
+    """The addresses in an mrs file; it may decompress to ``max_bytes`` at most.  Raises BadWire."""
+    body, count = _open(untrusted, _IPCIDR, max_bytes)
     pairs = body.take(32 * body.integer())
     body.end()
     ranges = []
@@ -52,7 +42,21 @@ def _addresses(body: _Reader, count: int) -> RuleSet:
             raise BadWire(f"address range {at // 32} of the mrs file is upside down")
         skip = 12 if family == 4 else 0
         ranges.append((family, int.from_bytes(low[skip:], "big"), int.from_bytes(high[skip:], "big")))
-    return RuleSet(behavior="ipcidr", cidrs=CidrSet(ranges, count))
+    return CidrSet(ranges, count)
+
+
+def _open(untrusted: bytes, behavior: int, max_bytes: int) -> tuple[_Reader, int]:
+    """The body, at its first array, and the count of entries the head claims."""
+    body = _Reader(_decompress(untrusted, max_bytes))
+    if body.take(4) != _MAGIC:
+        raise BadWire("not an mrs file of version 1")
+    if body.take(1)[0] != behavior:
+        raise BadWire(f"the mrs file does not hold {'names' if behavior == _DOMAIN else 'addresses'}")
+    count = body.integer()
+    body.take(body.integer())
+    if body.take(1) != b"\x01":
+        raise BadWire("an mrs body of another version than 1")
+    return body, count
 
 
 def _decompress(untrusted: bytes, max_bytes: int) -> bytes:

@@ -16,13 +16,12 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from cyfs_gateway.config.model import Fault, Network
-from cyfs_gateway.config.source import Map, Node, Scalar, Seq
-from cyfs_gateway.printable import printable
+from cyfs_ns.config.source import Map, Node, Scalar, Seq
 from cyfs_ns.errors import ConfigFault
+from cyfs_ns.printable import printable
 
 MAX_FAULTS = 1000
 """Faults that are told one by one; the rest are counted."""
@@ -41,6 +40,26 @@ _DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|us|µs|ns|s|m|h|
 _UNIT = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 T = TypeVar("T", bound=str)
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a file: an ``error`` stops the load, a ``warning`` does not."""
+
+    path: str
+    """JSON pointer of the place, as ``/proxies/3/port``; ``/`` for the whole."""
+    line: int
+    """From 1; 0 when the fault has no line (a file that cannot be read)."""
+    column: int
+    """From 1; 0 likewise."""
+    message: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        place = f"{self.line}:{self.column}: " if self.line else ""
+        return f"{place}{self.severity}: {self.path}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,7 @@ class Reader:
         self.errors = 0
 
     def note(self, at: str, line: int, column: int, message: str, *, warning: bool = False) -> None:
+        """Keep a fault; beyond ``MAX_FAULTS`` they are only counted."""
         self.errors += not warning
         if len(self._faults) < MAX_FAULTS:
             place, said = printable(at[:_MAX_SHOWN]) or "/", printable(message[:_MAX_SHOWN])
@@ -160,6 +180,7 @@ class Section:
         self._asked: set[str] = set()
 
     def at(self, key: str) -> str:
+        """The place of a key, as a JSON pointer."""
         return f"{self.path}/{pointed(key)}"
 
     def has(self, key: str) -> bool:
@@ -184,10 +205,12 @@ class Section:
             self.reader.error(self.at(key), node, message)
 
     def warn(self, key: str, message: str) -> None:
+        """As ``error``, but the load goes on."""
         node = self.tree.items.get(key, self.tree)
         self.reader.warn(self.at(key) if node is not self.tree else self.path, node, message)
 
     def text(self, key: str, default: str = "") -> str:
+        """Any scalar as text."""
         node = self.node(key)
         if node is None:
             return default
@@ -206,6 +229,7 @@ class Section:
         return text or ""
 
     def flag(self, key: str, default: bool = False) -> bool:
+        """A boolean, in YAML 1.1's spellings."""
         node = self.node(key)
         if node is None:
             return default
@@ -221,6 +245,7 @@ class Section:
         return False
 
     def integer(self, key: str, default: int = 0, low: int = 0, high: int = 2**31 - 1) -> int:
+        """A whole number from ``low`` to ``high``."""
         node = self.node(key)
         if node is None:
             return default
@@ -251,6 +276,7 @@ class Section:
         return value
 
     def choice(self, key: str, allowed: Sequence[T], default: T) -> T:
+        """One of the words ``allowed``, in any case."""
         node = self.node(key)
         if node is None:
             return default
@@ -364,6 +390,7 @@ class Section:
 
 
 def is_null(node: Node) -> bool:
+    """Whether the node is YAML's null, an empty value included."""
     return isinstance(node, Scalar) and node.plain and node.text in _NULL
 
 

@@ -1,0 +1,1 @@
+"""The configuration file: YAML with places, sections as written, and the DNS server's part of it as meant."""

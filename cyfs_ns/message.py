@@ -1,11 +1,10 @@
 """DNS messages (RFC 1035) as values: a question out, an answer in.
 
-The frame of a message, its names and the types whose data hold compressed names are read here, because dnslib follows
-pointers recursively and without a length limit, which a hostile server can turn into seconds of work.  The data of
-the remaining types is closed in itself and printed by dnslib, loaded when such a type first comes by.
+``cyfs_ns.wire`` reads the frame and the names, within its bounds.  The usual types are printed here; the data of the
+remaining ones, names in it written out, by dnslib, loaded when such a type first comes by.
 
-Bounds: a name has 255 octets and its pointers only lead backwards; a message has 512 records at most.  A truncated
-reply (TC) is read no further than its question: servers cut where they please, and the caller asks again over TCP.
+A truncated reply (TC) is read no further than its question: servers cut where they please, and the caller asks again
+over TCP.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any
 
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire
+from cyfs_ns.wire import HEADER, Rr, escaped, name_text, plain_data, read_name, walk
 
 A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, OPT = 1, 2, 5, 6, 12, 15, 16, 28, 33, 41
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
@@ -44,16 +44,13 @@ _RCODES = {
     8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE", 16: "BADVERS", 23: "BADCOOKIE",
 }  # fmt: skip
 
-_HEADER = Struct("!6H")
 _TWO_WORDS = Struct("!2H")
 _RR = Struct("!HHIH")
 _SOA_NUMBERS = Struct("!5I")
 _SRV_NUMBERS = Struct("!3H")
 _MX_NUMBER = Struct("!H")
-_MAX_RECORDS = 512
 _MAX_ALIASES = 16
-_UNSAFE = b'."\\;()@$'  # means something to a zone file, outside quotes
-_QUOTED = b'"\\'  # and within
+_QUOTED = b'"\\'  # means something to a zone file, within quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +94,7 @@ class Answer:
 
     @property
     def truncated(self) -> bool:
+        """Whether the server cut the answer (TC): ask again over TCP."""
         return bool(self.flags & TC)
 
     def addresses(self) -> tuple[tuple[str, ...], int]:
@@ -118,6 +116,7 @@ class Answer:
 
 
 def rtype_text(number: int) -> str:
+    """``28`` as ``"AAAA"``; the unknown as RFC 3597 writes it, ``"TYPE65280"``."""
     return _RTYPES.get(number) or f"TYPE{number}"
 
 
@@ -133,6 +132,7 @@ def rtype_number(text: str) -> int:
 
 
 def rcode_text(number: int) -> str:
+    """``3`` as ``"NXDOMAIN"``; the unknown as ``"RCODE23"``."""
     return _RCODES.get(number) or f"RCODE{number}"
 
 
@@ -150,7 +150,7 @@ def build_query(question: Question, ident: int, *, edns: bool = True) -> bytes:
     if len(wire) != sum(1 + len(label) for label in labels) or len(wire) > 254 or b"" in labels:
         raise BadWire(f"not a DNS name: {question.name[:80]!r}")
     opt = b"\0" + _RR.pack(OPT, UDP_SIZE, 0, 0) if edns else b""
-    return _HEADER.pack(ident, RD, 1, 0, 0, 1 if edns else 0) + wire + b"\0" + _TWO_WORDS.pack(question.rtype, IN) + opt
+    return HEADER.pack(ident, RD, 1, 0, 0, 1 if edns else 0) + wire + b"\0" + _TWO_WORDS.pack(question.rtype, IN) + opt
 
 
 def read_reply(untrusted: bytes, question: Question, ident: int) -> Answer:
@@ -165,112 +165,71 @@ def read_reply(untrusted: bytes, question: Question, ident: int) -> Answer:
 
 
 def _read_reply(wire: bytes, question: Question, ident: int) -> Answer:
-    got, flags, questions, *counts = _HEADER.unpack_from(wire)
+    got, flags, questions, *counts = HEADER.unpack_from(wire)
     if got != ident or not flags & QR or flags & 0x7800:
         raise BadWire("not a reply to this DNS query")
-    rcode, at = flags & 0x0F, _HEADER.size
+    rcode = flags & 0x0F
     if questions == 0 and rcode != NOERROR and not any(counts[:2]):
         return Answer(question=question, rcode=rcode, flags=flags)
     if questions != 1:
         raise BadWire(f"DNS reply repeats {questions} questions")
-    name, at = _name(wire, at)
-    if (name.lower(), *_TWO_WORDS.unpack_from(wire, at)) != (question.name.lower(), question.rtype, IN):
+    name, at = read_name(wire, HEADER.size)
+    if (name_text(name).lower(), *_TWO_WORDS.unpack_from(wire, at)) != (question.name.lower(), question.rtype, IN):
         raise BadWire("DNS reply is to another question")
     if flags & TC:
         return Answer(question=question, rcode=rcode, flags=flags)
-    if sum(counts) > _MAX_RECORDS:
-        raise BadWire(f"DNS reply claims {sum(counts)} records")
-    at += _TWO_WORDS.size
-    sections: list[tuple[Record, ...]] = []
-    for count in counts:
-        records = []
-        for _ in range(count):
-            owner, at = _name(wire, at)
-            rtype, rclass, ttl, length = _RR.unpack_from(wire, at)
-            at += _RR.size
-            if at + length > len(wire):
-                raise BadWire("DNS record runs over the end of its message")
-            if rtype == OPT:
-                rcode |= ttl >> 24 << 4
-            elif rclass == IN:
-                # RFC 2181 section 8: a TTL with the top bit set means nought.
-                records.append(Record(owner, rtype, ttl if ttl < 1 << 31 else 0, _data(wire, rtype, at, length)))
-            at += length
-        sections.append(tuple(records))
-    answer, authority, additional = sections
+    sections = walk(wire)
+    for rr in (*sections.answer, *sections.authority, *sections.additional):
+        if rr.rtype == OPT:
+            rcode |= rr.ttl >> 24 << 4
     return Answer(
-        question=question, rcode=rcode, flags=flags, answer=answer, authority=authority, additional=additional
+        question=question,
+        rcode=rcode,
+        flags=flags,
+        answer=_records(wire, sections.answer),
+        authority=_records(wire, sections.authority),
+        additional=_records(wire, sections.additional),
     )
 
 
-def _name(wire: bytes, at: int) -> tuple[str, int]:
-    """The name at ``at`` and where the message goes on after it."""
-    labels: list[str] = []
-    after, floor, size = -1, at, 1
-    while (length := wire[at]) != 0:
-        if length < 64:
-            label = wire[at + 1 : at + 1 + length]
-            size += 1 + length
-            if len(label) < length or size > 255:
-                raise BadWire("DNS name is too long")
-            labels.append(_text(label))
-            at += 1 + length
-        elif length >= 192:
-            if after < 0:
-                after = at + 2
-            at = (length & 0x3F) << 8 | wire[at + 1]
-            # Each jump goes below all that was read before it, so there is no way to go round.
-            if at >= floor:
-                raise BadWire("DNS name points forward")
-            floor = at
-        else:
-            raise BadWire("DNS label of an unknown kind")
-    return ".".join(labels), after if after >= 0 else at + 1
-
-
-def _text(label: bytes) -> str:
-    # bytes.isalnum knows ASCII only: the usual label, quickly.
-    return label.decode("ascii") if label.isalnum() else _escaped(label, _UNSAFE, 0x21)
-
-
-def _escaped(octets: bytes, special: bytes, lowest: int) -> str:
-    return "".join(
-        "\\" + chr(octet) if octet in special else chr(octet) if lowest <= octet < 0x7F else f"\\{octet:03d}"
-        for octet in octets
+def _records(wire: bytes, section: tuple[Rr, ...]) -> tuple[Record, ...]:
+    # RFC 2181 section 8: a TTL with the top bit set means nought.
+    return tuple(
+        Record(
+            name_text(read_name(wire, rr.at)[0]),
+            rr.rtype,
+            rr.ttl if rr.ttl < 1 << 31 else 0,
+            _data(rr.rtype, plain_data(wire, rr)),
+        )
+        for rr in section
+        if rr.rclass == IN and rr.rtype != OPT
     )
 
 
-def _data(wire: bytes, rtype: int, at: int, length: int) -> str:
+def _data(rtype: int, rdata: bytes) -> str:
     """The data of one record as a zone file writes it; what its type cannot explain is printed by RFC 3597."""
-    rdata = wire[at : at + length]
-    if rtype == A and length == 4:
+    if rtype == A:
         return socket.inet_ntop(socket.AF_INET, rdata)
-    if rtype == AAAA and length == 16:
+    if rtype == AAAA:
         return socket.inet_ntop(socket.AF_INET6, rdata)
-    if rtype in (A, AAAA):
-        raise BadWire(f"an address of {length} octets")
     if rtype in (NS, CNAME, PTR, MX, SRV, SOA):
-        text, end = _named_data(wire, rtype, at)
-        if end != at + length:
-            raise BadWire(f"{rtype_text(rtype)} record of a wrong length")
-        return text
+        return _named_data(rtype, rdata)
     if rtype == TXT:
         return " ".join(_strings(rdata))
-    return _printed_by_dnslib(rtype, rdata) or f"\\# {length} {rdata.hex()}".rstrip()
+    return _printed_by_dnslib(rtype, rdata) or f"\\# {len(rdata)} {rdata.hex()}".rstrip()
 
 
-def _named_data(wire: bytes, rtype: int, at: int) -> tuple[str, int]:
+def _named_data(rtype: int, rdata: bytes) -> str:
     numbers = {MX: _MX_NUMBER, SRV: _SRV_NUMBERS}.get(rtype)
-    before = ""
+    before, at = "", 0
     if numbers is not None:
-        before = "".join(f"{number} " for number in numbers.unpack_from(wire, at))
-        at += numbers.size
-    name, at = _name(wire, at)
+        before = "".join(f"{number} " for number in numbers.unpack_from(rdata))
+        at = numbers.size
+    name, at = read_name(rdata, at)
     if rtype != SOA:
-        return f"{before}{name}.", at
-    mailbox, at = _name(wire, at)
-    numbers_text = " ".join(map(str, _SOA_NUMBERS.unpack_from(wire, at)))
-    return f"{name}. {mailbox}. {numbers_text}", at + _SOA_NUMBERS.size
+        return f"{before}{name_text(name)}."
+    mailbox, at = read_name(rdata, at)
+    return f"{name_text(name)}. {name_text(mailbox)}. {' '.join(map(str, _SOA_NUMBERS.unpack_from(rdata, at)))}"
 
 
 def _strings(rdata: bytes) -> Iterator[str]:
@@ -279,7 +238,7 @@ def _strings(rdata: bytes) -> Iterator[str]:
         string = rdata[at + 1 : at + 1 + rdata[at]]
         if len(string) < rdata[at]:
             raise BadWire("TXT string runs over its record")
-        yield f'"{_escaped(string, _QUOTED, 0x20)}"'
+        yield f'"{escaped(string, _QUOTED, 0x20)}"'
         at += 1 + len(string)
 
 

@@ -1,0 +1,337 @@
+"""Answers remembered, bounded by the bytes they cost: the cache behind the hot tables.
+
+A hundred thousand answers must fit a small router, so an entry is two flat strings of octets, a key and a value, and
+becomes a ``Reply`` again only when asked for.  The question is not kept twice: it is part of the key.  When full, the
+entry unused for longest goes.
+
+The life of an entry::
+
+    put ── fresh ──────────────────── until ── stale ─────────────────────── too old, forgotten
+                      last tenth of a           answered with a TTL of 30,
+                      hot name: refresh due     refresh due (RFC 8767)
+
+``Found.refresh`` says that the upstreams should be asked again beside the answer.  Whoever does so reports either by
+``put`` or, having failed, by putting a failure: a failure never replaces an answer that still serves, it only stops
+refreshing for ``PAUSE`` seconds (RFC 8767 section 5).  Where there is no such answer the failure itself is kept for a
+few seconds, or every client's retry would reach the upstreams (RFC 9520 section 3.2).
+
+Times are seconds of one monotonic clock, passed in.  On disk they are wall-clock times; a clock that is behind the
+one that wrote the file cannot say what has expired since, so then everything comes back as stale.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from math import inf
+from struct import Struct
+from typing import NamedTuple, TypeAlias
+from zlib import crc32
+
+from cyfs_ns.edns import build_ede, read_ede
+from cyfs_ns.query import NXDOMAIN
+from cyfs_ns.reply import Reply, records, with_ttls
+from cyfs_ns.wire import is_under
+
+Key: TypeAlias = tuple[bytes, int, int, bool, bool, str, bytes]
+"""Name (wire, lower case), type, class, DO, CD, group of upstreams, client subnet as told (may be empty)."""
+
+STALE_TTL = 30
+"""The TTL of stale answers (RFC 8767 section 4)."""
+PAUSE = 30
+"""Seconds between attempts to refresh what could not be refreshed (RFC 8767 section 5)."""
+
+_HOT = 2
+_LAST_PART = 10
+_ANY = 255
+_OVERHEAD = 232
+"""Octets an entry costs beside its own: object headers and its places in the table.  Measured, see the tests."""
+_MAX_BODY = 0xFFFF - 12 - 259
+
+_KEY = Struct("!BBB")
+_DO, _CD = 1, 2
+_VALUE = Struct("!BddIIHHHHHHHH")
+"""Times asked; until; paused until; lifetime; the reply's ttl, flags, rcode, counts, scope; how many TTLs and octets
+of extended errors follow."""
+_ASKED_AT, _UNTIL_AT, _PAUSE_AT = 0, 1, 9
+_TIME = Struct("!d")
+_NO_SCOPE = 0xFFFF
+
+_FILE = Struct("!8sd")
+_MAGIC = b"cyfsdns1"
+_ENTRY = Struct("!HII")
+_CHUNK = 1000
+
+
+class Found(NamedTuple):
+    """What is remembered about a question."""
+
+    reply: Reply
+    age: int
+    """Whole seconds since it was put; what its TTLs have lost."""
+    stale: bool
+    """Its time is over: answer with ``STALE_TTL``, if at all."""
+    refresh: bool
+    """Ask the upstreams again now, beside this answer."""
+    until: float
+    """When it stops, or has stopped, being fresh."""
+
+
+class AnswerCache:
+    """``max_bytes`` bounds the memory; the rest are seconds.
+
+    ``min_ttl`` raises the TTLs of positive answers, ``max_ttl`` bounds how long any is kept, ``max_negative`` how long
+    "there is none" is (RFC 2308 section 5), ``max_stale`` for how long past its time an answer may still serve (0: not
+    at all), ``failure_ttl`` how long a failure is remembered (RFC 9520: 1 to 300).
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        min_ttl: int = 0,
+        max_ttl: int = 86400,
+        max_negative: int = 3600,
+        max_stale: int = 0,
+        failure_ttl: int = 5,
+    ) -> None:
+        self._entries: OrderedDict[bytes, bytearray] = OrderedDict()
+        self._max_bytes, self._size, self._changes = max_bytes, 0, 0
+        self._min_ttl, self._max_ttl, self._max_negative = min_ttl, max_ttl, max_negative
+        self._max_stale, self._failure_ttl = max_stale, failure_ttl
+        self._forgiven = -inf
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Octets of memory in use."""
+        return self._size
+
+    @property
+    def changes(self) -> int:
+        """Grows with every answer remembered: whether there is anything new to save."""
+        return self._changes
+
+    def get(self, key: Key, now: float, *, count: bool = True) -> Found | None:
+        """What is remembered, or ``None``.  Without ``count`` the look leaves no trace."""
+        packed = _pack_key(key)
+        value = self._entries.get(packed)
+        if value is None:
+            return None
+        asked, until, pause, lifetime, *_ = _VALUE.unpack_from(value)
+        failure = self._is_failure(value)
+        stale = now >= until
+        if (failure and until - lifetime <= self._forgiven) or (stale and (failure or now >= until + self._max_stale)):
+            self._forget(packed)
+            return None
+        if count:
+            self._entries.move_to_end(packed)
+            if asked < _HOT:
+                value[_ASKED_AT] = asked = asked + 1
+        due = stale or (asked >= _HOT and not failure and (until - now) * _LAST_PART < lifetime)
+        age = max(0, int(now) - int(until - lifetime))
+        paused = now < pause and pause - PAUSE > self._forgiven
+        return Found(_unpack(packed, value), age, stale, due and not paused, until)
+
+    def forgive(self, now: float) -> None:
+        """Failures until now say nothing of what comes: the way to the upstreams is another one."""
+        self._forgiven = now
+
+    def fresh_until(self, key: Key) -> float:
+        """When what is remembered stops, or has stopped, being fresh; 0: nothing is."""
+        value = self._entries.get(_pack_key(key))
+        return 0.0 if value is None else self._until(value)
+
+    def credit(self, key: Key, times: int) -> None:
+        """Count ``times`` askings that a hot table has answered from what it was given of this entry."""
+        packed = _pack_key(key)
+        if times > 0 and (value := self._entries.get(packed)) is not None:
+            self._entries.move_to_end(packed)
+            value[_ASKED_AT] = min(_HOT, value[_ASKED_AT] + times)
+
+    def put(self, key: Key, reply: Reply, now: float) -> Reply:
+        """Remember ``reply`` as far as it may be, and return it with the TTLs it has from now on."""
+        packed = _pack_key(key)
+        if reply.rcode not in (0, NXDOMAIN):
+            self._put_failure(packed, reply, now)
+            return reply
+        negative = _is_negative(reply)
+        if not negative and reply.ttl < self._min_ttl:
+            reply = with_ttls(reply, self._min_ttl, 0x7FFFFFFF)
+            lifetime = self._min_ttl
+        else:
+            lifetime = reply.ttl
+        lifetime = min(lifetime, self._max_ttl, self._max_negative if negative else self._max_ttl)
+        if lifetime > 0:
+            self._store(packed, reply, now, lifetime)
+        else:
+            self._forget(packed)
+        return reply
+
+    def _put_failure(self, packed: bytes, reply: Reply, now: float) -> None:
+        held = self._entries.get(packed)
+        if held is None or self._is_failure(held) or now >= self._until(held) + self._max_stale:
+            self._store(packed, reply, now, self._failure_ttl)
+        else:
+            _TIME.pack_into(held, _PAUSE_AT, now + PAUSE)
+
+    def _store(self, packed: bytes, reply: Reply, now: float, lifetime: int) -> None:
+        self._forget(packed)
+        if len(reply.body) <= _MAX_BODY and not reply.truncated:
+            self._insert(packed, _pack(reply, now, lifetime))
+            self._changes += 1
+
+    def _insert(self, packed: bytes, value: bytearray) -> None:
+        self._entries[packed] = value
+        self._size += len(packed) + len(value) + _OVERHEAD
+        while self._size > self._max_bytes:
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, packed: bytes) -> None:
+        value = self._entries.pop(packed, None)
+        if value is not None:
+            self._size -= len(packed) + len(value) + _OVERHEAD
+
+    def flush(self, name: bytes | None = None, *, below: bool = False) -> int:
+        """Forget all, or what is known of a wire name (lower case), or with ``below`` of all names under it too.
+
+        Returns how many entries went.
+        """
+        if name is None:
+            gone = list(self._entries)
+        elif below:
+            gone = [packed for packed in self._entries if is_under(_name(packed), name)]
+        else:
+            head = bytes((len(name),))
+            gone = [packed for packed in self._entries if packed[:1] == head and _name(packed) == name]
+        for packed in gone:
+            self._forget(packed)
+        return len(gone)
+
+    def dump(self, now: float, wall: float) -> Iterator[bytes]:
+        """The answers that are worth a restart, in pieces; ``wall`` is seconds since 1970 at ``now``.
+
+        Entries may come and go between the pieces; each is told as it is when its piece is.
+        """
+        packed_keys = list(self._entries)
+        yield _FILE.pack(_MAGIC, wall)
+        for start in range(0, len(packed_keys), _CHUNK):
+            piece = bytearray()
+            for packed in packed_keys[start : start + _CHUNK]:
+                held = self._entries.get(packed)
+                if held is None or self._is_failure(held):
+                    continue
+                value = bytearray(held)
+                until = self._until(value) + wall - now
+                if until + self._max_stale > wall:
+                    _TIME.pack_into(value, _UNTIL_AT, until)
+                    _TIME.pack_into(value, _PAUSE_AT, 0)
+                    piece += _ENTRY.pack(len(packed), len(value), crc32(value, crc32(packed)))
+                    piece += packed
+                    piece += value
+            yield bytes(piece)
+
+    def load(self, untrusted: bytes, now: float, wall: float) -> int:
+        """Take in what ``dump`` told; what is already here stays.  Returns how many answers came.
+
+        A torn end and spoilt entries are left out.
+        """
+        if len(untrusted) < _FILE.size:
+            return 0
+        magic, written = _FILE.unpack_from(untrusted)
+        if magic != _MAGIC:
+            return 0
+        at, end, came = _FILE.size, len(untrusted), 0
+        while at + _ENTRY.size <= end:
+            key_size, value_size, check = _ENTRY.unpack_from(untrusted, at)
+            at += _ENTRY.size
+            middle = at + key_size
+            packed, value = untrusted[at:middle], bytearray(untrusted[middle : middle + value_size])
+            at = middle + value_size
+            # The length is looked at because a file system may leave zeros behind a crash, whose sum is right.
+            spoilt = at > end or len(value) < _VALUE.size or crc32(value, crc32(packed)) != check
+            if spoilt or packed in self._entries:
+                continue
+            until = self._until(value) - wall
+            if wall < written:
+                until = min(until, 0.0)
+            if until + self._max_stale > 0:
+                _TIME.pack_into(value, _UNTIL_AT, now + until)
+                self._insert(packed, value)
+                came += 1
+        return came
+
+    @staticmethod
+    def _until(value: bytearray) -> float:
+        until: float = _TIME.unpack_from(value, _UNTIL_AT)[0]
+        return until
+
+    @staticmethod
+    def _is_failure(value: bytearray) -> bool:
+        return _VALUE.unpack_from(value)[6] not in (0, NXDOMAIN)
+
+
+def _is_negative(reply: Reply) -> bool:
+    if reply.rcode or not reply.counts[0]:
+        return True
+    # An alias that leads to nothing brings the SOA of that nothing.
+    if not reply.counts[1]:
+        return False
+    rtype = int.from_bytes(reply.question[-4:-2])
+    return rtype != _ANY and all(record[1] != rtype for record in records(reply, 0))
+
+
+def _pack_key(key: Key) -> bytes:
+    name, rtype, rclass, do, cd, group, ecs = key
+    return (
+        _KEY.pack(len(name), (_DO if do else 0) | (_CD if cd else 0), len(ecs))
+        + name
+        + (rtype << 16 | rclass).to_bytes(4)
+        + ecs
+        + group.encode()
+    )
+
+
+def _name(packed: bytes) -> bytes:
+    return packed[_KEY.size : _KEY.size + packed[0]]
+
+
+def _pack(reply: Reply, now: float, lifetime: int) -> bytearray:
+    ede = b"".join(bytes((len(error),)) + error for _, error in (build_ede(*error) for error in reply.ede))
+    value = bytearray(
+        _VALUE.pack(
+            0, now + lifetime, 0.0, lifetime, reply.ttl, reply.flags, reply.rcode, *reply.counts,
+            _NO_SCOPE if reply.ecs_scope is None else reply.ecs_scope, len(reply.ttl_ats), len(ede),
+        )
+    )  # fmt: skip
+    value += Struct(f"!{len(reply.ttl_ats)}H").pack(*reply.ttl_ats)
+    value += ede
+    value += reply.body
+    return value
+
+
+def _unpack(packed: bytes, value: bytearray) -> Reply:
+    _, _, _, _, ttl, flags, rcode, an, ns, ar, scope, ttls, ede_size = _VALUE.unpack_from(value)
+    ede_at = _VALUE.size + 2 * ttls
+    body_at = ede_at + ede_size
+    return Reply(
+        question=packed[_KEY.size : _KEY.size + packed[0] + 4],
+        body=bytes(value[body_at:]),
+        flags=flags,
+        rcode=rcode,
+        counts=(an, ns, ar),
+        ttl_ats=Struct(f"!{ttls}H").unpack_from(value, _VALUE.size),
+        ttl=ttl,
+        ede=tuple(_edes(bytes(value[ede_at:body_at]))) if ede_size else (),
+        ecs_scope=None if scope == _NO_SCOPE else scope,
+    )
+
+
+def _edes(octets: bytes) -> Iterator[tuple[int, str]]:
+    at = 0
+    while at < len(octets):
+        end = at + 1 + octets[at]
+        yield read_ede(octets[at + 1 : end])
+        at = end

@@ -1,0 +1,121 @@
+"""The cache over restarts, among them those nobody asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cyfs_ns.io.cachefile import CacheFile
+from cyfs_ns.reply import make_reply
+from cyfs_ns.store import AnswerCache, Key
+from cyfs_ns.wire import name_wire
+
+
+def key(number: int) -> Key:
+    return name_wire(f"n{number}.example"), 1, 1, False, False, "", b""
+
+
+def fill(cache: AnswerCache, numbers: range, now: float = 0.0) -> None:
+    for number in numbers:
+        name = key(number)[0]
+        cache.put(key(number), make_reply(name + b"\0\1\0\1", answer=[(name, 1, 3600, b"abcd")]), now)
+
+
+def house(path: Path) -> tuple[AnswerCache, CacheFile]:
+    cache = AnswerCache(1 << 24)
+    return cache, CacheFile(cache, path, monotonic=lambda: 0.0, wall=lambda: 1e9)
+
+
+async def test_a_restart_brings_all_back(tmp_path: Path) -> None:
+    cache, file = house(tmp_path / "cache")
+    assert file.restore() == 0
+    fill(cache, range(2500))
+    await file.save()
+    other, again = house(tmp_path / "cache")
+    assert again.restore() == 2500
+    assert [other.get(key(n), 0.0) for n in range(2500)] == [cache.get(key(n), 0.0) for n in range(2500)]
+
+
+async def test_nothing_new_is_not_written(tmp_path: Path) -> None:
+    cache, file = house(tmp_path / "cache")
+    fill(cache, range(3))
+    await file.save()
+    (tmp_path / "cache").unlink()
+    await file.save()
+    assert not (tmp_path / "cache").exists()
+    fill(cache, range(3, 4))
+    await file.save()
+    assert (tmp_path / "cache").exists()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(30):
+        while not condition():  # noqa: ASYNC110  (files and logs tell nobody)
+            await trio.sleep(0.01)
+
+
+async def test_it_is_saved_every_so_often_and_at_the_end(tmp_path: Path) -> None:
+    cache, file = house(tmp_path / "cache")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.keep, 0.01)
+        fill(cache, range(5))
+        await until(lambda: house(tmp_path / "cache")[1].restore() == 5)
+        fill(cache, range(5, 8))
+        nursery.cancel_scope.cancel()
+    assert house(tmp_path / "cache")[1].restore() == 8
+
+
+async def test_a_disk_that_refuses_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache, file = house(tmp_path / "missing" / "cache")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.keep, 0.01)
+        fill(cache, range(5))
+        await until(lambda: "cannot be saved" in caplog.text)
+        (tmp_path / "missing").mkdir()
+        await until(lambda: house(tmp_path / "missing" / "cache")[1].restore() == 5)
+        nursery.cancel_scope.cancel()
+
+
+def test_a_file_that_cannot_be_read_is_an_empty_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert house(tmp_path)[1].restore() == 0
+    assert "cannot be read" in caplog.text
+    (tmp_path / "junk").write_bytes(b"not a cache" * 100)
+    assert house(tmp_path / "junk")[1].restore() == 0
+
+
+_WRITER = """
+import sys, trio
+sys.path[:0] = sys.argv[2:]
+from test_ns_cachefile import fill, house
+async def main():
+    cache, file = house(sys.argv[1])
+    start = 0
+    while True:
+        fill(cache, range(start, start + 200))
+        start += 200
+        await file.save()
+        print(start, flush=True)
+trio.run(main)
+"""
+
+
+def test_a_kill_costs_only_what_was_learnt_since(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    child = subprocess.Popen([sys.executable, "-c", _WRITER, str(path), *here], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    told = [int(child.stdout.readline()) for _ in range(8)]
+    os.kill(child.pid, signal.SIGKILL)
+    told += [int(line) for line in child.stdout.read().split()]
+    child.wait()
+    child.stdout.close()
+    cache, file = house(path)
+    assert file.restore() in (told[-1], told[-1] + 200)
+    assert all(cache.get(key(number), 0.0) is not None for number in range(told[-1]))

@@ -19,8 +19,9 @@ Raises ``Unreachable`` or ``Refused``."""
 _PATIENCE = 5.0  # seconds for one address of several
 
 
-def plain_dial(*, mark: int = 0, interface: str = "") -> Dial:
-    """Connects with the kernel's routing, on packets marked ``mark`` (SO_MARK) and bound to ``interface`` if given.
+def plain_dial(*, mark: int = 0, interface: str = "", source: tuple[str, int] = ("", 0)) -> Dial:
+    """Connects with the kernel's routing, on packets marked ``mark`` (SO_MARK), bound to ``interface`` and coming from
+    the address and port ``source`` if given.
 
     ``via`` can only be an interface here.
     """
@@ -37,7 +38,7 @@ def plain_dial(*, mark: int = 0, interface: str = "") -> Dial:
         for family, _, _, _, address in found:
             try:
                 with trio.fail_after(_PATIENCE):
-                    return await _connect(family, address, mark, via or interface)
+                    return await _connect(family, address, mark, via or interface, source)
             except (OSError, trio.TooSlowError) as fault:
                 last = _unreachable(f"{host} port {port}", fault)
         raise last or Unreachable(f"{host} has no address", "pre_connect_dns")
@@ -45,7 +46,7 @@ def plain_dial(*, mark: int = 0, interface: str = "") -> Dial:
     return dial
 
 
-def prepare(sock: trio.socket.SocketType, mark: int, interface: str) -> None:
+def prepare(sock: trio.socket.SocketType | socket.socket, mark: int, interface: str) -> None:
     """Set routing mark and interface on a fresh socket.  Raises ``OSError`` (both may need privileges)."""
     if mark:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
@@ -62,10 +63,14 @@ def is_interface(name: str) -> bool:
     return True
 
 
-async def _connect(family: int, address: object, mark: int, interface: str) -> trio.SocketStream:
+async def _connect(
+    family: int, address: object, mark: int, interface: str, source: tuple[str, int]
+) -> trio.SocketStream:
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
         prepare(sock, mark, interface)
+        if source[0]:
+            await sock.bind(source)
         await sock.connect(address)
     except BaseException:
         sock.close()

@@ -1,152 +1,401 @@
 """One question to one name server, over whatever carries it: UDP, TCP, TLS (RFC 7858) or HTTPS (RFC 8484).
 
-Against forged UDP replies: a fresh socket for each question (the kernel picks a random port), connected (so only the
-server's address passes), and a random id; datagrams with another id are passed over.  One with our id that is not the
-reply is a broken server and ends the attempt.
+A server is remembered with its habits: whether it keeps the spelling of names (else our random upper case, a guard
+against forgers, is left out), whether it reads EDNS (else we write none), its kept connections and TLS session.
+
+Over UDP a reply that is cut short, spelt otherwise than our question or lost among forgeries leads to TCP, where it
+needs no such guards.  A server known by name is found by others, again when none of its addresses answers.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import secrets
-import socket
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import trio
 
-from cyfs_ns import message
-from cyfs_ns.errors import BadWire, Unreachable
-from cyfs_ns.io.dial import Dial, is_interface, prepare
-from cyfs_ns.message import Answer, Question
+from cyfs_ns import edns, query
+from cyfs_ns.asking import Asking, FramedAsking
+from cyfs_ns.edns import Ecs
+from cyfs_ns.errors import BadWire, CyfsError, Unreachable
+from cyfs_ns.io.datagram import Datagram, Forged, OpenDatagrams, concerns
+from cyfs_ns.io.dial import Dial, is_interface, plain_dial
+from cyfs_ns.io.kept import IDLE, Pool
+from cyfs_ns.query import FORMERR, NOTIMP
+from cyfs_ns.reply import Reply, make_reply, read_reply
+from cyfs_ns.subnet import fixed_subnet
 from cyfs_ns.upstream import RCODE_WORDS, Upstream
+from cyfs_ns.wire import HEADER
 
-_RESEND = (1.0, 1.5, 2.5)  # seconds to wait after each sending of a datagram
+RESEND = (0.4, 0.8, 1.5, 2.5)
+"""Seconds after each sending of a datagram until it is sent again."""
+
 _PATIENCE = 1.5  # seconds for one address of several
-_MAX_MESSAGE = 65535
+_FIND_AGAIN = 5.0  # seconds between two lookups of a server that does not answer
+_MOST_POOLS = 32
+_IDLE_ASIDE = 1.0  # seconds a connection is kept to a server usually asked over UDP: some serve one client at a time
+_TYPE_AND_CLASS = struct.Struct("!2H")
+_ALPN: dict[str, list[str]] = {"tls": [], "https": ["h2", "http/1.1"]}
+_HTTP_PORTS = {"https": 443, "http": 80}
 
 
-class Exchange:
-    """Knows how to reach servers; remembers nothing but TLS settings.
+class Wanted(NamedTuple):
+    """A question, and what is to be told along with it."""
 
-    ``mark`` and ``interface`` go on UDP sockets; on streams they are ``dial``'s matter.
+    name: bytes
+    """Wire name in lower case."""
+    rtype: int
+    rclass: int = 1
+    do: bool = False
+    cd: bool = False
+    subnet: Ecs | None = None
+    mark: int = 0
+    """SO_MARK for the packets that carry it, in place of the usual one; 0: the usual one."""
+
+    @property
+    def question(self) -> bytes:
+        return self.name + _TYPE_AND_CLASS.pack(self.rtype, self.rclass)
+
+
+class Find(Protocol):
+    """Finds servers given by name."""
+
+    def __call__(self, host: str, *, fresh: bool) -> Awaitable[tuple[str, ...]]:
+        """Addresses, not from memory if ``fresh``.  Raises ``Unreachable``."""
+
+
+async def find_nobody(host: str, *, fresh: bool) -> tuple[str, ...]:
+    raise Unreachable(f"nobody was named who could find {host}", "pre_connect_dns")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How servers are reached.
+
+    ``mark`` and ``interface`` go on our own sockets; streams are ``dial``'s matter.  ``open_datagrams`` carries UDP
+    through outbounds; without it such questions travel in TCP's form.
     """
 
-    def __init__(self, dial: Dial, *, mark: int = 0, interface: str = "", tls: ssl.SSLContext | None = None) -> None:
-        self.dial, self.mark, self.interface = dial, mark, interface
-        self._tls: dict[bool, ssl.SSLContext] = {} if tls is None else {False: tls}
+    dial: Dial
+    find: Find = find_nobody
+    open_datagrams: OpenDatagrams | None = None
+    mark: int = 0
+    interface: str = ""
+    tls: ssl.SSLContext | None = None
+    """In place of the system's trust."""
+    mix_case: bool = True
+    contexts: dict[bool, ssl.SSLContext] = field(default_factory=dict)
+    """Made when first needed, by whether certificates go unchecked."""
 
-    async def ask(self, upstream: Upstream, addresses: Sequence[str], question: Question) -> Answer:
-        """Ask ``upstream``, found at any of ``addresses`` (none are needed for ``rcode``).
+    def context(self, unchecked: bool) -> ssl.SSLContext:
+        context = self.contexts.get(unchecked)
+        if context is None:
+            # Reads all of the system's roots: once.
+            context = self.tls if self.tls is not None and not unchecked else ssl.create_default_context()
+            if unchecked:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            self.contexts[unchecked] = context
+        return context
 
-        Raises ``Unreachable`` or ``BadWire``.  An address has seconds only while there is a next one to try; the limit
-        for the whole is the caller's.
+
+class Server:
+    """One server and what is known of it."""
+
+    def __init__(self, upstream: Upstream, ways: Ways) -> None:
+        self.upstream, self._ways = upstream, ways
+        self.label = str(upstream)
+        self.quick = upstream.scheme == "udp" and bool(upstream.address) and not (upstream.via or upstream.without)
+        """Whether :meth:`begin` can be used."""
+        self.looping = False
+        """A question sent there came back to our own door."""
+        self.strays = 0
+        """Datagrams that were not the reply to what was asked."""
+        self._subnet = fixed_subnet(upstream.subnet) if upstream.subnet else None
+        self._mixes = ways.mix_case
+        self._kept_case = False  # an upper case letter of ours has come back
+        self._edns = True
+        self._pools: dict[tuple[str, int], Pool] = {}
+        self._session: trio.SSLStream[trio.abc.Stream] | None = None
+        self._failed_at: float | None = None
+        self._answering = ""  # of the addresses of a name, the one that answered last
+
+    def begin(self, wanted: Wanted) -> Datagram:
+        """Send the question over UDP.  Raises ``Unreachable``."""
+        return self._datagram(wanted, self.upstream.host)
+
+    def taken(self, wanted: Wanted, begun: Datagram, data: bytes) -> Reply | None:
+        """The reply in ``data`` if there is nothing more to do about it.  Raises ``BadWire``."""
+        spelling = begun.spelling
+        if data[12 : 12 + len(spelling)] != spelling:
+            return None
+        if spelling != wanted.name:
+            self._kept_case = True
+        reply = read_reply(data, wanted.name, wanted.rtype, wanted.rclass, begun.ident, do=wanted.do)
+        if reply.truncated or (begun.edns and reply.rcode in (FORMERR, NOTIMP)):
+            return None
+        return reply
+
+    async def ask(self, wanted: Wanted, begun: Datagram | None = None) -> Reply:
+        """Ask until there is a reply; the limit of time is the caller's.  Raises ``CyfsError``.
+
+        ``begun`` is a question already sent by :meth:`begin`, and is closed here.
         """
+        upstream = self.upstream
+        if begun is not None:
+            return await self._udp(wanted, upstream.host, begun)
         if upstream.scheme == "rcode":
-            rcode = RCODE_WORDS[upstream.host]
-            return Answer(question=question, rcode=rcode, flags=message.QR | message.RD | message.RA | rcode)
+            return make_reply(wanted.question, rcode=RCODE_WORDS[upstream.host])
+        if wanted.rtype in upstream.without:
+            return make_reply(wanted.question)
+        if upstream.why_not:
+            raise Unreachable(upstream.why_not, "unsupported_scheme")
+        if upstream.address:
+            return await self._at(wanted, upstream.address)
+        now = trio.current_time()
+        fresh = self._failed_at is not None and now - self._failed_at > _FIND_AGAIN
+        addresses = await self._ways.find(upstream.host, fresh=fresh)
+        if fresh:
+            self._failed_at = now
         last: Unreachable | None = None
-        for at, address in enumerate(addresses, 1):
+        ordered = sorted(addresses, key=lambda address: address != self._answering)
+        for at, address in enumerate(ordered, 1):
             try:
-                with trio.fail_after(_PATIENCE if at < len(addresses) else math.inf):
-                    answer = await self._send(upstream, address, question, edns=True)
-                    if answer.rcode in (message.FORMERR, message.NOTIMP):  # an old server that cannot read EDNS
-                        answer = await self._send(upstream, address, question, edns=False)
-                    return answer
+                with trio.fail_after(_PATIENCE if at < len(ordered) else float("inf")):
+                    reply = await self._at(wanted, address)
             except Unreachable as fault:
                 last = fault
             except trio.TooSlowError:
                 last = Unreachable(f"{address} does not answer", "connect_timeout")
-        raise last or Unreachable(upstream.why_not or f"{upstream} has no address", "unsupported_scheme")
+            else:
+                self._failed_at, self._answering = None, address
+                return reply
+        self._failed_at = self._failed_at if self._failed_at is not None else float("-inf")
+        raise last or Unreachable(f"{upstream} has no address", "pre_connect_dns")
 
-    async def _send(self, upstream: Upstream, address: str, question: Question, *, edns: bool) -> Answer:
-        if upstream.scheme in ("https", "http"):
-            return await self._https(upstream, address, question, edns)
-        ident = secrets.randbits(16)
-        query = message.build_query(question, ident, edns=edns)
-        # A datagram can leave by an interface, but an outbound only carries streams for us.
-        if upstream.scheme == "udp" and (not upstream.via or is_interface(upstream.via)):
-            answer = message.read_reply(await self._datagram(upstream, address, query), question, ident)
-            if not answer.truncated:
-                return answer
-        answer = message.read_reply(await self._stream(upstream, address, query), question, ident)
-        if answer.truncated:
-            raise BadWire("reply truncated where there was room for it")
-        return answer
+    def forget(self) -> None:
+        """Drop what was learnt, and the connections."""
+        self._mixes, self._kept_case, self._edns = self._ways.mix_case, False, True
+        self._failed_at = None
+        self.close()
 
-    async def _datagram(self, upstream: Upstream, address: str, query: bytes) -> bytes:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the last TLS connection took up the session of an earlier one."""
+        return self._session is not None and bool(self._session.session_reused)
+
+    @property
+    def connections(self) -> int:
+        return sum(map(len, self._pools.values()))
+
+    async def _at(self, wanted: Wanted, address: str) -> Reply:
+        upstream = self.upstream
+        if upstream.scheme == "udp":
+            # A datagram can leave by an interface of ours, or through an outbound that carries such.
+            if not upstream.via or is_interface(upstream.via):
+                return await self._udp(wanted, address, self._datagram(wanted, address))
+            if self._ways.open_datagrams is not None:
+                return await self._relayed(wanted, address, self._ways.open_datagrams)
+        return await self._stream(wanted, address)
+
+    # Datagrams
+
+    def _query(self, wanted: Wanted, *, ident: int, mix: bool, padding: int = 0) -> tuple[bytes, bytes]:
+        """The query, and the name as it is spelt there."""
+        name = wanted.name
+        spelling = query.mix_case(name, int.from_bytes(os.urandom(32))) if mix else name
+        if self._edns:
+            subnet = wanted.subnet
+            if self._subnet is not None and (subnet is None or self.upstream.subnet_override):
+                subnet = self._subnet
+            built = query.build_upstream_query(
+                name, wanted.rtype, wanted.rclass, ident,
+                do=wanted.do, cd=wanted.cd, ecs=subnet, padding=padding, mixed_case=spelling,
+            )  # fmt: skip
+        else:
+            flags = query.RD | (query.CD if wanted.cd else 0)
+            built = HEADER.pack(ident, flags, 1, 0, 0, 0) + spelling + wanted.question[-4:]
+        return built, spelling
+
+    def _datagram(self, wanted: Wanted, address: str) -> Datagram:
+        upstream, ways = self.upstream, self._ways
+        built, spelling = self._query(wanted, ident=secrets.randbits(16), mix=self._mixes)
+        return Datagram(
+            address, upstream.port, built, spelling,
+            mark=wanted.mark or ways.mark,
+            interface=upstream.via or ways.interface, source=upstream.source, edns=self._edns,
+        )  # fmt: skip
+
+    async def _udp(self, wanted: Wanted, address: str, begun: Datagram) -> Reply:
         try:
-            with trio.socket.socket(family, socket.SOCK_DGRAM) as sock:
-                prepare(sock, self.mark, upstream.via or self.interface)
-                await sock.connect((address, upstream.port))
-                for patience in _RESEND:
-                    await sock.send(query)
-                    with trio.move_on_after(patience):
-                        while (reply := await sock.recv(_MAX_MESSAGE))[:2] != query[:2]:
-                            pass
-                        return reply
-        except OSError as fault:
-            refused = isinstance(fault, ConnectionRefusedError)
-            raise Unreachable(fault.strerror or str(fault), "connect_refused" if refused else "other") from fault
-        raise Unreachable("no answer", "connect_timeout")
-
-    async def _stream(self, upstream: Upstream, address: str, query: bytes) -> bytes:
-        stream = await self.dial(address, upstream.port, upstream.via or None)
-        try:
-            if upstream.scheme == "tls":
-                stream = trio.SSLStream(stream, self._context(upstream), server_hostname=upstream.host)
-                await stream.do_handshake()
-            await stream.send_all(struct.pack("!H", len(query)) + query)
-            (length,) = struct.unpack("!H", await _exactly(stream, 2))
-            return await _exactly(stream, length)
-        except trio.BrokenResourceError as fault:
-            reason = "tls_handshake" if isinstance(fault.__cause__, ssl.SSLError) else "other"
-            raise Unreachable(f"connection lost: {fault.__cause__ or fault}", reason) from fault
+            data = await self._received(begun)
+            reply = self.taken(wanted, begun, data)
+            if reply is not None:
+                return reply
+            edns_was, spelt = begun.edns, data[12 : 12 + len(begun.spelling)]
+            if spelt == begun.spelling:
+                reply = read_reply(data, wanted.name, wanted.rtype, wanted.rclass, begun.ident, do=wanted.do)
+            elif spelt.lower() != wanted.name:
+                # No question came back: an old server's error, or rubbish.
+                reply = read_reply(data, wanted.name, wanted.rtype, wanted.rclass, begun.ident)
+        except Forged:
+            return await self._stream(wanted, address)
         finally:
+            self.strays += begun.strays
+            begun.close()
+        if reply is None:
+            return await self._respelt(wanted, address)
+        if reply.truncated:
+            return await self._stream(wanted, address)
+        if edns_was and reply.rcode in (FORMERR, NOTIMP):
+            return await self._without_edns(wanted, lambda: self._at(wanted, address), reply)
+        return reply
+
+    async def _received(self, begun: Datagram) -> bytes:
+        since = begun.sent_at
+        for patience in RESEND:
+            since += patience
+            data = await begun.receive(since)
+            if data is not None:
+                return data
+            begun.send_again()
+        while True:
+            data = await begun.receive(float("inf"))
+            if data is not None:
+                return data
+
+    async def _respelt(self, wanted: Wanted, address: str) -> Reply:
+        """The name came back in another case: a forger's work, or a server that spells as it likes."""
+        try:
+            reply = await self._stream(wanted, address)
+        except Unreachable:
+            if self._kept_case:
+                raise
+            self._mixes = False
+            return await self._udp(wanted, address, self._datagram(wanted, address))
+        if not self._kept_case:
+            self._mixes = False
+        return reply
+
+    async def _relayed(self, wanted: Wanted, address: str, opener: OpenDatagrams) -> Reply:
+        upstream = self.upstream
+        ident = secrets.randbits(16)
+        built, spelling = self._query(wanted, ident=ident, mix=self._mixes)
+        try:
+            way = await opener(address, upstream.port, upstream.via)
+        except Unreachable:
+            return await self._stream(wanted, address)
+        try:
+            data = await _over(way.send, way.receive, built, wanted.question)
+        finally:
+            way.close()
+        if data[12 : 12 + len(spelling)] != spelling and data[4:6] == b"\0\1":
+            return await self._stream(wanted, address)
+        reply = read_reply(data, wanted.name, wanted.rtype, wanted.rclass, ident, do=wanted.do)
+        if reply.truncated:
+            return await self._stream(wanted, address)
+        if self._edns and reply.rcode in (FORMERR, NOTIMP):
+            return await self._without_edns(wanted, lambda: self._at(wanted, address), reply)
+        return reply
+
+    async def _without_edns(self, wanted: Wanted, again: Callable[[], Awaitable[Reply]], refused: Reply) -> Reply:
+        """An old server that cannot read EDNS is asked without; it is remembered if that was it."""
+        self._edns = False
+        try:
+            reply = await again()
+        except CyfsError:
+            self._edns = True
+            raise
+        if reply.rcode == refused.rcode:
+            self._edns = True
+        return reply
+
+    # Streams
+
+    async def _stream(self, wanted: Wanted, address: str) -> Reply:
+        encrypted = self.upstream.scheme in ("tls", "https")
+        edns_was = self._edns
+        built, _ = self._query(wanted, ident=0, mix=False, padding=edns.QUERY_BLOCK if encrypted else 0)
+        data = await self._pool(address, wanted.mark).ask(built)
+        reply = read_reply(data, wanted.name, wanted.rtype, wanted.rclass, 0, do=wanted.do)
+        if reply.truncated:
+            raise BadWire("DNS reply truncated where there was room for it")
+        if edns_was and reply.rcode in (FORMERR, NOTIMP):
+            return await self._without_edns(wanted, lambda: self._stream(wanted, address), reply)
+        return reply
+
+    def _pool(self, address: str, mark: int) -> Pool:
+        pool = self._pools.get((address, mark))
+        if pool is None:
+            while len(self._pools) >= _MOST_POOLS:
+                self._pools.pop(next(iter(self._pools))).close()
+            idle = _IDLE_ASIDE if self.upstream.scheme == "udp" else IDLE
+            pool = self._pools[address, mark] = Pool(partial(self.open, address, mark), idle=idle)
+        return pool
+
+    async def open(self, address: str, mark: int = 0) -> tuple[trio.abc.Stream, Asking]:
+        """A new connection to one of its addresses, kept by the caller.  Raises ``Unreachable``."""
+        upstream, ways = self.upstream, self._ways
+        via = upstream.via
+        if (mark or upstream.source[0]) and (not via or is_interface(via)):
+            dial = plain_dial(mark=mark or ways.mark, interface=via or ways.interface, source=upstream.source)
+            stream = await dial(address, upstream.port, None)
+        else:
+            stream = await ways.dial(address, upstream.port, via or None)
+        protocol = ""
+        if upstream.scheme in _ALPN:
+            stream, protocol = await self._secured(stream)
+        if upstream.scheme not in _HTTP_PORTS:
+            return stream, FramedAsking(partial(secrets.randbits, 16), joined=upstream.scheme != "tls")
+        from cyfs_ns.askhttp import Http1Asking, Http2Asking
+
+        host = upstream.host.partition("%")[0]
+        authority = f"[{host}]" if ":" in host else host
+        if upstream.port != _HTTP_PORTS[upstream.scheme]:
+            authority += f":{upstream.port}"
+        asking = Http2Asking if protocol == "h2" else Http1Asking
+        return stream, asking(authority, upstream.path)
+
+    async def _secured(self, stream: trio.abc.Stream) -> tuple[trio.abc.Stream, str]:
+        upstream = self.upstream
+        context = self._ways.context(upstream.skip_cert_verify)
+        # Read when the stream is made, and so never another server's.
+        context.set_alpn_protocols(_ALPN[upstream.scheme])
+        secured = trio.SSLStream(stream, context, server_hostname=upstream.host.partition("%")[0])
+        if self._session is not None and self._session.session is not None:
+            secured.session = self._session.session
+        try:
+            await secured.do_handshake()
+        except trio.BrokenResourceError as fault:
             await trio.aclose_forcefully(stream)
-
-    async def _https(self, upstream: Upstream, address: str, question: Question, edns: bool) -> Answer:
-        from cyfs_ns.io.http import fetch
-
-        async def dial(_host: str, port: int, via: str | None) -> trio.abc.Stream:
-            return await self.dial(address, port, via)
-
-        where = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
-        kind = "application/dns-message"
-        response = await fetch(
-            f"{upstream.scheme}://{where}:{upstream.port}{upstream.path}",
-            dial=dial,
-            via=upstream.via or None,
-            method="POST",
-            headers=[("content-type", kind), ("accept", kind)],
-            body=message.build_query(question, 0, edns=edns),  # id 0, as HTTP caches like it (RFC 8484 section 4.1)
-            max_bytes=_MAX_MESSAGE,
-            max_redirects=0,
-            tls=self._context(upstream) if upstream.scheme == "https" else None,
-        )
-        if response.status != 200:
-            raise Unreachable(f"HTTP status {response.status}")
-        if response.header("content-type").partition(";")[0].strip().lower() != kind:
-            raise BadWire(f"HTTP body of type {response.header('content-type')[:80]!r}")
-        return message.read_reply(response.body, question, 0)
-
-    def _context(self, upstream: Upstream) -> ssl.SSLContext:
-        context = self._tls.get(upstream.skip_cert_verify)
-        if context is None:
-            context = ssl.create_default_context()  # reads all of the system's roots: once
-            if upstream.skip_cert_verify:
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            self._tls[upstream.skip_cert_verify] = context
-        return context
+            raise Unreachable(f"TLS: {fault.__cause__ or fault}", "tls_handshake") from fault
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        # Its tickets come after the handshake, so the stream is asked for them when the next one opens.
+        self._session = secured
+        return secured, secured.selected_alpn_protocol() or ""
 
 
-async def _exactly(stream: trio.abc.Stream, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        some = await stream.receive_some(size - len(data))
-        if not some:
-            raise BadWire(f"connection closed after {len(data)} of {size} bytes")
-        data += some
-    return bytes(data)
+async def _over(
+    send: Callable[[bytes], Awaitable[None]], receive: Callable[[], Awaitable[bytes]], built: bytes, question: bytes
+) -> bytes:
+    """What comes back to ``built`` by an outbound's datagrams."""
+    for patience in (*RESEND, float("inf")):
+        await send(built)
+        with trio.move_on_after(patience):
+            while True:
+                data = await receive()
+                if data[:2] == built[:2] and concerns(data, question):
+                    return data
+    raise Unreachable("no answer", "connect_timeout")

@@ -1,67 +1,69 @@
 """Names to addresses for the gateway itself: hosts, then what is remembered, then the name servers.
 
-*Servers* are raced with a head start: the first is asked, and each time one fails or stays silent for ``_HEAD_START``
-the next is asked too; the first sound answer wins.  NXDOMAIN is sound; SERVFAIL and REFUSED are that server's failure.
-Who stayed silent or was overtaken goes to the end of the queue for a while, so a dead server costs one head start now
-and then, and no lookup fails while one server lives.
+*Servers* are asked as everybody's are (:mod:`cyfs_ns.io.upstreams`): staggered, learning who is slow.
 
 *Families*: A and AAAA are asked at once (RFC 8305 section 3); once A has addresses, AAAA gets ``ipv6_timeout`` more.
 
 *Bootstrap*: a server known by name is looked up by servers known by address, never by itself.
-
-Who asks what is being asked already waits for that answer.  When the asker in front is cancelled, the next in line
-asks anew.
 """
 
 from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
 
 from cyfs_ns import message, names
 from cyfs_ns.cache import AddressCache
-from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.hosts import Hosts
+from cyfs_ns.io.datagram import OpenDatagrams
 from cyfs_ns.io.dial import Dial, plain_dial
-from cyfs_ns.io.exchange import Exchange
+from cyfs_ns.io.exchange import Ways
+from cyfs_ns.io.merging import Merged
+from cyfs_ns.io.sources import Sources
+from cyfs_ns.io.upstreams import Forwarder, NobodyAnswered, Told
 from cyfs_ns.message import Answer, Question
-from cyfs_ns.upstream import SYSTEM, Upstream, resolv_conf
+from cyfs_ns.reply import Reply
+from cyfs_ns.upstream import SYSTEM, Group, Upstream
+from cyfs_ns.wire import HEADER, name_wire
 
-K = TypeVar("K")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from cyfs_ns.splitdns import Suspicion
 
-_HEAD_START = 0.15  # seconds: longer than a healthy server needs, too short for people to notice
-_SET_BACK = 30.0  # seconds a silent server is asked last
 _HALF_KNOWN = 60.0  # seconds to remember addresses of one family when the other stayed unanswered
 _AT_ONCE = 512
 _WAITING_MOST = 4096
-"""Questions on the wire, and in the queue for it: a crowd behind a dead server must not take all descriptors."""
 _SOUND = (message.NOERROR, message.NXDOMAIN)
 
 
 class Resolver:
     """Resolves through ``upstreams``, or the system's servers when there are none.
 
-    ``policy`` may name other upstreams for a name (``DomainMap(...).get`` is one such function).  ``bootstrap`` finds
-    the addresses of upstreams given by name; by default the system does.  ``dial`` opens streams (plain sockets by
-    default); ``mark`` and ``interface`` go on our own sockets.  ``timeout``: seconds for one server to answer.
+    ``policy`` may name other upstreams for a name (``DomainMap(...).get`` and ``SplitDns.choose`` are such functions).
+    Answers of ``upstreams`` that are ``suspicion``'s give way to those of ``fallback``.  ``bootstrap`` finds the
+    addresses of upstreams given by name; by default the system does.  ``dial`` opens streams (plain sockets by
+    default) and ``open_datagrams`` datagrams through outbounds; ``mark`` and ``interface`` go on our own sockets.
+    ``timeout``: seconds for one question in all.
     """
 
     def __init__(
         self,
-        upstreams: Sequence[Upstream] = (),
+        upstreams: Sequence[Upstream] | Group = (),
         *,
         bootstrap: Sequence[Upstream] = (),
         hosts: Hosts | None = None,
         ipv6: bool = True,
-        policy: Callable[[str], Sequence[Upstream] | None] | None = None,
+        policy: Callable[[str], Sequence[Upstream] | Group | None] | None = None,
+        fallback: Group | None = None,
+        suspicion: Suspicion | None = None,
         dial: Dial | None = None,
+        open_datagrams: OpenDatagrams | None = None,
         mark: int = 0,
         interface: str = "",
         tls: ssl.SSLContext | None = None,
@@ -69,26 +71,44 @@ class Resolver:
         timeout: float = 5.0,
         ipv6_timeout: float = 0.1,
         resolv_conf_path: str | Path = "/etc/resolv.conf",
+        is_own: Callable[[Upstream], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         named = [str(upstream) for upstream in bootstrap if upstream.host and not upstream.address]
         if named:
             raise ConfigFault(f"servers that find other servers must be given by address: {', '.join(named)}")
-        self._upstreams, self._bootstrap = tuple(upstreams), tuple(bootstrap)
+        servers = upstreams.servers if isinstance(upstreams, Group) else tuple(upstreams)
+        self._standard = (
+            upstreams if isinstance(upstreams, Group) and servers else Group("standard", servers or (SYSTEM,))
+        )
+        self._fallback, self._suspicion = fallback, suspicion
+        self._groups: dict[tuple[Upstream, ...], Group] = {}
+        self._bootstrap = Group("bootstrap", tuple(bootstrap) or (SYSTEM,))
         self._hosts = hosts or Hosts({})
         self._families = (message.A, message.AAAA) if ipv6 else (message.A,)
         self._policy = policy or (lambda name: None)
-        self._exchange = Exchange(
-            dial or plain_dial(mark=mark, interface=interface), mark=mark, interface=interface, tls=tls
-        )
         self._cache = AddressCache() if cache is None else cache
-        self._timeout, self._ipv6_timeout, self._clock = timeout, ipv6_timeout, clock
-        self._system = _SystemServers(Path(resolv_conf_path))
+        self._ipv6_timeout, self._clock, self._is_own = ipv6_timeout, clock, is_own
         self._finder: Resolver | None = None  # finds servers given by name; made when first needed
-        self._last_until: dict[Upstream, float] = {}
-        self._resolving: _Merged[str, tuple[str, ...]] = _Merged()
-        self._asking: _Merged[Question, tuple[Answer | None, list[str]]] = _Merged()
-        self._turns = trio.Semaphore(_AT_ONCE)
+        self._ways = Ways(
+            dial=dial or plain_dial(mark=mark, interface=interface),
+            find=self._find,
+            open_datagrams=open_datagrams,
+            mark=mark,
+            interface=interface,
+            tls=tls,
+        )
+        self._timeout, self._sources = timeout, Sources(Path(resolv_conf_path))
+        self.forwarder = Forwarder(
+            self._ways,
+            sources=self._sources,
+            timeout=timeout,
+            at_once=_AT_ONCE,
+            waiting_most=_WAITING_MOST,
+            is_own=is_own,
+        )
+        """What asks the servers, for those who want more than addresses."""
+        self._resolving: Merged[str, tuple[str, ...]] = Merged()
 
     def peek(self, host: str) -> tuple[str, ...] | None:
         """The addresses of a canonical host as far as known here and now.
@@ -105,18 +125,19 @@ class Resolver:
             return (host,)
         return written
 
-    async def addresses(self, host: str) -> Sequence[str]:
+    async def addresses(self, host: str, *, fresh: bool = False) -> Sequence[str]:
         """At least one address, IPv4 first, each family in the server's order; a dialer interleaves them.
 
-        Raises ``Unreachable`` with reason ``pre_connect_dns``, which tells who was asked and what came of it.
+        ``fresh``: not from memory.  Raises ``Unreachable`` with reason ``pre_connect_dns``, which tells who was asked
+        and what came of it.
         """
         try:
             host = names.host(host)
         except BadWire as fault:
             raise Unreachable(str(fault), "pre_connect_dns") from fault
-        known = self.peek(host)
+        alias = self._hosts.lookup(host)
+        known = None if fresh and (alias is None or isinstance(alias, str)) else self.peek(host)
         if known is None:
-            alias = self._hosts.lookup(host)
             name = alias if isinstance(alias, str) else host
             known = await self._resolving.run(name, lambda: self._resolve(name))
         if not known:
@@ -131,17 +152,21 @@ class Resolver:
         """
         number = rtype if isinstance(rtype, int) else message.rtype_number(rtype)
         question = Question(names.name(name) if name.strip(".") else "", number)
-        answer, failures = await self._ask(question)
-        if answer is None:
-            raise _nobody_answered(question, failures)
-        return answer
+        told = await self._ask(question)
+        return replace(_answer(told.reply, question), server=told.server)
 
     def flush(self) -> None:
         """Forget what was learnt: addresses, and which servers were slow."""
         self._cache.clear()
-        self._last_until.clear()
+        self.forwarder.flush()
         if self._finder is not None:
             self._finder.flush()
+
+    def close(self) -> None:
+        """Close the connections that are kept to servers; they come again when needed."""
+        self.forwarder.close()
+        if self._finder is not None:
+            self._finder.close()
 
     async def _resolve(self, name: str) -> tuple[str, ...]:
         """Ask for all families, remember what came, and return it; empty when there surely are no addresses."""
@@ -149,12 +174,18 @@ class Resolver:
         failures: dict[str, None] = {}
 
         async def family(rtype: int) -> None:
-            answer, failed = await self._ask(Question(name, rtype))
-            if answer is None or answer.rcode not in _SOUND:
-                failures.update(dict.fromkeys(failed))
+            question = Question(name, rtype)
+            try:
+                told = await self._ask(question)
+            except NobodyAnswered as fault:
+                failures[str(fault)] = None
                 return
-            addresses, _ = found[rtype] = answer.addresses()
-            if answer.rcode == message.NXDOMAIN:  # holds for every type (RFC 8020)
+            if told.reply.rcode not in _SOUND:
+                heard = "; ".join(f"{attempt.server}: {attempt.outcome}" for attempt in told.attempts)
+                failures[f"{question}: no name server answered ({heard})"] = None
+                return
+            addresses, _ = found[rtype] = _answer(told.reply, question).addresses()
+            if told.reply.rcode == message.NXDOMAIN:  # holds for every type (RFC 8020)
                 nursery.cancel_scope.cancel()
             elif addresses and rtype == message.A:
                 nursery.cancel_scope.deadline = trio.current_time() + self._ipv6_timeout
@@ -165,146 +196,54 @@ class Resolver:
 
         both = tuple(address for rtype in self._families for address in found.get(rtype, ((), 0))[0])
         if not both and failures:
-            raise _nobody_answered(Question(name, message.A), list(failures))
+            raise Unreachable(next(iter(failures)), "pre_connect_dns")
         ttl: float = min((seconds for addresses, seconds in found.values() if addresses or not both), default=0)
         if both and len(found) < len(self._families):
             ttl = min(ttl, _HALF_KNOWN)
         self._cache.put(name, both, ttl, self._clock())
         return both
 
-    async def _ask(self, question: Question) -> tuple[Answer | None, list[str]]:
-        return await self._asking.run(question, lambda: self._race_in_turn(question))
+    async def _ask(self, question: Question) -> Told:
+        name, group = name_wire(question.name), self._group(question.name)
+        if group is None and self._fallback is not None and self._suspicion is not None:
+            return await self.forwarder.ask_both(
+                name, question.rtype, group=self._standard, fallback=self._fallback, suspicion=self._suspicion
+            )
+        return await self.forwarder.ask(name, question.rtype, group=group or self._standard)
 
-    async def _race_in_turn(self, question: Question) -> tuple[Answer | None, list[str]]:
-        crowded = self._turns.statistics().tasks_waiting >= _WAITING_MOST
-        if not crowded:
-            with trio.move_on_after(self._timeout) as patience:
-                await self._turns.acquire()
-            crowded = patience.cancelled_caught
-        if crowded:
-            return None, ["too many other questions are waiting"]
-        try:
-            return await self._race(question)
-        finally:
-            self._turns.release()
+    def _group(self, name: str) -> Group | None:
+        """The servers that this name has to itself."""
+        chosen = self._policy(name)
+        if isinstance(chosen, Group):
+            return chosen
+        if not chosen:
+            return None
+        servers = tuple(chosen)
+        group = self._groups.get(servers)
+        if group is None:
+            group = self._groups[servers] = Group(" ".join(map(str, servers)), servers)
+        return group
 
-    async def _race(self, question: Question) -> tuple[Answer | None, list[str]]:
-        """The first sound answer, else an unsound one, else ``None``; and what went wrong, a line for each server."""
-        failures: list[str] = []
-        best: Answer | None = None
-        unanswered: list[Upstream] = []
-
-        async def attempt(upstream: Upstream, over: trio.Event) -> None:
-            nonlocal best
-            unanswered.append(upstream)
-            try:
-                with trio.fail_after(self._timeout):
-                    answer = await self._exchange.ask(upstream, await self._find(upstream), question)
-            except trio.TooSlowError:
-                failures.append(f"{upstream}: no answer in {self._timeout:g} s")
-            except (Unreachable, Refused, BadWire) as fault:
-                failures.append(f"{upstream}: {fault}")
-            else:
-                best = replace(answer, server=str(upstream))
-                unanswered.remove(upstream)
-                if answer.rcode in _SOUND:
-                    self._last_until.pop(upstream, None)
-                    nursery.cancel_scope.cancel()
-                else:
-                    failures.append(f"{upstream}: {message.rcode_text(answer.rcode)}")
-            over.set()
-
-        async with trio.open_nursery() as nursery:
-            for upstream in self._in_order(question.name):
-                over = trio.Event()
-                nursery.start_soon(attempt, upstream, over)
-                with trio.move_on_after(_HEAD_START):
-                    await over.wait()
-        if best is not None:  # else it may be our own link that is down, which says nothing about servers
-            self._last_until.update(dict.fromkeys(unanswered, self._clock() + _SET_BACK))
-        return best, failures
-
-    def _in_order(self, name: str) -> list[Upstream]:
-        chosen = self._policy(name) or self._upstreams or (SYSTEM,)
-        servers = [server for upstream in chosen for server in self._system.instead_of(upstream)]
-        now = self._clock()
-        return sorted(dict.fromkeys(servers), key=lambda server: self._last_until.get(server, 0) > now)
-
-    async def _find(self, upstream: Upstream) -> Sequence[str]:
-        if upstream.why_not or upstream.scheme == "rcode":
-            return ()
-        if upstream.address:
-            return (upstream.address,)
+    async def _find(self, host: str, *, fresh: bool) -> tuple[str, ...]:
         if self._finder is None:
             self._finder = Resolver(
-                self._bootstrap,
+                self._bootstrap.servers,
                 hosts=self._hosts,
                 ipv6=len(self._families) > 1,
-                dial=self._exchange.dial,
-                mark=self._exchange.mark,
-                interface=self._exchange.interface,
+                dial=self._ways.dial,
+                open_datagrams=self._ways.open_datagrams,
+                mark=self._ways.mark,
+                interface=self._ways.interface,
                 timeout=self._timeout,
-                resolv_conf_path=self._system.path,
+                resolv_conf_path=self._sources.resolv_conf,
+                is_own=self._is_own,
                 clock=self._clock,
             )
-        return await self._finder.addresses(upstream.host)
+        return tuple(await self._finder.addresses(host, fresh=fresh))
 
 
-def _nobody_answered(question: Question, failures: Sequence[str]) -> Unreachable:
-    return Unreachable(f"{question}: no name server answered ({'; '.join(failures)})", "pre_connect_dns")
-
-
-class _SystemServers:
-    """The servers of resolv.conf, read again when the file has changed (DHCP and VPN clients rewrite it)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._servers: tuple[Upstream, ...] = ()
-        self._stamp: tuple[int, ...] | None = None
-
-    def instead_of(self, upstream: Upstream) -> tuple[Upstream, ...]:
-        """The servers to ask for ``upstream``: itself, or the system's, by the way it names."""
-        if upstream.scheme != "system":
-            return (upstream,)
-        try:
-            status = self.path.stat()
-            stamp: tuple[int, ...] = (status.st_mtime_ns, status.st_ino, status.st_size)
-            if stamp != self._stamp:
-                self._servers = resolv_conf(self.path.read_text("utf-8", "replace"))
-        except OSError:
-            stamp, self._servers = (), resolv_conf("")
-        self._stamp = stamp
-        return tuple(replace(server, via=upstream.via) for server in self._servers)
-
-
-class _Merged(Generic[K, T]):
-    """Runs one piece of work for all who want it at the same time.  Without tasks of its own: the first asker works."""
-
-    def __init__(self) -> None:
-        self._flights: dict[K, _Flight[T]] = {}
-
-    async def run(self, key: K, work: Callable[[], Awaitable[T]]) -> T:
-        while (flight := self._flights.get(key)) is not None:
-            await flight.landed.wait()
-            if flight.fault is not None:
-                raise Unreachable(str(flight.fault), flight.fault.reason) from flight.fault
-            if flight.results:
-                return flight.results[0]
-        flight = self._flights[key] = _Flight()
-        try:
-            result = await work()
-            flight.results.append(result)
-        except Unreachable as fault:
-            flight.fault = fault
-            raise
-        finally:
-            del self._flights[key]
-            flight.landed.set()
-        return result
-
-
-class _Flight(Generic[T]):
-    def __init__(self) -> None:
-        self.landed = trio.Event()
-        self.results: list[T] = []
-        self.fault: Unreachable | None = None
+def _answer(reply: Reply, question: Question) -> Answer:
+    """A reply read record by record, for those who want text."""
+    flags = message.QR | message.RD | reply.flags | reply.rcode & 0xF
+    wire = HEADER.pack(0, flags, 1, *reply.counts) + reply.question + reply.body
+    return replace(message.read_reply(wire, question, 0), rcode=reply.rcode)

@@ -38,7 +38,15 @@ def dnsmasq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         pytest.skip("needs dnsmasq")
     port = free_port()
     log = tmp_path_factory.mktemp("dnsmasq") / "log"
-    fixed = ["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file="]
+    fixed = [
+        "--keep-in-foreground",
+        "--log-facility=-",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--user=root",
+        "--pid-file=",
+    ]
     place = [f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--local=/test/", "--local-ttl=60"]
     with log.open("w") as output:
         child = subprocess.Popen([program, *fixed, *place, *RECORDS], stderr=output, stdout=output)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ipaddress
 import os
 import random
 import socket
@@ -21,11 +22,13 @@ import trustme
 from dnsfakes import Counted, Handler, asked_type, silent, udp_server, zone
 
 from cyfs_ns import message
+from cyfs_ns.config.dns import FallbackFilter
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.hosts import Hosts
 from cyfs_ns.io.resolver import Resolver
-from cyfs_ns.upstream import Upstream, parse_upstream
+from cyfs_ns.splitdns import SplitDns, Suspicion
+from cyfs_ns.upstream import Group, Upstream, parse_upstream
 
 NAME = "www.example.com"
 BOTH = zone(f"{NAME}. 60 IN A 192.0.2.1", f"{NAME}. 60 IN AAAA 2001:db8::1")
@@ -292,6 +295,37 @@ async def test_a_server_by_name_is_found_by_bootstrap() -> None:
         Resolver(bootstrap=[parse_upstream("tls://dns.example")])
 
 
+async def test_split_servers_and_a_fallback() -> None:
+    async with (
+        udp_server(zone(f"{NAME}. 60 IN A 203.0.113.1", "fine.example. 60 IN A 192.0.2.7")) as main,
+        udp_server(zone(f"{NAME}. 60 IN A 192.0.2.2", "fine.example. 60 IN A 192.0.2.8")) as other,
+        udp_server(zone("a.lan. 60 IN A 10.0.0.1")) as lan,
+    ):
+        split = SplitDns(forms=[f"/lan/127.0.0.1#{lan.port}", "/local/"])
+        resolver = Resolver(
+            Group("main", (main,)),
+            policy=split.choose,
+            fallback=Group("fallback", (other,)),
+            suspicion=Suspicion(FallbackFilter(geoip=False, ipcidr=(ipaddress.ip_network("203.0.113.0/24"),))),
+            ipv6=False,
+        )
+        assert await resolver.addresses(NAME) == ("192.0.2.2",)
+        assert await resolver.addresses("fine.example") == ("192.0.2.7",)
+        assert await resolver.addresses("a.lan") == ("10.0.0.1",)
+        with pytest.raises(Unreachable, match="no server"):
+            await resolver.addresses("x.local")
+
+
+async def test_fresh_addresses_are_not_from_memory() -> None:
+    counted = Counted(zone(f"{NAME}. 60 IN A 192.0.2.1"))
+    async with udp_server(counted) as server:
+        resolver = Resolver([server], ipv6=False, hosts=Hosts({"nas.lan": ("192.168.1.2",)}))
+        for fresh in (False, False, True):
+            assert await resolver.addresses(NAME, fresh=fresh) == ("192.0.2.1",)
+        assert len(counted.queries) == 2
+        assert await resolver.addresses("nas.lan", fresh=True) == ("192.168.1.2",)
+
+
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
@@ -447,7 +481,7 @@ async def test_via_names_an_outbound_or_an_interface(dnsmasq: int) -> None:
 
     proxied = Upstream(scheme="udp", host="192.0.2.53", port=53, via="PROXY")
     assert await Resolver([proxied], dial=dial).addresses("dual.test")
-    assert ways == [("192.0.2.53", 53, "PROXY")] * 2
+    assert ways == [("192.0.2.53", 53, "PROXY")], "both questions travel on one connection"
     with pytest.raises(Unreachable, match="PROXY"):
         await Resolver([proxied]).addresses("dual.test")
 

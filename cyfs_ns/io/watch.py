@@ -1,0 +1,177 @@
+"""Files that others write: being told when one of them has changed.
+
+The kernel says that *something* happened in a directory (inotify(7)); what changed is then seen by comparing what
+identifies a file's content (device, inode, size, time).  So a file rewritten in place, replaced by a rename, removed,
+or made anew all look alike, and events that are lost or mean nothing do no harm.  Symbolic links are followed by hand,
+because ``/etc/resolv.conf`` usually is one: every directory on the way is watched.  Of a directory that does not exist
+its nearest existing ancestor is watched.  A *path* may itself be a directory: then its files count.
+
+Writers write in pieces, so word is passed on only when nothing has happened for a moment, or after ten such moments
+of constant writing.  Where the kernel does not help (no inotify left, network file systems) a slow look round does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import trio
+
+_SETTLE = 0.1
+"""Seconds of quiet before anybody is told."""
+_PATIENCE = 10
+_LOOK_ROUND = 60.0
+"""Seconds between looks where inotify says nothing; it may be blind on this file system."""
+_LOOK_ROUND_BLIND = 5.0
+_MAX_LINKS = 16
+_MAX_FILES = 1000
+"""Files of one watched directory that are compared; more would make every event slow."""
+_READ = 1 << 16
+
+# inotify(7): MODIFY, ATTRIB, CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE, DELETE, DELETE_SELF, MOVE_SELF; ONLYDIR
+_EVENTS = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800 | 0x01000000
+
+_Sign: TypeAlias = tuple[object, ...] | None
+"""What tells one content of a file from another; ``None``: there is no file."""
+
+
+async def watch_files(
+    paths: Iterable[str | Path],
+    changed: Callable[[frozenset[Path]], Awaitable[None]],
+    *,
+    settle: float = _SETTLE,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Await ``changed`` with those of ``paths`` that have changed, for ever.
+
+    Ready (``started()``) means that every change from now on is told.  Changes while ``changed`` runs are told after
+    it; what it raises ends the watch.
+    """
+    wanted = tuple(dict.fromkeys(map(Path, paths)))
+    with _Inotify() as inotify:
+        signs = _look(wanted, inotify)
+        task_status.started()
+        while True:
+            await _something(inotify, settle)
+            now = _look(wanted, inotify)
+            told = frozenset(path for path in wanted if now[path] != signs[path])
+            signs = now
+            if told:
+                await changed(told)
+
+
+async def _something(inotify: _Inotify, settle: float) -> None:
+    """Until something may have changed and nothing more happens."""
+    with trio.move_on_after(_LOOK_ROUND if inotify.sees else _LOOK_ROUND_BLIND) as slept:
+        await inotify.event()
+    if slept.cancelled_caught:
+        return
+    with trio.move_on_after(settle * _PATIENCE):
+        while True:
+            with trio.move_on_after(settle) as quiet:
+                await inotify.event()
+            if quiet.cancelled_caught:
+                return
+
+
+def _look(wanted: tuple[Path, ...], inotify: _Inotify) -> dict[Path, _Sign]:
+    """Watch what has to be watched, and only then look: nothing can slip in between."""
+    directories: set[Path] = set()
+    for path in wanted:
+        directories |= _directories(path)
+    inotify.watch(directories)
+    return {path: _sign(path) for path in wanted}
+
+
+def _directories(path: Path) -> set[Path]:
+    """Every directory in which something could happen that changes what ``path`` leads to."""
+    found: set[Path] = set()
+    at = Path(os.path.abspath(path))  # noqa: PTH100, because Path.resolve would follow the links
+    for _ in range(_MAX_LINKS):
+        above = at.parent
+        while not above.is_dir() and above != above.parent:
+            above = above.parent
+        found.add(above)
+        try:
+            target = at.readlink()
+        except OSError:
+            break
+        at = Path(os.path.normpath(at.parent / target))
+    if at.is_dir():
+        found.add(at)
+    return found
+
+
+def _sign(path: Path) -> _Sign:
+    try:
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            return _content(status)
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in entries)[:_MAX_FILES]
+    except (OSError, ValueError):
+        return None
+    signs = []
+    for name in names:
+        with suppress(OSError):
+            signs.append((name, _content((path / name).stat())))
+    return tuple(signs)
+
+
+def _content(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _Inotify:
+    """The kernel's events about directories, without a word about what they were."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._libc = libc
+        self._fd: int = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._watched: dict[Path, int] = {}
+        self._blind = False
+
+    def __enter__(self) -> _Inotify:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            trio.lowlevel.notify_closing(self._fd)
+            os.close(self._fd)
+
+    @property
+    def sees(self) -> bool:
+        """Whether every directory asked for is watched."""
+        return self._fd >= 0 and not self._blind
+
+    def watch(self, directories: set[Path]) -> None:
+        """Watch these and no others."""
+        if self._fd < 0:
+            return
+        self._blind = False
+        kept: dict[Path, int] = {}
+        for directory in directories:
+            # Asked anew every time: a directory removed and made again is another one under the same name.
+            number = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), _EVENTS)
+            if number < 0:
+                self._blind = True
+            else:
+                kept[directory] = number
+        for number in set(self._watched.values()) - set(kept.values()):
+            self._libc.inotify_rm_watch(self._fd, number)
+        self._watched = kept
+
+    async def event(self) -> None:
+        if self._fd < 0:
+            await trio.sleep_forever()
+        while True:
+            await trio.lowlevel.wait_readable(self._fd)
+            with suppress(BlockingIOError):
+                os.read(self._fd, _READ)
+                return

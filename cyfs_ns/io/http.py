@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import ssl
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
@@ -25,6 +25,8 @@ from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.io.dial import Dial
 
 Headers = tuple[tuple[str, str], ...]
+Sink = Callable[[bytes], object]
+"""Takes the pieces of a body as they come."""
 
 _READ = 65536
 _MAX_INTERIM = 16  # 1xx responses before the real one
@@ -63,19 +65,21 @@ async def fetch(
     max_redirects: int = 5,
     user_agent: str = "cyfs-gateway",
     tls: ssl.SSLContext | None = None,
+    sink: Sink | None = None,
 ) -> Response:
     """Send one request and read the response, redirects and all, within ``timeout`` seconds.
 
     ``max_bytes`` bounds the body both as sent and as decoded.  ``headers`` are added to our own; for a conditional
     request give ``if-none-match`` and look for status 304.  ``user:password@`` in the URL becomes Basic authorization.
-    ``tls`` replaces the system's trust.
+    ``tls`` replaces the system's trust.  With ``sink`` the decoded body of a response of status 200 goes there piece by
+    piece, for big ones, and ``Response.body`` stays empty; when an error follows, the pieces given are worth nothing.
     """
     wanted = [(key.lower(), value) for key, value in headers]
     try:
         with trio.fail_after(timeout):
             for _ in range(max_redirects + 1):
                 request = _Request(url, method, wanted, body, user_agent)
-                response = await _once(request, dial, via, max_bytes, tls)
+                response = await _once(request, dial, via, max_bytes, tls, sink)
                 following = response.header("location")
                 if response.status not in _REDIRECTS or not following:
                     return response
@@ -149,7 +153,9 @@ def _shown(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2].partition('?')[0][:100]}"
 
 
-async def _once(request: _Request, dial: Dial, via: str | None, max_bytes: int, tls: ssl.SSLContext | None) -> Response:
+async def _once(
+    request: _Request, dial: Dial, via: str | None, max_bytes: int, tls: ssl.SSLContext | None, sink: Sink | None
+) -> Response:
     stream = await dial(request.host, request.port, via)
     shown = _shown(request.url)
     try:
@@ -162,7 +168,7 @@ async def _once(request: _Request, dial: Dial, via: str | None, max_bytes: int, 
                 await stream.do_handshake()
             except trio.BrokenResourceError as fault:
                 raise Unreachable(f"{shown}: TLS: {fault.__cause__ or fault}", "tls_handshake") from fault
-        return await _converse(stream, request, max_bytes)
+        return await _converse(stream, request, max_bytes, sink)
     except trio.BrokenResourceError as fault:
         raise Unreachable(f"{shown}: connection lost: {fault.__cause__ or fault}") from fault
     except h11.RemoteProtocolError as fault:
@@ -171,7 +177,7 @@ async def _once(request: _Request, dial: Dial, via: str | None, max_bytes: int, 
         await trio.aclose_forcefully(stream)
 
 
-async def _converse(stream: trio.abc.Stream, request: _Request, max_bytes: int) -> Response:
+async def _converse(stream: trio.abc.Stream, request: _Request, max_bytes: int, sink: Sink | None) -> Response:
     http = h11.Connection(h11.CLIENT)
     head = http.send(request.event) or b""
     await stream.send_all(head + (http.send(h11.Data(data=request.body)) or b"" if request.body else b""))
@@ -191,7 +197,8 @@ async def _converse(stream: trio.abc.Stream, request: _Request, max_bytes: int) 
     if not isinstance(event, h11.Response):
         raise BadWire(f"{_shown(request.url)}: no response but {type(event).__name__}")
     headers = tuple((key.decode("latin-1"), value.decode("latin-1")) for key, value in event.headers)
-    decoder = _Decoder(next((v for k, v in headers if k == "content-encoding"), ""), max_bytes)
+    encoding = next((v for k, v in headers if k == "content-encoding"), "")
+    decoder = _Decoder(encoding, max_bytes, sink if event.status_code == 200 else None)
     while isinstance(part := await next_event(), h11.Data):
         decoder.feed(bytes(part.data))
     return Response(event.status_code, headers, decoder.finish(), request.url)
@@ -200,10 +207,11 @@ async def _converse(stream: trio.abc.Stream, request: _Request, max_bytes: int) 
 class _Decoder:
     """Collects a body, decoding as it goes; neither what comes in nor what it swells to may pass ``limit``."""
 
-    def __init__(self, encoding: str, limit: int) -> None:
+    def __init__(self, encoding: str, limit: int, sink: Sink | None = None) -> None:
         self._encoding, self._limit = encoding.strip().lower(), limit
         self._inflate: zlib._Decompress | None = None
         self._parts: list[bytes] = []
+        self._keep = sink or self._parts.append
         self._came = self._size = 0
         if self._encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
             raise BadWire(f"a content encoding we did not ask for: {self._encoding[:40]!r}")
@@ -213,7 +221,7 @@ class _Decoder:
         if self._came > self._limit:
             raise BadWire(f"a body of more than {self._limit} bytes")
         if self._encoding in ("", "identity"):
-            self._parts.append(data)
+            self._keep(data)
             return
         while data:
             if self._inflate is None:
@@ -226,7 +234,7 @@ class _Decoder:
             self._size += len(piece)
             if self._size > self._limit:
                 raise BadWire(f"a body of more than {self._limit} bytes when unpacked")
-            self._parts.append(piece)
+            self._keep(piece)
             data = self._inflate.unused_data
             if data:  # gzip files may be joined end to end (RFC 1952 section 2.2)
                 self._inflate = None

@@ -1,0 +1,85 @@
+"""The UDP door: one task a socket, which drains what has come in and answers what is known within the batch.
+
+Only questions whose answer is not at hand become tasks, under a bound for all and for each client: over it the new are
+dropped, since those who came first have waited longer, and a client asks again.
+
+A turn goes on until the socket is empty, not until a batch is less than full: under load a wake-up of the scheduler
+costs more than the answers of a whole small batch.  It ends after ``TURN`` questions, so that the rest of the house
+gets its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import trio
+
+from cyfs_ns.hot import Hot
+from cyfs_ns.io.datagrams import TURN, Errand, UdpDoor
+from cyfs_ns.peer import Peer
+
+Serve: TypeAlias = Callable[[bytes, Peer], Awaitable["bytes | None"]]
+"""The long way: from a stranger's octets to the finished reply, or ``None`` for silence."""
+
+MAX_IN_FLIGHT = 1024
+MAX_OF_ONE = 256
+
+_log = logging.getLogger("cyfs.dns")
+
+
+async def serve_udp(
+    sock: socket.socket,
+    hot: Hot,
+    serve: Serve,
+    *,
+    interface: str = "",
+    clock: Callable[[], float] = time.monotonic,
+    task_status: trio.TaskStatus[UdpDoor] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer what comes in at ``sock`` (:func:`cyfs_ns.io.datagrams.open_udp`), for ever; closes it at the end.
+
+    ``clock`` is the one whose whole seconds the hot tables count in.
+    """
+    with sock:
+        door = UdpDoor(sock, interface=interface)
+        async with trio.open_nursery() as nursery:
+            in_flight = 0
+
+            async def run(errand: Errand) -> None:
+                nonlocal in_flight
+                try:
+                    answer = await serve(errand.query, door.peer(errand))
+                except Exception:
+                    _log.exception("a question could not be answered")
+                    answer = None
+                finally:
+                    in_flight -= 1
+                    errand.client.pending -= 1
+                if answer:
+                    door.send(errand, answer)
+
+            task_status.started(door)
+            errands: list[Errand] = []
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                second = int(clock())
+                taken, count = 0, 1
+                while count and taken < TURN:
+                    try:
+                        count = door.answer_batch(hot.doors["udp"], second, errands)
+                    except OSError as fault:
+                        _log.warning("udp %s: %s", sock.getsockname(), fault)
+                        break
+                    taken += count
+                    for errand in errands:
+                        if in_flight >= MAX_IN_FLIGHT or errand.client.pending >= MAX_OF_ONE:
+                            door.dropped += 1
+                            continue
+                        in_flight += 1
+                        errand.client.pending += 1
+                        nursery.start_soon(run, errand)
+                    errands.clear()

@@ -1,0 +1,189 @@
+"""A worker: a process that answers what it knows and asks the server for the rest.
+
+It has sockets of its own in the same ``SO_REUSEPORT`` groups, a :class:`HotDoor` of its own and no scheduler: one
+``epoll`` over its sockets and its line to the server.  It decides nothing.  A client it does not know yet has no
+answers here, so that its first question goes to the server, and the answer says how the client stands.
+
+The line's end is the worker's end: it lives no longer than its server, however that died.
+
+Run as ``python -m cyfs_ns.io.workerprocess LINE SOCKET[=INTERFACE]…`` with inherited descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from cyfs_ns import workerframes as frames
+from cyfs_ns.hot import Admission, HotDoor
+from cyfs_ns.io.datagrams import TURN, Errand, UdpDoor
+from cyfs_ns.ratelimit import RateLimit
+
+MAX_IN_FLIGHT = 2048
+MAX_OF_ONE = 512
+
+_UNKNOWN = Admission("")
+_FRAMES = 64  # read before the sockets get their turn
+
+
+class Worker:
+    """The loop and what it holds."""
+
+    def __init__(self, line: socket.socket, doors: Sequence[UdpDoor]) -> None:
+        self._line = line
+        self._doors = {door.sock.fileno(): door for door in doors}
+        self._hot = HotDoor(_judge)
+        self._in_flight: dict[int, tuple[UdpDoor, Errand]] = {}
+        self._number = 0
+        self._told_second = 0
+
+    def run(self) -> None:
+        """Until the server is gone."""
+        poll = select.epoll()
+        for fd in (self._line.fileno(), *self._doors):
+            poll.register(fd, select.EPOLLIN)
+        while True:
+            events = poll.poll(1)
+            # The server counts seconds by the same clock: it is the machine's.
+            second = int(time.monotonic())
+            ready = {fd for fd, _ in events}
+            # The server first: what it takes back must not be answered once more to those who ask after that.
+            if self._line.fileno() in ready and not self._listen():
+                return
+            for fd in ready & self._doors.keys():
+                self._turn(self._doors[fd], second)
+            if second != self._told_second:
+                self._told_second = second
+                self._tell_counts()
+
+    def _turn(self, door: UdpDoor, second: int) -> None:
+        errands: list[Errand] = []
+        taken, count = 0, 1
+        while count and taken < TURN:
+            try:
+                count = door.answer_batch(self._hot, second, errands)
+            except OSError:  # the interface went away, for instance; the server reports such things
+                return
+            taken += count
+            for errand in errands:
+                self._ask(door, errand)
+            errands.clear()
+
+    def _ask(self, door: UdpDoor, errand: Errand) -> None:
+        if errand.client.pending >= MAX_OF_ONE:
+            return
+        if len(self._in_flight) >= MAX_IN_FLIGHT:
+            # Answers the server had no room to tell leave a number behind: the eldest is the likeliest.
+            self._done(next(iter(self._in_flight)))
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        peer = door.peer(errand)
+        frame = frames.pack(
+            frames.ERRAND,
+            frames.number(self._number),
+            errand.client.address,
+            errand.query,
+            peer.ip.encode(),
+            frames.number(peer.port),
+            peer.local.encode(),
+            peer.interface.encode(),
+        )
+        with contextlib.suppress(BlockingIOError):  # the server has enough to do: the client will ask again
+            self._line.send(frame)
+            errand.client.pending += 1
+            self._in_flight[self._number] = door, errand
+
+    def _done(self, number: int) -> tuple[UdpDoor, Errand] | None:
+        asked = self._in_flight.pop(number, None)
+        if asked is not None:
+            asked[1].client.pending -= 1
+        return asked
+
+    def _listen(self) -> bool:
+        for _ in range(_FRAMES):
+            try:
+                frame = self._line.recv(1 << 17)
+            except BlockingIOError:
+                return True
+            except ConnectionError:
+                return False
+            if not frame:
+                return False
+            kind, fields = frames.unpack(frame)
+            if kind == frames.ANSWER:
+                self._answer(*fields)
+            elif kind == frames.FLUSH:
+                self._flush(*fields)
+            elif kind == frames.FORGET:
+                self._hot.forget_clients()
+            elif kind == frames.SETUP:
+                self._set_up(*map(int.from_bytes, fields))
+        return True
+
+    def _answer(self, number: bytes, answer: bytes, view: bytes, standing: bytes, entry: bytes) -> None:
+        asked = self._done(int.from_bytes(number))
+        if asked is None:
+            return
+        door, errand = asked
+        if answer:
+            door.send(errand, answer)
+        admission = Admission(view.decode(), limited=standing == frames.LIMITED)
+        if standing == frames.STRANGER:
+            self._hot.admit(errand.client.address, None)
+        elif errand.client.view != admission.view:
+            known = self._hot.clients.get(errand.client.address)
+            if known is None or known.view != admission.view:
+                self._hot.admit(errand.client.address, admission)
+        if entry:
+            query = errand.query
+            self._hot.table(admission.view).adopt(query, frames.unpack_entry(entry, query))
+
+    def _flush(self, scope: bytes, name: bytes) -> None:
+        for _, table in self._hot.tables():
+            if scope == frames.ALL:
+                table.clear()
+            else:
+                table.drop(name, below=scope == frames.BELOW)
+
+    def _set_up(self, per_second: int, slip: int, refuse: int, max_bytes: int) -> None:
+        self._tell_counts()
+        limit = RateLimit(per_second, slip=slip) if per_second else None
+        self._hot = HotDoor(_judge, limit=limit, refuse=bool(refuse), max_bytes=max_bytes)
+
+    def _tell_counts(self) -> None:
+        told = [*frames.pack_counts(frames.CLIENTS, self._hot.harvest_clients().items())]
+        for view, table in self._hot.tables():
+            hits = ((query, times) for query, times in table.harvest() if isinstance(query, bytes))
+            told += frames.pack_counts(frames.HITS, hits, view.encode())
+        with contextlib.suppress(BlockingIOError):  # counts may be lost, answers may not wait
+            for frame in told:
+                self._line.send(frame)
+
+
+def _judge(_: bytes) -> Admission:
+    return _UNKNOWN
+
+
+def main(arguments: Sequence[str]) -> None:
+    """See the module's text."""
+    # Whoever stops the server from a terminal reaches its workers, too; they go when it does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nothing here makes cycles, and a collection of all answers is a pause of tens of milliseconds.
+    gc.disable()
+    line = socket.socket(fileno=int(arguments[0]))
+    line.setblocking(False)
+    doors = []
+    for argument in arguments[1:]:
+        fd, _, interface = argument.partition("=")
+        doors.append(UdpDoor(socket.socket(fileno=int(fd)), interface=interface))
+    with contextlib.suppress(BrokenPipeError):
+        Worker(line, doors).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

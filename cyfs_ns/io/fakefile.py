@@ -1,0 +1,185 @@
+"""The mappings of fake addresses on disk: a journal that is written before an answer leaves.
+
+A file is a head, which names the ranges, and entries of ``crc32, kind and slot, time told, length, name``.  An entry
+is appended with one ``write`` before anybody is told of the mapping, so a killed process has told nothing that is not
+there; what a power failure may cost is bounded by ``sync``, which the owner calls now and then.  Reading
+stops at the first entry that does not check, and the file goes on from there.  When most of it is history it is
+written anew, in the order of use, and replaces the old one whole.
+
+Uses are noted in lumps: they only decide who goes first when the pool is full.
+
+A disk that is full or read-only does not take the network down: mappings go on in memory, the trouble is reported
+once, and the whole is written as soon as it can be.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import trio
+
+from cyfs_ns.fakeip import FakePool, Ranges
+from cyfs_ns.io.atomic import write_atomic
+
+_log = logging.getLogger("cyfs.ns.fakeip")
+
+_MAGIC = b"cyfs fake-ip 1\n"
+_ENTRY = struct.Struct("<IIQB")
+_USE = 1 << 31
+_MAX_SLOT = _USE - 1
+_USUAL_ENTRY = 40  # bytes
+_HISTORY = 4  # rewritten when the file is this many times what it has to be
+_SMALL = 1 << 20
+_MAX_FILE = 512 << 20
+
+
+class FakeFile:
+    """The journal of one pool.  Made by :meth:`open`, which fills the pool."""
+
+    def __init__(self, path: Path, ranges: Ranges, pool: FakePool) -> None:
+        self._path, self._ranges, self._pool = path, ranges, pool
+        self._fd = -1
+        self._size = 0
+        self._used: dict[int, None] = {}
+        self._sick = False
+        self._since: list[bytes] | None = None
+
+    @classmethod
+    def open(cls, path: Path, ranges: Ranges, pool: FakePool) -> FakeFile:
+        """Read what is there into ``pool`` and go on writing behind it.  Mappings of other ranges are forgotten."""
+        journal = cls(path, ranges, pool)
+        whole = journal._read()
+        try:
+            if whole:
+                journal._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                os.ftruncate(journal._fd, journal._size)
+            else:
+                journal._size = journal._write_whole(pool)
+                journal._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as fault:
+            journal._fell_ill(fault)
+        return journal
+
+    def wrote(self, slot: int, name: str, told: float) -> None:
+        """Write a new mapping down; returns when the kernel has it."""
+        self._append(_entry(slot, name, told))
+
+    def used(self, slot: int) -> None:
+        """A flow used a slot; written with the next lump."""
+        self._used.pop(slot, None)
+        self._used[slot] = None
+
+    async def sync(self) -> None:
+        """Write the uses down and see everything onto the disk; only one call at a time."""
+        used, self._used = self._used, {}
+        self._append(b"".join(_entry(slot | _USE, "", 0) for slot in used))
+        try:
+            if self._sick or self._size > max(_SMALL, _HISTORY * len(self._pool) * _USUAL_ENTRY):
+                await self._rewrite()
+            elif self._fd >= 0:
+                await trio.to_thread.run_sync(os.fdatasync, self._fd)
+        except OSError as fault:
+            self._fell_ill(fault)
+
+    async def _rewrite(self) -> None:
+        """Replace the file by what the pool holds.  What is appended meanwhile goes to the old file and to the new."""
+        snapshot = self._pool.snapshot()
+        self._since = []
+        try:
+            size = await trio.to_thread.run_sync(self._write_whole, snapshot)
+            self.close()
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._size = size
+            if self._sick:
+                self._sick = False
+                _log.info("fake addresses are on disk again: %s", self._path)
+            since, self._since = self._since, None
+            self._append(b"".join(since))
+        finally:
+            self._since = None
+
+    def _write_whole(self, snapshot: FakePool) -> int:
+        data = self._head() + b"".join(_entry(slot, name, told) for slot, name, told in snapshot.by_use())
+        write_atomic(self._path, data)
+        return len(data)
+
+    def clear(self) -> None:
+        """The pool was emptied: write it so.  Blocks for a moment."""
+        self._used.clear()
+        self.close()
+        try:
+            self._size = self._write_whole(self._pool)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as fault:
+            self._fell_ill(fault)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _append(self, data: bytes) -> None:
+        if self._since is not None:
+            self._since.append(data)
+        if self._sick or self._fd < 0 or not data:
+            return
+        try:
+            written = os.write(self._fd, data)
+            if written != len(data):
+                os.ftruncate(self._fd, self._size)
+                raise OSError(errno.ENOSPC, "no space left on device")
+            self._size += len(data)
+        except OSError as fault:
+            self._fell_ill(fault)
+
+    def _fell_ill(self, fault: OSError) -> None:
+        if not self._sick:
+            _log.warning("fake addresses are kept in memory only: %s: %s", self._path, fault.strerror or fault)
+        self._sick = True
+        self.close()
+
+    def _head(self) -> bytes:
+        return _MAGIC + str(self._ranges).encode() + b"\n"
+
+    def _read(self) -> bool:
+        """Fill the pool; whether the file can be gone on with."""
+        head = self._head()
+        try:
+            if self._path.stat().st_size > _MAX_FILE:
+                raise OSError(errno.EFBIG, "file too large")
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return False
+        except OSError as fault:
+            _log.warning("fake addresses cannot be read, starting anew: %s: %s", self._path, fault.strerror or fault)
+            return False
+        if not data.startswith(head):
+            _log.info("the ranges of fake addresses changed; old mappings are forgotten")
+            return False
+        at = len(head)
+        while at + _ENTRY.size <= len(data):
+            check, slot, told, length = _ENTRY.unpack_from(data, at)
+            end = at + _ENTRY.size + length
+            if end > len(data) or zlib.crc32(data[at + 4 : end]) != check:
+                break
+            if slot & _USE:
+                self._pool.use(slot & _MAX_SLOT)
+            else:
+                self._pool.restore(slot, data[at + _ENTRY.size : end].decode("ascii", "replace"), told)
+            at = end
+        if at != len(data):
+            _log.info("%d bytes of a torn entry dropped: %s", len(data) - at, self._path)
+        self._size = at
+        return True
+
+
+def _entry(slot: int, name: str, told: float) -> bytes:
+    text = name.encode("ascii")
+    body = _ENTRY.pack(0, slot, int(told), len(text))[4:] + text
+    return zlib.crc32(body).to_bytes(4, "little") + body

@@ -14,6 +14,7 @@ from cyfs_gateway.config.model import Config
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.config.written import Fault
+from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
 
 
@@ -98,17 +99,6 @@ class TunnelView:
     """Milliseconds, median of the last few."""
     learnt_at: float
     """Unix time, 0: never."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One log record as subscribers get it."""
-
-    time: float
-    level: str
-    """debug info warning error."""
-    message: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Gateway(Protocol):

@@ -122,11 +122,11 @@ class NetfilterPlan:
     routes: tuple[RouteRule, ...]
 
 
-def interception(config: Config, instance: str, dns_port: int = 0) -> Interception | None:
+def interception(config: Config, instance: str) -> Interception | None:
     """What a configuration asks for; None when ``iptables`` is not enabled.
 
-    ``dns_port`` is where the gateway answers DNS, 0 when it does not.  Raises ``ConfigFault`` when the listeners are
-    out of the kernel's reach: it delivers other machines' traffic to this machine's outer addresses, never to loopback.
+    Raises ``ConfigFault`` when the listeners are out of the kernel's reach: it delivers other machines' traffic to this
+    machine's outer addresses, never to loopback.
     """
     wanted = config.iptables
     if not wanted.enable:
@@ -145,12 +145,24 @@ def interception(config: Config, instance: str, dns_port: int = 0) -> Intercepti
         interfaces=wanted.inbound_interfaces,
         redir_port=ports["redir"],
         tproxy_port=ports["tproxy"],
-        dns_port=dns_port if wanted.dns_redirect else 0,
+        dns_port=_dns_port(config) if wanted.dns_redirect else 0,
         bypass=tuple(str(network) for network in wanted.bypass),
         reach=tuple(filter(None, (config.dns.fake_ip_range, config.dns.fake_ip_range6))) if fake_ip else (),
         own_mark=config.routing_mark or OWN_MARK,
         ipv6=config.ipv6 and True in families,
     )
+
+
+def _dns_port(config: Config) -> int:
+    """Where the gateway answers questions of other machines; 0: nowhere."""
+    doors = config.dns.doors.plain if config.dns.enable else ()
+    outer = [port for host, port in doors if not host or not ipaddress.ip_address(host).is_loopback]
+    if doors and not outer:
+        raise ConfigFault(
+            "dns/listen: iptables brings it other machines' questions: leave the address away (':53'), or set "
+            "'dns-redirect: false'"
+        )
+    return outer[0] if outer else 0
 
 
 def table_name(instance: str) -> str:

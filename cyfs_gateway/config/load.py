@@ -27,9 +27,10 @@ from cyfs_gateway.config.listeners import Placed, read_listeners, read_shared
 from cyfs_gateway.config.model import Config, Loaded, Mode
 from cyfs_gateway.config.outbounds import check_name, interface_name
 from cyfs_gateway.config.providers import read_proxy_provider, read_rule_provider
-from cyfs_gateway.config.resolving import read_dns, read_hosts, read_sniffer
 from cyfs_gateway.config.roster import check_circles, read_roster, with_payload
 from cyfs_gateway.config.rulelists import RuleLists, read_rules
+from cyfs_gateway.config.sniffing import read_sniffer
+from cyfs_ns.config.dns import read_dns, read_hosts
 from cyfs_ns.config.source import BadYaml, Map, parse_yaml, tree_of
 from cyfs_ns.config.written import Reader, ReadFile, Section, shown
 from cyfs_ns.errors import Misuse

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.config.written import Fault, Network
 
 if TYPE_CHECKING:
@@ -182,34 +183,6 @@ class RuleProviderConfig:
     header: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     payload: tuple[str, ...] = ()
     """inline: the lines themselves."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DnsConfig:
-    """Mihomo's ``dns`` section.  Servers stay text (``tls://1.1.1.1:853#proxy``); their scheme has been checked."""
-
-    enable: bool = False
-    listen: str = ""
-    ipv6: bool = False
-    ipv6_timeout: float = 0.1
-    prefer_h3: bool = False
-    use_hosts: bool = True
-    use_system_hosts: bool = True
-    respect_rules: bool = False
-    cache_max_size: int = 4096
-    enhanced_mode: Literal["normal", "fake-ip", "redir-host"] = "redir-host"
-    fake_ip_range: str = "198.18.0.1/16"
-    fake_ip_range6: str = ""
-    default_nameserver: tuple[str, ...] = ()
-    """Addresses only; empty: those of the system."""
-    nameserver: tuple[str, ...] = ()
-    """Empty: those of the system."""
-    fallback: tuple[str, ...] = ()
-    nameserver_policy: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """(pattern, servers) in the order of the file; first match wins."""
-    proxy_server_nameserver: tuple[str, ...] = ()
-    proxy_server_nameserver_policy: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    direct_nameserver: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,11 @@ from cyfs_gateway import __version__
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
-    from cyfs_gateway.facade import ConnectionView, Explanation, Gateway, LogLine, ProxyView, TunnelView
+    from cyfs_gateway.facade import ConnectionView, Explanation, Gateway, ProxyView, TunnelView
     from cyfs_gateway.flow import Flow
     from cyfs_gateway.rules.table import RuleView
     from cyfs_ns.config.written import Fault
+    from cyfs_ns.logline import LogLine
 
 JsonObject = dict[str, Any]
 

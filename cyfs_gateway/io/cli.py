@@ -22,7 +22,7 @@ from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
     from cyfs_gateway.facade import Explanation
-    from cyfs_gateway.io.client import Client
+    from cyfs_ns.io.client import Client
 
 _SOCKET = "cyfs-gateway.sock"
 _LEVELS = ("debug", "info", "warning", "error")
@@ -42,7 +42,7 @@ class _Place:
     secret_file: str
 
     def client(self) -> Client:
-        from cyfs_gateway.io.client import Client
+        from cyfs_ns.io.client import Client
 
         if not self.controller:
             return Client(self.home / _SOCKET)
@@ -125,14 +125,15 @@ def run(place: _Place, config: Path | None) -> None:
     """
     import trio
 
-    from cyfs_gateway.io.logs import setup_logs
     from cyfs_gateway.io.run import run_gateway
     from cyfs_ns.errors import ConfigFault
+    from cyfs_ns.io.logs import setup_logs
+    from cyfs_ns.io.process import tell_service_manager
 
     setup_logs("info", sys.stderr, json=not sys.stderr.isatty())
     path = str(config.absolute()) if config else None
     try:
-        code = trio.run(lambda: run_gateway(path, place.home, on_ready=_tell_service_manager))
+        code = trio.run(lambda: run_gateway(path, place.home, on_ready=tell_service_manager))
     except ConfigFault as fault:
         raise click.ClickException(str(fault)) from None
     except KeyboardInterrupt:
@@ -188,9 +189,9 @@ def cleanup(place: _Place) -> None:
     """
     import trio
 
-    from cyfs_gateway.io.client import Client
     from cyfs_gateway.io.netfilter import cleanup as clean
     from cyfs_ns.errors import CyfsError
+    from cyfs_ns.io.client import Client
 
     with suppress(CyfsError):
         Client(place.home / _SOCKET).call("GET", "version")
@@ -231,7 +232,7 @@ def status(place: _Place, as_json: bool) -> None:
     Example:
       cyfs-gateway status
     """
-    from cyfs_gateway.io.tables import bytes_text, seconds_text
+    from cyfs_ns.io.tables import bytes_text, seconds_text
 
     said = _ask(place, "GET", "cyfs", "status")
     if as_json:
@@ -555,8 +556,8 @@ def flush(place: _Place) -> None:
 
 @contextmanager
 def _asking(place: _Place) -> Iterator[None]:
-    from cyfs_gateway.io.client import ApiFault
     from cyfs_ns.errors import BadWire, Unreachable
+    from cyfs_ns.io.client import ApiFault
 
     try:
         yield
@@ -622,7 +623,7 @@ def _target(text: str) -> tuple[str, int]:
 
 
 def _show_connections(said: Mapping[str, Any]) -> None:
-    from cyfs_gateway.io.tables import bytes_text
+    from cyfs_ns.io.tables import bytes_text
 
     rows = []
     for one in said["connections"]:
@@ -668,21 +669,10 @@ def _show_part(name: str, content: Any) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from cyfs_gateway.io.tables import show_table
+    from cyfs_ns.io.tables import show_table
 
     show_table(columns, rows)
 
 
 def _print_json(value: object, *, one_line: bool = False) -> None:
     click.echo(json.dumps(value, indent=None if one_line else 2))
-
-
-def _tell_service_manager() -> None:
-    """``READY=1`` for systemd's Type=notify (sd_notify(3))."""
-    import socket
-
-    if not (address := os.environ.get("NOTIFY_SOCKET")):
-        return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.connect("\0" + address[1:] if address.startswith("@") else address)
-        sock.send(b"READY=1")

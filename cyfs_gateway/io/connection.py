@@ -320,7 +320,7 @@ class Connection:
         """A flow from this client to ``target``."""
         inbound = self.inbound
         literal = is_ip(target.host)
-        return Flow(
+        flow = Flow(
             "tcp",
             kind,
             self.peer_host,
@@ -333,6 +333,9 @@ class Connection:
             inbound.address[1],
             user,
         )
+        if literal:
+            self.engine.call_by_name(flow)
+        return flow
 
     # Stop 2: the sniffer
 

@@ -72,6 +72,8 @@ class Engine:
         """Firewall mark of our own sockets."""
         self.drops = 0
         """Connections held in silence by REJECT-DROP."""
+        self.name_behind: Callable[[str], str | None] = _no_name
+        """The name an address stands for: empty for a fake address of which nobody knows, None for any other one."""
         self._descriptors_most = _descriptors_for_flows()
         self._nursery = nursery
         self._own_ports: frozenset[tuple[str, int]] = frozenset()
@@ -270,10 +272,19 @@ class Engine:
             del self._set_back[next(iter(self._set_back))]
         self._set_back[ip, port] = self.reactor.now + _SET_BACK_SECONDS
 
+    def call_by_name(self, flow: Flow) -> None:
+        """Give a flow to an address that stands for a name that name; a fake address means nothing to anybody else."""
+        name = self.name_behind(flow.dst_ip)
+        if name:
+            flow.host = name
+            flow.dst_ip = ""
+
     # Loops
 
     def refuse_own_listener(self, ip: str, port: int, *, udp: bool = False) -> None:
-        """Raise ``Refused`` when a dial to this address would come straight back to us."""
+        """Raise ``Refused`` when a dial to this address would come straight back to us, or lead nowhere."""
+        if self.name_behind(ip) == "":
+            raise Refused(f"{ip} is a fake address whose name is not known any more: let the client ask again")
         if ("udp" if udp else "tcp", port) in self._own_ports and is_own_address(ip):
             raise Refused(f"{Target(ip, port)} is this gateway itself")
 
@@ -296,6 +307,10 @@ class Engine:
         if made is not None and self.reactor.now - made < _DIAL_SECONDS:
             raise Refused(f"our own connection to {Target(ip, port)} was redirected back to us; exempt its mark")
         self.refuse_own_listener(ip, port)
+
+
+def _no_name(ip: str) -> str | None:
+    return None
 
 
 def _descriptors_for_flows() -> int:

@@ -15,21 +15,21 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from cyfs_gateway.config.load import load, patched
 from cyfs_gateway.config.model import Config, ControlConfig, Loaded
-from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView, TunnelView
+from cyfs_gateway.facade import ConnectionView, Explanation, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
-from cyfs_gateway.io import logs
 from cyfs_gateway.io.configfile import read_config
 from cyfs_gateway.io.control.server import serve_control
 from cyfs_gateway.io.engine import Engine
 from cyfs_gateway.io.explain import explain
 from cyfs_gateway.io.listeners import Listeners, Staged
 from cyfs_gateway.io.modules import Modules
+from cyfs_gateway.io.names import Desk
 from cyfs_gateway.io.netfilter import Netfilter, run_command
 from cyfs_gateway.io.state import Home
 from cyfs_gateway.io.views import ProxyViews
@@ -38,6 +38,8 @@ from cyfs_gateway.netfilter import NetfilterPlan, interception, plan
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.config.written import Fault
 from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Unreachable
+from cyfs_ns.io import logs
+from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
 from tunnels.endpoint import Endpoint
 from tunnels.group import Health, StatusRanges
@@ -47,6 +49,9 @@ from tunnels.io.statusfile import keep_saved, load_status
 from tunnels.outbound import Outbound
 from tunnels.status import UrlStatus
 from tunnels.url import parse as parse_url
+
+if TYPE_CHECKING:
+    from cyfs_ns.io.serving import Serving, StagedHouse
 
 _DRAIN_SECONDS: Final = 0.2
 _CHANGE_SECONDS: Final = 5.0
@@ -80,6 +85,8 @@ class RunningGateway:
         self._health = Health()
         self._around = Around(guard=self._engine.refuse_own_listener, witness=self._engine.remember_dial)
         self._modules = Modules(self, nursery, self._around)
+        self._desk = Desk(home.path / "dns", nursery)
+        self._engine.name_behind = self._desk.name_behind
         self._controls: dict[tuple[Any, ...], _Served] = {}
         self._changing = trio.Lock()
         self._saving = trio.Lock()
@@ -179,8 +186,10 @@ class RunningGateway:
             if self._building.cancelled_caught:
                 raise ConfigFault("the gateway was stopped before the configuration was ready")
             staged: Staged | None = None
+            names: tuple[Serving, StagedHouse] | None = None
             added: list[tuple[Any, ...]] = []
             try:
+                names = await self._desk.stage(config, world)
                 staged = self._listeners.stage(config.listeners, config.keep_alive)
                 asked = interception(config, instance_of(self._home.path))
                 intercepted = plan(asked) if asked is not None else None
@@ -191,13 +200,14 @@ class RunningGateway:
                 with trio.CancelScope(shield=True):
                     if staged is not None:
                         staged.abandon()
+                    self._desk.abandon(names)
                     await self._drop_controls(added)
                     await self._restore_controls()
                 world.close()
                 if isinstance(fault, OSError):
                     raise ConfigFault(str(fault)) from fault
                 raise
-            self._commit(loaded, path, world, staged)
+            self._commit(loaded, path, world, staged, names)
             # At the first start there must be something to answer about before anyone is answered.
             await self._add_controls(config)
             wanted = self._control_parts(config)
@@ -205,7 +215,14 @@ class RunningGateway:
             self._modules.switch(config.modules)
             return loaded
 
-    def _commit(self, loaded: Loaded, path: str, world: World, staged: Staged) -> None:
+    def _commit(
+        self,
+        loaded: Loaded,
+        path: str,
+        world: World,
+        staged: Staged,
+        names: tuple[Serving, StagedHouse] | None,
+    ) -> None:
         """Nothing here can fail or wait."""
         config = world.config
         old = self._adopted
@@ -219,6 +236,7 @@ class RunningGateway:
         world.forget_strangers()
         logs.set_level(config.log_level)
         staged.commit()
+        self._desk.commit(names)
         world.hand_to(self._engine, own_ports=self._listeners.ports())
         self._world_scope = trio.CancelScope()
         self._nursery.start_soon(self._live, world, self._world_scope)
@@ -459,9 +477,10 @@ class RunningGateway:
 
     def flush_dns(self) -> None:
         self._world.resolver.flush()
+        self._desk.flush()
 
     def flush_fake_ip(self) -> None:
-        """There is no fake-ip pool in this build: nothing to forget."""
+        self._desk.flush_fake_ip()
 
     def logs(self, level: str) -> AsyncIterator[LogLine]:
         return logs.log_bus().subscribe(level)
@@ -509,6 +528,7 @@ class RunningGateway:
             async with self._changing:
                 pass
         with trio.move_on_after(20, shield=True):
+            await self._desk.drain()
             self._listeners.close()
             self._engine.tracker.close_all("the gateway stops")
             await trio.sleep(_DRAIN_SECONDS)

@@ -49,14 +49,21 @@ _log = logging.getLogger("cyfs.udp")
 Answer = Callable[[bytes, Target], None]
 """Send a datagram to the client in the name of the given source."""
 
+_Way = tuple[str, Target | None]
+"""The outbound's name, and the one destination that uses it if it cannot be shared."""
+
 
 class _Session:
-    """One outbound's packet way, shared by all destinations of one association that go there."""
+    """One outbound's packet way, shared by all destinations of one association that go there.
 
-    __slots__ = ("_forward", "association", "endpoint", "fd", "leaf", "routes")
+    Whom a client knows by a fake address has one of its own: real senders could not be told apart by it.
+    """
 
-    def __init__(self, association: Association, leaf: Outbound, endpoint: PacketEndpoint) -> None:
+    __slots__ = ("_forward", "association", "endpoint", "fd", "key", "leaf", "routes")
+
+    def __init__(self, association: Association, key: _Way, leaf: Outbound, endpoint: PacketEndpoint) -> None:
         self.association = association
+        self.key = key
         self.leaf = leaf
         self.endpoint = endpoint
         self.fd = endpoint.fileno()
@@ -83,6 +90,8 @@ class _Session:
             route = route or next(iter(self.routes.values()), None)
             if route is not None:
                 route.down += len(data)
+                if route.renamed and route.spoke(source):
+                    source = route.asked
             association.answer(data, source)
 
     def close(self) -> None:
@@ -102,6 +111,7 @@ class _Route:
         "number",
         "queue",
         "refused",
+        "renamed",
         "session",
         "sniffer",
         "start",
@@ -113,6 +123,8 @@ class _Route:
         self.association = association
         self.asked = asked
         """The destination as the client names it."""
+        self.renamed = is_ip(asked.host) and flow.dst_ip != asked.host
+        """The client knows it by an address that stands for its name, and wants to hear that address."""
         self.flow = flow
         self.number = 0
         self.start = association.engine.reactor.now
@@ -126,6 +138,14 @@ class _Route:
 
     def counters(self) -> tuple[int, int]:
         return self.up, self.down
+
+    def way(self) -> _Way:
+        """The key of its session."""
+        return self.decision.leaf.name, self.asked if self.renamed else None
+
+    def spoke(self, source: Target) -> bool:
+        """Whether an answer is its own: behind a proxy that was told a name, nobody knows who the others are."""
+        return self.to is not None and (source == self.to or not is_ip(self.to.host))
 
     def remote(self) -> str:
         return self.to.host if self.to is not None else ""
@@ -158,8 +178,8 @@ class Association:
         self._user = user
         self._routes: OrderedDict[Target, _Route] = OrderedDict()
         """The one not written to for the longest time first."""
-        self._sessions: dict[str, _Session] = {}
-        self._opening: dict[str, list[_Route]] = {}
+        self._sessions: dict[_Way, _Session] = {}
+        self._opening: dict[_Way, list[_Route]] = {}
         self.closed = False
         self.slot = 0
         self.deadline = engine.reactor.now + engine.timeouts.udp
@@ -212,6 +232,8 @@ class Association:
             self._door[1],
             self._user,
         )
+        if literal:
+            self.engine.call_by_name(flow)
         route = self._routes[target] = _Route(self, target, flow)
         sniffer = self.engine.sniffer
         if sniffer is not None and "quic" in sniffer.wanted("udp", flow.host, flow.dst_ip, flow.dst_port, flow.src_ip):
@@ -282,18 +304,19 @@ class Association:
 
     def _attach(self, route: _Route) -> None:
         """Give the route the session of its leaf, opening it when it is the first."""
-        leaf = route.decision.leaf
-        session = self._sessions.get(leaf.name)
+        key = route.way()
+        session = self._sessions.get(key)
         if session is not None:
             self._ready(route, session)
-        elif leaf.name in self._opening:
-            self._opening[leaf.name].append(route)
+        elif key in self._opening:
+            self._opening[key].append(route)
         else:
-            self._opening[leaf.name] = [route]
-            self.engine.start(self._open, leaf, route)
+            self._opening[key] = [route]
+            self.engine.start(self._open, key, route)
 
-    async def _open(self, leaf: Outbound, first: _Route) -> None:
+    async def _open(self, key: _Way, first: _Route) -> None:
         assert first.to is not None
+        leaf = first.decision.leaf
         try:
             endpoint = await leaf.open_packets(first.to)
             try:
@@ -302,20 +325,19 @@ class Association:
                 endpoint.close()
                 raise
         except (CyfsError, OSError) as fault:
-            for route in self._opening.pop(leaf.name, ()):
+            for route in self._opening.pop(key, ()):
                 self._refuse(route, fault)
             return
         except BaseException:
-            self._opening.pop(leaf.name, None)
+            self._opening.pop(key, None)
             raise
-        waiting = self._opening.pop(leaf.name, ())
-        if self.closed:
+        waiting = [route for route in self._opening.pop(key, ()) if route.number]
+        if self.closed or not (waiting or key[1] is None):
             endpoint.close()
             return
-        session = self._sessions[leaf.name] = _Session(self, leaf, endpoint)
+        session = self._sessions[key] = _Session(self, key, leaf, endpoint)
         for route in waiting:
-            if route.number:
-                self._ready(route, session)
+            self._ready(route, session)
 
     def _ready(self, route: _Route, session: _Session) -> None:
         assert route.to is not None
@@ -352,9 +374,9 @@ class Association:
     def lose(self, session: _Session, fault: OSError) -> None:
         """A way is gone for good; its destinations are decided anew when the client writes again."""
         _log.info("%s: the way by %s is gone: %s", self.client[0], session.leaf.name, fault)
-        if self._sessions.get(session.leaf.name) is not session:
+        if self._sessions.get(session.key) is not session:
             return
-        del self._sessions[session.leaf.name]
+        del self._sessions[session.key]
         for route in [route for route in self._routes.values() if route.session is session]:
             self.forget(route)
         session.close()
@@ -364,8 +386,11 @@ class Association:
         flow = route.flow
         if self._routes.get(route.asked) is route:
             del self._routes[route.asked]
-        if route.session is not None and route.to is not None and route.session.routes.get(route.to) is route:
-            del route.session.routes[route.to]
+        session = route.session
+        if session is not None and route.to is not None and session.routes.get(route.to) is route:
+            del session.routes[route.to]
+        if session is not None and route.renamed and self._sessions.pop(session.key, None) is not None:
+            session.close()
         if route.number:
             self.engine.tracker.drop(route)
             route.number = 0

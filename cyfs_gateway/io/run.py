@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import resource
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import trio
 
 from cyfs_gateway.io.gateway import RunningGateway
 from cyfs_gateway.io.state import Home
 from cyfs_ns.errors import ConfigFault, CyfsError
+from cyfs_ns.io.process import settle_in
 from tunnels.io.reactor import Reactor
-
-_GARBAGE_THRESHOLD: Final = 20_000
-"""Allocations between collections; connections free themselves by reference counts, so little is left to find."""
 
 _log = logging.getLogger("cyfs.gateway")
 
 
 async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
     """Run until SIGTERM, SIGINT or a stop by the API.  Returns the exit code; faults of the start go to the log."""
-    _raise_descriptor_limit()
-    gc.set_threshold(_GARBAGE_THRESHOLD, 20, 50)
+    settle_in()
     try:
         place = Home(home)
     except ConfigFault as fault:
@@ -94,13 +87,3 @@ async def _heed_signals(
 def _absolute(path: str | None) -> str:
     """The path as it is to be found again at a reload."""
     return str(Path(path).absolute()) if path else ""
-
-
-def _raise_descriptor_limit() -> None:
-    """Every relayed connection takes two descriptors: ask for all that we may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError) as fault:
-            print(f"the limit of open files stays at {soft}: {fault}", file=sys.stderr)

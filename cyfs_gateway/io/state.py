@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.io.atomic import write_atomic
+from cyfs_ns.io.home import HomeLock
 
 _SECRET_BYTES: Final = 24
 _CHOICES_MOST: Final = 1 << 20
@@ -21,33 +19,11 @@ _CHOICES_MOST: Final = 1 << 20
 _log = logging.getLogger("cyfs.state")
 
 
-class Home:
+class Home(HomeLock):
     """A locked home directory.  Raises ``ConfigFault`` when it cannot be used or another gateway lives in it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path = path.absolute()
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as fault:
-            raise ConfigFault(f"--home {path}: {fault.strerror}") from fault
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise ConfigFault(f"another gateway runs in {path}; stop it, or give this one its own --home") from None
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Drafts of ``write_atomic`` that a kill left behind: the lock is ours, so nobody is writing them."""
-        for folder in (self.path, *(self.path / name for name in ("storage", "providers", "rules"))):
-            for draft in folder.glob(".*.tmp"):
-                with suppress(OSError):
-                    draft.unlink()
-
-    def close(self) -> None:
-        """Give the directory up."""
-        os.close(self._lock)
+        super().__init__(path, "gateway", ("storage", "providers", "rules"))
 
     def secret(self) -> str:
         """The control API's secret, made on first use; a file of mode 0600."""

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import trio
 
-from cyfs_gateway.config.model import Config, DnsConfig, UnsupportedProxy
-from cyfs_gateway.config.resolving import sniff_input
+from cyfs_gateway.config.model import Config, UnsupportedProxy
+from cyfs_gateway.config.sniffing import sniff_input
 from cyfs_gateway.decide import Router
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.host import Names
@@ -29,21 +29,24 @@ from cyfs_gateway.io.providers import ProxyProvider, RuleProvider
 from cyfs_gateway.netfilter import OWN_MARK
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_gateway.sniff.policy import SniffPolicy
-from cyfs_ns.domains import DomainMap
+from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.errors import ConfigFault, CyfsError, Unreachable
 from cyfs_ns.hosts import Hosts, etc_hosts
+from cyfs_ns.io.datagram import Datagrams
 from cyfs_ns.io.dial import is_interface, plain_dial
 from cyfs_ns.io.http import Response, fetch
 from cyfs_ns.io.resolver import Resolver
 from cyfs_ns.names import is_ip
-from cyfs_ns.upstream import Upstream, parse_upstream
+from cyfs_ns.splitdns import SplitDns, read_servers
+from cyfs_ns.upstream import Group as ServerGroup
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.group import Health, choose_members
 from tunnels.io.direct import Guard, Witness
 from tunnels.io.groups import Group
 from tunnels.io.health import Checker
+from tunnels.io.leaf import OnePeer
 from tunnels.io.registry import OutboundBuilder, Tunnels
-from tunnels.io.stream import EndpointStream
+from tunnels.io.stream import EndpointDatagrams, EndpointStream
 from tunnels.outbound import FlowHint, Outbound
 from tunnels.spec import (
     DialOptions,
@@ -122,13 +125,16 @@ class World:
         self.outbounds: dict[str, Outbound] = {}
         self.groups: dict[str, Group] = {}
         self.checker = Checker(health, unified_delay=config.unified_delay)
-        dns = config.dns if config.dns.enable else DnsConfig(use_hosts=config.dns.use_hosts)
-        self._dns = dns
-        self.resolver = self._make_resolver(dns.nameserver)
-        direct = dns.direct_nameserver
-        servers = dns.proxy_server_nameserver
-        self._direct_resolver = self._make_resolver(direct) if direct else self.resolver
-        self._server_resolver = self._make_resolver(servers) if servers else self.resolver
+        self._dns = config.dns if config.dns.enable else DnsConfig(use_hosts=config.dns.use_hosts)
+        self._sites_needed: set[str] = set()
+        self.name_servers = found = read_servers(self._dns, sets=self.name_set, geoip=self.is_in_country)
+        self.resolver = self._make_resolver(found.standard, found.split)
+        self._direct_resolver = self.resolver
+        if (found.direct, found.direct_split) != (found.standard, found.split):
+            self._direct_resolver = self._make_resolver(found.direct, found.direct_split)
+        self._server_resolver = self.resolver
+        if (found.proxy, found.proxy_split) != (found.standard, found.split):
+            self._server_resolver = self._make_resolver(found.proxy, found.proxy_split)
         sniffer = sniff_input(config.sniffer)
         self.sniffer = SniffPolicy(sniffer) if sniffer.enable else None
         options = DialOptions(
@@ -150,6 +156,7 @@ class World:
             tunnels=self.tunnels,
             guard=guard,
             witness=witness,
+            **self._own_name_server(),
         )
         self.proxy_providers = {
             entry.name: ProxyProvider(entry, self._home, self.download, self._on_proxies)
@@ -168,7 +175,7 @@ class World:
 
     # Names
 
-    def _make_resolver(self, servers: Sequence[str]) -> Resolver:
+    def _make_resolver(self, standard: ServerGroup, split: SplitDns) -> Resolver:
         config, dns = self.config, self._dns
         entries: dict[str, Any] = {}
         if dns.use_system_hosts:
@@ -179,17 +186,70 @@ class World:
         if dns.use_hosts:
             for name, value in config.hosts.items():
                 entries[name] = value if len(value) != 1 or is_ip(value[0]) else value[0]
+
+        plain = standard is self.name_servers.standard
         return Resolver(
-            _usable(servers),
-            bootstrap=_usable(dns.default_nameserver),
+            standard,
+            bootstrap=self.name_servers.bootstrap.servers,
             hosts=Hosts(entries),
             ipv6=config.ipv6,
-            policy=_policy(dns),
-            dial=self._dial,
+            policy=split.choose,
+            fallback=self.name_servers.fallback if plain else None,
+            suspicion=self.name_servers.suspicion if plain else None,
+            dial=self.dial_server,
+            open_datagrams=self.open_server_datagrams,
             mark=self.mark,
             interface=config.interface_name,
             ipv6_timeout=dns.ipv6_timeout,
         )
+
+    def name_set(self, name: str) -> Callable[[str], bool]:
+        """The set ``rule-set:NAME`` or ``geosite:CODE`` of names, whose content may come later.
+
+        Raises ``ConfigFault``.
+        """
+        kind, _, what = name.partition(":")
+        if kind == "geosite":
+            self._sites_needed.add(what.lower())
+            return lambda host: self.geo.site(what.lower()).match(host)
+        entry = next((each for each in self.config.rule_providers if each.name == what), None)
+        if kind != "rule-set" or entry is None:
+            raise ConfigFault(f"dns: there is no rule provider {what[:60]!r}")
+        if entry.behavior != "domain":
+            raise ConfigFault(f"dns: the rule provider {what[:60]!r} holds no names: its behavior is {entry.behavior}")
+
+        def has(host: str) -> bool:
+            domains = self.rule_providers[what].content.domains
+            return domains is not None and domains.match(host)
+
+        return has
+
+    def is_in_country(self, ip: str, code: str) -> bool:
+        """Whether an address lies in a country, by its code."""
+        return code.lower() in self.geo.country(ip)
+
+    def _look_at_geo(self) -> None:
+        """Open what the name server will need.  Raises ``MissingGeo``."""
+        for code in self._sites_needed:
+            self.geo.site(code)
+        if self._dns.fallback and self._dns.fallback_filter.geoip:
+            self.geo.country("192.0.2.1")
+
+    def _own_name_server(self) -> dict[str, Any]:
+        """How the outbound ``dns`` reaches our own name server: over loopback, like any client of this machine."""
+        plain = self._dns.doors.plain
+        if not plain:
+            return {}
+        host, port = plain[0]
+        own = Target({"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+
+        async def stream(_: Target) -> Endpoint:
+            return await self.outbounds["DIRECT"].open_stream(own)
+
+        async def packets(_: Target) -> PacketEndpoint:
+            return OnePeer(await self.outbounds["DIRECT"].open_packets(own), own)
+
+        return {"dns_stream": stream, "dns_packets": packets}
 
     def peek(self, host: str) -> Sequence[str] | None:
         """Addresses of ``host`` as far as known here and now; None: wait for :meth:`resolve`."""
@@ -200,22 +260,34 @@ class World:
 
     async def resolve(self, host: str) -> Sequence[str]:
         """Addresses of ``host`` for the rules.  Raises ``Unreachable``."""
-        return self._named(host) or await self.resolver.addresses(host)
+        return self.registered(host) or await self.resolver.addresses(host)
 
     async def _resolve_direct(self, host: str) -> Sequence[str]:
-        return self._named(host) or await self._direct_resolver.addresses(host)
+        return self.registered(host) or await self._direct_resolver.addresses(host)
 
-    def _named(self, host: str) -> Sequence[str]:
+    def registered(self, host: str) -> Sequence[str]:
+        """Addresses of a name that a module has registered."""
         return next((found for names in self._around.names if (found := names(host))), ())
 
-    async def _dial(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
-        """Streams for name servers: through the named outbound, or straight."""
+    async def dial_server(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
+        """Streams for name servers: through the named outbound, by the rules if so configured, or straight."""
+        if not via and self._dns.respect_rules:
+            return await self.dial_by_rules(host, port, None)
         if via and via in self.outbounds:
             return EndpointStream(await self.outbounds[via].open_stream(Target(host, port)))
         interface = via if via and is_interface(via) else self.config.interface_name
         return await plain_dial(mark=self.mark, interface=interface)(host, port, None)
 
-    async def _dial_by_rules(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
+    async def open_server_datagrams(self, host: str, port: int, via: str) -> Datagrams:
+        """Datagrams to a name server through the named outbound.  Raises ``Unreachable`` where it carries none."""
+        target = Target(host, port)
+        outbound = self.find(via)
+        leaf = outbound.pick(FlowHint(source="", host=host, udp=True))
+        if not leaf.udp:
+            raise Unreachable(f"{via} carries no UDP", "unsupported_scheme")
+        return EndpointDatagrams(await leaf.open_packets(target), target)
+
+    async def dial_by_rules(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
         """Streams for downloads: through the named outbound, or wherever the rules send such a flow."""
         if via:
             return EndpointStream(await self.find(via).open_stream(Target(host, port)))
@@ -236,7 +308,7 @@ class World:
         """Fetch ``url``, bounded.  Raises ``CyfsError`` or ``OSError``."""
         return await fetch(
             url,
-            dial=self._dial_by_rules,
+            dial=self.dial_by_rules,
             via=via or None,
             headers=headers,
             max_bytes=max_bytes,
@@ -324,6 +396,7 @@ class World:
         sets = {name: provider.content for name, provider in self.rule_providers.items()}
 
         def compile_rules() -> RuleTable:
+            self._look_at_geo()
             return RuleTable.compile(config.rules, sub_rules=config.sub_rules, sets=sets, geo=self.geo)
 
         while True:
@@ -430,21 +503,6 @@ class _ProviderCheck:
             for group in self._world.groups.values()
             for member in group.members
         )
-
-
-def _usable(servers: Sequence[str]) -> tuple[Upstream, ...]:
-    parsed = [parse_upstream(text) for text in servers]
-    return tuple(server for server in parsed if not server.why_not)
-
-
-def _policy(dns: DnsConfig) -> Callable[[str], Sequence[Upstream] | None] | None:
-    plain = {
-        pattern: _usable(servers)
-        for patterns, servers in dns.nameserver_policy
-        if not patterns.startswith(("geosite:", "rule-set:"))
-        for pattern in patterns.split(",")
-    }
-    return DomainMap(plain).get if plain else None
 
 
 def instance_of(home: Path) -> str:

@@ -36,6 +36,8 @@ _FALSE = frozenset(("false", "no", "off", "n"))
 _NULL = frozenset(("", "~", "null", "Null", "NULL"))
 _INTEGER = re.compile(r"[+-]?(?:[0-9][0-9_]{0,19}|0x[0-9a-fA-F]{1,16}|0o[0-7]{1,22})")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?")
+_SIZE = re.compile(r"([0-9]{1,12})\s*([KMG]?)(?:i?B)?", re.IGNORECASE)
+_POWER = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DURATION_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|us|µs|ns|s|m|h|d)")
 _UNIT = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -274,6 +276,17 @@ class Section:
             self.error(key, f"expected a duration such as 30, 500ms or 1h30m, found {shown(node)}")
             return default
         return value
+
+    def size(self, key: str, default: int) -> int:
+        """A number of bytes: a bare number, or with ``K``, ``M`` or ``G`` (powers of 1024)."""
+        text = self.text(key)
+        if not text:
+            return default
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
+            self.error(key, f"expected a size such as 32M, found {_short(text)!r}")
+            return default
+        return int(match[1]) * _POWER[match[2].upper()]
 
     def choice(self, key: str, allowed: Sequence[T], default: T) -> T:
         """One of the words ``allowed``, in any case."""

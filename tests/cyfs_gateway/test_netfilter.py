@@ -135,17 +135,18 @@ tproxy-port: 7893
 routing-mark: 6666
 iptables: {enable: true, inbound-interface: br-lan, bypass: [203.0.113.0/24]}
 """
-FAKE_IP = "dns: {enable: true, enhanced-mode: fake-ip, fake-ip-range: 28.0.0.1/8}"
+DNS = "dns: {enable: true, listen: ':1053'}"
+FAKE_IP = "dns: {enable: true, listen: ':1053', enhanced-mode: fake-ip, fake-ip-range: 28.0.0.1/8}"
 
 
-def asked(text: str, dns_port: int = 0) -> Interception | None:
+def asked(text: str) -> Interception | None:
     config = load(text.encode(), home="/nowhere").config
     assert config is not None
-    return interception(config, "a1b2", dns_port)
+    return interception(config, "a1b2")
 
 
 def test_a_clash_configuration_says_what_is_wanted():
-    assert asked(ROUTER + FAKE_IP, 1053) == Interception(
+    assert asked(ROUTER + FAKE_IP) == Interception(
         instance="a1b2",
         interfaces=("br-lan",),
         redir_port=7892,
@@ -168,14 +169,17 @@ def test_without_ipv6_listeners_ipv6_is_left_alone():
 
 
 def test_dns_stays_where_it_is_when_asked_so():
-    wanted = asked(ROUTER.replace("iptables: {", "iptables: {dns-redirect: false, "), 1053)
-    assert wanted is not None
-    assert wanted.dns_port == 0
+    for text in (ROUTER.replace("iptables: {", "iptables: {dns-redirect: false, ") + DNS, ROUTER):
+        wanted = asked(text)
+        assert wanted is not None
+        assert wanted.dns_port == 0
 
 
 def test_listeners_on_loopback_are_out_of_the_kernels_reach():
     with pytest.raises(ConfigFault, match="allow-lan"):
         asked(ROUTER.replace("allow-lan: true", ""))
+    with pytest.raises(ConfigFault, match="dns-redirect"):
+        asked(ROUTER + DNS.replace(":1053", "127.0.0.1:1053"))
 
 
 @given(st.text(max_size=20), st.text(max_size=40))

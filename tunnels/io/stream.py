@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from tunnels.endpoint import Endpoint
+from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io import waiting
 
 
@@ -54,3 +54,29 @@ class EndpointStream(trio.abc.HalfCloseableStream):
             trio.lowlevel.notify_closing(self._endpoint.fileno())
             self._endpoint.close()
         await trio.lowlevel.checkpoint()
+
+
+class EndpointDatagrams:
+    """Datagrams to and from one peer of ``endpoint``, which is taken over and closed."""
+
+    def __init__(self, endpoint: PacketEndpoint, to: Target) -> None:
+        self._endpoint, self._to = endpoint, to
+
+    async def send(self, data: bytes) -> None:
+        """Send one datagram, or drop it.  Raises ``OSError`` when the way is gone."""
+        await trio.lowlevel.checkpoint()
+        self._endpoint.send(data, self._to)
+
+    async def receive(self) -> bytes:
+        """The next datagram.  Raises ``OSError`` when the way is gone."""
+        while True:
+            try:
+                data, _ = self._endpoint.recv()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._endpoint.fileno())
+            else:
+                return data
+
+    def close(self) -> None:
+        """Give the way up."""
+        self._endpoint.close()

@@ -8,24 +8,27 @@ run a program: upgrades, geo downloads and restarts answer 501 and say who does 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import trio
 
-from cyfs_gateway import metrics
 from cyfs_gateway.config.view import clash_configs_view
 from cyfs_gateway.control import shapes
-from cyfs_gateway.control.router import Found, Route, Router
 from cyfs_gateway.io.control.files import MOST_VALUE, Storage, ui_file
-from cyfs_gateway.io.control.wire import Headers, HttpFault, json_bytes, json_value
+from cyfs_gateway.metrics import gateway_metrics
+from cyfs_ns.control.router import Route, Router
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.io.control import conversation
+from cyfs_ns.io.control.conversation import DONE, Feed, Reply, Site, json_reply
+from cyfs_ns.io.control.wire import Headers, HttpFault, json_bytes, json_value
 from cyfs_ns.message import to_clash_json
+from cyfs_ns.metrics import CONTENT_TYPE, render
 
 if TYPE_CHECKING:
     from cyfs_gateway.facade import Gateway, ProxyView
@@ -51,22 +54,6 @@ _UI_HEADERS: Headers = (
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer."""
-
-    status: int
-    body: bytes = b""
-    headers: Headers = (("Content-Type", "application/json"),)
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """An answer without end: JSON texts, sent as lines or as WebSocket messages."""
-
-    items: AsyncIterator[bytes]
-
-
-@dataclass(frozen=True, slots=True)
 class Api:
     """What the handlers share."""
 
@@ -79,35 +66,18 @@ class Api:
         return Storage(Path(self.gateway.config.home, "storage"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One granted request."""
-
-    api: Api
-    found: Found[Handler]
-    query: Mapping[str, str]
-    body: bytes = field(repr=False)
-    websocket: bool
-    accept: str
-
-    @property
-    def gateway(self) -> Gateway:
-        return self.api.gateway
-
-    def name(self, key: str = "name") -> str:
-        return self.found.names[key]
-
-    def json(self) -> dict[str, Any]:
-        """The body, which must be a JSON object."""
-        value = json_value(self.body)
-        if not isinstance(value, dict):
-            raise HttpFault(400, "Body invalid")
-        return value
+Call: TypeAlias = conversation.Call[Api]
+Handler: TypeAlias = conversation.Handler[Api]
 
 
-Handler = Callable[[Call], Awaitable[Reply | Feed]]
+def site_of(api: Api) -> Site[Api]:
+    """The whole API, to be served."""
 
-_DONE = Reply(204, b"", ())
+    def is_public(segments: tuple[str, ...], accept: str) -> bool:
+        # Browsers cannot send a secret when they navigate to the dashboard, and its pages hold none.
+        return api.ui is not None and (segments[0] == "ui" or (segments == ("",) and "text/html" in accept))
+
+    return Site(api, make_router(), is_public)
 
 
 def make_router() -> Router[Handler]:
@@ -168,22 +138,17 @@ def make_router() -> Router[Handler]:
     )
 
 
-def is_page(segments: Sequence[str]) -> bool:
-    """Whether a path is part of the dashboard, which a browser opens without a secret."""
-    return segments[0] == "ui"
-
-
 # --- the house -----------------------------------------------------------------------------------------------------
 
 
 async def _hello(call: Call) -> Reply:
-    if call.api.ui is not None and "text/html" in call.accept:
+    if call.app.ui is not None and "text/html" in call.accept:
         return _redirect("/ui/")
-    return _json({"hello": "cyfs-gateway"})
+    return json_reply({"hello": "cyfs-gateway"})
 
 
 async def _version(call: Call) -> Reply:
-    return _json(shapes.version_json())
+    return json_reply(shapes.version_json())
 
 
 async def _logs(call: Call) -> Feed:
@@ -193,7 +158,7 @@ async def _logs(call: Call) -> Feed:
     structured = call.query.get("format") == "structured"
 
     async def lines() -> AsyncIterator[bytes]:
-        async with aclosing(call.gateway.logs(level)) as records:  # type: ignore[type-var]
+        async with aclosing(call.app.gateway.logs(level)) as records:  # type: ignore[type-var]
             async for line in records:
                 yield json_bytes(shapes.log_json(line, structured=structured))
 
@@ -202,9 +167,9 @@ async def _logs(call: Call) -> Feed:
 
 async def _traffic(call: Call) -> Feed:
     async def samples() -> AsyncIterator[bytes]:
-        before = call.gateway.totals()
+        before = call.app.gateway.totals()
         async for _ in _ticks(1.0):
-            now = call.gateway.totals()
+            now = call.app.gateway.totals()
             speeds = {"up": now[0] - before[0], "down": now[1] - before[1]}
             yield json_bytes({**speeds, "upTotal": now[0], "downTotal": now[1]})
             before = now
@@ -216,51 +181,51 @@ async def _memory(call: Call) -> Feed:
     async def samples() -> AsyncIterator[bytes]:
         yield json_bytes({"inuse": 0, "oslimit": 0})
         async for _ in _ticks(1.0):
-            yield json_bytes({"inuse": call.gateway.memory(), "oslimit": 0})
+            yield json_bytes({"inuse": call.app.gateway.memory(), "oslimit": 0})
 
     return Feed(samples())
 
 
 async def _metrics(call: Call) -> Reply:
-    text = metrics.render(metrics.gateway_metrics(call.gateway, time.time()))
-    return Reply(200, text.encode("utf-8", "replace"), (("Content-Type", metrics.CONTENT_TYPE),))
+    text = render(gateway_metrics(call.app.gateway, time.time()))
+    return Reply(200, text.encode("utf-8", "replace"), (("Content-Type", CONTENT_TYPE),))
 
 
 async def _status(call: Call) -> Reply:
-    return _json(shapes.status_json(call.gateway, time.time()))
+    return json_reply(shapes.status_json(call.app.gateway, time.time()))
 
 
 async def _stop(call: Call) -> Reply:
-    call.gateway.stop()
-    return _DONE
+    call.app.gateway.stop()
+    return DONE
 
 
 async def _module(call: Call) -> Reply:
     body = call.json() if call.body else {}
     with _known():
-        return _json(dict(await call.gateway.control(call.name("module"), call.name("method"), body)))
+        return json_reply(dict(await call.app.gateway.control(call.name("module"), call.name("method"), body)))
 
 
 # --- configuration -------------------------------------------------------------------------------------------------
 
 
 async def _configs(call: Call) -> Reply:
-    return _json(dict(clash_configs_view(call.gateway.config)))
+    return json_reply(dict(clash_configs_view(call.app.gateway.config)))
 
 
 async def _put_configs(call: Call) -> Reply:
     await _load(call)
-    return _DONE
+    return DONE
 
 
 async def _reload(call: Call) -> Reply:
-    return _json({"warnings": await _load(call)})
+    return json_reply({"warnings": await _load(call)})
 
 
 async def _patch_configs(call: Call) -> Reply:
     with _good_configuration():
-        await call.gateway.patch(call.json())
-    return _DONE
+        await call.app.gateway.patch(call.json())
+    return DONE
 
 
 async def _load(call: Call) -> list[dict[str, Any]]:
@@ -268,10 +233,10 @@ async def _load(call: Call) -> list[dict[str, Any]]:
     path, payload = body.get("path", ""), body.get("payload", "")
     if not isinstance(path, str) or not isinstance(payload, str):
         raise HttpFault(400, "Body invalid")
-    if path and path != call.gateway.config_path:
-        path = await trio.to_thread.run_sync(_path_at_home, path, call.gateway.config.home)
+    if path and path != call.app.gateway.config_path:
+        path = await trio.to_thread.run_sync(_path_at_home, path, call.app.gateway.config.home)
     with _good_configuration():
-        return shapes.faults_json(await call.gateway.reload(path=path, payload=payload))
+        return shapes.faults_json(await call.app.gateway.reload(path=path, payload=payload))
 
 
 def _path_at_home(path: str, home: str) -> str:
@@ -288,11 +253,11 @@ def _path_at_home(path: str, home: str) -> str:
 
 
 async def _proxies(call: Call) -> Reply:
-    return _json({"proxies": {name: shapes.proxy_json(view) for name, view in call.gateway.proxies().items()}})
+    return json_reply({"proxies": {name: shapes.proxy_json(view) for name, view in call.app.gateway.proxies().items()}})
 
 
 async def _proxy(call: Call) -> Reply:
-    return _json(shapes.proxy_json(_view_of(call)))
+    return json_reply(shapes.proxy_json(_view_of(call)))
 
 
 async def _select(call: Call) -> Reply:
@@ -301,22 +266,22 @@ async def _select(call: Call) -> Reply:
     if not isinstance(member, str):
         raise HttpFault(400, "Body invalid")
     try:
-        call.gateway.select(call.name(), member)
+        call.app.gateway.select(call.name(), member)
     except Refused:
         raise HttpFault(400, "Must be a Selector") from None
     except KeyError:
         group = shapes.is_group(_view_of(call))
         raise HttpFault(400, "Selector update error: not found" if group else "Must be a Selector") from None
-    return _DONE
+    return DONE
 
 
 async def _unfix(call: Call) -> Reply:
     _view_of(call)
     try:
-        call.gateway.unfix(call.name())
+        call.app.gateway.unfix(call.name())
     except (Refused, KeyError):
         raise HttpFault(400, "Must be a URLTest or a Fallback") from None
-    return _DONE
+    return DONE
 
 
 async def _delay(call: Call) -> Reply:
@@ -325,25 +290,27 @@ async def _delay(call: Call) -> Reply:
 
 
 async def _groups(call: Call) -> Reply:
-    return _json({"proxies": [shapes.proxy_json(v) for v in call.gateway.proxies().values() if shapes.is_group(v)]})
+    return json_reply(
+        {"proxies": [shapes.proxy_json(v) for v in call.app.gateway.proxies().values() if shapes.is_group(v)]}
+    )
 
 
 async def _group(call: Call) -> Reply:
-    return _json(shapes.proxy_json(_group_of(call)))
+    return json_reply(shapes.proxy_json(_group_of(call)))
 
 
 async def _group_delay(call: Call) -> Reply:
     _group_of(call)
     url, seconds, expected = _test_of(call)
     with suppress(Refused, KeyError):
-        call.gateway.unfix(call.name())
+        call.app.gateway.unfix(call.name())
     with _tested():
-        return _json(dict(await call.gateway.group_delay(call.name(), url, seconds, expected)))
+        return json_reply(dict(await call.app.gateway.group_delay(call.name(), url, seconds, expected)))
 
 
 def _view_of(call: Call) -> ProxyView:
     with _known():
-        return call.gateway.proxies()[call.name()]
+        return call.app.gateway.proxies()[call.name()]
 
 
 def _group_of(call: Call) -> ProxyView:
@@ -356,7 +323,7 @@ def _group_of(call: Call) -> ProxyView:
 async def _measured(call: Call, name: str) -> Reply:
     url, seconds, expected = _test_of(call)
     with _tested():
-        return _json({"delay": await call.gateway.delay(name, url, seconds, expected)})
+        return json_reply({"delay": await call.app.gateway.delay(name, url, seconds, expected)})
 
 
 def _test_of(call: Call) -> tuple[str, float, str]:
@@ -378,57 +345,61 @@ def _test_of(call: Call) -> tuple[str, float, str]:
 
 
 async def _proxy_providers(call: Call) -> Reply:
-    return _json({"providers": {name: dict(view.body) for name, view in call.gateway.proxy_providers().items()}})
+    return json_reply(
+        {"providers": {name: dict(view.body) for name, view in call.app.gateway.proxy_providers().items()}}
+    )
 
 
 async def _proxy_provider(call: Call) -> Reply:
     with _known():
-        return _json(dict(call.gateway.proxy_providers()[call.name()].body))
+        return json_reply(dict(call.app.gateway.proxy_providers()[call.name()].body))
 
 
 async def _update_proxy_provider(call: Call) -> Reply:
     with _known(), _fetched():
-        await call.gateway.update_proxy_provider(call.name())
-    return _DONE
+        await call.app.gateway.update_proxy_provider(call.name())
+    return DONE
 
 
 async def _check_provider(call: Call) -> Reply:
     with _known():
-        await call.gateway.check_provider(call.name())
-    return _DONE
+        await call.app.gateway.check_provider(call.name())
+    return DONE
 
 
 async def _provider_proxy(call: Call) -> Reply:
     with _known():
-        return _json(shapes.proxy_json(call.gateway.provider_proxy(call.name(), call.name("proxy"))))
+        return json_reply(shapes.proxy_json(call.app.gateway.provider_proxy(call.name(), call.name("proxy"))))
 
 
 async def _provider_proxy_delay(call: Call) -> Reply:
     with _known():
-        view = call.gateway.provider_proxy(call.name(), call.name("proxy"))
+        view = call.app.gateway.provider_proxy(call.name(), call.name("proxy"))
         return await _measured(call, view.name)
 
 
 async def _rule_providers(call: Call) -> Reply:
-    return _json({"providers": {name: dict(view.body) for name, view in call.gateway.rule_providers().items()}})
+    return json_reply(
+        {"providers": {name: dict(view.body) for name, view in call.app.gateway.rule_providers().items()}}
+    )
 
 
 async def _update_rule_provider(call: Call) -> Reply:
     with _known(), _fetched():
-        await call.gateway.update_rule_provider(call.name())
-    return _DONE
+        await call.app.gateway.update_rule_provider(call.name())
+    return DONE
 
 
 async def _rules(call: Call) -> Reply:
-    return _raw(b'{"rules":[' + await _joined(call.gateway.rules.view(), shapes.rule_json) + b"]}")
+    return _raw(b'{"rules":[' + await _joined(call.app.gateway.rules.view(), shapes.rule_json) + b"]}")
 
 
 async def _disable_rules(call: Call) -> Reply:
     try:
-        call.gateway.rules.disable(shapes.disabled_wanted(call.json()))
+        call.app.gateway.rules.disable(shapes.disabled_wanted(call.json()))
     except ValueError as fault:
         raise HttpFault(400, str(fault)) from None
-    return _DONE
+    return DONE
 
 
 # --- connections and names -----------------------------------------------------------------------------------------
@@ -436,13 +407,13 @@ async def _disable_rules(call: Call) -> Reply:
 
 async def _connections(call: Call) -> Reply | Feed:
     if not call.websocket:
-        return _raw(await _snapshot(call.gateway))
+        return _raw(await _snapshot(call.app.gateway))
     interval = _number(call.query.get("interval", "1000"))
 
     async def snapshots() -> AsyncIterator[bytes]:
-        yield await _snapshot(call.gateway)
+        yield await _snapshot(call.app.gateway)
         async for _ in _ticks(min(max(interval, 100), 3_600_000) / 1000):
-            yield await _snapshot(call.gateway)
+            yield await _snapshot(call.app.gateway)
 
     return Feed(snapshots())
 
@@ -455,13 +426,13 @@ async def _snapshot(gateway: Gateway) -> bytes:
 
 
 async def _close_connections(call: Call) -> Reply:
-    call.gateway.close_connections()
-    return _DONE
+    call.app.gateway.close_connections()
+    return DONE
 
 
 async def _close_connection(call: Call) -> Reply:
-    call.gateway.close_connection(call.name("id"))
-    return _DONE
+    call.app.gateway.close_connection(call.name("id"))
+    return DONE
 
 
 async def _dns_query(call: Call) -> Reply:
@@ -469,7 +440,7 @@ async def _dns_query(call: Call) -> Reply:
     if not name:
         raise HttpFault(400, "name is missing")
     try:
-        return _json(dict(to_clash_json(await call.gateway.dns_query(name, rtype.upper()))))
+        return json_reply(dict(to_clash_json(await call.app.gateway.dns_query(name, rtype.upper()))))
     except (ValueError, BadWire) as fault:
         raise HttpFault(400, str(fault)) from None
     except (Unreachable, Refused, TimeoutError, trio.TooSlowError) as fault:
@@ -477,13 +448,13 @@ async def _dns_query(call: Call) -> Reply:
 
 
 async def _flush_dns(call: Call) -> Reply:
-    call.gateway.flush_dns()
-    return _DONE
+    call.app.gateway.flush_dns()
+    return DONE
 
 
 async def _flush_fake_ip(call: Call) -> Reply:
-    call.gateway.flush_fake_ip()
-    return _DONE
+    call.app.gateway.flush_fake_ip()
+    return DONE
 
 
 async def _explain(call: Call) -> Reply:
@@ -499,14 +470,14 @@ async def _explain(call: Call) -> Reply:
         raise HttpFault(400, "host, port (1 to 65535) and network (tcp or udp) are wanted")
     process = query.get("process", "")
     try:
-        said = await call.gateway.explain(host, port, network=network, source=source, process=process)
+        said = await call.app.gateway.explain(host, port, network=network, source=source, process=process)
     except BadWire as fault:
         raise HttpFault(400, str(fault)) from None
-    return _json(shapes.explanation_json(said))
+    return json_reply(shapes.explanation_json(said))
 
 
 async def _tunnels(call: Call) -> Reply:
-    return _json({"tunnels": [shapes.tunnel_json(one) for one in call.gateway.tunnel_statuses()]})
+    return json_reply({"tunnels": [shapes.tunnel_json(one) for one in call.app.gateway.tunnel_statuses()]})
 
 
 async def _probe(call: Call) -> Reply:
@@ -514,7 +485,7 @@ async def _probe(call: Call) -> Reply:
     if not isinstance(url, str) or not 0 < len(url) <= 4096:
         raise HttpFault(400, "url, a tunnel URL, is wanted")
     try:
-        return _json(shapes.tunnel_json(await call.gateway.probe(url)))
+        return json_reply(shapes.tunnel_json(await call.app.gateway.probe(url)))
     except ConfigFault as fault:
         raise HttpFault(400, str(fault)) from None
 
@@ -523,28 +494,28 @@ async def _probe(call: Call) -> Reply:
 
 
 async def _get_storage(call: Call) -> Reply:
-    async with call.api.storing:
-        value = await trio.to_thread.run_sync(call.api.storage.get, _key_of(call))
+    async with call.app.storing:
+        value = await trio.to_thread.run_sync(call.app.storage.get, _key_of(call))
     return _raw(b"null" if value is None else value)
 
 
 async def _put_storage(call: Call) -> Reply:
     key = _key_of(call)
     json_value(call.body)
-    async with call.api.storing:
+    async with call.app.storing:
         try:
-            kept = await trio.to_thread.run_sync(call.api.storage.put, key, call.body)
+            kept = await trio.to_thread.run_sync(call.app.storage.put, key, call.body)
         except OSError as fault:
             raise HttpFault(507, f"it cannot be kept: {fault.strerror}") from None
         if not kept:
             raise HttpFault(507, "too many keys")
-    return _DONE
+    return DONE
 
 
 async def _delete_storage(call: Call) -> Reply:
-    async with call.api.storing:
-        await trio.to_thread.run_sync(call.api.storage.delete, _key_of(call))
-    return _DONE
+    async with call.app.storing:
+        await trio.to_thread.run_sync(call.app.storage.delete, _key_of(call))
+    return DONE
 
 
 def _key_of(call: Call) -> str:
@@ -555,25 +526,21 @@ def _key_of(call: Call) -> str:
 
 
 async def _ui_redirect(call: Call) -> Reply:
-    if call.api.ui is None:
+    if call.app.ui is None:
         raise HttpFault(404, _MISSING)
     return _redirect("/ui/")
 
 
 async def _ui(call: Call) -> Reply:
-    if call.api.ui is None:
+    if call.app.ui is None:
         raise HttpFault(404, _MISSING)
-    shown = await trio.to_thread.run_sync(ui_file, call.api.ui, call.found.rest)
+    shown = await trio.to_thread.run_sync(ui_file, call.app.ui, call.found.rest)
     if shown is None:
         raise HttpFault(404, _MISSING)
     return Reply(200, shown[1], (("Content-Type", shown[0]), *_UI_HEADERS))
 
 
 # --- helpers -------------------------------------------------------------------------------------------------------
-
-
-def _json(value: object) -> Reply:
-    return _raw(json_bytes(value))
 
 
 def _raw(body: bytes) -> Reply:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cyfs_gateway.config.load import load, load_default, patched
 from cyfs_gateway.config.model import Config, ListenerConfig, Loaded
-from cyfs_gateway.config.resolving import sniff_input
+from cyfs_gateway.config.sniffing import sniff_input
 from cyfs_gateway.config.view import clash_configs_view
 from cyfs_ns.config.written import MAX_FAULTS, Fault, FileText, parse_duration
 from cyfs_ns.errors import ConfigFault, Misuse
@@ -417,7 +417,6 @@ def test_what_this_build_cannot_open_warns_and_stays_closed() -> None:
         ("geo-auto-update: true", "/geo-auto-update"),
         ("external-ui-url: https://panel.example/ui.zip", "/external-ui-url"),
         ("external-doh-server: /dns-query", "/external-doh-server"),
-        ("dns: {enable: true, direct-nameserver-follow-policy: true}", "/dns/direct-nameserver-follow-policy"),
         ("dns: {enable: true, prefer-h3: true}", "/dns/prefer-h3"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from cyfs_gateway.io import configfile
 from cyfs_gateway.io.configfile import read_config
+from cyfs_ns.io import configfile as low
 
 
 def test_a_file_is_read_with_its_environment_and_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +49,7 @@ def test_what_is_no_plain_file_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_big_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configfile, "MAX_SECRET", 10)
+    monkeypatch.setattr(low, "MAX_SECRET", 10)
     (tmp_path / "secret").write_text("x" * 11)
     file = tmp_path / "config.yaml"
     file.write_text("secret: !file secret")

@@ -14,11 +14,12 @@ import wsproto
 from wsproto.events import CloseConnection, Event, Message, RejectConnection, Request
 
 from cyfs_gateway.config.model import Config, ControlConfig
-from cyfs_gateway.facade import ConnectionView, Explanation, LogLine, ProviderView, ProxyView, TunnelView
+from cyfs_gateway.facade import ConnectionView, Explanation, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.table import RuleView
 from cyfs_ns.config.written import Fault
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
+from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer, Question, Record
 
 SECRET = "correct horse battery staple"

@@ -18,7 +18,7 @@ from control_house import SECRET, House
 
 from cyfs_gateway import __version__
 from cyfs_gateway.io.cli import cli, default_home
-from cyfs_gateway.io.tables import bytes_text, seconds_text
+from cyfs_ns.io.tables import bytes_text, seconds_text
 
 DOCS = Path(__file__).parents[3] / "docs"
 COMMANDS = sorted(cli.commands)

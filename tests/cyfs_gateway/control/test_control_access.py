@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyfs_gateway.config.model import ControlConfig
-from cyfs_gateway.control.access import Access, Asked, Door, host_names, judge, peer_allowed
-from cyfs_gateway.control.router import Found, NotFound, Route, Router
 from cyfs_gateway.control.shapes import statuses_wanted
-from cyfs_gateway.io.control.conversation import converse
-from cyfs_gateway.io.control.routes import Api
+from cyfs_gateway.io.control.routes import Api, site_of
+from cyfs_ns.control.access import Access, Asked, Door, host_names, judge, peer_allowed
+from cyfs_ns.control.router import Found, NotFound, Route, Router
+from cyfs_ns.io.control.conversation import converse
 from cyfs_ns.printable import printable
 
 PANEL = "https://panel.example"
@@ -195,7 +195,7 @@ async def _said(pieces: list[bytes]) -> bytes:
 
     async def serve() -> None:
         async with server:
-            await converse(server, Door(hosts=frozenset({"x"}), secret="s"), Api(gateway))  # type: ignore[arg-type]
+            await converse(server, Door(hosts=frozenset({"x"}), secret="s"), site_of(Api(gateway)))  # type: ignore[arg-type]
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)

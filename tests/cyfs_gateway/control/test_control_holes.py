@@ -20,12 +20,14 @@ import trio.testing
 from control_house import SECRET, House, PaperGateway, WebSocket, curl
 
 from cyfs_gateway.config.model import ControlConfig
-from cyfs_gateway.control.access import Door
-from cyfs_gateway.io.control import serve_control, server
-from cyfs_gateway.io.control.conversation import converse
-from cyfs_gateway.io.control.routes import Api
-from cyfs_gateway.io.control.wire import BODY_SECONDS, HEAD_SECONDS
+from cyfs_gateway.io.control import serve_control
+from cyfs_gateway.io.control.routes import Api, site_of
+from cyfs_ns.control.access import Door
 from cyfs_ns.errors import ConfigFault, Misuse
+from cyfs_ns.io.control import entrance
+from cyfs_ns.io.control.conversation import converse
+from cyfs_ns.io.control.entrance import MOST_CONNECTIONS
+from cyfs_ns.io.control.wire import BODY_SECONDS, HEAD_SECONDS
 
 EVIL = "https://evil.example"
 
@@ -251,7 +253,7 @@ async def test_a_body_behind_a_refusal_is_never_taken_for_a_request(house: House
 
 
 async def test_tailscale_3908_a_flood_is_cut_off_and_the_owner_still_gets_in(house: House) -> None:
-    flood = [await house.connect() for _ in range(server.MOST_CONNECTIONS)]
+    flood = [await house.connect() for _ in range(MOST_CONNECTIONS)]
     while True:
         one_more = await house.connect()
         with trio.move_on_after(5) as patience:
@@ -283,7 +285,7 @@ async def test_kitsune2_524_a_slow_body_is_left(tmp_path: Path, autojump_clock: 
 
 
 async def test_kitsune2_524_a_stalled_tls_handshake_is_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(entrance, "HEAD_SECONDS", 0.05)
     async with await trio.open_tcp_stream("127.0.0.1", house.tls_port) as stream:
         await stream.send_all(b"\x16\x03\x01\x02\x00")
         with trio.fail_after(30):
@@ -322,7 +324,7 @@ async def test_a_socket_left_by_a_killed_gateway_is_replaced(tmp_path: Path, nur
     dead.bind(control.unix)
     dead.close()
     await nursery.start(lambda task_status: _serve(tmp_path, control, task_status))
-    with pytest.raises(ConfigFault, match="another gateway"):
+    with pytest.raises(ConfigFault, match="another server"):
         await _serve(tmp_path, control)
     async with await trio.open_unix_socket(control.unix):
         nursery.cancel_scope.cancel()
@@ -379,7 +381,7 @@ async def _stalled(home: Path, start: bytes, drop: bytes) -> bytes:
 
     async def serve() -> None:
         async with peer:
-            await converse(peer, Door(), api)
+            await converse(peer, Door(), site_of(api))
 
     heard = b""
     async with trio.open_nursery() as nursery:

@@ -15,11 +15,11 @@ from control_house import SECRET, House, PaperGateway, WebSocket
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
 from cyfs_gateway.config.model import ControlConfig
-from cyfs_gateway.control.access import Door
-from cyfs_gateway.facade import LogLine
-from cyfs_gateway.io.control import websocket
-from cyfs_gateway.io.control.conversation import converse
-from cyfs_gateway.io.control.routes import Api
+from cyfs_gateway.io.control.routes import Api, site_of
+from cyfs_ns.control.access import Door
+from cyfs_ns.io.control import websocket
+from cyfs_ns.io.control.conversation import converse
+from cyfs_ns.logline import LogLine
 
 FEEDS = {
     "/logs": {"type": "warning", "payload": "one\\r\\ntwo \\x1b[31m host=h"},
@@ -163,4 +163,4 @@ async def test_a_silent_peer_is_pinged_and_then_left(tmp_path: Path, autojump_cl
 async def _served(stream: trio.abc.Stream, gateway: PaperGateway) -> None:
     async with stream:
         with suppress(trio.BrokenResourceError):
-            await converse(stream, Door(), Api(gateway))  # type: ignore[arg-type]
+            await converse(stream, Door(), site_of(Api(gateway)))  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_gateway.facade import LogLine
-from cyfs_gateway.io import logs
-from cyfs_gateway.io.logs import LEVELS, json_line, log_bus, set_level, setup_logs, terminal_line
+from cyfs_ns.io import logs
+from cyfs_ns.io.logs import LEVELS, json_line, log_bus, set_level, setup_logs, terminal_line
+from cyfs_ns.logline import LogLine
 
 log = logging.getLogger("cyfs.test")
 

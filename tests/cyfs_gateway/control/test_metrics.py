@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyfs_gateway.config.model import ControlConfig
-from cyfs_gateway.metrics import Metric, gateway_metrics, render
+from cyfs_gateway.metrics import gateway_metrics
 from cyfs_gateway.rules.table import RuleView
+from cyfs_ns.metrics import Metric, render
 
 SAMPLE = re.compile(r'[a-z_]+(\{([a-z]+="([^"\\\n]|\\\\|\\"|\\n)*",?)*\})? [0-9.e+]+')
 

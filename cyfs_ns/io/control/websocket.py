@@ -16,7 +16,7 @@ import wsproto
 from wsproto.events import AcceptConnection, CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from cyfs_gateway.io.control.wire import HttpFault, Wire
+from cyfs_ns.io.control.wire import HttpFault, Wire
 
 SEND_SECONDS = 10.0
 PING_SECONDS = 30.0

@@ -21,7 +21,7 @@ _ANSWER_SECONDS = 90.0
 
 
 class ApiFault(CyfsError):
-    """The gateway answered no; the text is its reason."""
+    """The other side said no; the text is its reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -29,11 +29,11 @@ class ApiFault(CyfsError):
 
 
 class Client:
-    """One gateway.  Every call raises ``Unreachable`` (it is not there), ``ApiFault`` (it says no) or ``BadWire``."""
+    """One server.  Every call raises ``Unreachable`` (it is not there), ``ApiFault`` (it says no) or ``BadWire``."""
 
-    def __init__(self, place: Path | str, *, secret: str = "") -> None:
+    def __init__(self, place: Path | str, *, secret: str = "", whose: str = "gateway") -> None:
         """``place``: path of the unix socket, or ``http(s)://host:port`` with the ``secret``."""
-        self._place, self._secret = place, secret
+        self._place, self._secret, self._whose = place, secret, whose
 
     def call(
         self, method: str, *segments: str, query: Mapping[str, str | int] | None = None, body: object = None
@@ -44,7 +44,7 @@ class Client:
         try:
             return json.loads(content) if content else None
         except ValueError:
-            raise BadWire("the answer is not JSON: is this address a gateway's?") from None
+            raise BadWire(f"the answer is not JSON: is this address a {self._whose}'s?") from None
 
     def lines(self, *segments: str, query: Mapping[str, str | int] | None = None) -> Iterator[Any]:
         """The objects of an endless answer, as they come."""
@@ -74,7 +74,7 @@ class Client:
             answer = connection.getresponse()
         except (OSError, http.client.HTTPException) as fault:
             connection.close()
-            raise Unreachable(f"no gateway answers at {self._place}: {fault}", "connect_refused") from fault
+            raise Unreachable(f"no {self._whose} answers at {self._place}: {fault}", "connect_refused") from fault
         if answer.status >= 300:
             with answer:
                 raise ApiFault(answer.status, _message(answer))
@@ -105,4 +105,4 @@ def _message(answer: http.client.HTTPResponse) -> str:
         said = json.loads(answer.read(65536))
         return str(said["message"])
     except (ValueError, KeyError, TypeError, OSError):
-        return f"the gateway answered {answer.status} {answer.reason}"
+        return f"the answer was {answer.status} {answer.reason}"

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import trio
 
-from cyfs_gateway.facade import LogLine
+from cyfs_ns.logline import LogLine
 from cyfs_ns.printable import printable
 
 LEVELS: Mapping[str, int] = {

@@ -8,33 +8,98 @@ tokens.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 import h11
 import trio
 
-from cyfs_gateway.control.access import Asked, Door, judge
-from cyfs_gateway.control.router import Found, segments_of
-from cyfs_gateway.io.control import websocket
-from cyfs_gateway.io.control.routes import Api, Call, Feed, Handler, Reply, is_page, make_router
-from cyfs_gateway.io.control.wire import Headers, HttpFault, Wire, header, json_bytes, tokens
+from cyfs_ns.control.access import Asked, Door, judge
+from cyfs_ns.control.router import Found, Router, segments_of
+from cyfs_ns.io.control import websocket
+from cyfs_ns.io.control.wire import Headers, HttpFault, Wire, header, json_bytes, json_value, tokens
 
 log = logging.getLogger("cyfs.control")
 
-_ROUTER = make_router()
 _MOST_QUERY = 32
 _STRAY_BODY = 64 * 1024
 _JSON: Headers = (("Content-Type", "application/json"),)
 
 
-async def converse(stream: trio.abc.Stream, door: Door, api: Api) -> None:
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = _JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """An answer without end: JSON texts, sent as lines or as WebSocket messages."""
+
+    items: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[A]):
+    """One granted request; ``app`` is what the handlers of a site share."""
+
+    app: A
+    found: Found[Callable[[Call[A]], Awaitable[Reply | Feed]]]
+    query: Mapping[str, str]
+    body: bytes = field(repr=False)
+    websocket: bool
+    accept: str
+
+    def name(self, key: str = "name") -> str:
+        return self.found.names[key]
+
+    def json(self) -> dict[str, Any]:
+        """The body, which must be a JSON object."""
+        value = json_value(self.body)
+        if not isinstance(value, dict):
+            raise HttpFault(400, "Body invalid")
+        return value
+
+
+Handler: TypeAlias = Callable[[Call[A]], Awaitable[Reply | Feed]]
+
+DONE = Reply(204, b"", ())
+
+
+def json_reply(value: object, status: int = 200) -> Reply:
+    """``value`` as the answer."""
+    return Reply(status, json_bytes(value))
+
+
+def _nothing_public(segments: tuple[str, ...], accept: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Site(Generic[A]):
+    """What is served: the application, its routes, and which pages need no secret."""
+
+    app: A
+    router: Router[Handler[A]]
+    is_public: Callable[[tuple[str, ...], str], bool] = _nothing_public
+    """By the segments of the path and the ``Accept`` header; for GET and HEAD only."""
+
+
+async def converse(stream: trio.abc.Stream, door: Door, site: Site[A]) -> None:
     """Serve one connection until either side has enough."""
     wire = Wire(stream)
     more = True
     while more:
-        exchange = _Exchange(wire, door, api)
+        exchange = _Exchange(wire, door, site)
         try:
             more = await exchange.run()
         except HttpFault as fault:
@@ -45,11 +110,11 @@ async def converse(stream: trio.abc.Stream, door: Door, api: Api) -> None:
     await wire.linger()
 
 
-class _Exchange:
+class _Exchange(Generic[A]):
     """One request and its reply."""
 
-    def __init__(self, wire: Wire, door: Door, api: Api) -> None:
-        self._wire, self._door, self._api = wire, door, api
+    def __init__(self, wire: Wire, door: Door, site: Site[A]) -> None:
+        self._wire, self._door, self._site = wire, door, site
         self._cors: Headers = ()
         self._bare = False
 
@@ -68,14 +133,14 @@ class _Exchange:
             body = json_bytes({"message": "Unauthorized"}) if access.status == 401 else b""
             await self.reply(access.status, _JSON if body else (), body, close=True)
             return False
-        found = _ROUTER.find(method, path)
+        found = self._site.router.find(method, path)
         body = await self._wire.body(found.route.body_limit if isinstance(found, Found) else _STRAY_BODY)
         if not isinstance(found, Found):
             if not found.allowed:
                 raise HttpFault(404, "Resource not found")
             raise HttpFault(405, "Method not allowed", headers=(("Allow", ", ".join(found.allowed)),))
         accept = header(request, b"accept") or ""
-        call = Call(api=self._api, found=found, query=query, body=body, websocket=upgrade, accept=accept)
+        call = Call(app=self._site.app, found=found, query=query, body=body, websocket=upgrade, accept=accept)
         reply = await self._handled(found, call)
         if isinstance(reply, Reply):
             await self.reply(reply.status, reply.headers, reply.body)
@@ -89,7 +154,7 @@ class _Exchange:
     async def reply(self, status: int, headers: Headers, body: bytes, *, close: bool = False) -> None:
         await self._wire.reply(status, (*headers, *self._cors), body, close=close, bare=self._bare)
 
-    async def _handled(self, found: Found[Handler], call: Call) -> Reply | Feed:
+    async def _handled(self, found: Found[Handler[A]], call: Call[A]) -> Reply | Feed:
         method, pattern = found.route.method, found.route.pattern
         level = logging.DEBUG if method == "GET" else logging.INFO
         try:
@@ -125,7 +190,6 @@ class _Exchange:
 
     def _asked(self, request: h11.Request, method: str, path: str, query: Mapping[str, str], upgrade: bool) -> Asked:
         segments = segments_of(path)
-        home = segments == ("",) and "text/html" in (header(request, b"accept") or "")
         return Asked(
             method=method,
             host=header(request, b"host"),
@@ -133,7 +197,7 @@ class _Exchange:
             authorization=header(request, b"authorization"),
             token=query.get("token"),
             websocket=upgrade,
-            public=self._api.ui is not None and method in ("GET", "HEAD") and (is_page(segments) or home),
+            public=method in ("GET", "HEAD") and self._site.is_public(segments, header(request, b"accept") or ""),
             wanted_method=header(request, b"access-control-request-method"),
             wants_private_network=header(request, b"access-control-request-private-network") is not None,
         )

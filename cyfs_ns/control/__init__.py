@@ -1,0 +1,1 @@
+"""Control APIs without their sockets: who may ask, and which route is meant."""

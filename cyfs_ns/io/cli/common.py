@@ -1,0 +1,103 @@
+"""What several commands share: where the server lives, how it is asked, how things are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cyfs_ns.printable import printable
+
+if TYPE_CHECKING:
+    from cyfs_ns.io.client import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SOCKET = "control.sock"
+"""The control API, in the home directory."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def config_option(help: str) -> Callable[[F], F]:
+    return click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help=help)
+
+
+def home_option(command: F) -> F:
+    """``--home``, handed over as an absolute path."""
+
+    def chosen(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+        return (value or _default_home(os.environ, os.geteuid())).absolute()
+
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        callback=chosen,
+        help="State directory. [default: CYFS_NS_HOME, or by user]",
+    )(command)
+
+
+def _default_home(environment: Mapping[str, str], uid: int) -> Path:
+    """CYFS_NS_HOME; else /var/lib/cyfs-ns for root, and cyfs-ns below XDG_STATE_HOME (~/.local/state) for others."""
+    if named := environment.get("CYFS_NS_HOME"):
+        return Path(named)
+    if uid == 0:
+        return Path("/var/lib/cyfs-ns")
+    base = environment.get("XDG_STATE_HOME", "")
+    if not base.startswith("/"):
+        base = str(Path(environment.get("HOME") or "~").expanduser() / ".local" / "state")
+    return Path(base, "cyfs-ns")
+
+
+class NotRunning(click.ClickException):
+    exit_code = 3
+
+
+def ask(home: Path, method: str, *segments: str, query: Mapping[str, str | int] | None = None) -> Any:
+    """The JSON the running server answers with."""
+    with _speaking(home) as client:
+        return client.call(method, *segments, query=query)
+
+
+def follow(home: Path, *segments: str, query: Mapping[str, str | int]) -> Iterator[Any]:
+    """The objects of an endless answer, until the server or the user ends it."""
+    try:
+        with _speaking(home) as client:
+            yield from client.lines(*segments, query=query)
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def _speaking(home: Path) -> Iterator[Client]:
+    from cyfs_ns.errors import BadWire, Unreachable
+    from cyfs_ns.io.client import ApiFault, Client
+
+    try:
+        yield Client(home / SOCKET, whose="name server")
+    except Unreachable as fault:
+        raise NotRunning(f"{fault}; is it running, with this --home?") from None
+    except (ApiFault, BadWire) as fault:
+        raise click.ClickException(printable(str(fault))) from None
+
+
+def print_json(value: object, *, one_line: bool = False) -> None:
+    click.echo(json.dumps(value, indent=None if one_line else 2))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from cyfs_ns.io.tables import show_table
+
+    show_table(columns, rows)
+
+
+def facts(pairs: Mapping[str, object]) -> None:
+    """One line each, names before values."""
+    width = max(map(len, pairs)) + 2
+    for name, value in pairs.items():
+        click.echo(f"{name + ':':<{width}}{printable(str(value))}")

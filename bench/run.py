@@ -1,6 +1,6 @@
 """Race the gateway against the programs people use today, on this machine, now.
 
-    .venv/bin/python bench/run.py                                   everything, about eight minutes
+    .venv/bin/python bench/run.py                                   everything, about thirteen minutes
     .venv/bin/python bench/run.py --quick                           everything, shorter and noisier
     .venv/bin/python bench/run.py --only connrate --rivals ours,haproxy --seconds 2 --rounds 1
     .venv/bin/python bench/run.py --write-docs                      and keep the result in docs/benchmarks.md
@@ -19,16 +19,22 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import dns
 import measures
 import report
 import stage
+from dns import DnsPlan
+from dnsrivals import NAME_SERVERS, NameServer
 from measures import RACES, Plan
 from rivals import HELPERS, OURS, RIVALS, Rival
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-NAMES = [*RACES, "crowd", "start", "rules"]
+NAMES = [*RACES, "crowd", "start", "rules", *dns.MEASURES]
+WHO = list(dict.fromkeys([*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), "direct"]))
 
 NOTES = """
 * *CPU* is the time (user and system) that the contestant itself spent on one GB, connection or request, and *of its
@@ -46,6 +52,20 @@ NOTES = """
 * HAProxy runs in TCP mode with `nbthread 1` and `splice-auto`, sing-box as packaged with its `direct` inbound for
   forwards, microsocks as packaged (a thread for each connection), nginx with one worker.
 * Programs with rules have 100 foreign suffixes, then `localhost` and 127.0.0.0/8 direct, then a refusal.
+* Name servers (`dns-...`) have one upstream, `bench/dnsload.c`, whose answer tells the name, so that a wrong answer is
+  seen; each is filled and checked before its first round.  *direct* is that upstream in the place of a name server: a
+  loop in C that keeps nothing and ages nothing, the ceiling of dnsperf.  *ours-worker* has `workers: 1`.
+* Latencies are those of `bench/dnsload.c`: questions go out at a steady rate, whether or not others are answered, and
+  a latency ends when the kernel has the answer for the client, so the client's own waiting for its CPU is not in it.
+* `dns-miss` names are asked once and never again.  *CPU* there is all the time a name server spends on a miss,
+  receiving and sending included.  dnsdist keeps one socket to its upstream; the others take a port for each question.
+* dnsmasq over TCP is not raced: it forks a process for each connection.  DoH by GET is loaded by h2load, because
+  dnsperf loses most answers of dnsdist as soon as a connection has two questions under way.
+* The child that builds a list shares the CPU of the server it works for, and *peak with the child* is the memory of
+  both, pages they share counted twice.
+* `dns-restart` counts from the creation of the process until 100 names from the cache and 100 fake addresses, drawn by
+  chance, all had the right answer.  The upstream is gone by then, and 1,000 of the fake addresses are handed out right
+  before the `kill -9`.
 * `start` counts from the creation of the process until an answer came back through SOCKS5, with warm file caches.
 * `crowd` holds as many connections as the limit of open files allows, at most 10,000; the growth is scaled up to
   10,000 where fewer were held, and each must still answer at the end.
@@ -56,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Race the gateway against its rivals.", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="three rounds of one second instead of five of three")
     parser.add_argument("--only", default="", metavar="NAME,...", help=f"measures, or beginnings of: {' '.join(NAMES)}")
-    parser.add_argument("--rivals", default="", metavar="NAME,...", help=f"of: {' '.join(r.name for r in RIVALS)}")
+    parser.add_argument("--rivals", default="", metavar="NAME,...", help=f"of: {', '.join(WHO)}")
     parser.add_argument("--seconds", type=float, help="length of one round")
     parser.add_argument("--rounds", type=int, help="rounds of each contestant")
     parser.add_argument("--program", metavar="PATH", help="the cyfs-gateway to race, instead of the one of this venv")
@@ -69,15 +89,18 @@ def _arguments() -> argparse.Namespace:
     given.measures = [n for n in NAMES if not chosen or any(n == c or n.startswith(c + "-") for c in chosen)]
     given.who = [name for name in given.rivals.split(",") if name]
     unknown = [c for c in chosen if not any(n == c or n.startswith(c + "-") for n in NAMES)]
-    unknown += [w for w in given.who if w not in [r.name for r in RIVALS] + ["direct"]]
+    unknown += [w for w in given.who if w not in WHO]
     if unknown:
         parser.error(f"no such name: {', '.join(unknown)}")
     return given
 
 
-def _present(who: list[str], program: str | None) -> list[tuple[Rival, str]]:
+Contestant = TypeVar("Contestant", Rival, NameServer)
+
+
+def _present(all_: Sequence[Contestant], who: list[str], program: str | None) -> list[tuple[Contestant, str]]:
     found = []
-    for rival in RIVALS:
+    for rival in all_:
         if who and rival.name not in who:
             continue
         path = program if program and rival is OURS else rival.find()
@@ -93,12 +116,15 @@ def main() -> int:
     given = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     about = stage.machine()
-    contestants = _present(given.who, given.program)
-    about["versions"] = ", ".join(
-        [f"{rival.name} {rival.version(path)}" for rival, path in contestants]
-        + [f"{name} {helper.version(path)}" for name, helper in HELPERS.items() if (path := helper.find())]
-    )
-    if not contestants:
+    contestants = _present(RIVALS, given.who, given.program)
+    name_servers = _present(NAME_SERVERS, given.who, None)
+    versions = {rival.name: rival.version(path) for rival, path in contestants}
+    versions |= {
+        server.name: server.version(path) for server, path in name_servers if not server.name.startswith("ours")
+    }
+    versions |= {name: helper.version(path) for name, helper in HELPERS.items() if (path := helper.find())}
+    about["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if not contestants and not name_servers:
         return 1
     if shutil.which("cc") is None:
         print("a C compiler is needed for the load tool: apt install gcc libc6-dev")
@@ -112,12 +138,13 @@ def main() -> int:
         rounds=given.rounds or (3 if given.quick else 5),
         direct=not given.who or "direct" in given.who,
     )
+    dns_plan = DnsPlan(name_servers, plan.seconds, plan.rounds, plan.direct)
     print(f"rounds: {plan.rounds} of {plan.seconds:g} s, interleaved\n", flush=True)
     about["rounds"] = f"{plan.rounds} of {plan.seconds:g} s each, interleaved; the figure is the median"
     figures: list[report.Figure] = []
     for name in given.measures:
         try:
-            taken = measures.take(name, plan)
+            taken = dns.MEASURES[name](dns_plan) if name in dns.MEASURES else measures.take(name, plan)
         except stage.Failed as failure:
             print(f"{name}: left out: {failure}\n")
             continue

@@ -126,9 +126,9 @@ def rss_mb(pid: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def load_tool() -> str:
-    """Path of the load tool, compiled when it is missing or older than its source."""
-    source, tool = _HERE / "load.c", _HERE / "bin" / "load"
+def load_tool(name: str = "load") -> str:
+    """Path of a load tool, compiled when it is missing or older than its source."""
+    source, tool = _HERE / f"{name}.c", _HERE / "bin" / name
     if not tool.exists() or tool.stat().st_mtime < source.stat().st_mtime:
         tool.parent.mkdir(exist_ok=True)
         subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", tool, source], check=True)

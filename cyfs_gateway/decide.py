@@ -102,6 +102,10 @@ class Router:
         A client whose listener went with an earlier configuration may still ask by a ``proxy`` or ``rule`` that is no
         more: it is refused.
         """
+        if flow.dns_mode == "fake-ip" and not flow.host:
+            return self._refused(
+                f"{flow.dst_ip} is a fake address that stands for no known name: ask for the name again"
+            )
         if self._always_process and not process_known:
             return Pending(Need("process", 0), self)
         if self._routes and flow.rule_host and (route := self._route_of(flow.rule_host)) is not None:
@@ -152,8 +156,10 @@ class Router:
         return found
 
     def _gone(self, name: str) -> Decision:
-        verdict = Verdict(-1, "", "", "REJECT", f"{name} went with the configuration of its listener")
-        return Decision(verdict, self.outbounds["REJECT"], ("REJECT",), None)
+        return self._refused(f"{name} went with the configuration of its listener")
+
+    def _refused(self, why: str) -> Decision:
+        return Decision(Verdict(-1, "", "", "REJECT", why), self.outbounds["REJECT"], ("REJECT",), None)
 
     def _fixed(self, name: str, by_listener: bool, flow: Flow) -> Decision:
         if name not in self.outbounds:

@@ -1,8 +1,8 @@
 """A flow as the five stops see it: what a listener learnt, what the sniffer added, what resolution remembered.
 
 One is made for each connection on the hot path, so it is a plain slotted object and not frozen.  Ownership keeps it
-honest instead: the listener fills it, the sniffer may set ``sniff_host``, and only the decision loop writes ``dst_ip``,
-``process``, ``process_path`` and ``uid``.  Rules read and never write.
+honest instead: the listener fills it, the sniffer tells it what it found (``find``), and only the decision loop writes
+``dst_ip``, ``process``, ``process_path`` and ``uid``.  Rules read and never write.
 """
 
 from __future__ import annotations
@@ -39,8 +39,31 @@ class Flow:
     """-1: unknown."""
     rematch: str = ""
     """Name given by a ``rematch`` outbound that sent the flow through the rules again (REMATCH-NAME)."""
+    dns_mode: str = "normal"
+    """Clash's: ``fake-ip`` when the client called a fake address, which ``host`` then replaces (it is empty when nobody
+    knows that address any more); ``redir-host`` when ``host`` is what ``dst_ip`` was lately an answer to."""
 
     @property
     def rule_host(self) -> str:
         """The name rules match: the sniffed one when there is one (mihomo's RuleHost)."""
         return self.sniff_host or self.host
+
+    @property
+    def goal(self) -> str:
+        """The name or address the way leads to.  A guessed name serves the rules only: the client has an address."""
+        return self.dst_ip if self.dns_mode == "redir-host" else self.host or self.dst_ip
+
+    @property
+    def lost(self) -> bool:
+        """Whether it goes to a fake address that stands for no known name, and so nowhere."""
+        return self.dns_mode == "fake-ip" and not self.host
+
+    def find(self, host: str, *, override: bool) -> None:
+        """The sniffer found a name in what the client sent."""
+        self.sniff_host = host
+        if self.lost:
+            self.host, self.dst_ip = host, ""
+        elif override:
+            self.host = host
+            if self.dns_mode == "redir-host":
+                self.dns_mode = "normal"

@@ -41,6 +41,8 @@ class Taken:
     """It has to be written down before anybody is told."""
     evicted: str = ""
     """The name that had it before."""
+    told: int = 0
+    """When somebody was last told that it was that name's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class FakePool:
         if slot is not None:
             self._told[slot] = int(now)
             return Taken(slot, is_new=False)
-        evicted = ""
+        evicted, told = "", 0
         if len(self._names) < self._capacity:
             slot = len(self._names)
             self._names.append("")
@@ -131,7 +133,7 @@ class FakePool:
             self._older.append(0)
         else:
             slot = self._least_used(int(now) - KEEP)
-            evicted = self._names[slot]
+            evicted, told = self._names[slot], self._told[slot]
             if evicted:
                 del self._slots[evicted]
             self._unlink(slot)
@@ -139,7 +141,7 @@ class FakePool:
         self._slots[name] = slot
         self._told[slot] = int(now)
         self._link(slot)
-        return Taken(slot, is_new=True, evicted=evicted)
+        return Taken(slot, is_new=True, evicted=evicted, told=told)
 
     def name(self, slot: int) -> str:
         """The name that has a slot, or empty."""

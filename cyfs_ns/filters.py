@@ -64,6 +64,13 @@ class AnswerRules:
     ech: bool = True
     """Whether keys for encrypted hellos are let through."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether they have nothing to say of any answer."""
+        return self == AnswerRules(rebind_spared=self.rebind_spared, bogus=self.bogus, ignored=self.ignored) and not (
+            len(self.bogus) or len(self.ignored)
+        )
+
     def refuses(self, rtype: int) -> bool:
         """Whether a question of this type is answered empty without asking anybody."""
         return rtype in self.dropped or (rtype, self.family) in ((AAAA, "ipv4"), (A, "ipv6"))

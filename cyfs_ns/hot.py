@@ -99,11 +99,21 @@ class HotTable:
         self._counted: deque[tuple[object, int]] = deque(maxlen=_MAX_COUNTED)
 
     def put(
-        self, query: Query, wire: bytes, answer: bytes | bytearray, reply: Reply, second: int, until: int, label: object
+        self,
+        query: Query,
+        wire: bytes,
+        answer: bytes | bytearray,
+        reply: Reply,
+        second: int,
+        until: int,
+        label: object,
+        *,
+        fixed: int = 0,
     ) -> bool:
         """Keep ``answer``, which is ``reply`` rendered at ``second`` for ``query`` (``wire``), up to second ``until``.
 
-        ``label`` comes back with the count of hits.  False: an answer that cannot be shared.
+        ``label`` comes back with the count of hits; the first ``fixed`` TTLs are not counted down.  False: an answer
+        that cannot be shared.
         """
         if until <= second or len(wire) > _MAX_QUERY or len(answer) > _MAX_ANSWER or not _shareable(query):
             return False
@@ -115,7 +125,7 @@ class HotTable:
         # A message that had to be cut has fewer records than the reply, the last ones missing.
         kept = sum(_COUNTS.unpack_from(tail, 4)) - (query.edns is not None)
         ttl_ats = reply.ttl_ats if kept == len(reply.ttl_ats) else reply.ttl_ats[:kept]
-        self._insert(key, HotEntry(tail, tuple([at - 2 for at in ttl_ats]), second, until, label))
+        self._insert(key, HotEntry(tail, tuple([at - 2 for at in ttl_ats[fixed:]]), second, until, label))
         return True
 
     def adopt(self, query: bytes, entry: HotEntry) -> None:
@@ -267,6 +277,8 @@ class HotDoor:
         self.limit = limit
         self.refuse = refuse
         self.max_bytes = max_bytes
+        self.vouch: Callable[[bytes, bytes], bool] | None = None
+        """Whether a query shows that it really comes from that address; then it may go over the limit."""
         self._counted: Counter[bytes] = Counter()
 
     def answer(self, address: bytes, query: bytes, second: int) -> bytes | None:
@@ -375,7 +387,9 @@ class HotDoor:
             return SILENCE
         return _bare_answer(query, REFUSED, 0)
 
-    def _hold_off(self, address: bytes, query: bytes, second: int) -> bytes:
+    def _hold_off(self, address: bytes, query: bytes, second: int) -> bytes | None:
+        if self.vouch is not None and self.vouch(address, query):
+            return None
         if self.limit is None or not self.limit.slips(address, second):
             return SILENCE
         return _bare_answer(query, 0, TC)
@@ -412,9 +426,10 @@ class Hot:
         second: int,
         until: int,
         label: object,
+        fixed: int = 0,
     ) -> bool:
         """As :meth:`HotTable.put`."""
-        return self.doors[door].table(view).put(query, wire, answer, reply, second, until, label)
+        return self.doors[door].table(view).put(query, wire, answer, reply, second, until, label, fixed=fixed)
 
     def flush(self, name: bytes | None = None, *, below: bool = False) -> int:
         """Forget the answers about ``name`` (lower-case wire form), and about all names under it if ``below``;

@@ -10,6 +10,7 @@ packet to a root name server would go; none is sent.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class LocalAddress(NamedTuple):
 
     ifindex: int
     ip: str
+    network: str = ""
+    """The prefix that is on the link by it; empty where it is alone, on loopback or link-local."""
 
 
 class Route(NamedTuple):
@@ -105,6 +108,9 @@ class Picture:
     homes: frozenset[Home] = frozenset()
     ways: tuple[WayOut | None, WayOut | None] = (None, None)
     """For IPv4 and IPv6."""
+    networks: frozenset[str] = frozenset()
+    """What is on our links, without those that lead out: who is there is as strange as anybody outside.  With no other
+    link, everybody is on the one that leads out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +213,13 @@ def read_news(untrusted: Message) -> Link | LocalAddress | Route | Neighbour | N
             name = string(attributes(body, _LINK_HEAD.size), _LINK_NAME)
             return Link(index, name, flags & (_UP | _CARRIER) == _UP | _CARRIER)
         if kind == _NEW_ADDRESS:
-            family, _, flags, _, index = _ADDRESS_HEAD.unpack_from(body)
+            family, bits, flags, _, index = _ADDRESS_HEAD.unpack_from(body)
             found = attributes(body, _ADDRESS_HEAD.size)
             flags |= native(found, _ADDRESS_FLAGS)
             ip = _ip(family, found.get(_LOCAL) or found.get(_ADDRESS, b""))
+            network = _network(_ip(family, found.get(_ADDRESS, b"")), bits)
             unusable = flags & _DUPLICATE or flags & (_TENTATIVE | _OPTIMISTIC) == _TENTATIVE
-            return LocalAddress(index, ip) if ip and not (family == socket.AF_INET6 and unusable) else None
+            return LocalAddress(index, ip, network) if ip and not (family == socket.AF_INET6 and unusable) else None
         if kind == _NEW_ROUTE:
             family, *_, rtype, _ = _ROUTE_HEAD.unpack_from(body)
             found = attributes(body, _ROUTE_HEAD.size)
@@ -244,8 +251,10 @@ def picture(
 ) -> Picture:
     """What the kernel told, put together.  A way through a link without carrier is none."""
     by_index = {link.ifindex: link for link in links}
-    homes = frozenset(Home(by_index[index].name, ip, index) for index, ip in addresses if index in by_index)
-    return Picture(homes, (_way(by_index, ways[0]), _way(by_index, ways[1])))
+    known = [address for address in addresses if address.ifindex in by_index]
+    homes = frozenset(Home(by_index[index].name, ip, index) for index, ip, _ in known)
+    networks = frozenset((*_inside(known, 4, ways[0]), *_inside(known, 6, ways[1])))
+    return Picture(homes, (_way(by_index, ways[0]), _way(by_index, ways[1])), networks)
 
 
 def changes(before: Picture, after: Picture) -> tuple[Change, ...]:
@@ -266,6 +275,21 @@ def _way(links: dict[int, Link], route: Route | None) -> WayOut | None:
     if route is None or link is None or not link.carrier:
         return None
     return WayOut(link.name, route.gateway, route.source, link.ifindex)
+
+
+def _inside(known: Iterable[LocalAddress], version: int, way: Route | None) -> list[str]:
+    there = [each for each in known if each.network and ipaddress.ip_network(each.network).version == version]
+    inside = [each for each in there if way is None or each.ifindex != way.ifindex]
+    return [each.network for each in inside or there]
+
+
+def _network(ip: str, bits: int) -> str:
+    """The prefix of an address, if it holds anybody else who has an address of his own."""
+    try:
+        network = ipaddress.ip_network(f"{ip}/{bits}", strict=False)
+    except ValueError:
+        return ""
+    return str(network) if network.num_addresses > 1 and not (network.is_loopback or network.is_link_local) else ""
 
 
 def _ip(family: int, packed: bytes) -> str:

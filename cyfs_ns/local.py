@@ -34,7 +34,7 @@ from cyfs_ns.hosts import HostValue, hosts_lines
 from cyfs_ns.leases import Lease, by_name, living
 from cyfs_ns.message import AAAA, CNAME, MX, NOERROR, NS, NXDOMAIN, PTR, SERVFAIL, SOA, SRV, TXT, A, reverse_name
 from cyfs_ns.records import DNAME, DS, HINFO, HTTPS, SVCB, data_wire, txt_data
-from cyfs_ns.reply import Reply, make_reply
+from cyfs_ns.reply import Reply, make_reply, records
 from cyfs_ns.special import (
     CANARY,
     HOME,
@@ -167,6 +167,18 @@ class LocalNames:
     def lookup(self, name: bytes, rtype: int) -> Reply | Alias | None:
         """The answer for a wire name in lower case; ``None``: not ours, ask upstream."""
         return self._walk(name, rtype)[0]
+
+    def addresses(self, name: str) -> list[str]:
+        """The addresses of a canonical name as far as the house alone knows them, IPv4 first."""
+        try:
+            owner = name_wire(name)
+        except BadWire:
+            return []
+        found = (self.lookup(owner, rtype) for rtype in _ADDRESSES)
+        replies = [each for each in found if isinstance(each, Reply)]
+        return [
+            _address_text(data) for each in replies for _, rtype, _, data in records(each, 0) if rtype in _ADDRESSES
+        ]
 
     def why(self, name: bytes, rtype: int) -> str:
         """Where :meth:`lookup`'s answer comes from, in words; empty if it has none."""

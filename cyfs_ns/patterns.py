@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import re2
-import regex
 
 from cyfs_ns.errors import ConfigFault
+
+if TYPE_CHECKING:
+    import regex
 
 _SET_SIZE = 256
 _MEMORY = 8 << 20  # bytes a set may use, its cache of states included
@@ -39,6 +42,8 @@ def backtracks(pattern: str) -> bool:
     """Whether ``pattern`` is a regex that needs an engine which back-tracks, and there is one."""
     if not check_regex(pattern):
         return False
+    import regex  # two megabytes that hardly anybody needs
+
     try:
         regex.compile(pattern, regex.IGNORECASE)
     except (regex.error, RecursionError, OverflowError):
@@ -63,6 +68,8 @@ class PatternSet:
         if lookaround:
             for at, pattern in enumerate(patterns):
                 if backtracks(pattern):
+                    import regex
+
                     self._slow.append((at, regex.compile(pattern, regex.IGNORECASE)))
                     plain[at] = _NEVER
         if len(self._slow) > _MOST_BACKTRACKING:

@@ -135,6 +135,10 @@ class Policy:
             return Judgement(Action.BLOCK, view.spec.name, view.paused, ede=FILTERED)
         return self._lists.judge(name, rtype, view.lists, view.whos)
 
+    def is_silent(self, view: View) -> bool:
+        """Whether every question and answer passes."""
+        return not (view.own or view.lists or view.paused or view.spec.refuse)
+
     def matches(self, view: View, name: str, rtype: int) -> list[Match]:
         """All rules that hold for a question, those that lose as well: for people who ask why."""
         own = self._own.matches(name, rtype, view.own, view.whos) if view.own else []

@@ -20,13 +20,16 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cyfs_ns import names
-from cyfs_ns.config.dns import DnsConfig, FallbackFilter
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.strategy import Strategy
 from cyfs_ns.upstream import SYSTEM, Group, Upstream, parse_upstream
+
+if TYPE_CHECKING:
+    from cyfs_ns.config.dns import DnsConfig, FallbackFilter
 
 Matcher = Callable[[str], bool]
 """Whether a canonical name is in a set."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from cyfs_gateway.config.byrules import check_by_rules
 from cyfs_gateway.config.control import read_control
 from cyfs_gateway.config.general import (
     read_find_process,
@@ -192,6 +193,7 @@ def _read(source: Source, reader: Reader, kept: RuleLists | None) -> Loaded:
             if (node := top.node(name)) is not None
         },
     )
+    check_by_rules(top, config.dns)
     warn_of_absent_parts(top)
     top.finish(_READ_PAST)
     return Loaded(None if reader.errors else config, reader.faults(), source)

@@ -98,7 +98,7 @@ def metadata_json(flow: Flow, remote: str = "") -> JsonObject:
         "inboundName": flow.in_name,
         "inboundUser": flow.in_user,
         "host": flow.host,
-        "dnsMode": "normal",
+        "dnsMode": flow.dns_mode,
         "uid": max(flow.uid, 0),
         "process": flow.process,
         "processPath": flow.process_path,

@@ -518,16 +518,28 @@ def tunnels(place: _Place, url: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("name")
 @click.argument("rtype", metavar="[TYPE]", default="A")
+@click.option("--explain", "whole", is_flag=True, help="Ask the name server, and tell the whole way of its answer.")
+@click.option("--client", default="", metavar="IP", help="With --explain: who asks. [default: this machine]")
 @_json_option
 @_home_option
 @_pass_place
-def dns(place: _Place, name: str, rtype: str, as_json: bool) -> None:
-    """Ask the gateway's resolver.
+def dns(place: _Place, name: str, rtype: str, whole: bool, client: str, as_json: bool) -> None:
+    """Ask the gateway's resolver, or explain what its name server tells clients.
 
     \b
     Example:
       cyfs-gateway dns www.example.org AAAA
+      cyfs-gateway dns www.example.org --explain --client 192.168.1.20
     """
+    if whole:
+        said = _ask(place, "GET", "dns", "explain", query={"name": name, "type": rtype, "client": client})
+        if as_json:
+            _print_json(said)
+            return
+        from cyfs_ns.io.cli.running import show_explanation
+
+        show_explanation(said)
+        return
     said = _ask(place, "GET", "dns", "query", query={"name": name, "type": rtype})
     if as_json:
         _print_json(said)

@@ -343,7 +343,10 @@ class Connection:
         flow = self.flow
         sniffer = self.engine.sniffer
         if sniffer is not None:
-            self._protocols = sniffer.wanted("tcp", flow.host, flow.dst_ip, flow.dst_port, flow.src_ip)
+            mapped = flow.dns_mode == "redir-host"
+            self._protocols = sniffer.wanted(
+                "tcp", flow.host, flow.dst_ip, flow.dst_port, flow.src_ip, dns_mapped=mapped
+            )
             if self._protocols:
                 if not self._answer_yes():
                     return
@@ -394,9 +397,7 @@ class Connection:
         if sniffer is not None:
             acceptance = sniffer.accept(found)
             if acceptance.use:
-                self.flow.sniff_host = found.host
-                if acceptance.override:
-                    self.flow.host = found.host
+                self.flow.find(found.host, override=acceptance.override)
         self._end_sniffing()
 
     def _end_sniffing(self) -> None:
@@ -443,7 +444,7 @@ class Connection:
         self._allow(engine.timeouts.connect)
         if type(leaf) is Direct:
             flow = self.flow
-            addresses = engine.peek(flow.host) if flow.host else (flow.dst_ip,)
+            addresses = engine.peek(flow.host) if flow.host and flow.dns_mode != "redir-host" else (flow.dst_ip,)
             if addresses:
                 self._dial(leaf, addresses)
                 return
@@ -550,7 +551,7 @@ class Connection:
     async def _open(self) -> None:
         """Open the way in this task.  Faults end the connection, unless the head start still runs."""
         flow = self.flow
-        target = Target(flow.host or flow.dst_ip, flow.dst_port)
+        target = Target(flow.goal, flow.dst_port)
         assert self._scope is not None
         with self._scope:
             try:
@@ -638,7 +639,7 @@ class Connection:
         self._refuse_with(answer, str(fault))
 
     def _aim(self) -> str:
-        return str(Target(self.flow.host or self.flow.dst_ip, self.flow.dst_port))
+        return str(Target(self.flow.goal, self.flow.dst_port))
 
     def _refuse_with(self, answer: bytes, reason: str) -> None:
         if answer:

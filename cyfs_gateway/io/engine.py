@@ -43,6 +43,7 @@ _DESCRIPTORS_KEPT: Final = 256
 _DIALS_KEPT: Final = 8192
 _SET_BACK_MOST: Final = 4096
 _SET_BACK_SECONDS: Final = 60.0
+_SETTLED_MOST: Final = 4096
 _DIAL_SECONDS: Final = 20.0
 
 _log = logging.getLogger("cyfs.engine")
@@ -72,12 +73,15 @@ class Engine:
         """Firewall mark of our own sockets."""
         self.drops = 0
         """Connections held in silence by REJECT-DROP."""
-        self.name_behind: Callable[[str], str | None] = _no_name
-        """The name an address stands for: empty for a fake address of which nobody knows, None for any other one."""
+        self.call_by_name: Callable[[Flow], None] = _as_it_is
+        """Gives a flow to an address that stands for a name that name."""
+        self.is_fake: Callable[[str], bool] = _never
+        """Whether an address is one that stands for a name, and means nothing to anybody else."""
         self._descriptors_most = _descriptors_for_flows()
         self._nursery = nursery
         self._own_ports: frozenset[tuple[str, int]] = frozenset()
         self._set_back: dict[tuple[str, int], float] = {}
+        self._settled: dict[tuple[str, str], tuple[str, float]] = {}
         self._intercepts = False
         self._dials: dict[tuple[str, int, str, int], float] = {}
 
@@ -255,7 +259,7 @@ class Engine:
         leaf = decision.leaf
         if leaf.kind in ("Reject", "RejectDrop"):
             raise Refused(f"{decision.verdict.why}: {leaf.name}")
-        return await leaf.open_stream(Target(flow.host or flow.dst_ip, flow.dst_port))
+        return await leaf.open_stream(Target(flow.goal, flow.dst_port))
 
     # Addresses
 
@@ -272,19 +276,30 @@ class Engine:
             del self._set_back[next(iter(self._set_back))]
         self._set_back[ip, port] = self.reactor.now + _SET_BACK_SECONDS
 
-    def call_by_name(self, flow: Flow) -> None:
-        """Give a flow to an address that stands for a name that name; a fake address means nothing to anybody else."""
-        name = self.name_behind(flow.dst_ip)
-        if name:
-            flow.host = name
-            flow.dst_ip = ""
+    def settle(self, client: str, host: str, addresses: Sequence[str]) -> str:
+        """The address datagrams of a client for a name go to: one for all its ports, as long as they are in use.
+
+        Nobody tells us when nothing arrives, so it is an IPv4 address where there is one.
+        """
+        now, key = self.reactor.now, (client, host)
+        known = self._settled.pop(key, None)
+        fresh = known is not None and (known[0] in addresses or now - known[1] < self.timeouts.udp)
+        address = known[0] if known and fresh else next((each for each in addresses if "." in each), addresses[0])
+        if len(self._settled) >= _SETTLED_MOST:
+            del self._settled[next(iter(self._settled))]
+        self._settled[key] = address, now
+        return address
 
     # Loops
 
-    def refuse_own_listener(self, ip: str, port: int, *, udp: bool = False) -> None:
+    def refuse_dial(self, ip: str, port: int, *, udp: bool = False) -> None:
         """Raise ``Refused`` when a dial to this address would come straight back to us, or lead nowhere."""
-        if self.name_behind(ip) == "":
-            raise Refused(f"{ip} is a fake address whose name is not known any more: let the client ask again")
+        if self.is_fake(ip):
+            raise Refused(f"{ip} is a fake address: a name server asked for the real one must not be this gateway")
+        self.refuse_own_listener(ip, port, udp=udp)
+
+    def refuse_own_listener(self, ip: str, port: int, *, udp: bool = False) -> None:
+        """Raise ``Refused`` for an address of a listener of ours."""
         if ("udp" if udp else "tcp", port) in self._own_ports and is_own_address(ip):
             raise Refused(f"{Target(ip, port)} is this gateway itself")
 
@@ -309,8 +324,12 @@ class Engine:
         self.refuse_own_listener(ip, port)
 
 
-def _no_name(ip: str) -> str | None:
-    return None
+def _as_it_is(flow: Flow) -> None:
+    """Without a name server an address stands for itself."""
+
+
+def _never(ip: str) -> bool:
+    return False
 
 
 def _descriptors_for_flows() -> int:

@@ -16,7 +16,7 @@ from cyfs_gateway.io.world import Around, World, build_world
 from cyfs_ns.errors import ConfigFault, CyfsError, Refused
 from cyfs_ns.names import host as canonical_host
 from cyfs_ns.names import is_ip
-from tunnels.endpoint import Endpoint, Target
+from tunnels.endpoint import Target
 from tunnels.group import Health
 from tunnels.io.reactor import Reactor
 from tunnels.outbound import Outbound
@@ -36,9 +36,15 @@ async def explain(
     host = canonical_host(host)
     literal = is_ip(host)
     flow = Flow(network, "Inner", source, 0, "" if literal else host, host if literal else "", port)
+    if literal:
+        engine.call_by_name(flow)
     if process:
         flow.process, flow.process_path = process.rpartition("/")[2], process
     notes: list[str] = []
+    if flow.dns_mode != "normal" and flow.host:
+        notes.append(f"{host} stands for {flow.host} ({flow.dns_mode})")
+    host = flow.goal
+    literal = is_ip(host)
     decision = await engine.decide(flow, None, notes=notes)
     leaf = decision.leaf
     addresses: tuple[str, ...] = (host,) if literal else tuple(world.peek(host) or ())
@@ -87,11 +93,11 @@ async def explain_offline(
     if config is None:
         raise ConfigFault("\n".join(str(fault) for fault in loaded.errors))
 
-    async def open_inner(flow: Flow) -> Endpoint:
+    async def choose_inner(flow: Flow) -> Outbound:
         raise Refused("nothing is downloaded while explaining")
 
     host = canonical_host(host)
-    world = await build_world(config, health=Health(), open_inner=open_inner, around=Around(), offline=True)
+    world = await build_world(config, health=Health(), choose_inner=choose_inner, around=Around(), offline=True)
     reactor = Reactor()
     try:
         async with trio.open_nursery() as nursery:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -37,11 +35,11 @@ from cyfs_gateway.io.world import Around, World, build_world, instance_of
 from cyfs_gateway.netfilter import NetfilterPlan, interception, plan
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.config.written import Fault
-from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Unreachable
+from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Refused, Unreachable
 from cyfs_ns.io import logs
+from cyfs_ns.io.process import resident_bytes
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
-from tunnels.endpoint import Endpoint
 from tunnels.group import Health, StatusRanges
 from tunnels.io.reactor import Reactor
 from tunnels.io.registry import Tunnels
@@ -83,10 +81,16 @@ class RunningGateway:
         self._netfilter = Netfilter(instance_of(home.path), self._run_program)
         self._intercepted: NetfilterPlan | None = None
         self._health = Health()
-        self._around = Around(guard=self._engine.refuse_own_listener, witness=self._engine.remember_dial)
-        self._modules = Modules(self, nursery, self._around)
         self._desk = Desk(home.path / "dns", nursery)
-        self._engine.name_behind = self._desk.name_behind
+        self._around = Around(
+            house=self._desk.addresses,
+            questions=self._desk,
+            guard=self._engine.refuse_dial,
+            witness=self._engine.remember_dial,
+        )
+        self._modules = Modules(self, nursery, self._around)
+        self._engine.call_by_name = self._desk.call_by_name
+        self._engine.is_fake = self._desk.is_fake
         self._controls: dict[tuple[Any, ...], _Served] = {}
         self._changing = trio.Lock()
         self._saving = trio.Lock()
@@ -182,7 +186,9 @@ class RunningGateway:
             self._modules.check(config.modules)
             self._building = trio.CancelScope()
             with self._building:
-                world = await build_world(config, health=self._health, open_inner=self._open_inner, around=self._around)
+                world = await build_world(
+                    config, health=self._health, choose_inner=self._choose_inner, around=self._around
+                )
             if self._building.cancelled_caught:
                 raise ConfigFault("the gateway was stopped before the configuration was ready")
             staged: Staged | None = None
@@ -330,9 +336,11 @@ class RunningGateway:
 
     # The gateway's own flows
 
-    async def _open_inner(self, flow: Flow) -> Endpoint:
+    async def _choose_inner(self, flow: Flow) -> Outbound:
         decision = await self._engine.decide(flow, None)
-        return await self._engine.open_stream(decision, flow)
+        if decision.leaf.kind in ("Reject", "RejectDrop"):
+            raise Refused(f"{decision.verdict.why}: {decision.leaf.name}")
+        return decision.leaf
 
     # What the facade promises
 
@@ -371,11 +379,7 @@ class RunningGateway:
         return self._engine.tracker.totals()
 
     def memory(self) -> int:
-        try:
-            resident = int(Path("/proc/self/statm").read_text().split()[1])
-        except (OSError, IndexError, ValueError):
-            return 0
-        return resident * resource.getpagesize()
+        return resident_bytes()
 
     def close_connection(self, id: str) -> bool:
         return self._engine.tracker.close(id)
@@ -471,6 +475,10 @@ class RunningGateway:
         self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""
     ) -> Explanation:
         return await explain(self._engine, self._world, host, port, network=network, source=source, process=process)
+
+    @property
+    def name_server(self) -> Serving | None:
+        return self._desk.serving if self._desk.is_on else None
 
     async def dns_query(self, name: str, rtype: str) -> Answer:
         return await self._world.resolver.query(name, rtype)

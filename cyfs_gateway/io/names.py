@@ -1,14 +1,14 @@
 """The name server inside the gateway: its life across configurations, and what flows learn from it.
 
 It is the same server that runs alone as ``cyfs-ns serve``.  The gateway lends it its ways to name servers and its rule
-sets, and takes back what a flow needs: which name stands behind a fake address (``fake-ip``), or which name an address
-was last the answer to (``redir-host``).
+sets, and takes back what a flow needs: which name stands behind a fake address (``fake-ip``), which name an address was
+last the answer to (``redir-host``, and names that ``fake-ip`` spares), and the names of the house.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from cyfs_gateway.config.model import Config
+from cyfs_gateway.flow import Flow
 from cyfs_gateway.io.world import World
 from cyfs_ns.config.dns import DnsConfig
+from cyfs_ns.errors import Refused
+from tunnels.endpoint import Endpoint, PacketEndpoint, Target
+from tunnels.spec import DnsSpec
 
 if TYPE_CHECKING:
     from cyfs_ns.io.serving import Serving, StagedHouse
+    from cyfs_ns.peer import Peer
 
 _MAPPED_MOST = 16384
 _DRAIN_MOST = 2.0
@@ -32,14 +37,17 @@ class Desk:
     def __init__(self, home: Path, nursery: trio.Nursery) -> None:
         self._home, self._nursery = home, nursery
         self.serving: Serving | None = None
+        """The name server, once there was a need for one; it may have been switched off since."""
+        self.is_on = False
+        self._made: Serving | None = None
+        """The same from the first attempt on: it holds sockets that a failed one shall not leave behind."""
         self._mapped: OrderedDict[str, str] = OrderedDict()
         self._maps = False
 
     async def stage(self, config: Config, world: World) -> tuple[Serving, StagedHouse] | None:
         """Make ready what ``config`` asks for; None when it wants no name server.  Raises ``ConfigFault``."""
-        dns = config.dns
-        doors = dns.doors
-        wanted = dns.enable and (doors.plain or doors.tls or doors.https or doors.http)
+        dns = world.dns
+        wanted = _is_wanted(config)
         if not wanted and self.serving is None:
             return None
         # Ten megabytes that a gateway without a name server does not need.
@@ -55,10 +63,8 @@ class Desk:
             geoip=world.is_in_country,
             names=world.registered,
         )
-        serving = self.serving
-        if serving is None:
-            serving = Serving(self._home, dns, around)
-        return serving, await serving.stage(dns if wanted else _closed(config), config.hosts, around)
+        serving = self._made = self._made or Serving(self._home, dns, around)
+        return serving, await serving.stage(dns if wanted else _closed(dns), config.hosts, around)
 
     @staticmethod
     def abandon(staged: tuple[Serving, StagedHouse] | None) -> None:
@@ -78,20 +84,62 @@ class Desk:
             serving.begin(self._nursery, house)
         else:
             serving.commit(house)
-        self._maps = house.house.config.enhanced_mode == "redir-host"
+        config = house.house.config
+        self.is_on = config.enable
+        self._maps = config.enable and config.enhanced_mode != "normal"
         if not self._maps:
             self._mapped.clear()
 
-    def name_behind(self, address: str) -> str | None:
-        """The name that stands behind an address: of a fake one, or of one it was lately the answer to.
+    # What flows learn
 
-        Empty: a fake address that nobody was told of, as far as is known.  None: an address like any other.
+    def call_by_name(self, flow: Flow) -> None:
+        """Give a flow to an address that stands for a name that name; the address itself is kept if it is a real one.
+
+        One to a fake address that nobody was told of, as far as is known, is marked as lost.
         """
-        if self.serving is not None and self.serving.fake is not None and self.serving.fake.is_fake(address):
-            return self.serving.fake.name(address)
-        if not self._maps:
-            return None
-        return self._mapped.get(address)
+        address = flow.dst_ip
+        if self.is_fake(address):
+            assert self.serving is not None and self.serving.fake is not None
+            flow.dns_mode = "fake-ip"
+            flow.host = self.serving.fake.name(address)
+            if flow.host:
+                flow.dst_ip = ""
+        elif (name := self._mapped.get(address)) is not None:
+            self._mapped.move_to_end(address)
+            flow.dns_mode, flow.host = "redir-host", name
+
+    def is_fake(self, address: str) -> bool:
+        """Whether an address is one that stands for a name."""
+        return self.serving is not None and self.serving.fake is not None and self.serving.fake.is_fake(address)
+
+    def addresses(self, host: str) -> Sequence[str]:
+        """Addresses of a name of the house, empty for those of others."""
+        return self.serving.server.local.addresses(host) if self.serving is not None and self.is_on else ()
+
+    # The outbound ``dns``
+
+    async def open_stream(self, _: Target) -> Endpoint:
+        """A stream that carries questions to the name server.  Raises ``Refused`` while there is none."""
+        from cyfs_gateway.io.questions import open_stream
+
+        self._check_on()
+        return open_stream(self._nursery, self._answer)
+
+    async def open_packets(self, _: Target) -> PacketEndpoint:
+        """Datagrams that are questions to the name server.  Raises ``Refused`` while there is none."""
+        from cyfs_gateway.io.questions import DatagramQuestions
+
+        self._check_on()
+        return DatagramQuestions(self._nursery, self._answer)
+
+    def _check_on(self) -> None:
+        if not self.is_on:
+            raise Refused("there is no name server to answer: dns/enable is off")
+
+    async def _answer(self, question: bytes, peer: Peer) -> bytes | None:
+        return await self.serving.server.serve(question, peer) if self.serving is not None and self.is_on else None
+
+    # What the owner wants
 
     def flush(self) -> int:
         """Forget what the upstreams said."""
@@ -121,6 +169,13 @@ class Desk:
             self._mapped.popitem(last=False)
 
 
-def _closed(config: Config) -> DnsConfig:
-    """The same section without doors: what was open closes, what is known stays."""
-    return replace(config.dns, doors=replace(config.dns.doors, plain=(), tls=(), https=(), http=()))
+def _is_wanted(config: Config) -> bool:
+    """Whether anybody could ask: by a door, or by an outbound."""
+    doors = config.dns.doors
+    asked = doors.plain or doors.tls or doors.https or doors.http
+    return config.dns.enable and bool(asked or any(isinstance(spec, DnsSpec) for spec in config.proxies))
+
+
+def _closed(dns: DnsConfig) -> DnsConfig:
+    """The same section switched off: what was open closes, what is known stays."""
+    return replace(dns, enable=False, doors=replace(dns.doors, plain=(), tls=(), https=(), http=()))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from cyfs_gateway.config.model import ListenerConfig
@@ -123,8 +123,8 @@ class _Route:
         self.association = association
         self.asked = asked
         """The destination as the client names it."""
-        self.renamed = is_ip(asked.host) and flow.dst_ip != asked.host
-        """The client knows it by an address that stands for its name, and wants to hear that address."""
+        self.renamed = False
+        """The client knows it by another address than the one written to, and wants to hear that address."""
         self.flow = flow
         self.number = 0
         self.start = association.engine.reactor.now
@@ -138,6 +138,11 @@ class _Route:
 
     def counters(self) -> tuple[int, int]:
         return self.up, self.down
+
+    def lead(self, host: str) -> None:
+        """The way to it leads to this name or address."""
+        self.to = Target(host, self.flow.dst_port)
+        self.renamed = is_ip(self.asked.host) and host != self.asked.host
 
     def way(self) -> _Way:
         """The key of its session."""
@@ -236,7 +241,10 @@ class Association:
             self.engine.call_by_name(flow)
         route = self._routes[target] = _Route(self, target, flow)
         sniffer = self.engine.sniffer
-        if sniffer is not None and "quic" in sniffer.wanted("udp", flow.host, flow.dst_ip, flow.dst_port, flow.src_ip):
+        mapped = flow.dns_mode == "redir-host"
+        if sniffer is not None and "quic" in sniffer.wanted(
+            "udp", flow.host, flow.dst_ip, flow.dst_port, flow.src_ip, dns_mapped=mapped
+        ):
             from cyfs_gateway.sniff.quic import QuicSniffer
 
             route.sniffer = QuicSniffer()
@@ -254,9 +262,7 @@ class Association:
         if isinstance(found, Sniffed) and policy is not None:
             acceptance = policy.accept(found)
             if acceptance.use:
-                route.flow.sniff_host = found.host
-                if acceptance.override:
-                    route.flow.host = found.host
+                route.flow.find(found.host, override=acceptance.override)
         self._route(route)
 
     def _route(self, route: _Route) -> None:
@@ -281,15 +287,14 @@ class Association:
             route.queue.clear()
             return
         engine.tracker.add(route)
-        flow = route.flow
-        if leaf.kind == "Direct" and flow.host:
-            addresses = engine.peek(flow.host)
+        goal = route.flow.goal
+        if leaf.kind == "Direct" and not is_ip(goal):
+            addresses = engine.peek(goal)
             if not addresses:
                 engine.start(self._resolve, route)
                 return
-            route.to = Target(_likeliest(addresses), flow.dst_port)
-        else:
-            route.to = Target(flow.host or flow.dst_ip, flow.dst_port)
+            goal = engine.settle(self.client[0], goal, addresses)
+        route.lead(goal)
         self._attach(route)
 
     async def _resolve(self, route: _Route) -> None:
@@ -299,7 +304,7 @@ class Association:
             self._refuse(route, fault)
             return
         if not self.closed and route.number:
-            route.to = Target(_likeliest(addresses), route.flow.dst_port)
+            route.lead(self.engine.settle(self.client[0], route.flow.host, addresses))
             self._attach(route)
 
     def _attach(self, route: _Route) -> None:
@@ -343,7 +348,7 @@ class Association:
         assert route.to is not None
         if route.decision.leaf.kind == "Direct":
             try:
-                self.engine.refuse_own_listener(route.to.host, route.to.port, udp=True)
+                self.engine.refuse_dial(route.to.host, route.to.port, udp=True)
             except Refused as fault:
                 self._refuse(route, fault)
                 return
@@ -365,7 +370,7 @@ class Association:
         route.up += len(payload)
 
     def _refuse(self, route: _Route, fault: Exception) -> None:
-        _log.info("%s -> %s:%s: %s", self.client[0], route.flow.host or route.flow.dst_ip, route.flow.dst_port, fault)
+        _log.info("%s -> %s:%s: %s", self.client[0], route.flow.goal, route.flow.dst_port, fault)
         self.engine.tracker.drop(route)
         route.number = 0
         route.refused = True
@@ -397,7 +402,7 @@ class Association:
         route.session = None
         route.refused = True
         route.queue.clear()
-        _log.debug("%s -> %s:%s ended", self.client[0], flow.host or flow.dst_ip, flow.dst_port)
+        _log.debug("%s -> %s:%s ended", self.client[0], flow.goal, flow.dst_port)
 
     def _release(self) -> None:
         for route in list(self._routes.values()):
@@ -478,11 +483,6 @@ class SocksAssociation(Association):
             self.engine.reactor.closing(self._sock.fileno())
             self._sock.close()
         super().close()
-
-
-def _likeliest(addresses: Sequence[str]) -> str:
-    """The address to send to, of either family: nobody tells us when nothing arrives, so IPv4 it is."""
-    return next((address for address in addresses if "." in address), addresses[0])
 
 
 def _plain(host: str) -> str:

@@ -13,10 +13,11 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
+from cyfs_gateway.config.byrules import BY_RULES, by_rules
 from cyfs_gateway.config.model import Config, UnsupportedProxy
 from cyfs_gateway.config.sniffing import sniff_input
 from cyfs_gateway.decide import Router
@@ -44,7 +45,6 @@ from tunnels.group import Health, choose_members
 from tunnels.io.direct import Guard, Witness
 from tunnels.io.groups import Group
 from tunnels.io.health import Checker
-from tunnels.io.leaf import OnePeer
 from tunnels.io.registry import OutboundBuilder, Tunnels
 from tunnels.io.stream import EndpointDatagrams, EndpointStream
 from tunnels.outbound import FlowHint, Outbound
@@ -71,8 +71,8 @@ _AGAIN_SECONDS: Final = 60.0
 
 _log = logging.getLogger("cyfs.world")
 
-OpenInner = Callable[[Flow], Awaitable[Endpoint]]
-"""Open a way for the gateway's own traffic, by the rules."""
+ChooseInner = Callable[[Flow], Awaitable[Outbound]]
+"""The way the rules choose for a flow of the gateway's own.  Raises ``Refused``."""
 
 
 class Unsupported:
@@ -98,11 +98,26 @@ class Unsupported:
 _API_KINDS: Final = {"ss": "Shadowsocks", "ssr": "ShadowsocksR", "anytls": "AnyTLS", "wireguard": "WireGuard"}
 
 
+class Questions(Protocol):
+    """Where questions are answered, whoever they were sent to."""
+
+    async def open_stream(self, target: Target, /) -> Endpoint: ...
+    async def open_packets(self, target: Target, /) -> PacketEndpoint: ...
+
+
+def _nothing(host: str) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Around:
     """What surrounds every configuration and outlives each: modules' names and routes, the watch over our connects."""
 
     names: list[Names] = field(default_factory=list)
+    house: Names = _nothing
+    """Names of the house, from our own name server."""
+    questions: Questions | None = None
+    """The way to our own name server, for the outbound ``dns``."""
     routes: dict[str, Outbound] = field(default_factory=dict)
     status: StatusTable = field(default_factory=StatusTable)
     """What is known of tunnel URLs."""
@@ -114,18 +129,20 @@ class Around:
 class World:
     """See the module's text; made by :func:`build_world`."""
 
-    def __init__(self, config: Config, *, health: Health, open_inner: OpenInner, around: Around) -> None:
+    def __init__(self, config: Config, *, health: Health, choose_inner: ChooseInner, around: Around) -> None:
         self.config = config
         self._around = around
         self.health = health
         self.mark = config.routing_mark or (OWN_MARK if config.iptables.enable else 0)
-        self._open_inner = open_inner
+        self._choose_inner = choose_inner
         self._home = Path(config.home)
         self.geo = GeoFiles(self._home, by_code=config.geo.dat_mode)
         self.outbounds: dict[str, Outbound] = {}
         self.groups: dict[str, Group] = {}
         self.checker = Checker(health, unified_delay=config.unified_delay)
-        self._dns = config.dns if config.dns.enable else DnsConfig(use_hosts=config.dns.use_hosts)
+        self.dns = by_rules(config.dns)
+        """The section as our own name server takes it."""
+        self._dns = self.dns if config.dns.enable else DnsConfig(use_hosts=config.dns.use_hosts)
         self._sites_needed: set[str] = set()
         self.name_servers = found = read_servers(self._dns, sets=self.name_set, geoip=self.is_in_country)
         self.resolver = self._make_resolver(found.standard, found.split)
@@ -156,7 +173,8 @@ class World:
             tunnels=self.tunnels,
             guard=guard,
             witness=witness,
-            **self._own_name_server(),
+            dns_stream=around.questions.open_stream if around.questions is not None else None,
+            dns_packets=around.questions.open_packets if around.questions is not None else None,
         )
         self.proxy_providers = {
             entry.name: ProxyProvider(entry, self._home, self.download, self._on_proxies)
@@ -235,65 +253,45 @@ class World:
         if self._dns.fallback and self._dns.fallback_filter.geoip:
             self.geo.country("192.0.2.1")
 
-    def _own_name_server(self) -> dict[str, Any]:
-        """How the outbound ``dns`` reaches our own name server: over loopback, like any client of this machine."""
-        plain = self._dns.doors.plain
-        if not plain:
-            return {}
-        host, port = plain[0]
-        own = Target({"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
-
-        async def stream(_: Target) -> Endpoint:
-            return await self.outbounds["DIRECT"].open_stream(own)
-
-        async def packets(_: Target) -> PacketEndpoint:
-            return OnePeer(await self.outbounds["DIRECT"].open_packets(own), own)
-
-        return {"dns_stream": stream, "dns_packets": packets}
-
     def peek(self, host: str) -> Sequence[str] | None:
         """Addresses of ``host`` as far as known here and now; None: wait for :meth:`resolve`."""
-        for names in self._around.names:
-            if found := names(host):
-                return found
-        return self._direct_resolver.peek(host)
+        return self._at_home(host) or self._direct_resolver.peek(host)
 
     async def resolve(self, host: str) -> Sequence[str]:
         """Addresses of ``host`` for the rules.  Raises ``Unreachable``."""
-        return self.registered(host) or await self.resolver.addresses(host)
+        return self._at_home(host) or await self.resolver.addresses(host)
 
     async def _resolve_direct(self, host: str) -> Sequence[str]:
-        return self.registered(host) or await self._direct_resolver.addresses(host)
+        return self._at_home(host) or await self._direct_resolver.addresses(host)
+
+    def _at_home(self, host: str) -> Sequence[str]:
+        return self.registered(host) or self._around.house(host)
 
     def registered(self, host: str) -> Sequence[str]:
         """Addresses of a name that a module has registered."""
         return next((found for names in self._around.names if (found := names(host))), ())
 
     async def dial_server(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
-        """Streams for name servers: through the named outbound, by the rules if so configured, or straight."""
-        if not via and self._dns.respect_rules:
-            return await self.dial_by_rules(host, port, None)
-        if via and via in self.outbounds:
-            return EndpointStream(await self.outbounds[via].open_stream(Target(host, port)))
-        interface = via if via and is_interface(via) else self.config.interface_name
-        return await plain_dial(mark=self.mark, interface=interface)(host, port, None)
+        """Streams for name servers: through the named outbound or interface, by the rules (``RULES``), or straight."""
+        if not via or is_interface(via):
+            return await plain_dial(mark=self.mark, interface=via or self.config.interface_name)(host, port, None)
+        return await self.dial_by_rules(host, port, None if via == BY_RULES else via)
 
     async def open_server_datagrams(self, host: str, port: int, via: str) -> Datagrams:
-        """Datagrams to a name server through the named outbound.  Raises ``Unreachable`` where it carries none."""
+        """Datagrams to a name server, by the same ways.  Raises ``Unreachable`` where they carry none."""
         target = Target(host, port)
-        outbound = self.find(via)
-        leaf = outbound.pick(FlowHint(source="", host=host, udp=True))
-        if not leaf.udp:
-            raise Unreachable(f"{via} carries no UDP", "unsupported_scheme")
-        return EndpointDatagrams(await leaf.open_packets(target), target)
+        outbound = await self._choose("udp", target) if via == BY_RULES else self.find(via)
+        return EndpointDatagrams(await outbound.open_packets(target), target)
 
     async def dial_by_rules(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
-        """Streams for downloads: through the named outbound, or wherever the rules send such a flow."""
-        if via:
-            return EndpointStream(await self.find(via).open_stream(Target(host, port)))
-        literal = is_ip(host)
-        flow = Flow("tcp", "Inner", "127.0.0.1", 0, "" if literal else host, host if literal else "", port)
-        return EndpointStream(await self._open_inner(flow))
+        """Streams through the named outbound, or wherever the rules send such a flow."""
+        target = Target(host, port)
+        outbound = self.find(via) if via else await self._choose("tcp", target)
+        return EndpointStream(await outbound.open_stream(target))
+
+    async def _choose(self, network: str, target: Target) -> Outbound:
+        name, address = ("", target.host) if is_ip(target.host) else (target.host, "")
+        return await self._choose_inner(Flow(network, "Inner", "127.0.0.1", 0, name, address, target.port))
 
     async def _dial_directly(self, host: str, port: int, via: str | None) -> trio.abc.Stream:
         """Streams for what is needed before there are rules."""
@@ -511,11 +509,11 @@ def instance_of(home: Path) -> str:
 
 
 async def build_world(
-    config: Config, *, health: Health, open_inner: OpenInner, around: Around, offline: bool = False
+    config: Config, *, health: Health, choose_inner: ChooseInner, around: Around, offline: bool = False
 ) -> World:
     """Build a configuration; ``offline`` asks nobody for anything.  Raises ``ConfigFault``."""
     try:
-        world = World(config, health=health, open_inner=open_inner, around=around)
+        world = World(config, health=health, choose_inner=choose_inner, around=around)
         try:
             await world.prepare(offline=offline)
         except BaseException:

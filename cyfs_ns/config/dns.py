@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -16,14 +17,15 @@ from cyfs_ns.config.house import HouseConfig, read_house
 from cyfs_ns.config.written import Network, Section, shown
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.fakefilter import FilterMode, fake_filter
 from cyfs_ns.hosts import Hosts
 from cyfs_ns.names import host as canonical
 from cyfs_ns.names import is_ip
+from cyfs_ns.splitdns import SplitDns
 from cyfs_ns.upstream import parse_upstream
 
 Strategy: TypeAlias = Literal["staggered", "parallel", "fastest", "strict", "weighted"]
 EnhancedMode: TypeAlias = Literal["normal", "fake-ip", "redir-host"]
-FilterMode: TypeAlias = Literal["blacklist", "whitelist", "rule"]
 Address: TypeAlias = tuple[str, int]
 """A literal address, empty for all of both families, and a port."""
 
@@ -36,6 +38,7 @@ LOCAL_SOURCES: tuple[str, ...] = (
 SETS = ("rule-set:", "geosite:", "geoip:")
 
 _FAKE_IP_FILTER = ("dns.msftncsi.com", "www.msftncsi.com", "www.msftconnecttest.com")
+_MAX_INTERFACE = 15  # letters: IFNAMSIZ without the NUL
 _ENTRY_BYTES = 600
 """What one usual answer takes, for ``cache-max-size``, which counts answers."""
 
@@ -73,6 +76,8 @@ class DoorsConfig:
     workers: int = 0
     """Processes that answer what is cached, beside this one; 0: this one does it."""
     allow_from: tuple[Network, ...] = ()
+    allow_near: bool = False
+    """Also whoever is on a link of ours: an IPv6 network at home is as public as any."""
     deny_from: tuple[Network, ...] = ()
     refuse: Literal["refused", "silent"] = "refused"
     """What a source hears that may not ask."""
@@ -104,7 +109,8 @@ class DnsConfig:
     doors: DoorsConfig = field(default_factory=DoorsConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     house: HouseConfig = field(default_factory=HouseConfig)
-    ipv6: bool = False
+    ipv6: bool = True
+    """Whether upstreams are asked for IPv6 addresses at all; not said, they are."""
     ipv6_timeout: float = 0.1
     prefer_h3: bool = False
     use_hosts: bool = True
@@ -133,6 +139,8 @@ class DnsConfig:
     fake_ip_filter: tuple[str, ...] = ()
     fake_ip_filter_mode: FilterMode = "blacklist"
     fake_ip_ttl: int = 1
+    metrics: tuple[Address, ...] = ()
+    """Where Prometheus may look, when this server runs alone."""
 
 
 def read_dns(top: Section) -> DnsConfig:
@@ -141,12 +149,13 @@ def read_dns(top: Section) -> DnsConfig:
     if section is None:
         return DnsConfig()
     usual = DnsConfig()
+    mode = section.choice("fake-ip-filter-mode", ("blacklist", "whitelist", "rule"), usual.fake_ip_filter_mode)
     config = DnsConfig(
         enable=section.flag("enable"),
         doors=_doors(section),
         cache=_cache(section),
         house=read_house(section, _servers),
-        ipv6=section.flag("ipv6"),
+        ipv6=section.flag("ipv6", True),
         ipv6_timeout=section.seconds("ipv6-timeout", usual.ipv6_timeout, unit="ms"),
         prefer_h3=section.flag("prefer-h3"),
         use_hosts=section.flag("use-hosts", True),
@@ -159,7 +168,7 @@ def read_dns(top: Section) -> DnsConfig:
         fallback=_servers(section, "fallback"),
         fallback_filter=_fallback_filter(section),
         nameserver_policy=_policy(section, "nameserver-policy"),
-        servers=section.texts("servers"),
+        servers=_checked(section, "servers", lambda form: SplitDns((), (form,))),
         proxy_server_nameserver=_servers(section, "proxy-server-nameserver"),
         proxy_server_nameserver_policy=_policy(section, "proxy-server-nameserver-policy"),
         direct_nameserver=_servers(section, "direct-nameserver"),
@@ -167,9 +176,10 @@ def read_dns(top: Section) -> DnsConfig:
         enhanced_mode=section.choice("enhanced-mode", ("normal", "fake-ip", "redir-host"), usual.enhanced_mode),
         fake_ip_range=_prefix(section, "fake-ip-range", usual.fake_ip_range, 4),
         fake_ip_range6=_prefix(section, "fake-ip-range6", "", 6),
-        fake_ip_filter=section.texts("fake-ip-filter") if section.has("fake-ip-filter") else _FAKE_IP_FILTER,
-        fake_ip_filter_mode=section.choice("fake-ip-filter-mode", ("blacklist", "whitelist", "rule"), "blacklist"),
+        fake_ip_filter=_fake_filter(section, mode) if section.has("fake-ip-filter") else _fake_usual(mode),
+        fake_ip_filter_mode=mode,
         fake_ip_ttl=section.integer("fake-ip-ttl", 1, 0, 86400) or 1,
+        metrics=_addresses(section, "metrics-listen", 9153),
     )
     section.finish()
     if config.prefer_h3:
@@ -177,7 +187,21 @@ def read_dns(top: Section) -> DnsConfig:
     return config
 
 
+def _interface(name: str) -> None:
+    if not 0 < len(name) <= _MAX_INTERFACE or "/" in name or any(letter.isspace() for letter in name):
+        raise ConfigFault(f"no interface can be called {name[:40]!r}")
+
+
+def _server_name(text: str) -> None:
+    try:
+        canonical(text)
+    except BadWire as fault:
+        raise ConfigFault(str(fault)) from None
+
+
 def _doors(section: Section) -> DoorsConfig:
+    if section.text("tls-key") and not section.text("tls-cert"):
+        section.error("tls-key", "a key needs its certificate: 'tls-cert' is missing")
     allowed = section.prefixes("allow-from")
     return DoorsConfig(
         plain=_addresses(section, "listen", 53),
@@ -186,11 +210,12 @@ def _doors(section: Section) -> DoorsConfig:
         http=_addresses(section, "listen-http", 80),
         certificate=section.text("tls-cert"),
         key=section.text("tls-key"),
-        names=section.texts("server-names"),
+        names=_checked(section, "server-names", _server_name),
         trusted_proxies=section.prefixes("trusted-proxies"),
-        interfaces=section.texts("interfaces"),
+        interfaces=_checked(section, "interfaces", _interface),
         workers=section.integer("workers", 0, 0, 64),
         allow_from=allowed or tuple(ipaddress.ip_network(text) for text in LOCAL_SOURCES),
+        allow_near=not allowed,
         deny_from=section.prefixes("deny-from"),
         refuse=section.choice("refuse", ("refused", "silent"), "refused"),
         rate_limit=section.integer("rate-limit", 0, 0, 1_000_000),
@@ -273,7 +298,7 @@ def _fallback_filter(section: Section) -> FallbackFilter:
         geoip=table.flag("geoip", True),
         geoip_code=table.text("geoip-code", "CN"),
         ipcidr=table.prefixes("ipcidr"),
-        domain=table.texts("domain"),
+        domain=_checked(table, "domain", _pattern),
         geosite=table.texts("geosite"),
     )
     table.finish()
@@ -295,9 +320,42 @@ def _policy(section: Section, key: str) -> tuple[tuple[str, tuple[str, ...]], ..
 
 def _check_pattern(table: Section, key: str, pattern: str) -> None:
     try:
-        DomainMap({pattern: True})
+        _pattern(pattern)
     except ConfigFault as fault:
-        table.error(key, f"no domain pattern such as +.example.com: {fault}")
+        table.error(key, str(fault))
+
+
+def _pattern(text: str) -> None:
+    try:
+        DomainMap({text: True})
+    except ConfigFault as fault:
+        raise ConfigFault(f"no domain pattern such as +.example.com: {fault}") from None
+
+
+def _checked(section: Section, key: str, check: Callable[[str], object]) -> tuple[str, ...]:
+    """Those of the texts of a list that ``check`` lets pass; the others are faults at their places."""
+    found = []
+    for at, node, text in section.items(key):
+        try:
+            check(text)
+            found.append(text)
+        except ConfigFault as fault:
+            section.reader.error(at, node, str(fault))
+    return tuple(found)
+
+
+def _fake_filter(section: Section, mode: FilterMode) -> tuple[str, ...]:
+    return _checked(section, "fake-ip-filter", lambda entry: fake_filter(mode, (entry,), _any_set))
+
+
+def _fake_usual(mode: FilterMode) -> tuple[str, ...]:
+    """What is left out when nothing is said: probes of the net that compare what they get."""
+    return _FAKE_IP_FILTER if mode == "blacklist" else ()
+
+
+def _any_set(name: str) -> Callable[[str], bool]:
+    """Stands for sets while a filter is read: whether they exist is told when they are looked for."""
+    return lambda name: False
 
 
 def _servers(section: Section, key: str, *, literal: bool = False) -> tuple[str, ...]:

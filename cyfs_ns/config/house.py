@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
-import zoneinfo
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, TypeVar
 
+from cyfs_ns.adblock import parse_rewrite
+from cyfs_ns.address import parse_prefix
 from cyfs_ns.blockanswer import MODES, BlockAnswer
 from cyfs_ns.config.written import Network, Section, shown
 from cyfs_ns.domains import DomainMap
@@ -21,7 +22,7 @@ from cyfs_ns.edns import Ecs, ecs_of
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.filters import AliasRange, AnswerRules, Family, parse_addresses, parse_alias
 from cyfs_ns.listcompile import ListSource
-from cyfs_ns.listlines import FORMATS
+from cyfs_ns.listlines import FORMATS, read_own
 from cyfs_ns.local import LocalSettings
 from cyfs_ns.message import rtype_number
 from cyfs_ns.names import is_ip
@@ -239,8 +240,8 @@ def _policy(section: Section, check_servers: Callable[[Section, str], tuple[str,
     everybody = ViewSpec(
         name="everybody",
         lists=tuple(each.source.name for each in lists),
-        block=section.texts("block"),
-        allow=section.texts("allow"),
+        block=tuple(_each(section, "block", _own_pattern)),
+        allow=tuple(_each(section, "allow", _own_pattern)),
         rewrites=_rewrites(section),
         answer=_block_answer(section, BlockAnswer()),
     )
@@ -293,16 +294,16 @@ def _view(table: Section, usual: ViewSpec, lists: Iterable[str], zone: datetime.
         made = _pause(pause, zone, lists)
         if made is not None:
             pauses.append(made)
-    match = table.texts("match")
-    if not match:
+    match = tuple(_each(table, "match", _client))
+    if not table.has("match"):
         table.error("match", "a client needs 'match': addresses, prefixes, MAC addresses or names")
     return ViewSpec(
         name=name,
         match=match,
         tags=table.texts("tags"),
         lists=tuple(each for each in chosen if each in lists),
-        block=table.texts("block"),
-        allow=table.texts("allow"),
+        block=tuple(_each(table, "block", _own_pattern)),
+        allow=tuple(_each(table, "allow", _own_pattern)),
         rewrites=_rewrites(table),
         pauses=tuple(pauses),
         answer=_block_answer(table, usual.answer),
@@ -327,7 +328,31 @@ def _pause(table: Section, zone: datetime.tzinfo, lists: Iterable[str]) -> Pause
 
 def _rewrites(section: Section) -> dict[str, tuple[str, ...]]:
     table = section.table("rewrites")
-    return {} if table is None else {pattern: table.texts(pattern) for pattern in table}
+    found = {}
+    for pattern in table or ():
+        assert table is not None
+        found[pattern] = tuple(_each(table, pattern, _rewrite))
+        try:
+            read_own(pattern)
+        except ConfigFault as fault:
+            table.error(pattern, str(fault))
+    return found
+
+
+def _own_pattern(text: str) -> str:
+    read_own(text)
+    return text
+
+
+def _rewrite(text: str) -> str:
+    parse_rewrite(text)
+    return text
+
+
+def _client(text: str) -> str:
+    if "/" in text and parse_prefix(text) is None:
+        raise ConfigFault("not a prefix: write 192.0.2.0/24 or 2001:db8::/32")
+    return text
 
 
 def _block_answer(section: Section, usual: BlockAnswer) -> BlockAnswer:
@@ -360,9 +385,12 @@ def _block_answer(section: Section, usual: BlockAnswer) -> BlockAnswer:
 
 def _zone(section: Section) -> datetime.tzinfo:
     name = section.text("time-zone")
+    if not name:
+        return LOCAL_TIME
+    import zoneinfo  # half a megabyte that few need
+
     try:
-        if name:
-            return zoneinfo.ZoneInfo(name)
+        return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         section.error("time-zone", f"no time zone is called {name[:60]!r}; write one such as Europe/Berlin")
     return LOCAL_TIME

@@ -45,5 +45,7 @@ def load_dns(data: bytes, *, environ: Mapping[str, str] | None = None, read_file
     dns, hosts = read_dns(top), read_hosts(top)
     if not (dns.doors.plain or dns.doors.tls or dns.doors.https or dns.doors.http) and not reader.errors:
         top.error("dns", "nobody could ask: say where with 'listen', 'listen-tls' or 'listen-https'")
+    if dns.respect_rules:
+        top.warn("dns", "'respect-rules' has no effect: there are no rules without a gateway")
     faults = reader.faults()
     return LoadedDns(None if reader.errors else dns, hosts, faults)

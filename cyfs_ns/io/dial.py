@@ -56,11 +56,15 @@ def prepare(sock: trio.socket.SocketType | socket.socket, mark: int, interface: 
 
 def is_interface(name: str) -> bool:
     """Whether this machine has a network interface called so, now."""
+    return interface_index(name) > 0
+
+
+def interface_index(name: str) -> int:
+    """The number of the network interface called so now, or 0; one made anew under its old name has another."""
     try:
-        socket.if_nametoindex(name)
+        return socket.if_nametoindex(name)
     except OSError:
-        return False
-    return True
+        return 0
 
 
 async def _connect(

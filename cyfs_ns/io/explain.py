@@ -6,7 +6,6 @@ comes in by no door, so neither the statistics nor the query log hear of it, and
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,8 @@ from cyfs_ns.config.dns import DnsConfig, DoorsConfig
 from cyfs_ns.config.house import LogConfig, SetsConfig
 from cyfs_ns.config.load import LoadedDns
 from cyfs_ns.errors import ConfigFault
-from cyfs_ns.io.nameserver import NameServer, Step, Trail
+from cyfs_ns.given import Step, Trail
+from cyfs_ns.io.nameserver import NameServer
 from cyfs_ns.io.serving import Serving
 from cyfs_ns.message import Question, rcode_text, rtype_text
 from cyfs_ns.peer import Peer
@@ -60,9 +60,9 @@ async def explain(server: NameServer, question: Question, client: str) -> Explai
     query = read_query(message.build_query(question, 0))
     assert isinstance(query, Query)
     view = server.view_of(client)
-    trail = Trail(time.monotonic())
+    trail = Trail(server.clock)
     given = await server.answer(query, Peer(client, 0, "inner", "", ""), view, trail)
-    took = (time.monotonic() - trail.begun) * 1000
+    took = (server.clock() - trail.begun) * 1000
     least = given.ttl_min or 0
     return Explained(
         name=question.name,

@@ -7,21 +7,24 @@ fake addresses) belongs to the server, which puts on one house after another.
 
 from __future__ import annotations
 
-import ipaddress
+import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cyfs_ns.address import parse_prefix
+from cyfs_ns.address import parse_address, parse_prefix
 from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.filters import AnswerRules
 from cyfs_ns.io.sources import is_local
 from cyfs_ns.io.texts import lease_text, texts
 from cyfs_ns.leases import Lease, read_leases
+from cyfs_ns.listcompile import compile_lists
+from cyfs_ns.lists import ListSet
 from cyfs_ns.local import LocalBuilder, LocalNames
 from cyfs_ns.loops import own_doors
 from cyfs_ns.names import is_ip
+from cyfs_ns.policy import Policy
 from cyfs_ns.routersets import SetRules
 from cyfs_ns.sets import CidrSet
 from cyfs_ns.special import designated
@@ -46,6 +49,7 @@ class House:
     servers: Servers
     client_groups: Mapping[str, Group]
     """Servers of clients that have their own, by the name of their view's group."""
+    shelves: Mapping[Group, str]
     answers: AnswerRules
     sets: SetRules
     allowed: CidrSet
@@ -54,11 +58,17 @@ class House:
     """Files whose change makes this house an old one: zones and hosts files."""
     lease_files: tuple[Path, ...]
 
-    def may_ask(self, ip: str) -> bool:
-        """Whether a client at a canonical address is served at all."""
-        address = ipaddress.ip_address(ip.partition("%")[0])
-        place = (address.version, int(address))
-        return self.allowed.has(place) and not self.denied.has(place)
+    def may_ask(self, ip: str, near: CidrSet) -> bool:
+        """Whether a client at a canonical address is served at all; ``near`` is what is on our links."""
+        place = parse_address(ip.partition("%")[0])
+        if place is None:
+            return False
+        allowed = self.allowed.has(place) or (self.config.doors.allow_near and near.has(place))
+        return allowed and not self.denied.has(place)
+
+    def shelf(self, group: Group) -> str:
+        """What the answers of a group are kept under: another one for other servers, the same after a restart."""
+        return self.shelves.get(group) or group.name
 
     def group(self, name: str, view_group: str) -> Group:
         """The servers for a canonical name, asked by a client of a view."""
@@ -74,27 +84,32 @@ def build_house(
 ) -> House:
     """Reads the files the configuration names.  Blocks on the disk.  Raises ``ConfigFault``."""
     servers = read_servers(config, sets=sets, geoip=geoip)
+    groups = {}
+    for name, servers_of in config.house.policy.servers:
+        usable = tuple(upstream for upstream in map(parse_upstream, servers_of) if not upstream.why_not)
+        if usable:
+            weights = tuple(upstream.weight for upstream in usable)
+            groups[name] = Group(f"client {name}", usable, Strategy(config.strategy, weights=weights))
+    everybody = (*_groups(servers), *groups.values())
     faults = own_doors(
-        (upstream for group in _groups(servers) for upstream in group.servers),
+        (upstream for group in everybody for upstream in group.servers),
         (*config.doors.plain, *config.doors.tls),
         is_local,
     )
     if faults:
         raise ConfigFault("; ".join(faults))
-    groups = {}
-    for name, servers_of in config.house.policy.servers:
-        usable = tuple(upstream for upstream in map(parse_upstream, servers_of) if not upstream.why_not)
-        groups[name] = Group(f"client {name}", usable, Strategy(config.strategy))
+    Policy(config.house.policy.views, ListSet(compile_lists(())))  # what is wrong with it must come out here
     local, watched = _local_names(config, hosts, servers.split.elsewhere)
     return House(
         config=config,
         local=local,
         servers=servers,
         client_groups=groups,
-        answers=config.house.answers.compiled(),
+        shelves={group: _shelf(config, servers, group) for group in everybody},
+        answers=_answer_rules(config),
         sets=SetRules(config.house.sets.rules, config.house.sets.lifetimes),
-        allowed=_prefixes(config.doors.allow_from),
-        denied=_prefixes(config.doors.deny_from),
+        allowed=networks_set(map(str, config.doors.allow_from)),
+        denied=networks_set(map(str, config.doors.deny_from)),
         watched=watched,
         lease_files=tuple(map(Path, config.house.local.lease_files)),
     )
@@ -104,6 +119,18 @@ def _groups(servers: Servers) -> Iterable[Group]:
     yield from (servers.standard, *servers.split.groups, servers.proxy, servers.direct, servers.bootstrap)
     if servers.fallback is not None:
         yield servers.fallback
+
+
+def _answer_rules(config: DnsConfig) -> AnswerRules:
+    rules = config.house.answers.compiled()
+    return rules if config.ipv6 or rules.family == "ipv6" else replace(rules, family="ipv4")
+
+
+def _shelf(config: DnsConfig, servers: Servers, group: Group) -> str:
+    said = f"{group.servers} {config.resolv_file}"
+    if group is servers.standard and servers.fallback is not None:
+        said += f"{servers.fallback.servers} {config.fallback_filter}"
+    return f"{zlib.crc32(said.encode()):08x}"
 
 
 def read_lease_files(paths: Iterable[Path]) -> list[Lease]:
@@ -170,8 +197,9 @@ def _are_addresses(values: tuple[str, ...]) -> bool:
     return all(map(is_ip, values))
 
 
-def _prefixes(networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> CidrSet:
-    return CidrSet.of(prefix for network in networks if (prefix := parse_prefix(str(network))) is not None)
+def networks_set(networks: Iterable[str]) -> CidrSet:
+    """Canonical prefixes, to be asked by address."""
+    return CidrSet.of(prefix for network in networks if (prefix := parse_prefix(network)) is not None)
 
 
 def _text(path: Path) -> str:

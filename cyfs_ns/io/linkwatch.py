@@ -79,8 +79,7 @@ class LinkWatch:
         Raises ``OSError`` and ``BadWire`` if that fails.  Afterwards the sockets are closed.
         """
         try:
-            self.picture, neighbours = await self._look()
-            self._learn(neighbours)
+            await self.look()
             task_status.started()
             look_at = math.inf
             while True:
@@ -97,6 +96,11 @@ class LinkWatch:
         finally:
             self._watched.close()
             self._socket.close()
+
+    async def look(self) -> None:
+        """Take a picture and tell nobody: for who needs one before :meth:`run`.  Raises as that does."""
+        self.picture, neighbours = await self._look()
+        self._learn(neighbours)
 
     async def _compare(self, tell: Callable[[tuple[Change, ...]], None]) -> float:
         """Take a new picture and tell what is new in it; when to look again without being asked to."""

@@ -13,8 +13,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import trio
 
@@ -22,6 +23,7 @@ _log = logging.getLogger("cyfs.dns")
 
 _LUMP = 64 << 10  # bytes gathered before they are written
 _MAX_GATHERED = 1 << 20
+_BLOCK = 64 << 10
 _FOLLOWED = 1024  # lines a follower may lag behind
 
 
@@ -81,14 +83,19 @@ class Ring:
                 self.lost += len(lines)
 
     def lines(self) -> Iterator[bytes]:
-        """All lines, the newest first: those in memory, then those on disk.  Blocks."""
-        with self._disk:
-            parts = [b"".join(self._gathered)]
-            for path in (self._path, self._older):
-                with suppress(OSError):
-                    parts.append(path.read_bytes())
-        while parts:
-            yield from reversed(parts.pop(0).splitlines())
+        """All lines, the newest first: those in memory, then those on disk.  Blocks; reads no more than is taken."""
+        with ExitStack() as opened:
+            files = []
+            with self._disk:
+                gathered = tuple(self._gathered)
+                for path in (self._path, self._older):
+                    with suppress(OSError):
+                        file = opened.enter_context(path.open("rb"))
+                        # What is written from now on stands in ``gathered``.
+                        files.append((file, file.seek(0, os.SEEK_END)))
+            yield from (line.rstrip(b"\n") for line in reversed(gathered))
+            for file, size in files:
+                yield from _backwards(file, size)
 
     def remove(self) -> None:
         """Forget everything, on disk too.  Blocks."""
@@ -112,6 +119,19 @@ class _Follower:
             self._wake = trio.Event()
             await self._wake.wait()
         return self._lines.popleft()
+
+
+def _backwards(file: BinaryIO, at: int) -> Iterator[bytes]:
+    """The lines of a file before ``at``, the last one first; empty ones are left out."""
+    begun = b""  # the end of a line whose beginning lies before ``at``
+    while at:
+        size = min(_BLOCK, at)
+        at -= size
+        file.seek(at)
+        begun, *lines = (file.read(size) + begun).split(b"\n")
+        yield from filter(None, reversed(lines))
+    if begun:
+        yield begun
 
 
 def _private(path: str, flags: int) -> int:

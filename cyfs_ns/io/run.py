@@ -15,14 +15,15 @@ from pathlib import Path
 
 import trio
 
+from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.config.written import Fault
 from cyfs_ns.control.access import Door
 from cyfs_ns.control.router import Router
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.io.configfile import read_dns_file
 from cyfs_ns.io.control.conversation import Site
-from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_unix, serve_entrances
-from cyfs_ns.io.control.nameserver import Served, routes
+from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_tcp, open_unix, serve_entrances
+from cyfs_ns.io.control.nameserver import Served, metrics_route, routes
 from cyfs_ns.io.home import HomeLock
 from cyfs_ns.io.process import settle_in
 from cyfs_ns.io.serving import Serving, StagedHouse
@@ -37,6 +38,7 @@ async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], No
     """Serve until SIGTERM or SIGINT.  Returns the exit code; faults of the start go to the log."""
     settle_in()
     entrances: list[Entrance] = []
+    watched: list[Entrance] = []
     lock: HomeLock | None = None
     try:
         lock = HomeLock(home, "name server", ("lists",))
@@ -45,14 +47,17 @@ async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], No
         try:
             socket = lock.path / SOCKET
             entrances.append(Entrance(listener=open_unix(socket), door=Door(), url=f"unix:{socket}", path=socket))
-        except OSError as fault:
+            for address in life.serving.config.metrics:
+                watched += await open_tcp(address, Door())
+        except (OSError, ConfigFault) as fault:
             life.serving.abandon(staged)
-            raise ConfigFault(f"control socket: {fault}") from fault
+            raise ConfigFault(str(fault)) from fault
         async with trio.open_nursery() as nursery:
             await nursery.start(life.heed_signals)
             life.serving.begin(nursery, staged)
-            site = Site(Served(life.serving, time.time(), life.reload), Router(routes(lambda served: served)))
-            nursery.start_soon(serve_entrances, site, entrances)
+            served = Served(life.serving, time.time(), life.reload)
+            nursery.start_soon(serve_entrances, Site(served, Router(routes(lambda served: served))), entrances)
+            nursery.start_soon(serve_entrances, Site(served, Router([metrics_route()])), watched)
             _log.info("ready", extra={"control": str(socket), "pid": os.getpid()})
             on_ready()
             await life.ended.wait()
@@ -61,10 +66,15 @@ async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], No
         _log.error("%s", fault)
         return 1
     finally:
-        close_entrances(entrances)
+        close_entrances((*entrances, *watched))
         if lock is not None:
             lock.close()
     return 0
+
+
+def _fixed(config: DnsConfig) -> tuple[object, ...]:
+    """What a running server cannot change."""
+    return config.cache.max_bytes, config.cache.persist, config.metrics
 
 
 class _Life:
@@ -91,10 +101,10 @@ class _Life:
             loaded = await trio.to_thread.run_sync(read_dns_file, self._path)
             if loaded.dns is None:
                 raise ConfigFault("; ".join(str(fault) for fault in loaded.faults if fault.severity == "error"))
-            before = self.serving.config.cache
+            before = _fixed(self.serving.config)
             await self.serving.change(loaded.dns, loaded.hosts)
-            if (before.max_bytes, before.persist) != (loaded.dns.cache.max_bytes, loaded.dns.cache.persist):
-                _log.warning("the size of the cache, and whether it is kept, change with the next start")
+            if before != _fixed(loaded.dns):
+                _log.warning("cache.max-size, cache.persist and metrics-listen change with the next start")
             _log.info("reloaded")
             return loaded.faults
 

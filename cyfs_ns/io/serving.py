@@ -16,6 +16,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -24,19 +25,20 @@ import trio
 
 from cyfs_ns.config.dns import DnsConfig, DoorsConfig
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.given import Given, Label
 from cyfs_ns.hot import Hot, HotClient, HotEntry
 from cyfs_ns.io.atomic import write_atomic
 from cyfs_ns.io.cachefile import CacheFile
 from cyfs_ns.io.datagram import OpenDatagrams
 from cyfs_ns.io.datagrams import open_udp
-from cyfs_ns.io.dial import Dial, plain_dial
+from cyfs_ns.io.dial import Dial, interface_index, is_interface, plain_dial
 from cyfs_ns.io.fakenames import FakeIps
-from cyfs_ns.io.house import House, build_house, read_lease_files
+from cyfs_ns.io.house import House, build_house, networks_set, read_lease_files
 from cyfs_ns.io.http import Response, Sink, fetch
 from cyfs_ns.io.https import ALPN, https_door
 from cyfs_ns.io.linkwatch import LinkWatch
 from cyfs_ns.io.listbuild import ListKeeper, ListSpec
-from cyfs_ns.io.nameserver import Given, Label, NameServer, spell
+from cyfs_ns.io.nameserver import NameServer, spell
 from cyfs_ns.io.netlink import ConntrackMarks, SetFeeder
 from cyfs_ns.io.resolver import Resolver
 from cyfs_ns.io.ring import Ring
@@ -140,6 +142,14 @@ Made: TypeAlias = "socket.socket | StreamDoor | list[list[WorkerSocket]]"
 """What a :class:`DoorKey` becomes; the last is the sockets of each worker process."""
 
 
+class _Door(NamedTuple):
+    """A door of the house that is worn, open or not."""
+
+    scope: trio.CancelScope
+    ifindex: int
+    """Of the interface it is bound to; 0: to none, or closed until there is one of that name."""
+
+
 class _Clocked:
     """The ready-made answers as of now."""
 
@@ -182,7 +192,8 @@ class Serving:
         self._hosts: Mapping[str, tuple[str, ...]] = {}
         self._resolver: Resolver | None = None
         self._hall = StreamHall(_Clocked(self.server.hot), self.server.serve, StreamLimits())
-        self._open: dict[DoorKey, trio.CancelScope] = {}
+        self._open: dict[DoorKey, _Door] = {}
+        self._opening = trio.Lock()
         self._nursery: trio.Nursery
         self._following: trio.CancelScope | None = None
         self._lines = 0
@@ -227,6 +238,11 @@ class Serving:
         if not self._restored:
             self._restored = True
             await trio.to_thread.run_sync(self._restore)
+            if self._links is not None:
+                # Who is on our links is to be known before the first of them asks.
+                with suppress(OSError, BadWire):
+                    await self._links.look()
+                self._look_around(self._links)
         house = await trio.to_thread.run_sync(lambda: build_house(config, hosts, sets=around.sets, geoip=around.geoip))
         resolver = _resolver_for(house, around)
         keeper = await self._keeper(config, around)
@@ -258,10 +274,9 @@ class Serving:
         self.server.registered = staged.around.names
         wanted = wanted_doors(config.doors)
         for key in [key for key in self._open if key not in wanted]:
-            self._open.pop(key).cancel()
-        for key, made in staged.fresh.items():
-            self._open[key] = trio.CancelScope()
-            self._nursery.start_soon(self._serve, key, made, self._open[key])
+            self._open.pop(key).scope.cancel()
+        for key in [key for key in wanted if key not in self._open]:
+            self._put_up(key, staged.fresh.get(key))
         self._begin_log(config)
         if self._following is not None:
             self._following.cancel()
@@ -273,7 +288,7 @@ class Serving:
     @property
     def doors(self) -> tuple[DoorKey, ...]:
         """The sockets that are open."""
-        return tuple(self._open)
+        return tuple(key for key, door in self._open.items() if door.ifindex or not key.interface)
 
     async def refresh_lists(self, names: Collection[str] | None = None) -> bool:
         """Look for these lists now, or for all; whether anything changed."""
@@ -344,7 +359,10 @@ class Serving:
         made: dict[DoorKey, Made] = {}
         try:
             for key in keys:
-                made[key] = self._bound(doors, key)
+                if key.interface and not is_interface(key.interface):
+                    _log.warning("%s port %d opens when there is an interface %s", key.kind, key.port, key.interface)
+                else:
+                    made[key] = self._bound(doors, key)
         except (OSError, ValueError) as fault:
             for door in made.values():
                 _close(door)
@@ -419,9 +437,15 @@ class Serving:
 
     async def _follow_links(self, links: LinkWatch) -> None:
         try:
-            await links.run(self._links_changed)
-        except (OSError, BadWire) as fault:
-            _log.warning("links are not watched: %s", fault)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(links.run, self._links_changed)
+                self._look_around(links)
+        except* (OSError, BadWire) as faults:
+            _log.warning("links are not watched: %s", faults.exceptions[0])
+
+    def _look_around(self, links: LinkWatch) -> None:
+        self.server.near = networks_set(links.picture.networks)
+        self.server.hot.forget_clients()
 
     def _links_changed(self, changes: tuple[Change, ...]) -> None:
         learned = [change for change in changes if isinstance(change, NeighbourLearned)]
@@ -438,24 +462,37 @@ class Serving:
             self.server.forwarder.flush()
         if any(isinstance(change, WayFound) for change in ways):
             self.cache.forgive(time.monotonic())
+        if self._links is not None and len(learned) < len(changes):
+            self._look_around(self._links)
         back = {change.interface for change in changes if isinstance(change, AddressAppeared)}
         for key in [key for key in self._open if key.interface in back]:
             self._nursery.start_soon(self._open_again, key)
 
+    def _put_up(self, key: DoorKey, made: Made | None) -> None:
+        door = self._open[key] = _Door(trio.CancelScope(), interface_index(key.interface) if made is not None else 0)
+        if made is not None:
+            self._nursery.start_soon(self._serve, key, made, door.scope)
+
     async def _open_again(self, key: DoorKey) -> None:
-        """Bind anew to an interface that may be another one under its old name."""
-        scope = self._open.pop(key, None)
-        if scope is None:
-            return
-        scope.cancel()
-        await trio.lowlevel.checkpoint()
-        try:
-            made = await trio.to_thread.run_sync(self._bind, self.config.doors, [key])
-        except ConfigFault as fault:
-            _log.warning("%s", fault)
-            return
-        self._open[key] = trio.CancelScope()
-        self._nursery.start_soon(self._serve, key, made[key], self._open[key])
+        """Bind to an interface that is new, or another one under its old name."""
+        async with self._opening:
+            before = self._open.get(key)
+            if before is None or before.ifindex == interface_index(key.interface):
+                return
+            before.scope.cancel()
+            self._put_up(key, None)
+            closed = self._open[key]
+            await trio.lowlevel.checkpoint()
+            try:
+                made = await trio.to_thread.run_sync(self._bind, self.config.doors, [key])
+            except ConfigFault as fault:
+                _log.warning("%s", fault)
+                return
+            if key in made and self._open.get(key) is closed:
+                self._put_up(key, made[key])
+            else:
+                for one in made.values():
+                    _close(one)
 
     async def _sync_fake(self) -> None:
         while True:
@@ -476,7 +513,7 @@ class Serving:
         for door in self.server.hot.doors.values():
             door.journal = None if self.ring is None else []
 
-    def _note(self, query: Query, peer: Peer, given: Given) -> None:
+    def _note(self, query: Query, peer: Peer, given: Given, took: float) -> None:
         if self.ring is None:
             return
         self._add_line(
@@ -490,7 +527,7 @@ class Serving:
                 rcode=rcode_text(given.reply.rcode),
                 answers=tuple(data_text(rtype, data) for _, rtype, _, data in records(given.reply, 0)),
                 why=given.why,
-                milliseconds=round(given.took * 1000, 2),
+                milliseconds=round(took * 1000, 2),
             )
         )
 

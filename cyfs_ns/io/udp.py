@@ -74,6 +74,10 @@ async def serve_udp(
                     except OSError as fault:
                         _log.warning("udp %s: %s", sock.getsockname(), fault)
                         break
+                    except Exception:
+                        # A fault of ours costs these questions, and never the house.
+                        _log.exception("a batch of questions could not be answered")
+                        break
                     taken += count
                     for errand in errands:
                         if in_flight >= MAX_IN_FLIGHT or errand.client.pending >= MAX_OF_ONE:

@@ -19,6 +19,7 @@ from netnslab.nat import (
     SYMMETRIC,
     Nat,
 )
+from netnslab.plugin import need
 from netnslab.process import Done, Process
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "Nat",
     "Network",
     "Process",
+    "need",
     "why_not",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -48,6 +49,11 @@ class Gateway:
     async def connections(self) -> list[dict[str, Any]]:
         """The live connections as the API lists them."""
         return (await self.api("/connections"))["connections"] or []
+
+    def reload(self, config: Mapping[str, Any]) -> None:
+        """Write another configuration and send SIGHUP."""
+        _write(config, self.home)
+        self.process.send(signal.SIGHUP)
 
     async def stop(self) -> int:
         """SIGTERM, and the exit code."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import json
 import os
 import secrets
 import shutil
@@ -86,6 +87,8 @@ class _Port:
 
     def __init__(self, host: Host, network: Network, device: str, addresses: list[str], link: Link | None) -> None:
         self.host, self.network, self.device, self.addresses, self.link = host, network, device, addresses, link
+        self.plug = ""
+        """The other end of its cable, at the switch."""
 
 
 class Host:
@@ -98,6 +101,7 @@ class Host:
         """The network below, when this is its router."""
         self.namespace = f"{lab.prefix}{name}"
         self._lab = lab
+        self._resolv_conf: Path | None = None
 
     @property
     def addresses(self) -> list[str]:
@@ -116,19 +120,19 @@ class Host:
 
     async def run(self, *argv: str, stdin: str = "", timeout: float = 20.0, check: bool = True) -> Done:
         """Run a command here to its end.  ``CommandFailed`` on a bad code or when it takes too long."""
-        return await run(self.namespace, argv, stdin=stdin, timeout=timeout, check=check)
+        return await run(self.namespace, self._words(argv), stdin=stdin, timeout=timeout, check=check)
 
     def start(self, *argv: str, name: str | None = None, env: Mapping[str, str] | None = None) -> Process:
         """Start a program here; it is killed when the lab goes down, if it still runs then."""
         name = name or Path(argv[0]).name
         log = self._lab.directory / f"{self.name}.{name}.{len(self._lab.processes)}.log"
-        process = Process.start(self.namespace, argv, log=log, name=f"{name} on {self.name}", env=env)
+        process = Process.start(self.namespace, self._words(argv), log=log, name=f"{name} on {self.name}", env=env)
         self._lab.processes.append(process)
         return process
 
     def popen(self, *argv: str, **options: Any) -> subprocess.Popen[Any]:
         """The plain thing, for talking over pipes; the caller owns it (the lab's end kills it all the same)."""
-        return subprocess.Popen(["ip", "netns", "exec", self.namespace, *argv], **options)
+        return subprocess.Popen(["ip", "netns", "exec", self.namespace, *self._words(argv)], **options)
 
     async def call(self, work: Callable[[], _T]) -> _T:
         """Run a plain function in a thread inside this namespace: sockets it makes stay here for ever."""
@@ -152,6 +156,36 @@ class Host:
 
         await until(f"{host}:{port} accepts on {self.name}", answers, timeout=timeout)
 
+    def resolve_with(self, *servers: str) -> None:
+        """Programs run or started from now on see a resolv.conf with these name servers."""
+        file = self._resolv_conf = self._lab.directory / f"{self.name}.resolv.conf"
+        file.write_text("".join(f"nameserver {server}\n" for server in servers))
+
+    async def mac(self, device: str = "eth0") -> str:
+        """The hardware address of an interface."""
+        return str(json.loads((await self.run("ip", "-j", "link", "show", device)).out)[0]["address"])
+
+    async def unplug(self, device: str) -> None:
+        """Pull the cable: the interface stays, its carrier goes."""
+        await _ip(self._lab.switches, [f"link set {self._port(device).plug} down"])
+
+    async def plug_in(self, device: str) -> None:
+        """Put the cable back."""
+        await _ip(self._lab.switches, [f"link set {self._port(device).plug} up"])
+
+    async def renew(self, device: str) -> None:
+        """Take an interface away and make it anew under the same name, hardware address, addresses and routes."""
+        await self._lab.renew(self._port(device), await self.mac(device))
+
+    def _port(self, device: str) -> _Port:
+        return next(port for port in self.ports if port.device == device)
+
+    def _words(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        if self._resolv_conf is None:
+            return argv
+        # Entering a network namespace with ip(8) also makes a mount namespace: nobody else sees this.
+        return ("sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(self._resolv_conf), *argv)
+
     @contextlib.asynccontextmanager
     async def gateway(self, config: Mapping[str, Any] | str, *, home: Path | None = None) -> AsyncIterator[Gateway]:
         """The installed ``cyfs-gateway`` with this configuration, serving when the block begins, gone when it ends."""
@@ -171,7 +205,8 @@ class Lab:
         self._directory: Path | None = None
         self._kept = failures / "".join(c if c.isalnum() or c in "-_" else "_" for c in test)
         self._names = itertools.count(1)
-        self._switches = f"{self.prefix}sw"
+        self.switches = f"{self.prefix}sw"
+        """The namespace of all bridges."""
 
     @property
     def directory(self) -> Path:
@@ -238,17 +273,18 @@ class Lab:
         network.members.append(port)
 
     async def _build(self) -> None:
-        names = [self._switches, *(host.namespace for host in self.hosts)]
+        names = [self.switches, *(host.namespace for host in self.hosts)]
         await _ip(None, [f"netns add {name}" for name in names])
         for name in names:
             await trio.to_thread.run_sync(_inside, name, _settle)
         switches = ["link set lo up"]
         for network in self.networks:
             switches += [f"link add {network.bridge} type bridge mcast_snooping 0", f"link set {network.bridge} up"]
-        await _ip(self._switches, switches)
+        await _ip(self.switches, switches)
         await self._cables()
         for host in self.hosts:
-            await _ip(host.namespace, self._host_setup(host))
+            setup = [line for port in host.ports for line in _port_setup(port)]
+            await _ip(host.namespace, ["link set lo up", *setup, *self._routes(host)])
         for network in self.networks:
             if network.router is not None and network.nat is not None:
                 wan, lan = network.router.ports
@@ -263,17 +299,18 @@ class Lab:
         veths, plugs = [], []
         ports = [(port, f"p{n}") for n, port in enumerate(p for host in self.hosts for p in host.ports)]
         for port, plug in ports:
+            port.plug = plug
             if port.link is None:
-                near, far = f"{port.device} netns {port.host.namespace}", f"{plug} netns {self._switches}"
+                near, far = f"{port.device} netns {port.host.namespace}", f"{plug} netns {self.switches}"
                 veths.append(f"link add {near} type veth peer name {far}")
             else:
                 await self._slow_cable(port, plug, port.link)
             plugs += [f"link set {plug} master {port.network.bridge}", f"link set {plug} up"]
         await _ip(None, veths)
-        await _ip(self._switches, plugs)
+        await _ip(self.switches, plugs)
 
     async def _slow_cable(self, port: _Port, plug: str, link: Link) -> None:
-        ends = ((port.host.namespace, port.device), (self._switches, plug))
+        ends = ((port.host.namespace, port.device), (self.switches, plug))
         cable = Process.start(
             None,
             [sys.executable, link_program.__file__, link.arguments(ends)],
@@ -283,16 +320,20 @@ class Lab:
         self.processes.append(cable)
         await cable.says("ready")
 
-    def _host_setup(self, host: Host) -> list[str]:
-        lines = ["link set lo up"]
-        for port in host.ports:
-            lines.append(f"link set {port.device} up")
-            for address in port.addresses:
-                lines.append(f"addr add {address} dev {port.device}{' nodad' if ':' in address else ''}")
+    async def renew(self, port: _Port, mac: str) -> None:
+        """See ``Host.renew``; ordinary cables only."""
+        near = f"{port.device} address {mac} netns {port.host.namespace}"
+        await _ip(port.host.namespace, [f"link del {port.device}"])
+        await _ip(None, [f"link add {near} type veth peer name {port.plug} netns {self.switches}"])
+        await _ip(self.switches, [f"link set {port.plug} master {port.network.bridge}", f"link set {port.plug} up"])
+        await _ip(port.host.namespace, _port_setup(port) + self._routes(port.host))
+
+    def _routes(self, host: Host) -> list[str]:
+        lines = []
         for port in host.ports:
             router = port.network.router
             if router is not None and router is not host:
-                lines += [f"route add default via {_via(router, port.network, f)}" for f in _families(port.network)]
+                lines += [f"route replace default via {_via(router, port.network, f)}" for f in _families(port.network)]
             for neighbour in port.network.members:
                 below = neighbour.host.routes_for
                 if below is None or below is port.network or neighbour.host is host:
@@ -300,7 +341,7 @@ class Lab:
                 for prefix in below.reached_through():
                     version = 6 if ":" in prefix else 4
                     if version in _families(port.network):
-                        lines.append(f"route add {prefix} via {_via(neighbour.host, port.network, version)}")
+                        lines.append(f"route replace {prefix} via {_via(neighbour.host, port.network, version)}")
         return lines
 
     def _capture(self, network: Network) -> Process:
@@ -308,7 +349,7 @@ class Lab:
         words = ["tcpdump", "-i", network.bridge, "--immediate-mode", "-U", "-s", "128", "-c", "100000", "-Z", "root"]
         words += ["-w", str(self.directory / f"{network.name}.pcap")]
         log = self.directory / f"{network.name}.tcpdump.log"
-        capture = Process.start(self._switches, words, log=log, name=f"capture of {network.name}")
+        capture = Process.start(self.switches, words, log=log, name=f"capture of {network.name}")
         self.processes.append(capture)
         return capture
 
@@ -329,7 +370,7 @@ class Lab:
         for process in reversed(self.processes):
             process.kill_now()
         self.processes.clear()
-        for name in (self._switches, *(host.namespace for host in self.hosts)):
+        for name in (self.switches, *(host.namespace for host in self.hosts)):
             _remove_namespace(name)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -408,6 +449,11 @@ def _settle() -> None:
 async def _ip(namespace: str | None, lines: list[str]) -> None:
     where = ["-n", namespace] if namespace else []
     await run(None, ["ip", *where, "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+
+def _port_setup(port: _Port) -> list[str]:
+    addresses = [f"addr add {a} dev {port.device}{' nodad' if ':' in a else ''}" for a in port.addresses]
+    return [f"link set {port.device} up", *addresses]
 
 
 def _families(network: Network) -> list[int]:

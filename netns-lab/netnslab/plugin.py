@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import shutil
 
 import pytest
 
 from netnslab.lab import Lab, why_not
 
-__all__ = ["lab"]
+__all__ = ["lab", "need"]
 
 _reason = functools.cache(why_not)
 
@@ -19,3 +20,10 @@ def lab(request: pytest.FixtureRequest) -> Lab:
     if (reason := _reason()) is not None:
         pytest.skip(f"netns-lab {reason}")
     return Lab(request.node.name)
+
+
+def need(*programs: str) -> None:
+    """Skip the test when this machine lacks one of these."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: tools/install-packages test")

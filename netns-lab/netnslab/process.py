@@ -119,6 +119,10 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         await until(f"{self.name} is dead", lambda: self.code is not None)
 
+    def send(self, number: signal.Signals) -> None:
+        """Another signal."""
+        self._signal(number)
+
     def kill_now(self) -> None:
         """As ``kill``, without a loop to wait in: for the last clean-up."""
         with contextlib.suppress(ProcessLookupError):

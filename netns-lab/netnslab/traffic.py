@@ -6,7 +6,9 @@ what tests of routers and proxies want to know.
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import trio
 
 from netnslab.lab import Host
 
-__all__ = ["NatSeen", "ask_udp", "http_server", "measure_nat", "reflector", "tcp_server", "udp_echo"]
+__all__ = ["NatSeen", "ask_udp", "dhcp_lease", "http_server", "measure_nat", "reflector", "tcp_server", "udp_echo"]
 
 _Status = trio.TaskStatus[object]
 _REFLECT, _REFLECT_FROM_ALL = b"who?", b"who? from all"
@@ -99,6 +101,33 @@ async def http_server(
         await stream.send_all(answer)
 
     await tcp_server(host, ip, port, serve, task_status=task_status)
+
+
+async def dhcp_lease(host: Host, mac: str, name: str, *, device: str = "eth0") -> str:
+    """Get an IPv4 address by DHCP (RFC 2131) for a device of this MAC and name; it is not put on any interface."""
+    number = os.urandom(4)
+    head = b"\x01\x01\x06\x00" + number + b"\x00\x00\x80\x00" + bytes(16)
+    head += bytes.fromhex(mac.replace(":", "")).ljust(208, b"\0") + b"\x63\x82\x53\x63\x35\x01"
+
+    def message(kind: int, options: bytes = b"") -> bytes:
+        return head + bytes((kind, 12, len(name))) + name.encode() + options
+
+    with await host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(10):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        await sock.bind(("", 68))
+        question = message(1)
+        while True:
+            with trio.move_on_after(1):
+                await sock.sendto(question, ("255.255.255.255", 67))
+                answer, (server, _) = await sock.recvfrom(2000)
+                kind = answer[answer.index(b"\x35\x01", 240) + 2]
+                if answer[4:8] != number or kind not in (2, 5):
+                    continue
+                if kind == 5:
+                    return str(ipaddress.IPv4Address(answer[16:20]))
+                server = ipaddress.IPv4Address(server).packed
+                question = message(3, b"\x32\x04" + answer[16:20] + b"\x36\x04" + server)
 
 
 async def reflector(

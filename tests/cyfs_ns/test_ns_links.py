@@ -54,6 +54,16 @@ def test_a_link_made_anew_under_its_old_name_is_another_one():
     assert appeared == AddressAppeared("wan", "198.51.100.7")
 
 
+def test_who_is_on_the_way_out_is_a_stranger_unless_there_is_no_other_link():
+    lan, wan = LocalAddress(2, "192.168.1.1", "192.168.1.0/24"), LocalAddress(3, "198.51.100.7", "198.51.100.0/24")
+    lan6, wan6 = LocalAddress(2, "2001:db8::1", "2001:db8::/64"), LocalAddress(3, "2001:db8:1::7", "2001:db8:1::/64")
+    way6 = Route(3, "2001:db8:1::1", "2001:db8:1::7")
+    router = picture([LAN, WAN], [lan, wan, lan6, wan6], (WAY, way6))
+    assert router.networks == {"192.168.1.0/24", "2001:db8::/64"}
+    assert picture([WAN], [wan, wan6], (WAY, way6)).networks == {"198.51.100.0/24", "2001:db8:1::/64"}
+    assert picture([LAN, WAN], [lan, wan], (None, None)).networks == {"192.168.1.0/24", "198.51.100.0/24"}
+
+
 def test_an_address_of_an_unknown_link_is_left_out():
     assert picture([LAN], ADDRESSES, (WAY, WAY)) == picture([LAN], ADDRESSES[:1], (None, None))
 

@@ -58,6 +58,7 @@ async def test_the_first_picture_is_there_at_the_start(watched):
     assert ("wan", "198.51.100.7") in {home[:2] for home in watched.watch.picture.homes}
     assert ("lo", "127.0.0.1") in {home[:2] for home in watched.watch.picture.homes}
     assert watched.watch.picture.ways == (None, None)
+    assert watched.watch.picture.networks == {"198.51.100.0/24"}
     assert watched.watch.neighbours.mac("198.51.100.9") == MAC
     assert watched.watch.neighbours.mac("198.51.100.1") is None
 

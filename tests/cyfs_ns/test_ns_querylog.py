@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from cyfs_ns.config.house import Privacy
 from cyfs_ns.errors import BadWire
+from cyfs_ns.io import ring as ring_module
 from cyfs_ns.io.ring import Ring
 from cyfs_ns.printable import printable
 from cyfs_ns.querylog import LogEntry, chosen, from_line, to_line
@@ -110,6 +112,30 @@ def test_the_disk_holds_no_more_than_was_allowed(tmp_path: Path) -> None:
     kept = list(ring.lines())
     assert kept[0] == b"000002999" and len(kept) > 900
     assert kept == sorted(kept, reverse=True)
+
+
+@given(
+    st.lists(st.binary(max_size=12).filter(lambda line: line and b"\n" not in line), max_size=30), st.integers(1, 20)
+)
+def test_lines_are_read_backwards_whatever_the_blocks(lines: list[bytes], block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(ring_module, "_BLOCK", block)
+        ring = Ring(Path(folder, "log"), 1 << 20)
+        for line in lines:
+            ring.add(line + b"\n")
+        ring.write()
+        assert list(ring.lines()) == lines[::-1]
+
+
+def test_what_is_written_while_somebody_reads_is_not_read_twice(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "log", 1 << 20)
+    ring.add(b"1\n")
+    ring.write()
+    ring.add(b"2\n")
+    lines = ring.lines()
+    assert next(lines) == b"2"
+    ring.write()
+    assert list(lines) == [b"1"]
 
 
 def test_a_disk_that_fails_costs_lines_and_nothing_else(tmp_path: Path) -> None:

@@ -127,21 +127,3 @@ class Dns(Leaf):
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
         return await self._packets(target)
-
-
-class OnePeer:
-    """Datagrams to anybody go to one peer, whose answers seem to come from whoever was written to last."""
-
-    def __init__(self, endpoint: PacketEndpoint, peer: Target) -> None:
-        self._endpoint, self._peer, self._asked = endpoint, peer, peer
-        self.fileno = endpoint.fileno
-
-    def recv(self) -> tuple[bytes, Target]:
-        return self._endpoint.recv()[0], self._asked
-
-    def send(self, data: bytes | memoryview, to: Target) -> None:
-        self._asked = to
-        self._endpoint.send(data, self._peer)
-
-    def close(self) -> None:
-        self._endpoint.close()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import trio
 
@@ -22,7 +23,7 @@ from cyfs_gateway.config.view import clash_configs_view
 from cyfs_gateway.control import shapes
 from cyfs_gateway.io.control.files import MOST_VALUE, Storage, ui_file
 from cyfs_gateway.metrics import gateway_metrics
-from cyfs_ns.control.router import Route, Router
+from cyfs_ns.control.router import NotFound, Route, Router
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.io.control import conversation
 from cyfs_ns.io.control.conversation import DONE, Feed, Reply, Site, json_reply
@@ -119,6 +120,9 @@ def make_router() -> Router[Handler]:
             Route("DELETE", "/connections", _close_connections),
             Route("DELETE", "/connections/{id}", _close_connection),
             Route("GET", "/dns/query", _dns_query),
+            Route("GET", "/dns/{path...}", _name_server),
+            Route("POST", "/dns/{path...}", _name_server),
+            Route("DELETE", "/dns/{path...}", _name_server),
             Route("POST", "/cache/dns/flush", _flush_dns),
             Route("POST", "/cache/fakeip/flush", _flush_fake_ip),
             Route("GET", "/storage/{key}", _get_storage),
@@ -187,7 +191,13 @@ async def _memory(call: Call) -> Feed:
 
 
 async def _metrics(call: Call) -> Reply:
-    text = render(gateway_metrics(call.app.gateway, time.time()))
+    gateway = call.app.gateway
+    metrics = gateway_metrics(gateway, time.time())
+    if gateway.name_server is not None:
+        from cyfs_ns.io.views import metrics_of
+
+        metrics += metrics_of(gateway.name_server, gateway.started)
+    text = render(metrics)
     return Reply(200, text.encode("utf-8", "replace"), (("Content-Type", CONTENT_TYPE),))
 
 
@@ -445,6 +455,29 @@ async def _dns_query(call: Call) -> Reply:
         raise HttpFault(400, str(fault)) from None
     except (Unreachable, Refused, TimeoutError, trio.TooSlowError) as fault:
         raise HttpFault(500, str(fault) or "timeout") from None
+
+
+@cache
+def _name_server_paths() -> Router[Handler]:
+    # Imported when somebody asks: a gateway that serves no names does without what this needs.
+    from cyfs_ns.io.control.nameserver import Served, routes
+
+    def find(api: Api) -> Served:
+        serving = api.gateway.name_server
+        if serving is None:
+            raise HttpFault(503, "no name server runs: the configuration says so with dns.enable and dns.listen")
+        return Served(serving, api.gateway.started)
+
+    return Router(routes(find, "/dns"))
+
+
+async def _name_server(call: Call) -> Reply | Feed:
+    """What the API of ``cyfs-ns`` has at the root is here below ``/dns``."""
+    path = "/dns/" + "/".join(quote(part, safe="") for part in call.found.rest)
+    found = _name_server_paths().find(call.found.route.method, path)
+    if isinstance(found, NotFound):
+        raise HttpFault(405 if found.allowed else 404, "Method not allowed" if found.allowed else _MISSING)
+    return await found.route.handler(replace(call, found=found))
 
 
 async def _flush_dns(call: Call) -> Reply:

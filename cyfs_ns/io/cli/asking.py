@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cyfs_ns.io.cli.common import json_option, print_json
+from cyfs_ns.io.cli.common import json_option, print_json, run_to_end
 
 if TYPE_CHECKING:
     from cyfs_ns.io.measure import Heard, Wish
@@ -65,8 +65,6 @@ def resolve(
       2  the command line makes no sense
       9  no server answered
     """
-    import trio
-
     from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 
     try:
@@ -76,7 +74,7 @@ def resolve(
     except (BadWire, ConfigFault, ValueError) as fault:
         raise click.UsageError(str(fault)) from None
     try:
-        server, heard, said = trio.run(_first, wish, servers, timeout)
+        server, heard, said = run_to_end(_first, wish, servers, timeout)
     except Unreachable as fault:
         click.echo(f"cyfs-ns: {fault}", err=True)
         raise SystemExit(NO_SERVER) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cyfs_ns.io.cli.common import json_option, print_json, table
+from cyfs_ns.io.cli.common import json_option, print_json, run_to_end, table
 
 if TYPE_CHECKING:
     from cyfs_ns.histogram import Summary
@@ -60,8 +60,6 @@ def bench(
     """
     from dataclasses import replace
 
-    import trio
-
     from cyfs_ns.errors import ConfigFault
     from cyfs_ns.io.measure import Course, measure, steps_of
     from cyfs_ns.io.sources import Sources
@@ -76,7 +74,7 @@ def bench(
     wanted = [replace(server, skip_cert_verify=server.skip_cert_verify or insecure) for server in wanted]
     course = Course(names=_names(names), count=count, rate=rate, timeout=timeout)
     with _Progress(steps_of(course) * len(wanted)) as progress:
-        found = trio.run(measure, wanted, course, progress.step)
+        found = run_to_end(measure, wanted, course, progress.step)
     if as_json:
         print_json(_json(found, course))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from cyfs_ns.io.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
-SOCKET = "control.sock"
-"""The control API, in the home directory."""
+_SOCKET = "control.sock"
+_GATEWAY_SOCKET = "cyfs-gateway.sock"
+"""In the home of a gateway, whose API has a name server's below ``/dns``."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -60,30 +62,45 @@ class NotRunning(click.ClickException):
 
 def ask(home: Path, method: str, *segments: str, query: Mapping[str, str | int] | None = None) -> Any:
     """The JSON the running server answers with."""
-    with _speaking(home) as client:
-        return client.call(method, *segments, query=query)
+    with _speaking(home) as (client, prefix):
+        return client.call(method, *prefix, *segments, query=query)
 
 
 def follow(home: Path, *segments: str, query: Mapping[str, str | int]) -> Iterator[Any]:
     """The objects of an endless answer, until the server or the user ends it."""
     try:
-        with _speaking(home) as client:
-            yield from client.lines(*segments, query=query)
+        with _speaking(home) as (client, prefix):
+            yield from client.lines(*prefix, *segments, query=query)
     except KeyboardInterrupt:
         return
 
 
 @contextmanager
-def _speaking(home: Path) -> Iterator[Client]:
+def _speaking(home: Path) -> Iterator[tuple[Client, tuple[str, ...]]]:
     from cyfs_ns.errors import BadWire, Unreachable
     from cyfs_ns.io.client import ApiFault, Client
 
     try:
-        yield Client(home / SOCKET, whose="name server")
+        if not (home / _SOCKET).exists() and (home / _GATEWAY_SOCKET).exists():
+            yield Client(home / _GATEWAY_SOCKET), ("dns",)
+        else:
+            yield Client(home / _SOCKET, whose="name server"), ()
     except Unreachable as fault:
         raise NotRunning(f"{fault}; is it running, with this --home?") from None
     except (ApiFault, BadWire) as fault:
         raise click.ClickException(printable(str(fault))) from None
+
+
+def run_to_end(main: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """``trio.run``, and a quiet end when the user interrupts, wherever that happened."""
+    import trio
+
+    try:
+        return trio.run(main, *args)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        raise click.Abort from None
 
 
 def print_json(value: object, *, one_line: bool = False) -> None:

@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from cyfs_ns.io.cli.common import ask, config_option, facts, follow, home_option, json_option, print_json, table
+from cyfs_ns.io.cli.common import (
+    ask,
+    config_option,
+    facts,
+    follow,
+    home_option,
+    json_option,
+    print_json,
+    run_to_end,
+    table,
+)
 from cyfs_ns.printable import printable
 
 _BAR = 40
@@ -82,7 +92,12 @@ def explain(name: str, rtype: str, client: str, config: Path | None, home: Path,
         said = ask(home, "GET", "explain", query={"name": name, "type": rtype, "client": client})
     if as_json:
         print_json(said)
-        return
+    else:
+        show_explanation(said)
+
+
+def show_explanation(said: Any) -> None:
+    """Print what ``explain`` of the API tells."""
     table(("MS", "STOP", "WHAT WAS SAID"), [(f"{s['milliseconds']:.2f}", s["stop"], s["said"]) for s in said["steps"]])
     click.echo()
     why = f" ({said['why']})" if said["why"] else ""
@@ -96,8 +111,6 @@ def explain(name: str, rtype: str, client: str, config: Path | None, home: Path,
 
 
 def _explained_alone(config: Path, name: str, rtype: str, client: str) -> Any:
-    import trio
-
     from cyfs_ns import names
     from cyfs_ns.errors import BadWire, CyfsError
     from cyfs_ns.io.configfile import read_dns_file
@@ -114,7 +127,7 @@ def _explained_alone(config: Path, name: str, rtype: str, client: str) -> Any:
         if wrong.severity == "error":
             raise click.ClickException(f"{config}:{wrong.line}:{wrong.column}: {printable(wrong.message)}")
     try:
-        return explained_json(trio.run(explain_alone, loaded, question, asker))
+        return explained_json(run_to_end(explain_alone, loaded, question, asker))
     except CyfsError as fault:
         raise click.ClickException(printable(str(fault))) from None
 

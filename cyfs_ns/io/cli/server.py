@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyfs_ns.io.cli.common import config_option, home_option, json_option, print_json
+from cyfs_ns.io.cli.common import config_option, home_option, json_option, print_json, run_to_end
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
@@ -31,15 +31,13 @@ def serve(config: Path | None, home: Path, log_level: str) -> None:
     Example:
       cyfs-ns serve -c /etc/cyfs-ns.yaml
     """
-    import trio
-
     from cyfs_ns.io.logs import setup_logs
     from cyfs_ns.io.process import tell_service_manager
     from cyfs_ns.io.run import run_server
 
     setup_logs(log_level, sys.stderr, json=not sys.stderr.isatty())
     path = config.absolute() if config is not None else None
-    sys.exit(trio.run(lambda: run_server(path, home, on_ready=tell_service_manager)))
+    sys.exit(run_to_end(lambda: run_server(path, home, on_ready=tell_service_manager)))
 
 
 @click.command()

@@ -68,6 +68,15 @@ def routes(find: Callable[[A], Served], prefix: str = "") -> Iterable[Route[Hand
         yield Route(method, prefix + path, partial(serve, handle))
 
 
+def metrics_route() -> Route[Handler[Served]]:
+    """The one route for a listener that anybody on the network may reach: counts, no names asked, no clients."""
+
+    async def serve(call: Call[Served]) -> Reply:
+        return await _metrics(_Asked(call.app, call))
+
+    return Route("GET", "/metrics", serve)
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked(Generic[A]):
     served: Served

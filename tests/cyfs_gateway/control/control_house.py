@@ -221,6 +221,8 @@ class PaperGateway:
             way="socks5 proxy 10.0.0.1:1080",
         )
 
+    name_server = None
+
     async def dns_query(self, name: str, rtype: str) -> Answer:
         if rtype == "NONSENSE":
             raise ValueError("unknown type")

@@ -1,0 +1,99 @@
+"""The outbound ``dns``: whatever is sent there is a question, and our own name server answers it in this process.
+
+Datagrams are answered in the name of whom they were sent to; a stream carries questions as TCP to a name server does.
+The name server sees them come from this machine (127.0.0.1).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from cyfs_ns.dnsframes import DnsFrames
+from cyfs_ns.errors import BadWire
+from cyfs_ns.peer import Peer
+from tunnels.endpoint import Target
+from tunnels.io.waiting import TcpEndpoint
+
+Answer = Callable[[bytes, Peer], Awaitable[bytes | None]]
+"""From a stranger's octets to the finished reply, or None for silence."""
+
+_US = "127.0.0.1"
+_AT_ONCE = 64
+_READ = 16 * 1024
+_IDLE_SECONDS = 30.0
+
+
+class DatagramQuestions:
+    """A way for datagrams that ends here; beyond 64 unanswered questions more are dropped, as UDP may."""
+
+    def __init__(self, nursery: trio.Nursery, answer: Answer) -> None:
+        self._nursery, self._answer = nursery, answer
+        self._outer, self._inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._asked: deque[Target] = deque()
+        """Whose the replies are that wait between the sockets."""
+        self._open = 0
+        self.fileno = self._outer.fileno
+
+    def recv(self) -> tuple[bytes, Target]:
+        """One reply, and who was asked."""
+        data = self._outer.recv(0xFFFF)
+        return data, self._asked.popleft()
+
+    def send(self, data: bytes | memoryview, to: Target) -> None:
+        """Ask."""
+        if self._open < _AT_ONCE:
+            self._open += 1
+            self._nursery.start_soon(self._reply, bytes(data), to)
+
+    async def _reply(self, question: bytes, asked: Target) -> None:
+        try:
+            reply = await self._answer(question, Peer(_US, 0, "udp", _US, ""))
+        finally:
+            self._open -= 1
+        if reply is None:
+            return
+        try:
+            self._inner.send(reply)
+        except OSError:  # closed, or nobody fetches them
+            return
+        self._asked.append(asked)
+
+    def close(self) -> None:
+        """Give the way up; what is being asked is not told any more."""
+        self._outer.close()
+        self._inner.close()
+
+
+def open_stream(nursery: trio.Nursery, answer: Answer) -> TcpEndpoint:
+    """A way for a byte stream that ends here."""
+    outer, inner = socket.socketpair()
+    outer.setblocking(False)
+    end = TcpEndpoint(outer.family, outer.type, 0, outer.detach())
+    end.setblocking(False)
+    nursery.start_soon(_converse, trio.SocketStream(trio.socket.from_stdlib_socket(inner)), answer)
+    return end
+
+
+async def _converse(stream: trio.SocketStream, answer: Answer) -> None:
+    """Answer questions one after the other, until the client leaves, is silent or says nonsense."""
+    frames = DnsFrames()
+    peer = Peer(_US, 0, "tcp", _US, "")
+    async with stream:
+        try:
+            while True:
+                with trio.fail_after(_IDLE_SECONDS):
+                    data = await stream.receive_some(_READ)
+                if not data:
+                    return
+                frames.feed(data, 0.0)
+                while asked := frames.take(_AT_ONCE):
+                    for each in asked:
+                        frames.answer(each.token, await answer(each.query, peer))
+                with trio.fail_after(_IDLE_SECONDS):
+                    await stream.send_all(b"".join(frames.pieces_to_send()))
+        except (BadWire, trio.BrokenResourceError, trio.TooSlowError):
+            return

@@ -227,12 +227,14 @@ def one_round(
 
     spent = stage.cpu_seconds(pid) if pid else 0.0
     strangers = stage.busy_seconds() - known()
+    began = time.monotonic()
     sample = take_sample()
+    took = time.monotonic() - began  # with what the load waited for answers that were lost
     strangers = stage.busy_seconds() - known() - strangers
     if sample.count == 0:
         raise Failed(f"nothing came through ({sample.errors} errors)")
     figure.rounds.append(sample.count / sample.seconds * scale)
-    figure.strangers.append(max(0.0, strangers / sample.seconds))
+    figure.strangers.append(max(0.0, strangers / took))
     figure.errors += sample.errors
     if sample.p99_ms is not None:
         figure.p99_ms.append(sample.p99_ms)

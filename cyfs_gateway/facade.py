@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from cyfs_gateway.config.model import Config
 from cyfs_gateway.flow import Flow
@@ -16,9 +16,6 @@ from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.config.written import Fault
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
-
-if TYPE_CHECKING:
-    from cyfs_ns.io.serving import Serving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +168,8 @@ class Gateway(Protocol):
         """Every tunnel URL something was learnt of."""
 
     @property
-    def name_server(self) -> Serving | None:
-        """The name server, None while the configuration wants none."""
+    def name_server(self) -> Any:
+        """The ``cyfs_ns.io.serving.Serving`` whose API is carried here; None while the configuration wants none."""
 
     async def dns_query(self, name: str, rtype: str) -> Answer:
         """Any record type, from the name servers alone."""

@@ -79,6 +79,8 @@ class Interception:
     tproxy_port: int = 0
     dns_port: int = 0
     """Where port 53 goes, UDP and TCP; 0 leaves DNS alone."""
+    dns_ipv6: bool = True
+    """Whether IPv6 is heard there, too."""
     bypass: tuple[str, ...] = ()
     """CIDRs that pass untouched, DNS to them included."""
     reach: tuple[str, ...] = ()
@@ -139,13 +141,15 @@ def interception(config: Config, instance: str) -> Interception | None:
             raise ConfigFault(f"{kind}-port: iptables brings it other machines' traffic: set 'allow-lan: true'")
         ports[kind] = open_ones[0].port if open_ones else 0
         families |= {":" in one.listen for one in open_ones if one.port == ports[kind]}
+    dns_port, dns_ipv6 = _dns_door(config) if wanted.dns_redirect else (0, False)
     fake_ip = config.dns.enable and config.dns.enhanced_mode == "fake-ip"
     return Interception(
         instance=instance,
         interfaces=wanted.inbound_interfaces,
         redir_port=ports["redir"],
         tproxy_port=ports["tproxy"],
-        dns_port=_dns_port(config) if wanted.dns_redirect else 0,
+        dns_port=dns_port,
+        dns_ipv6=dns_ipv6,
         bypass=tuple(str(network) for network in wanted.bypass),
         reach=tuple(filter(None, (config.dns.fake_ip_range, config.dns.fake_ip_range6))) if fake_ip else (),
         own_mark=config.routing_mark or OWN_MARK,
@@ -153,16 +157,17 @@ def interception(config: Config, instance: str) -> Interception | None:
     )
 
 
-def _dns_port(config: Config) -> int:
-    """Where the gateway answers questions of other machines; 0: nowhere."""
+def _dns_door(config: Config) -> tuple[int, bool]:
+    """The port where the gateway answers questions of other machines (0: nowhere), and whether IPv6 is heard there."""
     doors = config.dns.doors.plain if config.dns.enable else ()
-    outer = [port for host, port in doors if not host or not ipaddress.ip_address(host).is_loopback]
+    outer = [(host, port) for host, port in doors if not host or not ipaddress.ip_address(host).is_loopback]
     if doors and not outer:
         raise ConfigFault(
             "dns/listen: iptables brings it other machines' questions: leave the address away (':53'), or set "
             "'dns-redirect: false'"
         )
-    return outer[0] if outer else 0
+    port = outer[0][1] if outer else 0
+    return port, any(not host or ":" in host for host, other in outer if other == port)
 
 
 def table_name(instance: str) -> str:
@@ -222,6 +227,11 @@ _Chain = tuple[str, list[str]]
 
 _DNS = "meta l4proto { tcp, udp } th dport 53"
 
+
+def _dns(wanted: Interception) -> str:
+    return _DNS if wanted.dns_ipv6 else f"meta nfproto ipv4 {_DNS}"
+
+
 _REPLIES: _Chain = ("replies", ["socket transparent 1 return", "accept"])
 
 
@@ -258,7 +268,7 @@ def _redirect_in(wanted: Interception) -> _Chain:
         "type nat hook prerouting priority dstnat; policy accept;",
         _from_outside(wanted),
         "jump ours",
-        f"{_DNS} redirect to :{wanted.dns_port}" if wanted.dns_port else "",
+        f"{_dns(wanted)} redirect to :{wanted.dns_port}" if wanted.dns_port else "",
         *_redirect_tcp(wanted),
     ]
 
@@ -268,7 +278,7 @@ def _redirect_out(wanted: Interception) -> _Chain:
         "type nat hook output priority -100; policy accept;",
         "jump ours",
         "fib daddr type local accept",
-        f"{_DNS} redirect to :{wanted.dns_port}" if wanted.dns_port else "",
+        f"{_dns(wanted)} redirect to :{wanted.dns_port}" if wanted.dns_port else "",
         *_redirect_tcp(wanted),
     ]
 
@@ -284,7 +294,7 @@ def _tproxy_in(wanted: Interception, mark: int) -> _Chain:
         _from_outside(wanted),
         "jump ours",
         "ct direction reply jump replies",
-        f"{_DNS} accept" if wanted.dns_port else "",
+        f"{_dns(wanted)} accept" if wanted.dns_port else "",
         "jump spare",
         "goto take",
     ]
@@ -300,7 +310,7 @@ def _tproxy_out(wanted: Interception, mark: int) -> _Chain:
         "type route hook output priority mangle; policy accept;",
         "jump ours",
         "ct direction reply accept",
-        f"{_DNS} accept" if wanted.dns_port else "",
+        f"{_dns(wanted)} accept" if wanted.dns_port else "",
         "jump spare",
         f"{_tproxied(wanted)} meta mark set {mark:#x}",
     ]

@@ -50,7 +50,8 @@ def _listed(entries: tuple[str, ...], sets: _Sets) -> Wants:
 def _by_rules(lines: Iterable[str], sets: _Sets) -> Wants:
     rules: list[tuple[Wants, bool]] = []
     for line in lines:
-        kind, *payload, what = [part.strip() for part in line.split(",")]
+        kind, *payload = [part.strip() for part in line.split(",")]
+        what = payload.pop() if payload else ""
         if what.lower() not in ("fake-ip", "real-ip") or len(payload) > 1 or (not payload) != (kind == "MATCH"):
             raise ConfigFault(f"fake-ip-filter: {line[:80]!r} is not TYPE,payload,fake-ip or ...,real-ip")
         rules.append((_rule(kind, payload[0] if payload else "", line, sets), what.lower() == "fake-ip"))

@@ -174,11 +174,11 @@ class LocalNames:
             owner = name_wire(name)
         except BadWire:
             return []
-        found = (self.lookup(owner, rtype) for rtype in _ADDRESSES)
-        replies = [each for each in found if isinstance(each, Reply)]
-        return [
-            _address_text(data) for each in replies for _, rtype, _, data in records(each, 0) if rtype in _ADDRESSES
-        ]
+        v4 = self.lookup(owner, A)
+        # Whoever has an address of either family here is answered for both.
+        v6 = self.lookup(owner, AAAA) if isinstance(v4, Reply) else None
+        told = [record for each in (v4, v6) if isinstance(each, Reply) for record in records(each, 0)]
+        return [_address_text(data) for _, rtype, _, data in told if rtype in _ADDRESSES]
 
     def why(self, name: bytes, rtype: int) -> str:
         """Where :meth:`lookup`'s answer comes from, in words; empty if it has none."""

@@ -61,6 +61,8 @@ def read_service(rdata: bytes) -> Service:
             raise BadWire("an SVCB record ends within a parameter") from None
         if size > len(rest) - _PAIR.size or (params and key <= params[-1][0]):
             raise BadWire("an SVCB record whose parameters are cut or out of order")
+        if key == MANDATORY and (not size or size % 2):
+            raise BadWire("an SVCB record that demands half a parameter, or none")  # RFC 9460 section 8
         params.append((key, rest[_PAIR.size : _PAIR.size + size]))
         rest = rest[_PAIR.size + size :]
     return Service(rdata[:2], target, tuple(params))

@@ -37,9 +37,12 @@ from cyfs_ns.io.datagram import Datagrams
 from cyfs_ns.io.dial import is_interface, plain_dial
 from cyfs_ns.io.http import Response, fetch
 from cyfs_ns.io.resolver import Resolver
+from cyfs_ns.io.sources import is_local
+from cyfs_ns.loops import own_doors
 from cyfs_ns.names import is_ip
 from cyfs_ns.splitdns import SplitDns, read_servers
 from cyfs_ns.upstream import Group as ServerGroup
+from cyfs_ns.upstream import Upstream
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.group import Health, choose_members
 from tunnels.io.direct import Guard, Witness
@@ -219,7 +222,13 @@ class World:
             mark=self.mark,
             interface=config.interface_name,
             ipv6_timeout=dns.ipv6_timeout,
+            resolv_conf_path=dns.resolv_file or "/etc/resolv.conf",
+            is_own=self._is_own,
         )
+
+    def _is_own(self, server: Upstream) -> bool:
+        """Whether a name server is our own, as that of a router's system often is: it would tell fake addresses."""
+        return bool(own_doors([server], self._dns.doors.plain, is_local))
 
     def name_set(self, name: str) -> Callable[[str], bool]:
         """The set ``rule-set:NAME`` or ``geosite:CODE`` of names, whose content may come later.

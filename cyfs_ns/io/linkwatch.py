@@ -59,6 +59,7 @@ class LinkWatch:
         """Kept while :meth:`run` runs."""
         self.picture = Picture()
         """The last one."""
+        self._looked = False
         self._settle = settle
         self._mark = mark
         self._watched = watching_socket(_ROUTE, WATCHED_GROUPS)
@@ -79,9 +80,12 @@ class LinkWatch:
         Raises ``OSError`` and ``BadWire`` if that fails.  Afterwards the sockets are closed.
         """
         try:
-            await self.look()
-            task_status.started()
             look_at = math.inf
+            if self._looked:
+                look_at = await self._compare(tell)
+            else:
+                await self.look()
+            task_status.started()
             while True:
                 heard: list[Message] | None = []
                 with trio.move_on_at(look_at):
@@ -98,8 +102,12 @@ class LinkWatch:
             self._socket.close()
 
     async def look(self) -> None:
-        """Take a picture and tell nobody: for who needs one before :meth:`run`.  Raises as that does."""
+        """Take the first picture, for who needs one before :meth:`run`, which tells what happened since.
+
+        Raises as that does.
+        """
         self.picture, neighbours = await self._look()
+        self._looked = True
         self._learn(neighbours)
 
     async def _compare(self, tell: Callable[[tuple[Change, ...]], None]) -> float:

@@ -19,7 +19,7 @@ import ipaddress
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -63,6 +63,7 @@ _EMPTIED_TTL = 60
 _REGISTERED_TTL = 10
 _KEEPALIVE = 300  # tenths of a second
 _REMIND = 300.0  # seconds after which whoever hears of addresses hears again of those that are still told
+_TWIN_PATIENCE = 1.0  # seconds an answer waits to hear of the preferred family
 _JUMP = 2.0  # seconds by which the wall clock may drift off within one
 _REAL = frozenset({"upstream", "cache", "stale", "local", "rewritten"})
 _NO_RECORD = data_wire(HINFO, 'RFC8482 ""')
@@ -166,19 +167,25 @@ class NameServer:
 
     def flush(self, name: str = "", *, below: bool = False) -> int:
         """Forget what upstreams said of a canonical name, and below it if ``below``; of everything without a name."""
-        wire = name_wire(name) if name else None
         self._epoch += 1
-        self.hot.flush(wire, below=below)
-        return self.cache.flush(wire, below=below)
+        self.hot.flush()  # all: aliases of other names may lead there
+        return self.cache.flush(name_wire(name) if name else None, below=below)
 
     def settle(self) -> None:
-        """Count the hits since the last time."""
+        """Count the hits since the last time, now."""
+        for _ in self._settling():
+            pass
+
+    def _settling(self) -> Iterator[None]:
+        """Count the hits since the last time, a few milliseconds' worth at a turn at most."""
         now = self.wall()
         for door in self.hot.doors.values():
             for address, times in door.harvest_clients().items():
                 self.statistics.hear_client(spell(address), times)
-            for _, table in door.tables():
-                for label, times in table.harvest():
+            for _, table in list(door.tables()):
+                for number, (label, times) in enumerate(table.harvest()):
+                    if number % _AT_A_TURN == 0:
+                        yield
                     if isinstance(label, Label):
                         self.statistics.hear_hits(label.name, label.rtype, label.source, times, now)
                         if label.key is not None:
@@ -339,8 +346,11 @@ class NameServer:
             authority=records(given.reply, 1),
             ede=given.reply.ede,
         )
+        # Who loses a fake address is flushed by its name alone, not by those of aliases.
+        until = 0.0 if given.source == "fake-ip" else given.until
         source = given.source if given.source in ("blocked", "failed") else source
-        return replace(given, reply=reply, source=source, why=why or given.why, fixed=given.fixed + len(before))
+        fixed = given.fixed + len(before)
+        return replace(given, reply=reply, source=source, why=why or given.why, fixed=fixed, until=until)
 
     async def _asked(self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell) -> Given:
         """The answer of the cache or the upstreams, held against the rules for answers."""
@@ -372,7 +382,11 @@ class NameServer:
         self, query: Query, name: str, peer: Peer, view: View, other: int, given: Given, tell: Tell
     ) -> Given:
         wanted = replace(query, rtype=other, question=query.question[:-4] + other.to_bytes(2) + query.question[-2:])
-        twin = await self._lookup.find(wanted, name, peer, view.spec.group, tell_nobody)
+        with trio.move_on_after(_TWIN_PATIENCE) as patience:
+            twin = await self._lookup.find(wanted, name, peer, view.spec.group, tell_nobody)
+        if patience.cancelled_caught:
+            tell("answer", f"nobody knows in time whether there is {rtype_text(other)}")
+            return replace(given, until=0.0)
         reply = yielded(given.reply, twin.reply)
         if reply is given.reply:
             return given
@@ -447,7 +461,8 @@ class NameServer:
         lag = self.wall() - self.clock()
         while True:
             await trio.sleep(1)
-            self.settle()
+            for _ in self._settling():
+                await trio.lowlevel.checkpoint()
             now = self.wall()
             drifted = now - self.clock() - lag
             lag += drifted
@@ -457,6 +472,8 @@ class NameServer:
                 self.take_leases([*self._leases.values()])
 
 
+_AT_A_TURN = 64
+"""Hits counted before questions get their turn again."""
 _MADE_HERE = frozenset({"blocked", "rewritten", "local", "fake-ip"})
 _DECIDED = (Action.BLOCK, Action.REFUSE, Action.REWRITE)
 

@@ -66,6 +66,7 @@ from cyfs_ns.upstream import Upstream
 
 _SAVE_SECONDS = 60.0
 _SYNC_SECONDS = 20.0
+_AGAIN_SECONDS = 1.0
 _LOG_SECONDS = 1.0
 _LUMP_SECONDS = 10.0  # a killed process loses the log of no more than these
 _STATISTICS_SECONDS = 600.0
@@ -245,20 +246,28 @@ class Serving:
                 self._look_around(self._links)
         house = await trio.to_thread.run_sync(lambda: build_house(config, hosts, sets=around.sets, geoip=around.geoip))
         resolver = _resolver_for(house, around)
-        keeper = await self._keeper(config, around)
-        fake = await trio.to_thread.run_sync(self._fake_for, config, around)
-        leases = await trio.to_thread.run_sync(read_lease_files, house.lease_files)
-        missing = [key for key in wanted_doors(config.doors) if key not in self._open]
-        fresh = await trio.to_thread.run_sync(self._bind, config.doors, missing)
+        fake: FakeIps | None = None
+        try:
+            keeper = await self._keeper(config, around)
+            fake = await trio.to_thread.run_sync(self._fake_for, config, around)
+            leases = await trio.to_thread.run_sync(read_lease_files, house.lease_files)
+            missing = [key for key in wanted_doors(config.doors) if key not in self._open]
+            fresh = await trio.to_thread.run_sync(self._bind, config.doors, missing)
+        except BaseException:
+            self._let_go(resolver, fake)
+            raise
         return StagedHouse(house, hosts, around, resolver, keeper, fake, leases, fresh)
 
     def abandon(self, staged: StagedHouse) -> None:
         """Take back what :meth:`stage` did."""
         for made in staged.fresh.values():
             _close(made)
-        staged.resolver.close()
-        if staged.fake is not None and not staged.fake.shares_with(self.fake):
-            staged.fake.close()
+        self._let_go(staged.resolver, staged.fake)
+
+    def _let_go(self, resolver: Resolver, fake: FakeIps | None) -> None:
+        resolver.close()
+        if fake is not None and not fake.shares_with(self.fake):
+            fake.close()
 
     def commit(self, staged: StagedHouse) -> None:
         """Serve by what was staged; neither waits nor fails."""
@@ -302,10 +311,16 @@ class Serving:
 
     async def reread(self) -> None:
         """Files that the configuration names have changed: build the same house again.  Faults are logged."""
-        try:
-            await self.change(self.config, self._hosts)
-        except ConfigFault as fault:
-            _log.error("%s; what was there stays", fault)
+        while True:
+            config, hosts = self.config, self._hosts
+            try:
+                staged = await self.stage(config, hosts, self.around)
+            except ConfigFault as fault:
+                _log.error("%s; what was there stays", fault)
+                return None
+            if config is self.config and hosts is self._hosts:
+                return self.commit(staged)
+            self.abandon(staged)  # another configuration has come meanwhile: it is the one whose files count
 
     # Parts of a house
 
@@ -369,6 +384,8 @@ class Serving:
             place = f"[{key.host}]:{key.port}" if ":" in key.host else f"{key.host}:{key.port}"
             on = f" on {key.interface}" if key.interface else ""
             why = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+            if key.kind == "crew":
+                raise ConfigFault(f"the workers cannot listen: {why}; from none to some needs a restart") from fault
             raise ConfigFault(f"cannot listen at {key.kind} {place}{on}: {why}") from fault
         return made
 
@@ -402,12 +419,18 @@ class Serving:
 
     async def _serve(self, key: DoorKey, made: Made, scope: trio.CancelScope) -> None:
         with scope:
-            if isinstance(made, list):
-                await Crew(self.server.hot, self.server.serve).run(made)
-            elif isinstance(made, socket.socket):
-                await serve_udp(made, self.server.hot, self.server.serve, interface=key.interface)
-            else:
-                await serve_door(self._hall, made)
+            try:
+                if isinstance(made, list):
+                    await Crew(self.server.hot, self.server.serve).run(made)
+                elif isinstance(made, socket.socket):
+                    await serve_udp(made, self.server.hot, self.server.serve, interface=key.interface)
+                else:
+                    await serve_door(self._hall, made)
+            except Exception:
+                # A fault of ours must not take the house down with one of its doors.
+                _log.exception("the door %s failed in a way nobody foresaw; it opens again", key.kind)
+                await trio.sleep(_AGAIN_SECONDS)
+                self._nursery.start_soon(self._open_again, key)
 
     # What goes on beside
 
@@ -474,10 +497,10 @@ class Serving:
             self._nursery.start_soon(self._serve, key, made, door.scope)
 
     async def _open_again(self, key: DoorKey) -> None:
-        """Bind to an interface that is new, or another one under its old name."""
+        """Bind anew: the interface is new or another one under its old name, or the door had failed."""
         async with self._opening:
             before = self._open.get(key)
-            if before is None or before.ifindex == interface_index(key.interface):
+            if before is None or (key.interface and before.ifindex == interface_index(key.interface)):
                 return
             before.scope.cancel()
             self._put_up(key, None)

@@ -191,3 +191,12 @@ def test_no_text_of_the_owner_reaches_nft_but_names_and_networks(interface, cidr
     extra = text.replace(interface, "") if interface else text
     assert extra.count('"') == 4
     assert text.count("{") == text.count("}")
+
+
+def test_a_dns_door_for_ipv4_alone_gets_no_other_questions():
+    wanted = asked(ROUTER + DNS.replace(":1053", "0.0.0.0:1053"))
+    assert wanted is not None
+    assert (wanted.dns_port, wanted.dns_ipv6) == (1053, False)
+    told = [line for lines in chains(plan(wanted)).values() for line in lines if "dport 53" in line]
+    assert told
+    assert all(line.startswith("meta nfproto ipv4 ") for line in told)

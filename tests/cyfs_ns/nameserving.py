@@ -71,6 +71,8 @@ class Upstreams:
     asked: list[Asked] = field(default_factory=list)
     gate: trio.Event | None = None
     """While set, nobody answers before it comes."""
+    slow: set[tuple[str, int]] = field(default_factory=set)
+    """What nobody ever answers."""
     down: bool = False
     scope: int | None = None
 
@@ -88,6 +90,8 @@ class Upstreams:
         **options: Any,
     ) -> Told:
         self.asked.append(Asked(name_text(name), rtype, group, {**options, "subnet": client_subnet}))
+        if (name_text(name), rtype) in self.slow:
+            await trio.sleep_forever()
         if self.gate is not None:
             await self.gate.wait()
         if self.down:

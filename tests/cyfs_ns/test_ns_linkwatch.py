@@ -63,6 +63,15 @@ async def test_the_first_picture_is_there_at_the_start(watched):
     assert watched.watch.neighbours.mac("198.51.100.1") is None
 
 
+async def test_what_happened_since_an_earlier_look_is_told(ns, nursery):
+    made = Watched(ns.call(lambda: LinkWatch(settle=0.02)))
+    await made.watch.look()
+    ns.run("ip", "addr", "add", "203.0.113.6/24", "dev", "wan")
+    await nursery.start(made.watch.run, made.tell)
+    assert made.told == [AddressAppeared("wan", "203.0.113.6")]
+    ns.run("ip", "addr", "del", "203.0.113.6/24", "dev", "wan")
+
+
 async def test_addresses_come_and_go(ns, watched):
     ns.run("ip", "addr", "add", "203.0.113.5/24", "dev", "wan")
     await watched.hears(AddressAppeared("wan", "203.0.113.5"))

@@ -553,3 +553,12 @@ def test_an_escaped_dot_does_not_part_labels() -> None:
     names = house(hosts={"*.b.lan": ("10.0.0.1",)})
     assert ask(names, "a.b.lan") == ["a.b.lan A 10.0.0.1"]
     assert ask(names, "a\\.b.lan") is None
+
+
+def test_addresses_are_those_of_the_house_alone() -> None:
+    names = house(hosts={"two.lan": ("10.0.0.1", "fd00::1"), "six.lan": ("fd00::6",), "away.lan": "www.example.com"})
+    assert names.addresses("two.lan") == ["10.0.0.1", "fd00::1"]
+    assert names.addresses("six.lan") == ["fd00::6"]
+    assert names.addresses("localhost") == ["127.0.0.1", "::1"]
+    for unknown in ("away.lan", "www.example.com", "x" * 64 + ".lan", ""):
+        assert names.addresses(unknown) == [], unknown

@@ -40,9 +40,9 @@ class Behind:
 
 
 @asynccontextmanager
-async def behind(*records: str, handler: Handler | None = None) -> AsyncIterator[Behind]:
+async def behind(*records: str, handler: Handler | None = None, port: int = 0) -> AsyncIterator[Behind]:
     heard = Counted(handler or zone(*(records or RECORDS)))
-    async with udp_server(heard) as upstream:
+    async with udp_server(heard, port=port) as upstream:
         yield Behind(upstream.port, heard)
 
 

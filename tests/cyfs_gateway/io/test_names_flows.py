@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cyfs_gateway.control.shapes import metadata_json
 from cyfs_gateway.flow import Flow
 from tests.cyfs_gateway.io.test_sniffing import client_hello
 from tests.cyfs_gateway.io.test_udp import associated
-from tests.cyfs_ns.dnsfakes import asked_type, zone
+from tests.cyfs_ns.dnsfakes import asked_type, udp_server, zone
 from tunnels.endpoint import Target
 
 FAKE = "  enhanced-mode: fake-ip\n  fake-ip-filter: [real.example.net]"
@@ -237,6 +238,20 @@ def test_a_sniffed_name_replaces_a_guess_and_not_a_known_name() -> None:
     assert lost.lost
     lost.find("true.example.net", override=False)
     assert (lost.goal, lost.dst_ip, lost.lost) == ("true.example.net", "", False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: name servers of a system are asked at port 53")
+async def test_the_gateway_never_asks_itself(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """On a router the system's name server is often the router."""
+    port = await serve(nursery, echo)
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 127.0.0.77\nnameserver 127.0.0.78\n")
+    lines = FAKE + f"\n  listen: 127.0.0.77:53\n  resolv-file: {file}\n  nameserver: [system]\n"
+    async with (
+        udp_server(zone("www.example.net. 60 A 127.0.0.1"), "127.0.0.78", 53),
+        named(tmp_path, lines, RULES) as names,
+    ):
+        assert await code_of(names, "www.example.net", port) == 0
 
 
 async def test_flushing_forgets_who_a_fake_address_is(tmp_path: Path, nursery: trio.Nursery) -> None:

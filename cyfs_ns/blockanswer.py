@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, get_args
 from cyfs_ns.judgement import Action, Judgement
 from cyfs_ns.listrule import Rewrite
 from cyfs_ns.records import data_wire, txt_data
-from cyfs_ns.reply import Reply, make_reply, records
+from cyfs_ns.reply import Reply, make_reply
 from cyfs_ns.wire import Record, name_wire
 
 Mode: TypeAlias = Literal["nxdomain", "nodata", "zero", "refused", "address"]
@@ -38,7 +38,7 @@ class BlockAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """Answer with the records of ``target``, a canonical name, behind a CNAME; see ``with_alias``."""
+    """Answer with the records of ``target``, a canonical name, behind a CNAME."""
 
     target: str
 
@@ -63,12 +63,6 @@ def negative_soa(question: bytes, ttl: int) -> Record:
     numbers = (1, 3600, 600, 86400, ttl)
     data = _MADE_BY + b"".join(number.to_bytes(4, "big") for number in numbers)
     return question[:-4].lower(), _SOA, ttl, data
-
-
-def with_alias(question: bytes, target: bytes, found: Reply, ttl: int) -> Reply:
-    """``found``, what there is about the wire name ``target``, as the reply to ``question``."""
-    answer = [(question[:-4].lower(), _CNAME, ttl, target), *records(found, 0)]
-    return make_reply(question, rcode=found.rcode, answer=answer, authority=records(found, 1), ede=found.ede)
 
 
 _MADE_BY = name_wire("localhost") + name_wire("nobody.invalid")

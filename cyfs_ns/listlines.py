@@ -43,7 +43,6 @@ _MAX_PER_LINE = 64  # names of one hosts or dnsmasq line
 
 BLOCK_HERE = Rule(Effect.BLOCK)
 BLOCK_DOWN = Rule(Effect.BLOCK, below=True)
-BLOCK_BELOW = Rule(Effect.BLOCK, here=False, below=True)
 _DNSMASQ_BLOCK = Rule(Effect.BLOCK, below=True, nearest=True)
 _DNSMASQ_ALLOW = Rule(Effect.ALLOW, below=True, nearest=True)
 

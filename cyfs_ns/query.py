@@ -19,7 +19,7 @@ from cyfs_ns.wire import HEADER, name_text, walk
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 """Bits of the header's second word."""
-FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS, BADCOOKIE = 1, 2, 3, 4, 5, 16, 23
+FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 1, 2, 3, 4, 5, 16
 
 UDP_SIZE = 1232
 """What we offer to take over UDP: fits one unfragmented packet on any usual path (DNS flag day 2020)."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from cyfs_gateway.config.listeners import Placed, bind_addresses, is_loopback, split_host_port
+from cyfs_gateway.config.listeners import Placed, bind_addresses, is_loopback
 from cyfs_gateway.config.model import ControlConfig
 from cyfs_gateway.config.providers import home_path
-from cyfs_ns.config.written import Section, shown
+from cyfs_ns.config.written import Section, shown, split_host_port
 
 CONTROL_SOCKET = "cyfs-gateway.sock"
 _MAX_UNIX_PATH = 107

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from cyfs_gateway.config.model import ListenerConfig, ListenerKind
 from cyfs_gateway.config.outbounds import canonical_host
 from cyfs_ns.config.source import Map, Scalar, Seq
-from cyfs_ns.config.written import Network, Section, shown
+from cyfs_ns.config.written import Network, Section, shown, split_host_port
 
 _TOP_LEVEL: tuple[tuple[str, ListenerKind], ...] = (
     ("port", "http"),
@@ -124,17 +124,6 @@ def bind_addresses(text: str, ipv6: bool) -> tuple[str, ...] | None:
         return (str(getattr(address, "ipv4_mapped", None) or address),)
     except ValueError:
         return None
-
-
-def split_host_port(text: str) -> tuple[str, int] | None:
-    """``host:port``, ``[v6]:port`` or ``:port``; None when it is none.  The host is not looked at."""
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-        return None
-    bracketed = host.startswith("[") and host.endswith("]")
-    if ":" in host and not bracketed:
-        return None
-    return (host[1:-1] if bracketed else host), int(port)
 
 
 def is_loopback(address: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from cyfs_ns.config.house import HouseConfig, read_house
-from cyfs_ns.config.written import Network, Section, shown
+from cyfs_ns.config.written import Network, Section, shown, split_host_port
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.fakefilter import FilterMode, fake_filter
@@ -265,17 +265,6 @@ def read_hosts(top: Section) -> dict[str, tuple[str, ...]]:
         except ConfigFault as fault:
             top.error("hosts", str(fault))
     return found
-
-
-def split_host_port(text: str) -> tuple[str, int] | None:
-    """``host:port``, ``[v6]:port`` or ``:port``; None when it is none.  The host is not looked at."""
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-        return None
-    bracketed = host.startswith("[") and host.endswith("]")
-    if ":" in host and not bracketed:
-        return None
-    return (host[1:-1] if bracketed else host), int(port)
 
 
 def _addresses(section: Section, key: str, usual_port: int) -> tuple[Address, ...]:

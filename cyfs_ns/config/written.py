@@ -423,6 +423,17 @@ def pointed(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
+def split_host_port(text: str) -> tuple[str, int] | None:
+    """``host:port``, ``[v6]:port`` or ``:port``; None when it is none.  The host is not looked at."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+        return None
+    bracketed = host.startswith("[") and host.endswith("]")
+    if ":" in host and not bracketed:
+        return None
+    return (host[1:-1] if bracketed else host), int(port)
+
+
 def parse_duration(text: str, unit: str = "s") -> float | None:
     """Seconds of ``90``, ``1h30m``, ``500ms``; None when it is none, or more than a hundred years."""
     if _FLOAT.fullmatch(text):

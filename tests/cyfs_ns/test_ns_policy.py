@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_ns.blockanswer import Alias, BlockAnswer, Mode, answer_of, with_alias
+from cyfs_ns.blockanswer import Alias, BlockAnswer, Mode, answer_of
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.judgement import PASS, Action
 from cyfs_ns.listcompile import ListSource, compile_lists
 from cyfs_ns.lists import ListSet
 from cyfs_ns.policy import Client, Pause, Policy, View, ViewSpec, normal_mac
-from cyfs_ns.reply import Reply, make_reply, records
+from cyfs_ns.reply import Reply, records
 from cyfs_ns.schedule import Schedule, parse_window
 from cyfs_ns.wire import name_wire
 
@@ -257,17 +257,6 @@ def test_rewrites_are_answered_as_written(
     )
     assert (rcode(reply), told(reply)) == (code, answer)
     assert isinstance(reply, Reply) and (reply.ttl == 60 or code == 5)
-
-
-def test_an_alias_is_put_before_what_its_target_has():
-    made = policy(default={"rewrites": {"a.example": ("b.example",)}})
-    alias = answer_of(made.judge(view_of(made, "192.0.2.1"), "a.example", A), question("a.example", A), BlockAnswer())
-    assert alias == Alias("b.example")
-    target = name_wire("b.example")
-    found = make_reply(question("b.example", A), answer=[(target, A, 30, bytes(4))])
-    reply = with_alias(question("A.Example", A), target, found, 60)
-    assert told(reply) == [(CNAME, target), (A, bytes(4))]
-    assert reply.ttl == 30
 
 
 @settings(max_examples=100, deadline=None)

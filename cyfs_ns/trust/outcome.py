@@ -1,0 +1,117 @@
+"""What came out of asking who somebody is.  Not knowing has several forms, and they call for different next steps.
+
+``Absent`` is an answer: there is no such name.  ``Revoked`` too: there was one, and its owner ended it.
+``Unreachable`` is none: nobody could be asked.  ``TooWeak`` found something that is not sure enough for what was asked.
+``Conflicted`` found two truths of equal weight, and names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cyfs_ns.identity.did import Did
+from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.trust.evidence import Claim, Evidence, Kind
+from cyfs_ns.trust.level import Trust
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """``claims`` are all at or above the level that was asked for, strongest first; ``trust`` is the strongest's.
+
+    ``until`` is when the first of their facts ends (seconds since 1970), None: no end.  ``stale`` ones are past it, and
+    told because the policy allows it and nobody could be asked.  ``faults`` tells what was thrown away, and why.
+    """
+
+    subject: Did
+    claims: tuple[Claim, ...]
+    until: float | None = None
+    stale: bool = False
+    faults: tuple[str, ...] = ()
+
+    @property
+    def trust(self) -> Trust:
+        return max((claim.trust for claim in self.claims), default=Trust.NONE)
+
+    @property
+    def why(self) -> str:
+        return f"{self.subject} is known: {self.trust}" + (", stale" if self.stale else "")
+
+    def of(self, kind: Kind, key: str | None = None, about: Did | None = None) -> Iterator[Claim]:
+        """The claims of one kind (and key) about the subject, or about another identity they brought along."""
+        whom = self.subject if about is None else about
+        return (
+            claim
+            for claim in self.claims
+            if claim.kind == kind and claim.about == whom and (key is None or claim.key == key)
+        )
+
+    @property
+    def public_key(self) -> PublicKey | None:
+        """The subject's own key, the strongest claim."""
+        return next((c.value for c in self.of("key", "self") if isinstance(c.value, PublicKey)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """Whoever has to know says there is nothing under this name.  ``until`` is when to ask again."""
+
+    subject: Did
+    why: str
+    evidence: Evidence
+    until: float | None = None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """There was one, and its owner ended it."""
+
+    subject: Did
+    why: str
+    evidence: Evidence
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """Nobody who knows could be asked.  ``faults`` tells of each."""
+
+    subject: Did
+    why: str
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TooWeak:
+    """``found`` is all there is, and it is below ``asked``."""
+
+    subject: Did
+    asked: Trust
+    found: tuple[Claim, ...]
+    faults: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        best = max((claim.trust for claim in self.found), default=Trust.NONE)
+        return f"{self.subject} is known by {best} only, {self.asked} was asked for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflicted:
+    """``sides`` are claims of one level that cannot both be true."""
+
+    subject: Did
+    sides: tuple[Claim, ...]
+    faults: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        said = " and ".join(f"{side.evidence.source} ({side.evidence.what})" for side in self.sides)
+        what = f"{self.sides[0].key} {self.sides[0].kind}".strip()
+        return f"{self.subject}: two different truths about its {what}, both {self.sides[0].trust}: {said}"
+
+
+Outcome: TypeAlias = Found | Absent | Revoked | Unreachable | TooWeak | Conflicted

@@ -1,0 +1,172 @@
+"""Carries out plans: the one place where the house asks who somebody is.
+
+What was found is remembered for as long as its facts last; the same question of many is asked once; how much is under
+way and remembered is bounded.  What was believed at *host-snapshot* or better is kept on disk, and is the mark behind
+which nothing goes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import trio
+
+from cyfs_ns.errors import BadWire, CyfsError, Misuse
+from cyfs_ns.errors import Unreachable as CannotAsk
+from cyfs_ns.identity.did import Did
+from cyfs_ns.io.merging import Merged
+from cyfs_ns.io.trusted.providers import Provider
+from cyfs_ns.io.trusted.store import TrustStore
+from cyfs_ns.trust.evidence import Kind
+from cyfs_ns.trust.level import Trust
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.plan import Ask, Plan, plan
+from cyfs_ns.trust.resolution import Resolution
+
+log = logging.getLogger(__name__)
+
+_MOST_REMEMBERED = 4096
+_AT_ONCE = 64
+_WAITING_MOST = 1024
+_LONGEST = 86_400.0  # seconds; a year is too long to hear nothing of an identity
+_SHORTEST = 1.0
+_NEGATIVE = 30.0
+_NOBODY = 5.0  # seconds before those who could not be asked are asked again
+_STALE = 7 * 86_400.0
+
+_Key = tuple[Did, frozenset[Kind], Trust, Trust, int]
+
+
+class TrustedNames:
+    """Asks ``providers`` and keeps what is believed in ``store``.
+
+    ``timeout``: seconds for one step of a plan.  ``wall`` tells seconds since 1970, ``clock`` is monotonic.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        store: TrustStore,
+        *,
+        timeout: float = 10.0,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._providers = {provider.card.name: provider for provider in providers}
+        if len(self._providers) != len(providers):
+            raise Misuse("two providers of one name")
+        self.store = store
+        self._timeout, self._wall, self._clock = timeout, wall, clock
+        self._remembered: OrderedDict[_Key, tuple[float, Outcome]] = OrderedDict()
+        self._flights: Merged[_Key, Outcome] = Merged()
+        self._room = trio.CapacityLimiter(_AT_ONCE)
+
+    def plan(self, ask: Ask) -> Plan:
+        """Whom :meth:`resolve` would ask."""
+        return plan(ask, (provider.card for provider in self._providers.values()))
+
+    def peek(self, ask: Ask) -> Outcome | None:
+        """What is remembered and still holds: a dictionary's answer, for hot paths."""
+        held = self._remembered.get(_key(ask))
+        return None if held is None or held[0] <= self._clock() else held[1]
+
+    async def resolve(self, ask: Ask, *, fresh: bool = False) -> Outcome:
+        """What is known of ``ask.subject``.  ``fresh``: not from memory.  Never raises for what others did wrong."""
+        known = None if fresh else self.peek(ask)
+        if known is not None:
+            await trio.lowlevel.checkpoint()
+            return known
+        return await self._flights.run(_key(ask), lambda: self._find(ask))
+
+    def flush(self, subject: Did | None = None) -> int:
+        """Forget what is remembered of ``subject``, or of everybody; how much that was.  The disk keeps its own."""
+        keys = [key for key in self._remembered if subject is None or key[0] == subject.canonical]
+        for key in keys:
+            del self._remembered[key]
+        return len(keys)
+
+    async def _find(self, ask: Ask) -> Outcome:
+        if self._room.statistics().tasks_waiting >= _WAITING_MOST:
+            return Unreachable(subject=ask.subject, why=f"{ask.subject}: too many questions wait already")
+        async with self._room:
+            outcome = await self._carry_out(ask)
+        return self._remember(ask, outcome)
+
+    async def _carry_out(self, ask: Ask) -> Outcome:
+        try:
+            anchors = await trio.to_thread.run_sync(self.store.anchors)
+        except (BadWire, OSError) as fault:
+            return Unreachable(subject=ask.subject, why=f"{ask.subject}: the pins cannot be read: {fault}")
+        resolution = Resolution(self.plan(ask), anchors)
+        while (step := resolution.next_step(self._wall())) is not None:
+            async with trio.open_nursery() as nursery:
+                for name in step.providers:
+                    nursery.start_soon(self._ask_one, name, ask, resolution)
+        now = self._wall()
+        await self._keep(resolution, now)
+        return resolution.outcome(now)
+
+    async def _ask_one(self, name: str, ask: Ask, resolution: Resolution) -> None:
+        brought: Outcome
+        try:
+            with trio.fail_after(self._timeout):
+                brought = await self._providers[name].ask(ask)
+        except trio.TooSlowError:
+            brought = _mute(ask, f"{name}: no answer within {self._timeout:g} s")
+        except (CannotAsk, BadWire) as fault:
+            brought = _mute(ask, f"{name}: {fault}")
+        except OSError as fault:
+            brought = _mute(ask, f"{name}: {fault.strerror or fault}")
+        resolution.take(name, brought)
+
+    async def _keep(self, resolution: Resolution, now: float) -> None:
+        for accepted in resolution.accepted(now):
+            if accepted.trust < Trust.HOST_SNAPSHOT:
+                continue
+            try:
+                await trio.to_thread.run_sync(self.store.keep, accepted, now)
+            except (OSError, CyfsError) as fault:
+                log.warning("a document of %s could not be kept: %s", accepted.about, fault)
+
+    def _remember(self, ask: Ask, outcome: Outcome) -> Outcome:
+        key, now = _key(ask), self._clock()
+        held = self._remembered.get(key)
+        if isinstance(outcome, Unreachable) and ask.stale and held is not None and isinstance(held[1], Found):
+            old = held[1]
+            if now - held[0] < _STALE and all(_in_force(claim.value, self._wall()) for claim in old.claims):
+                return replace(old, stale=True, faults=(*outcome.faults, outcome.why))
+        if isinstance(outcome, Unreachable) and held is not None and isinstance(held[1], Found):
+            return outcome  # what was found stays, for those who take it stale
+        self._remembered[key] = (now + self._lifetime(outcome), outcome)
+        self._remembered.move_to_end(key)
+        while len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return outcome
+
+    def _lifetime(self, outcome: Outcome) -> float:
+        """Seconds for which ``outcome`` needs no asking again."""
+        if isinstance(outcome, Unreachable):
+            return _NOBODY
+        if isinstance(outcome, Revoked | TooWeak | Conflicted):
+            return _NEGATIVE
+        until = outcome.until
+        if until is None:
+            return _NEGATIVE if isinstance(outcome, Absent) else _LONGEST
+        return min(max(until - self._wall(), _SHORTEST), _LONGEST)
+
+
+def _key(ask: Ask) -> _Key:
+    return ask.subject.canonical, ask.kinds, ask.least, ask.stop_at, ask.privacy
+
+
+def _mute(ask: Ask, fault: str) -> Unreachable:
+    return Unreachable(subject=ask.subject, why=fault, faults=(fault,))
+
+
+def _in_force(value: object, now: float) -> bool:
+    """Whether a document, if it is one, has not ended."""
+    return not hasattr(value, "exp") or value.exp > now

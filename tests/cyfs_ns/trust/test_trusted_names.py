@@ -1,0 +1,190 @@
+"""Plans carried out: over real files, with providers whose answers the test decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from cyfs_ns.errors import Unreachable as CannotAsk
+from cyfs_ns.identity.did import Did, dev_did
+from cyfs_ns.identity.token import Token
+from cyfs_ns.io.trusted.providers import TheName, ThisMachine, WhatWasKept
+from cyfs_ns.io.trusted.resolver import TrustedNames
+from cyfs_ns.io.trusted.store import TrustStore
+from cyfs_ns.trust.anchors import Pin
+from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.level import Trust
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
+from cyfs_ns.trust.weigh import device_did
+from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, mini
+
+OOD = device_did("ood1", HOME)
+
+
+@dataclass
+class Records:
+    """A provider that has what it was given, or nobody to ask."""
+
+    tokens: list[Token] = field(default_factory=list)
+    owner: bytes | None = None
+    trust: Trust = Trust.PLAIN_DNS
+    name: str = "dns"
+    cost: Cost = Cost.NEAR
+    down: bool = False
+    asked: int = 0
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            name=self.name,
+            methods=frozenset({"web"}),
+            best=Trust.OWNER_SIGNED,
+            cost=self.cost,
+            privacy=Privacy.RESOLVER,
+        )
+
+    async def ask(self, ask: Ask) -> Outcome:
+        self.asked += 1
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise CannotAsk("the line is dead")
+        fact = Evidence(trust=self.trust, what="published", source=self.name, at=NOW, until=NOW + 300)
+        if not self.tokens:
+            return Absent(subject=ask.subject, why="nothing there", evidence=fact, until=NOW + 60)
+        claims = [Claim(about=HOME, kind="token", value=token, evidence=fact) for token in self.tokens]
+        return Found(subject=ask.subject, claims=tuple(claims))
+
+
+class House:
+    def __init__(self, home: Path, *providers: Records) -> None:
+        self.now, self.store = float(NOW), TrustStore(home)
+        self.names = TrustedNames(
+            [TheName(self.wall), ThisMachine(self.store), WhatWasKept(self.store), *providers],
+            self.store,
+            wall=self.wall,
+            clock=self.wall,
+        )
+
+    def wall(self) -> float:
+        return self.now
+
+    def pin(self, **more: int) -> None:
+        self.store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW - DAY, **more))
+
+    async def ask(self, about: Did = OOD, **more: object) -> Outcome:
+        return await self.names.resolve(Ask(subject=about, **more))  # type: ignore[arg-type]
+
+
+async def test_a_key_needs_nobody(tmp_path: Path) -> None:
+    dns = Records()
+    outcome = await House(tmp_path, dns).ask(dev_did(NAS.public))
+    assert isinstance(outcome, Found) and outcome.trust == Trust.KEY_PROVEN and outcome.public_key == NAS.public
+    assert dns.asked == 0 and not (tmp_path / "names").exists()
+
+
+async def test_owner_signed_then_kept_then_refused_when_older(tmp_path: Path) -> None:
+    dns = Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)])
+    house = House(tmp_path, dns)
+    house.pin()
+    outcome = await house.ask(least=Trust.OWNER_SIGNED)
+    assert isinstance(outcome, Found) and outcome.trust == Trust.OWNER_SIGNED
+    assert await house.ask(least=Trust.OWNER_SIGNED) is outcome and dns.asked == 1
+
+    after = House(tmp_path, dns)
+    dns.down = True
+    assert isinstance(weak := await after.ask(least=Trust.OWNER_SIGNED), TooWeak), weak
+    assert any("the line is dead" in fault for fault in weak.faults)
+    snapshot = await after.ask(least=Trust.HOST_SNAPSHOT)
+    assert isinstance(snapshot, Found) and snapshot.trust == Trust.HOST_SNAPSHOT
+
+    dns.down, dns.tokens = False, [boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW - 2 * DAY)]
+    rolled = House(tmp_path, dns)
+    answer = await rolled.ask(least=Trust.OWNER_SIGNED)
+    assert isinstance(answer, TooWeak) and any("older than one we have believed" in fault for fault in answer.faults)
+    assert (await rolled.ask()).public_key == NAS.public  # type: ignore[union-attr]
+
+
+async def test_the_mark_survives_what_comes_after(tmp_path: Path) -> None:
+    house = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]))
+    house.pin()
+    await house.ask(least=Trust.OWNER_SIGNED)
+    newer = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW - 10)]))
+    outcome = await newer.ask(least=Trust.OWNER_SIGNED)
+    assert isinstance(outcome, Found) and outcome.public_key == PI.public
+    kept = {one.kind: one for one in TrustStore(tmp_path).kept()}
+    assert kept["device-mini"].revision.iat == NOW - 10
+
+
+async def test_not_there_not_reachable_not_enough_and_revoked_are_different(tmp_path: Path) -> None:
+    assert isinstance(await House(tmp_path, Records()).ask(), Absent)
+    assert isinstance(await House(tmp_path, Records(down=True)).ask(), Unreachable)
+    unsigned = House(tmp_path, Records([mini("ood1", NAS, ALICE)]))
+    unknown = await unsigned.ask()
+    assert isinstance(unknown, Unreachable) and any("nobody knows the key" in fault for fault in unknown.faults)
+    revoked = House(tmp_path, Records([mini("ood1", NAS, ALICE)]))
+    revoked.pin(least_iat=NOW)
+    assert isinstance(await revoked.ask(), Revoked)
+
+
+async def test_two_truths_of_one_weight_are_told_with_both_names(tmp_path: Path) -> None:
+    one = Records([mini("ood1", NAS, ALICE)], name="first")
+    two = Records([mini("ood1", PI, ALICE)], name="second")
+    house = House(tmp_path, one, two)
+    house.pin()
+    outcome = await house.ask()
+    assert isinstance(outcome, Conflicted) and "first" in outcome.why and "second" in outcome.why
+
+
+async def test_many_who_ask_at_once_are_one_question(tmp_path: Path) -> None:
+    dns = Records([mini("ood1", NAS, ALICE)])
+    house = House(tmp_path, dns)
+    house.pin()
+    outcomes: list[Outcome] = []
+
+    async def one() -> None:
+        outcomes.append(await house.ask())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(one)
+    assert dns.asked == 1 and len({id(outcome) for outcome in outcomes}) == 1
+
+
+async def test_stale_only_for_those_who_take_it_and_only_while_the_document_lasts(tmp_path: Path) -> None:
+    dns = Records([mini("ood1", NAS, ALICE, exp=NOW + 3600)])
+    house = House(tmp_path, dns)
+    house.pin()
+    assert isinstance(await house.ask(), Found)
+    for file in (tmp_path / "names" / "kept").iterdir():
+        file.unlink()
+    house.now, dns.down = NOW + 400.0, True
+    assert isinstance(await house.ask(), Unreachable)
+    house.now += 10
+    old = await house.ask(stale=True)
+    assert isinstance(old, Found) and old.stale and "stale" in old.why
+    house.now = NOW + 3601.0
+    assert isinstance(await house.ask(stale=True), Unreachable)
+
+
+async def test_a_pin_that_cannot_be_read_stops_all_belief(tmp_path: Path) -> None:
+    house = House(tmp_path, Records([mini("ood1", PI, MALLORY)]))
+    house.pin()
+    next((tmp_path / "names" / "pins").iterdir()).write_text("{")
+    outcome = await house.ask()
+    assert isinstance(outcome, Unreachable) and "nothing is believed" in outcome.why
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"about":"did:web:home.example"', b"\xff\xfe", b"x" * 100_000])
+async def test_a_kept_file_that_is_damaged_is_passed_over(tmp_path: Path, damage: bytes) -> None:
+    house = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]))
+    house.pin()
+    await house.ask()
+    for file in (tmp_path / "names" / "kept").iterdir():
+        file.write_bytes(damage)
+    again = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]))
+    assert isinstance(await again.ask(least=Trust.OWNER_SIGNED), Found)
+    assert len(TrustStore(tmp_path).kept()) == 2

@@ -10,8 +10,8 @@ that only take host names (URLs, SNI, DNS), so each DID has a host form:
 
 ``did:dev`` carries its key in base64url, whose case matters, in a label whose case DNS may change.  So there are two
 host forms: the forerunner's, 43 characters of base64url, used where bytes are kept (tokens, our own URLs); and the
-case-safe one, 52 characters of base32.  The first is read only as written: one without capitals has lost them (the
-odds that a key has none are 2**-32) and is refused rather than read as somebody else's key.
+case-safe one, 52 characters of base32.  The first is read only as written: one whose letters are all of one case has
+lost theirs (the odds that a key is so are 2**-31) and is refused rather than read as somebody else's key.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def did_of_host(untrusted: str, bridges: Bridges | None = None) -> Did:
 def _dev_label(label: str) -> Did:
     if len(label) == 52:
         return dev_did(PublicKey(from_base32(label, "device key")))
-    if len(label) == 43 and label == label.lower():
+    if len(label) == 43 and label in (label.lower(), label.upper()):
         raise BadWire(f"{label}.dev.did {_LOST_CASE}")
     return dev_did(read_x(label))
 

@@ -29,6 +29,7 @@ from cyfs_ns.io.merging import Merged
 from cyfs_ns.io.sources import Sources
 from cyfs_ns.io.upstreams import Forwarder, NobodyAnswered, Told
 from cyfs_ns.message import Answer, Question
+from cyfs_ns.query import NOERROR, NXDOMAIN, QR, RD
 from cyfs_ns.reply import Reply
 from cyfs_ns.upstream import SYSTEM, Group, Upstream
 from cyfs_ns.wire import HEADER, name_wire
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _HALF_KNOWN = 60.0  # seconds to remember addresses of one family when the other stayed unanswered
 _AT_ONCE = 512
 _WAITING_MOST = 4096
-_SOUND = (message.NOERROR, message.NXDOMAIN)
+_SOUND = (NOERROR, NXDOMAIN)
 
 
 class Resolver:
@@ -155,6 +156,13 @@ class Resolver:
         told = await self._ask(question)
         return replace(_answer(told.reply, question), server=told.server)
 
+    async def tell(self, name: str, rtype: int) -> tuple[Told, Upstream | None]:
+        """The answer as it came, and the server it came from, for those who weigh who said it.  As :meth:`query`."""
+        told = await self._ask(Question(name, rtype))
+        group = self._group(name) or self._standard
+        servers = (*group.servers, *(self._fallback.servers if self._fallback else ()))
+        return told, next((server for server in servers if str(server) == told.server), None)
+
     def flush(self) -> None:
         """Forget what was learnt: addresses, and which servers were slow."""
         self._cache.clear()
@@ -185,7 +193,7 @@ class Resolver:
                 failures[f"{question}: no name server answered ({heard})"] = None
                 return
             addresses, _ = found[rtype] = _answer(told.reply, question).addresses()
-            if told.reply.rcode == message.NXDOMAIN:  # holds for every type (RFC 8020)
+            if told.reply.rcode == NXDOMAIN:  # holds for every type (RFC 8020)
                 nursery.cancel_scope.cancel()
             elif addresses and rtype == message.A:
                 nursery.cancel_scope.deadline = trio.current_time() + self._ipv6_timeout
@@ -244,6 +252,6 @@ class Resolver:
 
 def _answer(reply: Reply, question: Question) -> Answer:
     """A reply read record by record, for those who want text."""
-    flags = message.QR | message.RD | reply.flags | reply.rcode & 0xF
+    flags = QR | RD | reply.flags | reply.rcode & 0xF
     wire = HEADER.pack(0, flags, 1, *reply.counts) + reply.question + reply.body
     return replace(message.read_reply(wire, question, 0), rcode=reply.rcode)

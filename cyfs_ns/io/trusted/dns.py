@@ -1,0 +1,121 @@
+"""What DNS says of a name: the TXT records of its zone, and its addresses.
+
+The records of a zone stand at the zone's own name; a device or an application is a child of it.  So the name and the
+one above are asked at once.  What comes is worth the line it came over; signatures may lift it (``trust/weigh.py``).
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import trio
+
+from cyfs_ns.errors import BadWire, Unreachable
+from cyfs_ns.identity.did import Bridges, Did, host_of_did
+from cyfs_ns.identity.txt import Published, read_published
+from cyfs_ns.io.trusted.records import AskRecords, RecordSet
+from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.level import Trust
+from cyfs_ns.trust.outcome import Absent, Found, Outcome
+from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
+
+_A, _TXT, _AAAA = 1, 16, 28
+
+
+class DnsRecords:
+    """Asks DNS through ``records``.  ``bridges`` say where the names of other methods are published."""
+
+    def __init__(
+        self, records: AskRecords, *, bridges: Bridges | None = None, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._records, self._bridges, self._wall = records, dict(bridges or {}), wall
+        self.card = Card(
+            name="DNS",
+            methods=frozenset({"web", *self._bridges}),
+            best=Trust.OWNER_SIGNED,
+            cost=Cost.NEAR,
+            privacy=Privacy.RESOLVER,
+        )
+
+    async def ask(self, ask: Ask) -> Outcome:
+        subject = ask.subject
+        own = Did(subject.method, subject.id.partition("%")[0])
+        above = Did(own.method, own.id.partition(".")[2])
+        zones = [own, above] if self._may_be_a_zone(above) else [own]
+        got: dict[tuple[Did, int], RecordSet | Exception] = {}
+
+        async def one(whom: Did, rtype: int) -> None:
+            try:
+                got[whom, rtype] = await self._records(host_of_did(whom, self._bridges), rtype)
+            except (Unreachable, BadWire) as fault:
+                got[whom, rtype] = fault
+
+        async with trio.open_nursery() as nursery:
+            for zone in zones:
+                nursery.start_soon(one, zone, _TXT)
+            for rtype in (_A, _AAAA) if "address" in ask.kinds else ():
+                nursery.start_soon(one, own, rtype)
+        claims: list[Claim] = []
+        faults: list[str] = []
+        for (whom, rtype), said in got.items():
+            if isinstance(said, Exception):
+                faults.append(f"DNS: {said}")
+            elif rtype == _TXT:
+                published = read_published(_joined(data) for data in said.data)
+                claims.extend(self._said_by_txt(whom, published, said))
+                faults.extend(f"TXT of {host_of_did(whom, self._bridges)}: {fault}" for fault in published.faults)
+            else:
+                claims.extend(self._said_by_addresses(subject, rtype, said))
+        heard = [said for said in got.values() if isinstance(said, RecordSet)]
+        if claims:
+            return Found(subject=subject, claims=tuple(claims), faults=tuple(faults))
+        if len(heard) < len(got):
+            raise Unreachable("; ".join(faults))
+        weakest = min(heard, key=lambda said: said.channel)
+        what = "has no records of ours" if any(said.exists for said in heard) else "does not exist"
+        return Absent(
+            subject=subject,
+            why=f"{subject}: {host_of_did(own, self._bridges)} {what}, says {weakest.server}",
+            evidence=self._fact(weakest, f"{host_of_did(own, self._bridges)} {what}"),
+            until=self._wall() + min(said.ttl for said in heard),
+            faults=tuple(faults),
+        )
+
+    def _may_be_a_zone(self, whom: Did) -> bool:
+        """A top-level domain is nobody's zone; below a bridge one label is enough."""
+        return bool(whom.id) and ("." in whom.id or whom.method in self._bridges)
+
+    def _said_by_txt(self, zone: Did, published: Published, said: RecordSet) -> list[Claim]:
+        fact = self._fact(said, f"published in TXT records of {host_of_did(zone, self._bridges)}")
+        claims = []
+        if published.key is not None:
+            claims.append(Claim(about=zone, kind="key", key="owner", value=published.key, evidence=fact))
+            if published.owner is not None:
+                claims.append(Claim(about=published.owner, kind="key", key="self", value=published.key, evidence=fact))
+        for token in (published.boot, published.zone, *published.devices):
+            if token is not None:
+                claims.append(Claim(about=zone, kind="token", value=token, evidence=fact))
+        return claims
+
+    def _said_by_addresses(self, subject: Did, rtype: int, said: RecordSet) -> list[Claim]:
+        family, size = (socket.AF_INET, 4) if rtype == _A else (socket.AF_INET6, 16)
+        texts = [socket.inet_ntop(family, data) for data in said.data if len(data) == size]
+        return [
+            Claim(about=subject, kind="address", value=text, evidence=self._fact(said, f"DNS has it at {text}"))
+            for text in texts
+        ]
+
+    def _fact(self, said: RecordSet, what: str) -> Evidence:
+        now = self._wall()
+        return Evidence(trust=said.channel, what=what, source=said.server, at=now, until=now + said.ttl)
+
+
+def _joined(rdata: bytes) -> bytes:
+    """The character strings of a TXT record as one run of bytes (RFC 1035 §3.3.14)."""
+    at, parts = 0, []
+    while at < len(rdata):
+        parts.append(rdata[at + 1 : at + 1 + rdata[at]])
+        at += 1 + rdata[at]
+    return b"".join(parts)

@@ -37,7 +37,10 @@ class Outbound(Protocol):
         """Whether ``open_packets`` can work at all."""
 
     def pick(self, hint: FlowHint) -> Outbound:
-        """The next hop down: a group's chosen member now, or ``self`` for a leaf.  Never blocks."""
+        """The next hop down: a group's chosen member now, or ``self`` for a leaf.  Never blocks.
+
+        A leaf that wants to know whose flow it carries gives itself made out to that client, under the same name.
+        """
 
     async def open_stream(self, target: Target) -> Endpoint: ...
     async def open_packets(self, target: Target) -> PacketEndpoint:

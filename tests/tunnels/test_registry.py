@@ -22,6 +22,7 @@ from tunnels.io.leaf import Direct
 from tunnels.io.registry import OutboundBuilder, Tunnels
 from tunnels.io.statusfile import keep_saved, load_status
 from tunnels.io.waiting import receive_some, send_all
+from tunnels.outbound import FlowHint
 from tunnels.spec import (
     SPECS,
     DialOptions,
@@ -148,13 +149,13 @@ async def test_dialer_proxy_is_found_when_it_is_used() -> None:
 
 
 async def test_the_dns_outbound_opens_what_the_gateway_hands_in() -> None:
-    opened: list[Target] = []
+    opened: list[tuple[Target, str]] = []
 
-    async def stream(target: Target) -> Endpoint:
-        opened.append(target)
+    async def stream(target: Target, source: str) -> Endpoint:
+        opened.append((target, source))
         raise Unreachable("stream")
 
-    async def packets(target: Target) -> PacketEndpoint:
+    async def packets(target: Target, source: str) -> PacketEndpoint:
         raise Unreachable("packets")
 
     ready = OutboundBuilder(
@@ -170,7 +171,11 @@ async def test_the_dns_outbound_opens_what_the_gateway_hands_in() -> None:
         await way.open_stream(Target("192.0.2.1", 53))
     with pytest.raises(Unreachable, match="packets"):
         await way.open_packets(Target("192.0.2.1", 53))
-    assert opened == [Target("192.0.2.1", 53)]
+    picked = way.pick(FlowHint(source="192.0.2.9"))
+    assert picked.name == "dns" and picked.pick(FlowHint(source="192.0.2.9")) is picked
+    with pytest.raises(Unreachable, match="stream"):
+        await picked.open_stream(Target("192.0.2.1", 53))
+    assert opened == [(Target("192.0.2.1", 53), ""), (Target("192.0.2.1", 53), "192.0.2.9")]
 
 
 async def test_plain_urls_open_and_teach() -> None:

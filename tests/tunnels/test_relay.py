@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -12,12 +14,13 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from relaypairs import Joined, join
+from relaypairs import Joined, join, tcp_pair
 
 from tunnels.io import relay as relay_module
 from tunnels.io.reactor import Reactor
 from tunnels.io.relay import Relay
 from tunnels.io.stream import EndpointStream
+from tunnels.io.waiting import TcpEndpoint
 
 KINDS = pytest.mark.parametrize("kinds", [("raw", "raw"), ("tls", "raw"), ("raw", "tls"), ("tls", "tls")], ids="-".join)
 BLOCK = bytes(range(256)) * 1024
@@ -404,12 +407,181 @@ async def test_when_all_owe_too_much_every_read_is_the_least(reactor: Reactor) -
     assert {len(view) for view in relay_module._views.values()} > {relay_module._READ_LEAST}
 
 
+async def chat(joined: Joined) -> None:
+    """Two small messages each way: the second starts a chat."""
+    for _ in range(2):
+        for here, there in ((joined.a, joined.b), (joined.b, joined.a)):
+            await here.send_all(b"hello")
+            assert await exactly(there, 5) == b"hello"
+    relay = joined.relay
+    await until(lambda: relay._a_interest == relay._b_interest == relay_module._CHATTY)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, relay_module._READ_SMALL, len(BLOCK)])
+async def test_a_longer_message_ends_a_chat_for_good_and_arrives_whole(reactor: Reactor, more: int) -> None:
+    joined = await join(reactor)
+    await chat(joined)
+    said = BLOCK[:97] + bytes(relay_module._READ_SMALL + more - 97)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(joined.a.send_all, said)
+        assert await exactly(joined.b, len(said)) == said
+    for _ in range(3):
+        await joined.a.send_all(b"short")
+        assert await exactly(joined.b, 5) == b"short"
+    relay = joined.relay
+    assert relay._a_interest == (relay_module._CHATTY if more < 0 else relay_module.READABLE)
+    assert relay._b_interest == relay_module._CHATTY
+    assert relay.up == 10 + len(said) + 15
+    await joined.close()
+
+
+async def test_a_long_message_in_a_chat_goes_out_in_one_piece(reactor: Reactor) -> None:
+    """Nobody splits a TLS greeting because small talk went before."""
+    sent: list[int] = []
+    near_a, far_a = tcp_pair()
+    near_b, far_b = tcp_pair()
+
+    class Noting(TcpEndpoint):
+        def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
+            sent.append(memoryview(data).nbytes)
+            return super().send(data, flags)
+
+    noting = Noting(near_b.family, near_b.type, near_b.proto, near_b.detach())
+    relay = Relay(reactor, near_a, noting, idle=60.0, on_close=lambda _, why: None)
+    joined = Joined(relay, EndpointStream(far_a), EndpointStream(far_b), far_a, far_b)
+    await chat(joined)
+    await joined.a.send_all(BLOCK[:3000])
+    assert await exactly(joined.b, 3000) == BLOCK[:3000]
+    assert sent == [5, 5, 3000]
+    await joined.close()
+
+
+async def test_urgent_data_in_a_chat_holds_up_nothing_behind_it(reactor: Reactor) -> None:
+    """A read stops short where urgent data was, and no arrival follows to tell of the rest."""
+    joined = await join(reactor)
+    await chat(joined)
+    joined.a_sock.send(b"before")
+    joined.a_sock.send(b"!", socket.MSG_OOB)
+    joined.a_sock.send(b"behind")
+    assert await exactly(joined.b, 12) == b"beforebehind"
+    await chat_goes_on(joined)
+    await joined.close()
+
+
+async def chat_goes_on(joined: Joined) -> None:
+    for here, there in ((joined.a, joined.b), (joined.b, joined.a)):
+        for _ in range(3):
+            await here.send_all(b"on and on")
+            assert await exactly(there, 9) == b"on and on"
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_a_chat_ends_with_last_words_and_an_end(reactor: Reactor, first: str) -> None:
+    joined = await join(reactor)
+    await chat(joined)
+    one, two = (joined.a, joined.b) if first == "a" else (joined.b, joined.a)
+    await one.send_all(b"last words")
+    await one.send_eof()
+    assert await the_rest(two) == b"last words"
+    for _ in range(3):
+        await two.send_all(b"still talking")
+        assert await exactly(one, 13) == b"still talking"
+    await two.send_eof()
+    assert await the_rest(one) == b""
+    await until(lambda: joined.closed)
+    assert joined.closed == [""]
+    await joined.close()
+
+
+async def test_a_reset_in_a_chat_is_passed_on_as_a_reset(reactor: Reactor) -> None:
+    joined = await join(reactor)
+    await chat(joined)
+    reset(joined.a_sock)
+    with trio.fail_after(10), pytest.raises(trio.BrokenResourceError, match="reset"):
+        await joined.b.receive_some()
+    assert joined.closed not in ([], [""])
+    await joined.close()
+
+
+async def test_a_chat_that_nobody_hears_is_held_back_and_lost_by_nobody(reactor: Reactor) -> None:
+    """Small messages until the receiver takes no more; then the other side, which had to stop, goes on."""
+    joined = await join(reactor)
+    joined.relay._up.sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # type: ignore[union-attr]
+    await chat(joined)
+    said = [0]
+
+    async def speak() -> None:
+        while not relay_module._Debts.total:
+            await joined.a.send_all(said[0].to_bytes(8, "big") * 50)
+            said[0] += 1
+            await trio.testing.wait_all_tasks_blocked()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(speak)
+        await until(lambda: relay_module._Debts.total)
+    await joined.b.send_all(b"the other way is open")
+    assert await exactly(joined.a, 21) == b"the other way is open"
+    heard = await exactly(joined.b, said[0] * 400)
+    assert heard == b"".join(number.to_bytes(8, "big") * 50 for number in range(said[0]))
+    await until(lambda: not relay_module._Debts.total)
+    await chat_goes_on(joined)
+    await joined.close()
+
+
+async def test_no_chat_starts_while_the_source_is_owed_something(reactor: Reactor) -> None:
+    """A chat is not told when its source can take more, so the debt would stay unpaid."""
+    joined = await join(reactor)
+    relay = joined.relay
+    total = 32 * len(BLOCK)
+
+    async def speak() -> None:
+        for _ in range(32):
+            await joined.b.send_all(BLOCK)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(speak)
+        await until(lambda: relay._down.debt)
+        for _ in range(3):
+            await joined.a.send_all(b"well?")
+            assert await exactly(joined.b, 5) == b"well?"
+        assert relay._a_interest == relay_module.READABLE | relay_module.WRITABLE
+        assert await exactly(joined.a, total) == BLOCK * 32
+    await joined.close()
+
+
+async def test_a_relay_that_has_ended_is_gone_without_a_collection(reactor: Reactor) -> None:
+    """A cycle in each of them would make the collector run every few hundred connections."""
+
+    class Told:
+        def closed(self, _relay: Relay, _why: str) -> None:
+            pass
+
+    told = Told()
+    held = weakref.ref(told)
+    (near_a, far_a), (near_b, far_b) = tcp_pair(), tcp_pair()
+    relay = Relay(reactor, near_a, near_b, idle=60.0, on_close=told.closed)
+    joined = Joined(relay, EndpointStream(far_a), EndpointStream(far_b), far_a, far_b)
+    await joined.a.send_all(b"a single message")
+    assert await exactly(joined.b, 16) == b"a single message"
+    other = await join(reactor)  # whose handler is the last one that the reactor's loop still holds
+    await other.a.send_all(b"x")
+    assert await exactly(other.b, 1) == b"x"
+    gc.disable()
+    try:
+        await joined.close()
+        del joined, relay, told
+        assert held() is None
+    finally:
+        gc.enable()
+    await other.close()
+
+
 Step = tuple[str, str, int]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from("ab"),
         st.sampled_from(["send", "send", "send", "read", "end"]),
-        st.sampled_from([1, 7, 1000, 20_000, 300_000]),
+        st.sampled_from([1, 7, relay_module._READ_SMALL, 1000, 20_000, 300_000]),
     ),
     max_size=30,
 )

@@ -110,20 +110,30 @@ class Tls(Leaf):
 
 
 class Dns(Leaf):
-    """Whatever is asked for, the gateway's own DNS service answers; it hands in how."""
+    """Whatever is asked for, the gateway's own DNS service answers; it hands in how.
+
+    It wants to know who asks, and each opening by a picked one tells it.
+    """
 
     def __init__(
         self,
         spec: ProxySpec,
-        stream: Callable[[Target], Awaitable[Endpoint]],
-        packets: Callable[[Target], Awaitable[PacketEndpoint]],
+        stream: Callable[[Target, str], Awaitable[Endpoint]],
+        packets: Callable[[Target, str], Awaitable[PacketEndpoint]],
+        source: str = "",
     ) -> None:
         super().__init__(spec)
         self._stream = stream
         self._packets = packets
+        self._source = source
+
+    def pick(self, hint: FlowHint) -> Outbound:
+        if hint.source == self._source:
+            return self
+        return Dns(self.spec, self._stream, self._packets, hint.source)
 
     async def open_stream(self, target: Target) -> Endpoint:
-        return await self._stream(target)
+        return await self._stream(target, self._source)
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
-        return await self._packets(target)
+        return await self._packets(target, self._source)

@@ -5,8 +5,8 @@ then drains it with plain non-blocking calls, so the price of a trio wake-up is 
 
 Rules for handlers:
 
-* a handler never blocks, never awaits, and does a bounded amount of work, then returns: interest is level-triggered, so
-  what it left undone is reported again, behind everybody else;
+* a handler never blocks, never awaits, and does a bounded amount of work, then returns: interest is level-triggered
+  (unless it was asked for with EPOLLET), so what it left undone is reported again, behind everybody else;
 * an event is a hint: a handler finds out the truth with a non-blocking call and treats ``BlockingIOError`` as "nothing
   after all".  What a batch still holds for a descriptor that was closed in the same batch is dropped, since the number
   may belong to somebody new by then: a hang-up must not end the wrong connection;
@@ -205,7 +205,7 @@ class Reactor:
                 left.clear()
                 for ready, what in events:
                     handler = get(ready)
-                    if handler is None or ready in left:
+                    if handler is None or (left and ready in left):
                         continue
                     try:
                         handler(what)

@@ -95,9 +95,9 @@ class OutboundBuilder:
     """Both watch every TCP connect of ours: see ``tunnels.io.direct``."""
     tunnels: Tunnels | None = None
     """What opens tunnel URLs; ``None``: such proxies cannot be built."""
-    dns_stream: Callable[[Target], Awaitable[Endpoint]] | None = None
-    """How the gateway's DNS service is opened; ``None``: it has none."""
-    dns_packets: Callable[[Target], Awaitable[PacketEndpoint]] | None = None
+    dns_stream: Callable[[Target, str], Awaitable[Endpoint]] | None = None
+    """How the gateway's DNS service is opened for a client's IP address, empty for ourselves; ``None``: it has none."""
+    dns_packets: Callable[[Target, str], Awaitable[PacketEndpoint]] | None = None
 
     def build(self, spec: ProxySpec) -> Leaf:
         """The outbound for ``spec``.  Opens nothing.  Raises ``ConfigFault`` for a spec nobody here knows."""

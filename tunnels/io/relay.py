@@ -23,6 +23,9 @@ from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
 
 _READ_MOST: Final = 1024 * 1024
 _READ_LEAST: Final = 16 * 1024
+_READ_SMALL: Final = 479
+"""The longest ``bytes`` that CPython's allocator for small objects serves: up to there, reading into a new object costs
+less than reading into the shared buffer and slicing that."""
 _READS_PER_EVENT: Final = 2
 _DEBT_LIMIT: Final = 64 * 1024 * 1024
 _DEAF: Final = 1 << 16
@@ -30,6 +33,8 @@ _DEAF: Final = 1 << 16
 _UNUSUAL: Final = ~(READABLE | select.EPOLLHUP)
 """Events that are not simply input: reading tells what a hang-up means."""
 _INPUT: Final = select.EPOLLIN
+_CHATTY: Final = READABLE | select.EPOLLPRI | select.EPOLLET
+"""Reported once an arrival.  A read that was not filled has taken all there was, unless urgent data cut it short."""
 _MORE: Final = socket.MSG_MORE
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -57,7 +62,7 @@ def _change_debts(by: int) -> None:
 class _Way:
     """One direction: from ``source`` to ``sink``."""
 
-    __slots__ = ("carried", "debt", "ended", "finished", "raw_sink", "raw_source", "sink", "size", "source")
+    __slots__ = ("carried", "debt", "ended", "finished", "may_chat", "raw_sink", "raw_source", "sink", "size", "source")
 
     def __init__(self, source: Endpoint, sink: Endpoint) -> None:
         self.source = source
@@ -67,6 +72,8 @@ class _Way:
         self.size = _READ_LEAST
         self.debt: bytes | memoryview = b""
         self.carried = 0
+        self.may_chat = True
+        """The source has not yet done what ends a chat."""
         self.ended = False
         """The source has said it is done."""
         self.finished = False
@@ -202,7 +209,8 @@ class Relay:
         """The everyday turn between two sockets, spelled out: input and nothing else, one read, all of it sent.
 
         This is where the gateway spends its time; a relay of small messages runs a fifth faster by it.  A direction
-        that owes or has ended is not watched for input, so it never comes here.
+        that owes or has ended is not watched for input, so it never comes here.  A small message that is not the first
+        starts a chat.
         """
         reactor, idle = self._reactor, self._idle
         recv_into, send = way.source.recv_into, way.sink.send
@@ -212,7 +220,7 @@ class Relay:
                 if events & _UNUSUAL or way.debt or way.ended:
                     thorough(events)
                 else:
-                    self._read_to_end(way, back)
+                    self._read_on(way, back, b"")
                 return
             view = _views[way.size]
             n, sent = -1, 0
@@ -229,28 +237,79 @@ class Relay:
             way.carried += n
             if sent != n or not 0 < n < way.size:
                 self._conclude(way, back, view[sent:n], n == 0)
+            elif n < _READ_SMALL and way.may_chat and way.carried > n:
+                self._start_chat(way, back, thorough)
 
         return on_events
 
-    def _read_to_end(self, way: _Way, back: _Way) -> None:
-        """The end is in sight: bytes that come with it go out with it too, in one packet."""
+    def _start_chat(self, way: _Way, back: _Way, thorough: Handler) -> None:
+        if self._interest(way) == READABLE:  # and not in paying what ``back`` owes as well
+            self._reactor.rehandle(way.source.fileno(), self._chat(way, back, thorough))
+            self._watch_source(way, _CHATTY)
+
+    def _chat(self, way: _Way, back: _Way, thorough: Handler) -> Handler:
+        """``_quick`` once more, for small messages: no buffer to slice, and no second look by epoll at what is empty.
+
+        Anything else than a small message ends the chat for good: the source is watched by level again, so that nobody
+        else here needs to read until nothing is left.  Owing ends it too as far as epoll is concerned (``_settle``).
+        """
+        reactor, idle = self._reactor, self._idle
+        recv, send = cast(socket.SocketType, way.source).recv, way.sink.send
+
+        def end() -> Handler:
+            way.may_chat = False
+            # Made anew: a handler that knew itself to be used again would be a cycle, and those cost a collection.
+            quick = self._quick(way, back, thorough)
+            reactor.rehandle(way.source.fileno(), quick)
+            if self._interest(way) == _CHATTY:
+                self._watch_source(way, READABLE)
+            return quick
+
+        def on_events(events: int) -> None:
+            if events != _INPUT:
+                end()(events)
+                return
+            data = None
+            try:
+                data = recv(_READ_SMALL)
+                if (n := len(data)) == _READ_SMALL:
+                    end()
+                    self._read_on(way, back, data)
+                    return
+                sent = send(data)
+            except BlockingIOError:
+                if data is None:
+                    return
+                sent = 0
+            except OSError as fault:
+                self._fail(fault)
+                return
+            self.deadline = reactor.now + idle
+            way.carried += n
+            if sent != n or not n:
+                self._conclude(way, back, memoryview(data)[sent:], n == 0)
+
+        return on_events
+
+    def _read_on(self, way: _Way, back: _Way, begun: bytes) -> None:
+        """The rest of what a small read has ``begun``, or an end, is in sight: all of it goes out in one packet."""
         source, sink = way.source, cast(socket.SocketType, way.sink)
         size = way.size
         view = _views[size]
-        n, sent, ended = -1, 0, False
+        n, sent, ended = len(begun), 0, False
+        view[:n] = begun
         try:
-            n = source.recv_into(view)
-            if 0 < n < len(view):
-                more = source.recv_into(view[n:])
-                ended = more == 0
-                n += more
-            else:
-                ended = n == 0
+            try:
+                while n < len(view) and not ended:
+                    more = source.recv_into(view[n:])
+                    ended = more == 0
+                    n += more
+            except BlockingIOError:
+                pass  # that was all
             if n:
                 sent = sink.send(view[:n], _MORE if ended else 0)
         except BlockingIOError:
-            if n < 0:
-                return
+            pass  # sent nothing
         except OSError as fault:
             self._fail(fault)
             return
@@ -282,12 +341,18 @@ class Relay:
         """What ``_settle`` comes to when the first of two sockets has ended and nobody owes anything."""
         way.finished = True
         cast(socket.SocketType, way.sink).shutdown(socket.SHUT_WR)
+        self._watch_source(way, 0)
+
+    def _interest(self, way: _Way) -> int:
+        return self._a_interest if way is self._up else self._b_interest
+
+    def _watch_source(self, way: _Way, events: int) -> None:
         if way is self._up:
-            self._reactor.rewatch(self._fa, 0)
-            self._a_interest = 0
+            self._reactor.rewatch(self._fa, events)
+            self._a_interest = events
         else:
-            self._reactor.rewatch(self._fb, 0)
-            self._b_interest = 0
+            self._reactor.rewatch(self._fb, events)
+            self._b_interest = events
 
     def _turn(self, events: int, out: _Way, back: _Way) -> None:
         """The source of ``out`` (which is the sink of ``back``) is ready for something."""

@@ -56,12 +56,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absent:
-    """Whoever has to know says there is nothing under this name.  ``until`` is when to ask again."""
+    """Whoever has to know says there is nothing.  ``until`` is when to ask again.
+
+    ``exists``: the name is there all the same and has other things (NODATA), as far as this one knows.
+    """
 
     subject: Did
     why: str
     evidence: Evidence
     until: float | None = None
+    exists: bool = False
     faults: tuple[str, ...] = ()
 
 

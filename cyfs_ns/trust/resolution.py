@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cyfs_ns.trust.anchors import Anchors
 from cyfs_ns.trust.evidence import Claim
 from cyfs_ns.trust.level import Trust
@@ -73,7 +75,8 @@ class Resolution:
         if wanted:
             return TooWeak(subject=ask.subject, asked=ask.least, found=tuple(wanted), faults=faults)
         if self._absent and not self._missed and not weighed.faults:
-            return max(self._absent, key=lambda absent: absent.evidence.trust)
+            strongest = max(self._absent, key=lambda absent: absent.evidence.trust)
+            return replace(strongest, exists=any(absent.exists for absent in self._absent))
         why = f"{ask.subject}: nobody who could be asked knows it"
         return Unreachable(subject=ask.subject, why=why, faults=faults)
 

@@ -178,8 +178,10 @@ class _Scale:
         fault = None
         for signer in signers:
             try:
+                # The key of a zone is its owner's, whatever name its documents give the owner.
+                whose = written.issuer if signer.issuer == claim.about and written.issuer else signer.issuer
                 return signer, verify(
-                    token, written.kind, signer.key, self._now, issuer=signer.issuer, least_iat=signer.least_iat
+                    token, written.kind, signer.key, self._now, issuer=whose, least_iat=signer.least_iat
                 )
             except BadWire as bad:
                 fault = fault or bad

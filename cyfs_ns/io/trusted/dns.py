@@ -74,12 +74,14 @@ class DnsRecords:
         if len(heard) < len(got):
             raise Unreachable("; ".join(faults))
         weakest = min(heard, key=lambda said: said.channel)
-        what = "has no records of ours" if any(said.exists for said in heard) else "does not exist"
+        exists = any(said.exists for (whom, _), said in got.items() if whom == own and isinstance(said, RecordSet))
+        what = "has no records of ours" if exists else "does not exist"
         return Absent(
             subject=subject,
             why=f"{subject}: {host_of_did(own, self._bridges)} {what}, says {weakest.server}",
             evidence=self._fact(weakest, f"{host_of_did(own, self._bridges)} {what}"),
             until=self._wall() + min(said.ttl for said in heard),
+            exists=exists,
             faults=tuple(faults),
         )
 
@@ -92,8 +94,6 @@ class DnsRecords:
         claims = []
         if published.key is not None:
             claims.append(Claim(about=zone, kind="key", key="owner", value=published.key, evidence=fact))
-            if published.owner is not None:
-                claims.append(Claim(about=published.owner, kind="key", key="self", value=published.key, evidence=fact))
         for token in (published.boot, published.zone, *published.devices):
             if token is not None:
                 claims.append(Claim(about=zone, kind="token", value=token, evidence=fact))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did, dev_did, parse_did
 from cyfs_ns.identity.documents import read_document, revision_of
 from cyfs_ns.identity.keys import SecretKey
-from cyfs_ns.identity.token import Token
+from cyfs_ns.identity.token import Token, read_token, sign_token
 from cyfs_ns.trust.anchors import Anchors, Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
@@ -74,9 +77,6 @@ def test_one_byte_changed_is_refused() -> None:
     good = mini("ood1", NAS, ALICE).text
     at = good.index(".") + 12
     bad = good[:at] + ("A" if good[at] != "A" else "B") + good[at + 1 :]
-    from cyfs_ns.errors import BadWire
-    from cyfs_ns.identity.token import read_token
-
     try:
         token = read_token(bad)
     except BadWire:
@@ -111,6 +111,14 @@ def test_what_a_key_says_of_itself_does_not_depend_on_the_channel() -> None:
     assert trust_of(weighed, about, "document", "device") == Trust.KEY_PROVEN
     pinned = weigh([found(token, under=about)], Anchors([pin(ALICE, dev_did(ALICE.public))]), NOW)
     assert trust_of(pinned, about, "document", "device") == Trust.OWNER_SIGNED
+
+
+def test_the_key_of_a_zone_is_its_owners_whatever_the_owners_name() -> None:
+    document = replace(read_document(boot(ALICE, "ood1").claims), owner=parse_did("did:bns:alice"))
+    named = read_token(sign_token(document.claims(), ALICE))
+    pinned = weigh([pkx(ALICE), found(named), found(mini("ood1", NAS, ALICE))], Anchors([pin(ALICE)]), NOW)
+    assert not pinned.faults and trust_of(pinned, OOD) == Trust.OWNER_SIGNED
+    assert not weigh([pkx(ALICE), found(named)], Anchors(), NOW).faults
 
 
 def test_what_was_kept_here_is_a_snapshot() -> None:

@@ -1,0 +1,1 @@
+"""Names of the Ethereum Name Service: the pure half, from the spelling of a name to what its records mean."""

@@ -1,0 +1,128 @@
+"""One document, looked at by itself: what it is, who signed it, how sure that is, and all that is wrong with it.
+
+The same scale weighs it that weighs what comes from the net; a file is worth no more than a stranger's word.  A key
+that the person gives counts as pinned, for this one look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cyfs_ns.errors import BadWire
+from cyfs_ns.identity.did import Did
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, ZoneBoot, ZoneDoc, read_document, verify
+from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.token import Token, read_token
+from cyfs_ns.trust.anchors import Anchors, Pin
+from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.level import Trust
+from cyfs_ns.trust.weigh import device_did, weigh
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """``document`` is what is written, whether it holds or not; ``claim`` and its key ``signer`` only what holds."""
+
+    document: Document
+    claim: Claim | None
+    signer: PublicKey | None
+    faults: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        return self.claim is not None and not self.faults
+
+
+def check_up(token: Token, source: str, anchors: Anchors, now: float, given: PublicKey | None = None) -> Checkup:
+    """``token`` from the file ``source``.  ``given``: the key it has to be signed with.
+
+    Raises ``BadWire`` for claims that are no document at all.
+    """
+    document = read_document(token.claims)
+    if given is not None:
+        anchors = Anchors(
+            Pin(about=whose, key=given, source="the command line", at=now) for whose in _speakers(document)
+        )
+    channel = Evidence(trust=Trust.NONE, what="a file that anybody may have written", source=source, at=now)
+    claim, faults = _weighed(document, token, channel, anchors, given, now)
+    signer = next((key for key in _keys(document, anchors, given) if token.verify(key)), None)
+    if claim is not None and signer is not None:
+        faults = [*faults, *_inside(document, signer, now)]
+    if claim is not None and claim.trust is Trust.NONE:
+        who = document.issuer or signer
+        faults = [
+            *faults,
+            f"nothing here says that {who} may speak for {claim.about}: pin it (id trust), or give --key",
+        ]
+    return Checkup(document, claim, signer, tuple(faults))
+
+
+def _weighed(
+    document: Document, token: Token, channel: Evidence, anchors: Anchors, given: PublicKey | None, now: float
+) -> tuple[Claim | None, list[str]]:
+    place = _place(document)
+    if place is not None:
+        weighed = weigh([Claim(about=place, kind="token", value=token, evidence=channel)], anchors, now)
+        found = (one for one in weighed.claims if one.kind == "document" and one.key == document.kind)
+        return next(found, None), [fault.removeprefix(f"{channel.source}: ") for fault in weighed.faults]
+    if given is None:
+        return None, [f"{document.kind} document: it does not say its zone; give the key of who signed it: --key"]
+    try:
+        held = verify(token, document.kind, given, now)
+    except BadWire as bad:
+        return None, [str(bad)]
+    fact = Evidence(trust=Trust.OWNER_SIGNED, what="signed by the key given", source=channel.source, at=now)
+    assert held.main_key is not None or held.subject is not None
+    about = held.subject or Did("dev", given.x)
+    return Claim(about=about, kind="document", key=held.kind, value=held, evidence=fact), []
+
+
+def _place(document: Document) -> Did | None:
+    """The name under which the document is found, if it says so itself."""
+    if isinstance(document, DeviceMini):
+        zone = document.extra.get("z")
+        return Did("web", zone) if isinstance(zone, str) else None
+    return document.subject
+
+
+def _speakers(document: Document) -> set[Did]:
+    """All whose key may have to be the one that is given."""
+    zone = document.zone if isinstance(document, DeviceDoc) else None
+    return {whose for whose in (_place(document), document.issuer, zone) if whose is not None}
+
+
+def _keys(document: Document, anchors: Anchors, given: PublicKey | None) -> Iterator[PublicKey]:
+    """The keys the document may be signed with."""
+    if given is not None:
+        yield given
+    for whose in _speakers(document):
+        if (pin := anchors.pin(whose)) is not None:
+            yield pin.key
+        if (own := whose.key) is not None:
+            yield own
+    if document.main_key is not None and document.issuer == document.subject:
+        yield document.main_key
+
+
+def _inside(document: Document, signer: PublicKey, now: float) -> Iterator[str]:
+    """What is wrong with the tokens that the document carries: the same owner signed them, of the same names."""
+    if isinstance(document, DeviceDoc) and document.mini_jwt:
+        what, kind, text = "its short form for DNS", DeviceMini.kind, document.mini_jwt
+    elif isinstance(document, ZoneDoc) and document.boot_jwt:
+        what, kind, text = "the boot document inside", ZoneBoot.kind, document.boot_jwt
+    else:
+        return
+    try:
+        inner = verify(read_token(text, what), kind, signer, now)
+    except BadWire as bad:
+        yield f"{what}: {bad}"
+        return
+    if isinstance(document, DeviceDoc) and isinstance(inner, DeviceMini):
+        zone = inner.extra.get("z")
+        if (inner.name, inner.key) != (document.name, document.key):
+            yield f"{what}: names another machine or key than the document around it; have it signed again"
+        elif zone is not None and document.zone is not None and zone != document.zone.id:
+            yield f"{what}: is for {device_did(inner.name, Did('web', str(zone)))}; have it signed again"
+    elif isinstance(document, ZoneDoc) and isinstance(inner, ZoneBoot) and inner.id != document.id:
+        yield f"{what}: is for {inner.id}; have it signed again"

@@ -13,6 +13,7 @@ run: $(READY)  ## set up, then start the gateway:  make run ARGS="-c config.yaml
 
 test: $(READY_DEV)  ## set up what the tests need, then run them all; as root with the lab
 	@tools/install-packages test
+	@tools/install-chain
 	@tools/run-tests tests $(ARGS)
 
 lab: $(READY_DEV)  ## the network-namespace scenarios alone (root)
@@ -41,7 +42,7 @@ format: $(READY_DEV)  ## let ruff write what it can
 
 clean:  ## forget everything that was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -rf bench/bin netns-lab/failures
+	rm -rf bench/bin netns-lab/failures .chain
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml

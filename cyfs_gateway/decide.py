@@ -183,9 +183,10 @@ class Router:
             below = outbound.pick(hint)
             if below is outbound:
                 break
+            if below.name != outbound.name:
+                names.append(below.name)
             outbound = below
-            names.append(outbound.name)
         chain = tuple(reversed(names))
-        if len(names) == 1:
+        if outbound is self.outbounds[name]:
             self._plain[name] = (outbound, chain)
         return outbound, chain

@@ -14,6 +14,7 @@ from cyfs_gateway.config.model import Config
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.config.written import Fault
+from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
 
@@ -170,6 +171,9 @@ class Gateway(Protocol):
     @property
     def name_server(self) -> Any:
         """The ``cyfs_ns.io.serving.Serving`` whose API is carried here; None while the configuration wants none."""
+
+    async def show_identity(self, wanted: PageWanted) -> Page | None:
+        """What is known of an identity, as a page for the owner; None: there is no such page."""
 
     async def dns_query(self, name: str, rtype: str) -> Answer:
         """Any record type, from the name servers alone."""

@@ -9,6 +9,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cyfs_ns.trust.level import Trust
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who sent a flow: the device at the far end of the tunnel that brought it.
+
+    DIDs are the text of canonical ones, empty when unknown.
+    """
+
+    did: str
+    host: str
+    """The host name that stands for ``did``, in its case-safe form and lower case; empty when there is none."""
+    owner: str = ""
+    zone: str = ""
+    trust: Trust
+    """How sure all of this is."""
+
 
 @dataclass(slots=True)
 class Flow:
@@ -37,6 +55,8 @@ class Flow:
     process_path: str = ""
     uid: int = -1
     """-1: unknown."""
+    identity: Identity | None = None
+    """Who sent it; None unless a tunnel that proves identities brought it."""
     rematch: str = ""
     """Name given by a ``rematch`` outbound that sent the flow through the rules again (REMATCH-NAME)."""
     dns_mode: str = "normal"

@@ -10,6 +10,7 @@ client: back pressure all the way.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from cyfs_ns.peer import Peer
@@ -24,12 +25,31 @@ HEADER_SIZE = 12
 """Bytes of the header that every DNS message begins with (RFC 1035 section 4.1.1)."""
 
 
+@dataclass(frozen=True, slots=True)
+class PageWanted:
+    """A web page that is asked for at a door of DNS over HTTPS; all three as the client wrote them."""
+
+    target: str
+    host: str
+    accept: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A response that is no DNS message: ``max_age`` is the seconds for which it may be kept, 0: not at all."""
+
+    status: int
+    content_type: str
+    body: bytes
+    max_age: int = 0
+
+
 class Asked(NamedTuple):
     """One query, whole."""
 
     token: Token
-    query: bytes
-    """A DNS message as sent: at least a header long, nothing else is known of it."""
+    query: bytes | PageWanted
+    """A DNS message as sent: at least a header long, nothing else is known of it; or the page that HTTP asks for."""
     forwarded: str = ""
     """For whom the client says it asks (``X-Forwarded-For``): worth what the client is worth."""
 
@@ -62,6 +82,9 @@ class Conversation(Protocol):
     def answer(self, token: Token, reply: bytes | None) -> None:
         """The reply to one query of ``take``; ``None``: it deserves none.  Late replies are dropped."""
 
+    def show(self, token: Token, page: Page | None) -> None:
+        """The page that one query of ``take`` wanted; ``None``: there is none."""
+
     def leave(self) -> None:
         """We shall close soon: say so, if the protocol has words for it."""
 
@@ -81,3 +104,6 @@ class Hot(Protocol):
 
 Serve: TypeAlias = Callable[[bytes, Peer], Awaitable[bytes | None]]
 """The cold path: an untrusted query of a client to its reply, or to silence (``None`` or empty)."""
+
+ShowPage: TypeAlias = Callable[[PageWanted, Peer], Awaitable[Page | None]]
+"""A page for a client; ``None``: there is none."""

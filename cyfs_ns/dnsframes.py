@@ -6,7 +6,7 @@ not be the order of the queries: clients match them by id (RFC 7766 section 7).
 
 from __future__ import annotations
 
-from cyfs_ns.conversation import HEADER_SIZE, Asked, Token
+from cyfs_ns.conversation import HEADER_SIZE, Asked, Page, Token
 from cyfs_ns.errors import BadWire
 
 
@@ -54,6 +54,9 @@ class DnsFrames:
     def answer(self, token: Token, reply: bytes | None) -> None:
         if reply is not None:
             self._out.append(len(reply).to_bytes(2, "big") + reply)
+
+    def show(self, token: Token, page: Page | None) -> None:
+        """Nobody can ask for one here."""
 
     def leave(self) -> None:
         """Plain frames have no word for this."""

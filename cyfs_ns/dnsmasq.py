@@ -22,6 +22,7 @@ import yaml
 
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.ifnames import parse_dynamic_host, parse_interface_name
 from cyfs_ns.printable import printable
 from cyfs_ns.synth import parse_synth
 from cyfs_ns.zonefile import read_record
@@ -72,9 +73,12 @@ class Imported:
     notes: tuple[Note, ...]
 
 
-def read_dnsmasq(path: str, files: Files) -> Imported:
-    """The configuration that begins in the file at ``path``.  Never fails: what is wrong becomes a note."""
-    reader = _Reader(files)
+def read_dnsmasq(path: str, files: Files, machine: str = "") -> Imported:
+    """The configuration that begins in the file at ``path``.  Never fails: what is wrong becomes a note.
+
+    ``machine`` is what the machine calls itself: dnsmasq's usual host for mail.
+    """
+    reader = _Reader(files, machine)
     reader.file(path, f"{path}:0")
     return Imported(reader.finish(), tuple(reader.notes))
 
@@ -98,6 +102,7 @@ class _Reader:
     """Gathers keys over all files."""
 
     files: Files
+    machine: str
     notes: list[Note] = field(default_factory=list)
     _flags: dict[str, object] = field(default_factory=dict)
     _cache: dict[str, object] = field(default_factory=dict)
@@ -116,6 +121,9 @@ class _Reader:
     _resolv_file: str = ""
     _leases: str = ""
     _dhcp: bool = False
+    _local_mail: str = ""
+    """Where ``localmx`` stands."""
+    _mail_target: str = ""
     _open: list[str] = field(default_factory=list)
 
     # -- files and lines -----------------------------------------------------------------------------------------------
@@ -184,6 +192,13 @@ class _Reader:
             raise _Wrong
         self._lists.setdefault(key, []).append(_shown(value))
 
+    def parsed(self, key: str, parse: Callable[[str], object], value: str) -> None:
+        try:
+            parse(_shown(value))
+        except ConfigFault as fault:
+            raise _Wrong(str(fault)) from None
+        self._lists.setdefault(key, []).append(_shown(value))
+
     def conf_file(self, value: str, place: str) -> None:
         self.file(_shown(value), place)
 
@@ -221,9 +236,9 @@ class _Reader:
         else:
             self._cache.update({"max-ttl": 0, "max-negative-ttl": 0, "max-stale": 0})
 
-    def max_ttl(self, value: str, place: str) -> None:
-        known = self._cache.get("max-ttl")
-        self._cache["max-ttl"] = min(_number(value), known if isinstance(known, int) else 1 << 31)
+    def max_cache_ttl(self, value: str, place: str) -> None:
+        if (most := _number(value)) and self._cache.get("max-ttl") != 0:
+            self._cache["max-ttl"] = most
 
     def no_negcache(self, value: str, place: str) -> None:
         self._cache["max-negative-ttl"] = 0
@@ -278,6 +293,7 @@ class _Reader:
                 raise _Lost("a pattern begins with a whole label")
             pattern = "." + _name(domain[2:]) if domain.startswith("*.") else "+." + _name(domain.removeprefix("."))
             if not target:
+                self._flags["block-answer"] = "nxdomain"
                 self._lists.setdefault("block", []).append(pattern)
             else:
                 known = self._hosts.setdefault(pattern, [])
@@ -287,6 +303,9 @@ class _Reader:
         if len(_fields(value)) not in (2, 3):
             raise _Wrong
         self._lists.setdefault("alias", []).append(_shown(value))
+
+    def filter_windows(self, value: str, place: str) -> None:
+        self._lists.setdefault("filter-types", []).extend(("SOA", "SRV"))
 
     def filter_rr(self, value: str, place: str) -> None:
         kinds = [kind.upper() for kind in _fields(value)]
@@ -356,12 +375,13 @@ class _Reader:
     def host_record(self, value: str, place: str) -> None:
         fields = _fields(value)
         addresses = [text for text in fields if names.is_ip(text)]
+        told = {":" in address: address for address in addresses}  # one of each family, the last
         ttl = fields.pop() if len(fields) > 2 and fields[-1].isdigit() else ""
         owners = [text for text in fields if text and text not in addresses]
         if not owners or not addresses:
             raise _Wrong
         for owner in owners:
-            for address in addresses:
+            for address in told.values():
                 kind = "AAAA" if ":" in address else "A"
                 self.record(_record(owner, kind, names.ip(address), ttl))
 
@@ -389,8 +409,11 @@ class _Reader:
         preference = rest.pop() if rest and rest[-1].isdigit() else "1"
         self._mail.append((place, name, rest[0] if rest else "", preference))
 
+    def local_mail(self, value: str, place: str) -> None:
+        self._local_mail = place
+
     def mx_target(self, value: str, place: str) -> None:
-        self._zone_words["mail"] = _name(_shown(value))
+        self._mail_target = _name(_shown(value))
 
     def srv(self, value: str, place: str) -> None:
         name, *rest = _fields(value)
@@ -413,13 +436,6 @@ class _Reader:
         name, number, *data = (*_fields(value), "")
         digits = re.sub(r"[\s:]", "", "".join(data))
         self.record(_record(name, f"TYPE{_number(number, 65535)}", f"\\# {len(digits) // 2} {digits}"))
-
-    def synth(self, value: str, place: str) -> None:
-        try:
-            parse_synth(_shown(value))
-        except ConfigFault as fault:
-            raise _Wrong(str(fault)) from None
-        self._lists.setdefault("synth-domain", []).append(_shown(value))
 
     def auth_server(self, value: str, place: str) -> None:
         self._zone_words["ns"] = _name(_fields(value)[0])
@@ -447,11 +463,10 @@ class _Reader:
             # Without a domain of its own a service is one of the house (dnsmasq's rule).
             bare = service.count(".") < 2 and "domain" in self._flags
             self._late_record(place, f"{service}.{self._flags['domain']}" if bare else service, "SRV", data)
-        for place, name, target, preference in self._mail:
-            if exchange := target or self._zone_words.get("mail", ""):
-                self._late_record(place, name, "MX", f"{preference} {exchange}.")
-            else:
-                self._note(place, "warning", "mx-host: without a target it is this machine, whose name is not known")
+        self._deliver()
+        most, least = self._cache.get("max-ttl"), self._cache.get("min-ttl")
+        if isinstance(most, int) and isinstance(least, int) and 0 < most < least:
+            self._cache["max-ttl"] = least  # of the two, dnsmasq obeys the lower bound
         hosts = [*self._listen] or [""]
         dns: dict[str, object] = {"enable": self._port != "0"}
         if self._port == "0":
@@ -462,6 +477,8 @@ class _Reader:
         if self._resolv:
             dns["nameserver"] = ["system"]
             dns.update({"resolv-file": self._resolv_file} if self._resolv_file else {})
+        elif all(server.startswith("/") for server in self._lists.get("servers", ())):
+            dns["nameserver"] = ["rcode://refused"]
         self._pull(dns, "servers")
         dns.update(self._flags)
         if self._domains:
@@ -484,6 +501,21 @@ class _Reader:
             for pattern, addresses in self._hosts.items()
         }
         return {"dns": dns, **({"hosts": hosts_table} if hosts_table else {})}
+
+    def _deliver(self) -> None:
+        """Mail goes to who is named, else to the usual target, else to this machine."""
+        usual, place = self._mail_target or self.machine, self._local_mail
+        if place and usual:
+            self._flags.setdefault("machine-mx", usual)
+        if self.machine and (place or self._mail_target) and self.machine not in [name for _, name, _, _ in self._mail]:
+            self._mail.append((place, self.machine, "", "0"))
+        for place, name, target, preference in self._mail:
+            if exchange := target or usual:
+                self._late_record(place, name, "MX", f"{preference} {exchange}.")
+            else:
+                self._note(place, "warning", "mx-host: without a target it is this machine, whose name is not known")
+        if self._local_mail and not usual:
+            self._note(self._local_mail, "warning", "localmx: the target is this machine, whose name is not known")
 
     def _late_record(self, place: str, owner: str, kind: str, data: str) -> None:
         try:
@@ -626,6 +658,11 @@ def _whole(key: str) -> _Take:
     return lambda reader, value, place: reader.whole(key, value, place)
 
 
+def _parsed(key: str, parse: Callable[[str], object]) -> _Take:
+    """Taken over word for word, if it makes sense."""
+    return lambda reader, value, place: reader.parsed(key, parse, value)
+
+
 def _filter(kind: str) -> _Take:
     return lambda reader, value, place: reader.filter_rr(kind, place)
 
@@ -654,21 +691,26 @@ TAKEN: dict[str, _Take] = {
     "dns-rr": _Reader.dns_rr,
     "domain": _Reader.domain,
     "domain-needed": _flag("domain-needed"),
+    "dynamic-host": _parsed("dynamic-host", parse_dynamic_host),
     "expand-hosts": _flag("expand-hosts"),
     "filter-A": _filter("A"),
     "filter-AAAA": _filter("AAAA"),
     "filter-rr": _Reader.filter_rr,
     "host-record": _Reader.host_record,
+    "filterwin2k": _Reader.filter_windows,
     "hostsdir": _listed("hosts-files"),
     "ignore-address": _listed("ignore-address"),
     "interface": _Reader.interface,
+    "interface-name": _parsed("interface-name", parse_interface_name),
     "ipset": _whole("ipset"),
     "listen-address": _Reader.listen_address,
     "local": _Reader.server,
     "local-ttl": _seconds("local-ttl"),
+    "localise-queries": _flag("localise-queries"),
+    "localmx": _Reader.local_mail,
     "log-queries": _Reader.log_queries,
-    "max-cache-ttl": _Reader.max_ttl,
-    "max-ttl": _Reader.max_ttl,
+    "max-cache-ttl": _Reader.max_cache_ttl,
+    "max-ttl": _seconds("max-client-ttl", "cache"),
     "min-cache-ttl": _seconds("min-ttl", "cache"),
     "mx-host": _Reader.mx,
     "mx-target": _Reader.mx_target,
@@ -683,13 +725,14 @@ TAKEN: dict[str, _Take] = {
     "rebind-localhost-ok": _flag("rebind-localhost"),
     "resolv-file": _Reader.resolv_file,
     "rev-server": _Reader.rev_server,
+    "selfmx": _flag("machine-mx", "self"),
     "server": _Reader.server,
     "servers-file": _Reader.servers_file,
     "srv-host": _Reader.srv,
     "stop-dns-rebind": _flag("rebind-protection"),
     "strict-order": _flag("strategy", "strict"),
     "strip-subnet": _Reader.strip_subnet,
-    "synth-domain": _Reader.synth,
+    "synth-domain": _parsed("synth-domain", parse_synth),
     "txt-record": _Reader.txt,
     "use-stale-cache": _Reader.stale,
 }
@@ -738,20 +781,14 @@ MISSING: dict[str, str] = {
     "dnssec-timestamp": "signatures are not checked",
     "dumpfile": "use tcpdump",
     "dumpmask": "use tcpdump",
-    "dynamic-host": "addresses of interfaces are not looked at",
     "enable-dbus": "use the control interface",
     "enable-ubus": "use the control interface",
     "except-interface": "name those that shall answer in 'interfaces'",
-    "filterwin2k": "it breaks more than it helps today; 'filter-types' takes types out of answers",
-    "interface-name": "addresses of interfaces are not looked at",
-    "localise-queries": "everybody gets all addresses",
-    "localmx": "write the MX records",
     "max-port": "ports are the kernel's choice",
     "min-port": "ports are the kernel's choice",
     "neg-ttl": "answers that do not say how long they hold are not kept (RFC 2308)",
     "port-limit": "every question has its own port",
     "query-port": "one port for all questions invites forged answers",
-    "selfmx": "write the MX records",
     "trust-anchor": "signatures are not checked",
     "umbrella": "clients are not told to servers",
 }

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from cyfs_ns.conversation import HEADER_SIZE, MAX_MESSAGE
+from cyfs_ns.conversation import HEADER_SIZE, MAX_MESSAGE, PageWanted
 
 DNS_MESSAGE = "application/dns-message"
 PATH = b"/dns-query"
+PAGES = (b"/1.0/identifiers/", b"/.well-known/")
+"""What pages' paths begin with."""
 ALLOWED = "GET, HEAD, POST"
 
+_MAX_TARGET = 2048
 _KNOWN_METHODS = frozenset((b"CONNECT", b"DELETE", b"OPTIONS", b"PATCH", b"PUT", b"TRACE"))
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _BASE64URL = re.compile(rb"[A-Za-z0-9_-]+")
@@ -36,6 +39,7 @@ class Refusal:
 
 SILENCE = Refusal(400, "this is no DNS query")
 TOO_LONG = Refusal(413, f"a DNS message has at most {MAX_MESSAGE} bytes")
+NO_PAGE = Refusal(404, "there is no such page")
 _NOT_FOUND = Refusal(404, "DNS queries are answered elsewhere")
 _NOT_ALLOWED = Refusal(405, f"DNS queries come by {ALLOWED}")
 _NOT_KNOWN = Refusal(501, "unknown method")
@@ -45,13 +49,23 @@ _BAD_TYPE = Refusal(415, f"a query is sent as {DNS_MESSAGE}")
 
 
 def read_request(
-    method: bytes, target: bytes, content_type: bytes, content_length: int | None, path: bytes = PATH
-) -> bytes | Refusal | None:
-    """What a request head asks for: a query at once (GET, HEAD), ``None``: its body will be the query, or a refusal."""
+    method: bytes,
+    target: bytes,
+    content_type: bytes,
+    content_length: int | None,
+    path: bytes = PATH,
+    *,
+    host: bytes = b"",
+    accept: bytes = b"",
+) -> bytes | PageWanted | Refusal | None:
+    """What a request head asks for: a query or a page at once (GET, HEAD), ``None``: its body will be the query, or a
+    refusal."""
     if not target.startswith(b"/") and (absolute := _ABSOLUTE.match(target)):
         target = target[absolute.end() :]
     place, _, parameters = target.partition(b"?")
     if place != path:
+        if method in (b"GET", b"HEAD") and place.startswith(PAGES) and len(target) <= _MAX_TARGET:
+            return PageWanted(*(text.decode("latin-1") for text in (target, host, accept)))
         return _NOT_FOUND
     if method == b"POST":
         if content_type.partition(b";")[0].strip().lower() != DNS_MESSAGE.encode():

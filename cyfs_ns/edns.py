@@ -8,7 +8,6 @@ reading at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hmac import compare_digest
 from struct import Struct
 
 from cyfs_ns.errors import BadWire
@@ -31,7 +30,6 @@ _TWO_QUADS = Struct("<2Q")
 _QUAD = Struct("<Q")
 _WIDTH = {1: 32, 2: 128}
 _MASK = 0xFFFFFFFFFFFFFFFF
-_COOKIE_PAST, _COOKIE_FUTURE = 3600, 300
 _MAX_EDE_TEXT = 120
 
 
@@ -153,17 +151,6 @@ def server_cookie(secret: bytes, client_cookie: bytes, address: bytes, now: int)
     """
     head = b"\1\0\0\0" + _COOKIE_TIME.pack(now & 0xFFFFFFFF)
     return head + siphash(secret, client_cookie + head + address)
-
-
-def cookie_holds(secret: bytes, cookie: bytes, address: bytes, now: int) -> bool:
-    """Whether ``cookie`` (client's and server's part) is ours, made for this address within the last hour."""
-    if len(cookie) != 24 or cookie[8] != 1:
-        return False
-    # Serial arithmetic of RFC 1982: the stamp has 32 bits only.
-    age = (now - int.from_bytes(cookie[12:16]) + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-    if not -_COOKIE_FUTURE <= age <= _COOKIE_PAST:
-        return False
-    return compare_digest(siphash(secret, cookie[:16] + address), cookie[16:])
 
 
 def siphash(key: bytes, data: bytes) -> bytes:

@@ -19,12 +19,6 @@ Wants: TypeAlias = Callable[[str], bool]
 
 _Sets: TypeAlias = Callable[[str], Wants] | None
 _SETS = ("rule-set:", "geosite:")
-_SET_RULES = ("RULE-SET", "GEOSITE")
-
-
-def uses_sets(entries: Iterable[str]) -> bool:
-    """Whether a filter looks into sets, whose content changes without it."""
-    return any(entry.startswith(_SETS) or entry.partition(",")[0].strip().upper() in _SET_RULES for entry in entries)
 
 
 def fake_filter(mode: FilterMode, entries: Iterable[str], sets: _Sets) -> Wants:

@@ -143,9 +143,28 @@ class FakePool:
         self._link(slot)
         return Taken(slot, is_new=True, evicted=evicted, told=told)
 
+    def give_back(self, name: str, taken: Taken) -> None:
+        """Undo the last :meth:`take`, which gave ``name`` a new slot: it could not be written down."""
+        slot = taken.slot
+        del self._slots[name]
+        self._unlink(slot)
+        if not taken.evicted and slot == len(self._names) - 1:
+            for column in (self._names, self._told, self._newer, self._older):
+                column.pop()
+            return
+        self._names[slot] = taken.evicted
+        self._told[slot] = taken.told
+        if taken.evicted:
+            self._slots[taken.evicted] = slot
+        self._link(slot, oldest=True)
+
     def name(self, slot: int) -> str:
         """The name that has a slot, or empty."""
         return self._names[slot] if slot < len(self._names) else ""
+
+    def told(self, slot: int) -> int:
+        """When a slot was last told, whole seconds; 0: never."""
+        return self._told[slot] if slot < len(self._told) else 0
 
     def slot(self, name: str) -> int | None:
         """The slot of a name, if it has one."""

@@ -44,6 +44,11 @@ class AliasRange:
     mask: int
 
 
+REBIND = "rebind-protection"
+"""The "list" of answers blocked for private addresses.  They are answered empty, however blocks are answered: to many
+systems 0.0.0.0 is themselves, which is where the attack wants to be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRules:
     """What to do with answers; all defaults let them be."""
@@ -110,7 +115,7 @@ def inspect(reply: Reply, name: str, rules: AnswerRules, judge: Judge | None) ->
         soa = negative_soa(reply.question, _DOCTORED_TTL)
         return Inspected(Fate.CHANGED, make_reply(reply.question, rcode=_NXDOMAIN, authority=[soa]))
     if rules.rebind and (private := _private(addresses, rules)) is not None and not rules.rebind_spared.get(name):
-        why = Judgement(Action.BLOCK, "rebind-protection", f"{spell(*private)} in a public name", ede=BLOCKED)
+        why = Judgement(Action.BLOCK, REBIND, f"{spell(*private)} in a public name", ede=BLOCKED)
         return Inspected(Fate.BLOCKED, reply, why)
     if judge is not None and (judgement := _judged(answer, judge)) is not None:
         return Inspected(Fate.BLOCKED, reply, judgement)

@@ -6,10 +6,10 @@ The usual question keeps no way; ``explain`` does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from cyfs_ns.reply import Reply
+from cyfs_ns.reply import Reply, ttls, with_ttls
 from cyfs_ns.store import Key
 
 STEADY = 1 << 16
@@ -69,6 +69,23 @@ class Given:
     """The whole second of the clock at which ``age`` held; 0: now."""
 
 
+def told_at_most(given: Given, most: int, second: int) -> Given:
+    """The same with no TTL told above ``most``, at a whole ``second`` of the clock.
+
+    A TTL that is cut stands still until the true one has come down to ``most``; till then, and if those that are cut
+    come before those that are not, the same may be said again unasked.
+    """
+    if given.ttl_min is not None:
+        given = replace(given, ttl_min=min(given.ttl_min, most))
+    over = [ttl - given.age - most for ttl in ttls(given.reply)]
+    cut = [each for each in over if each > 0]
+    if not cut:
+        return given
+    leading = next((at for at, each in enumerate(over) if each <= 0), len(over))
+    until = min(given.until, second + min(cut) + 1) if leading == len(cut) else 0.0
+    return replace(given, reply=with_ttls(given.reply, 0, most + given.age), fixed=leading, until=until)
+
+
 class Stand(NamedTuple):
     """An answer with a fake address."""
 
@@ -77,13 +94,3 @@ class Stand(NamedTuple):
     """Seconds for which the same may be said again unasked."""
     freed: str = ""
     """The name whose address it is no longer, though somebody may still be told so."""
-
-
-class Label(NamedTuple):
-    """What a ready-made answer is counted as."""
-
-    name: str
-    rtype: int
-    source: str
-    key: Key | None
-    """The entry of the cache it was made from."""

@@ -14,6 +14,10 @@ An answer leaves at the second it was kept for, or by :meth:`Hot.flush`.  Tables
 in two generations.  When the younger is full, the elder is forgotten and the younger takes its place; what is asked for
 in between moves back to the younger.  That is "least recently used" within a factor of two, without a list to keep.
 
+An entry is kept small, since there are as many as there is room for: what it is counted as, beside its ``label``, is
+read from its own octets.  Entries that were hit stand in a queue, and whoever counts takes from its head as many as
+there is time for.
+
 Seconds are whole seconds of a monotonic clock, ``int(now)``, here and wherever an age is told: the age of an answer is
 ``int(now) - int(born)``.  So hot and cold say the same TTL in the same instant.
 """
@@ -26,9 +30,11 @@ from struct import Struct
 from typing import NamedTuple, Protocol, TypeAlias
 
 from cyfs_ns import edns
+from cyfs_ns.cookies import Cookies
 from cyfs_ns.query import REFUSED, TC, Query, read_query
 from cyfs_ns.ratelimit import RateLimit
 from cyfs_ns.reply import Reply, make_reply, render, shape_of
+from cyfs_ns.store import Origin
 from cyfs_ns.wire import is_under
 
 SILENCE = b""
@@ -43,7 +49,8 @@ _HEAD = 10  # octets of the header behind the id
 _MAX_QUERY = 512
 _MAX_ANSWER = 4096  # what a batch has room for
 _MAX_COUNTED = 65536  # counts that wait to be harvested
-_ENTRY_COST = 256  # octets of an entry's objects and its place in the dict, beside key and answer: measured
+_MOST_LAYOUTS = 1024
+_ENTRY_COST = 300  # octets of an entry's objects and its place in the dict, beside key and answer: measured
 _SHARED_OPTIONS = frozenset({edns.PADDING, edns.KEEPALIVE})
 _PROHIBITED = 18  # extended error (RFC 8914)
 
@@ -60,16 +67,32 @@ class Admission(NamedTuple):
 class HotEntry:
     """One answer, right for ``second``."""
 
-    __slots__ = ("hits", "label", "second", "size", "tail", "ttl_ats", "until")
+    __slots__ = ("hits", "label", "origin", "second", "size", "tail", "ttl_ats", "until")
 
-    def __init__(self, tail: bytes, ttl_ats: tuple[int, ...], second: int, until: int, label: object) -> None:
+    def __init__(
+        self,
+        tail: bytes,
+        ttl_ats: tuple[int, ...],
+        second: int,
+        until: int,
+        label: object,
+        origin: Origin | None = None,
+    ) -> None:
         self.tail = tail
         self.size = len(tail) + 2
         self.ttl_ats = ttl_ats
         self.second = second
         self.until = until
         self.hits = 0
+        """Not yet counted; as long as there are any, it stands in its table's queue."""
         self.label = label
+        self.origin = origin
+
+    @property
+    def about(self) -> tuple[bytes, int]:
+        """Name (wire, lower case) and type."""
+        end = _name_end(self.tail)
+        return self.tail[_HEAD:end], int.from_bytes(self.tail[end : end + 2])
 
     def age(self, second: int) -> bool:
         """Bring the TTLs to ``second``; False when the answer's time is over."""
@@ -88,15 +111,17 @@ class HotEntry:
 class HotTable:
     """The answers of one view at one kind of door, in about ``max_bytes``."""
 
-    __slots__ = ("_counted", "_elder", "_max_bytes", "_size", "entries")
+    __slots__ = ("_elder", "_layouts", "_max_bytes", "_size", "entries", "hit")
 
     def __init__(self, max_bytes: int) -> None:
         self.entries: dict[bytes, HotEntry] = {}
         """The younger generation, by the query without its id; the dict stays the same for good."""
+        self.hit: deque[HotEntry] = deque()
+        """Entries with hits, also such as have left; each stands here once."""
         self._elder: dict[bytes, HotEntry] = {}
+        self._layouts: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._size = 0
         self._max_bytes = max_bytes
-        self._counted: deque[tuple[object, int]] = deque(maxlen=_MAX_COUNTED)
 
     def put(
         self,
@@ -108,12 +133,13 @@ class HotTable:
         until: int,
         label: object,
         *,
+        origin: Origin | None = None,
         fixed: int = 0,
     ) -> bool:
         """Keep ``answer``, which is ``reply`` rendered at ``second`` for ``query`` (``wire``), up to second ``until``.
 
-        ``label`` comes back with the count of hits; the first ``fixed`` TTLs are not counted down.  False: an answer
-        that cannot be shared.
+        ``label`` and ``origin``, the entry of the cache it comes from, come back with the count of hits; the first
+        ``fixed`` TTLs are not counted down.  False: an answer that cannot be shared.
         """
         if until <= second or len(wire) > _MAX_QUERY or len(answer) > _MAX_ANSWER or not _shareable(query):
             return False
@@ -125,7 +151,12 @@ class HotTable:
         # A message that had to be cut has fewer records than the reply, the last ones missing.
         kept = sum(_COUNTS.unpack_from(tail, 4)) - (query.edns is not None)
         ttl_ats = reply.ttl_ats if kept == len(reply.ttl_ats) else reply.ttl_ats[:kept]
-        self._insert(key, HotEntry(tail, tuple([at - 2 for at in ttl_ats[fixed:]]), second, until, label))
+        layout = tuple([at - 2 for at in ttl_ats[fixed:]])
+        if len(self._layouts) >= _MOST_LAYOUTS:
+            self._layouts.clear()
+        # Most answers are laid out like many others.
+        layout = self._layouts.setdefault(layout, layout)
+        self._insert(key, HotEntry(tail, layout, second, until, label, origin))
         return True
 
     def adopt(self, query: bytes, entry: HotEntry) -> None:
@@ -140,8 +171,14 @@ class HotTable:
     def add_hits(self, query: bytes, times: int) -> None:
         """Count hits another table had for ``query``; lost if the answer has left here."""
         entry = self.peek(query)
-        if entry is not None:
-            entry.hits += times
+        if entry is not None and times:
+            self.count(entry, times)
+
+    def count(self, entry: HotEntry, times: int = 1) -> None:
+        """Count hits of one of our entries."""
+        if not entry.hits:
+            self.hit.append(entry)
+        entry.hits += times
 
     def find(self, tail: bytes, second: int) -> tuple[HotEntry, bytes] | None:
         """The answer to a query without its id, with what is to be sent behind the id."""
@@ -166,7 +203,6 @@ class HotTable:
             gone = [key for key in generation if name in key and _is_about(key, name, below)]
             for key in gone:
                 entry = generation.pop(key)
-                self._count((entry,))
                 if generation is self.entries:
                     self._size -= _cost(key, entry)
             dropped += len(gone)
@@ -175,19 +211,19 @@ class HotTable:
     def clear(self) -> int:
         """Forget everything; how many."""
         dropped = len(self)
-        for generation in (self.entries, self._elder):
-            self._count(generation.values())
-            generation.clear()
+        self.entries.clear()
+        self._elder.clear()
         self._size = 0
         return dropped
 
-    def harvest(self) -> list[tuple[object, int]]:
-        """Labels and how often each was hit since the last time."""
-        for generation in (self.entries, self._elder):
-            self._count(generation.values())
-        counted = list(self._counted)
-        self._counted.clear()
-        return counted
+    def harvest(self) -> Iterator[tuple[HotEntry, int]]:
+        """Entries that were hit up to now, and how often since the last time.  What is not fetched stays."""
+        for _ in range(len(self.hit)):
+            if not self.hit:
+                return
+            entry = self.hit.popleft()
+            times, entry.hits = entry.hits, 0
+            yield entry, times
 
     def __len__(self) -> int:
         return len(self.entries) + len(self._elder)
@@ -203,26 +239,20 @@ class HotTable:
     def _insert(self, key: bytes, entry: HotEntry) -> None:
         replaced = self.entries.get(key)
         if replaced is not None:
-            self._count((replaced,))
             self._size -= _cost(key, replaced)
-        older = self._elder.pop(key, None)
-        if older is not None:
-            self._count((older,))
+        self._elder.pop(key, None)
         cost = _cost(key, entry)
         if self._size + cost > self._max_bytes // 2:
-            self._count(self._elder.values())
             self._elder = dict(self.entries)
             self.entries.clear()
             self._elder.pop(key, None)
             self._size = 0
         self.entries[key] = entry
         self._size += cost
-
-    def _count(self, entries: Iterable[HotEntry]) -> None:
-        for entry in entries:
-            if entry.hits:
-                self._counted.append((entry.label, entry.hits))
-                entry.hits = 0
+        if len(self.hit) > _MAX_COUNTED:
+            # Nobody counts, and what has left must not be kept for that.
+            for _ in self.harvest():
+                pass
 
 
 class HotClient:
@@ -295,7 +325,7 @@ class HotDoor:
             client.granted -= 1
             return None
         entry, tail = found
-        entry.hits += 1
+        client.table.count(entry)
         if self.journal is not None:
             self.journal.append((client, entry))
         return query[:2] + tail
@@ -409,6 +439,11 @@ class Hot:
     def __init__(self, doors: dict[str, HotDoor]) -> None:
         self.doors = doors
         self.followers: list[Follower] = []
+        self.chores: Iterator[None] = iter(())
+        """What can wait, in pieces of some microseconds.  The UDP door takes one whenever it has answered what came:
+        then the next question is likeliest to be far."""
+        self.cookies: Cookies | None = None
+        """What followers vouch by, too."""
 
     def answer(self, address: bytes, query: bytes, door: str, second: int) -> bytes | None:
         """As :meth:`HotDoor.answer`."""
@@ -426,10 +461,12 @@ class Hot:
         second: int,
         until: int,
         label: object,
+        origin: Origin | None = None,
         fixed: int = 0,
     ) -> bool:
         """As :meth:`HotTable.put`."""
-        return self.doors[door].table(view).put(query, wire, answer, reply, second, until, label, fixed=fixed)
+        table = self.doors[door].table(view)
+        return table.put(query, wire, answer, reply, second, until, label, origin=origin, fixed=fixed)
 
     def flush(self, name: bytes | None = None, *, below: bool = False) -> int:
         """Forget the answers about ``name`` (lower-case wire form), and about all names under it if ``below``;

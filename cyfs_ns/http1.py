@@ -10,19 +10,24 @@ from __future__ import annotations
 import h11
 
 from cyfs_ns import doh
-from cyfs_ns.conversation import MAX_MESSAGE, Asked, Token
+from cyfs_ns.conversation import MAX_MESSAGE, Asked, Page, PageWanted, Token
 from cyfs_ns.doh import Refusal
 from cyfs_ns.errors import BadWire
 
 _MAX_HEAD = 16384
 _STATUS_WORDS = {
+    200: b"OK",
     400: b"Bad Request",
     404: b"Not Found",
     405: b"Method Not Allowed",
+    406: b"Not Acceptable",
+    410: b"Gone",
     413: b"Content Too Large",
     415: b"Unsupported Media Type",
     431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
     501: b"Not Implemented",
+    503: b"Service Unavailable",
 }
 
 
@@ -36,7 +41,7 @@ class Http1:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
         self._out: list[bytes] = []
         self._fault = ""
-        self._query: bytes | Refusal | None = None
+        self._query: bytes | PageWanted | Refusal | None = None
         self._body = bytearray()
         self._forwarded = ""
         self._bare = self._waiting = self._leaving = False
@@ -93,6 +98,19 @@ class Http1:
         ]
         self._respond(200, b"OK", headers, reply)
 
+    def show(self, token: Token, page: Page | None) -> None:
+        self._waiting = False
+        if page is None:
+            self._refuse(doh.NO_PAGE)
+            return
+        headers = [
+            ("content-type", page.content_type),
+            ("content-length", str(len(page.body))),
+            ("cache-control", f"max-age={page.max_age}" if page.max_age else "no-store"),
+            ("vary", "accept"),
+        ]
+        self._respond(page.status, _STATUS_WORDS.get(page.status, b"Other"), headers, page.body)
+
     def leave(self) -> None:
         self._leaving = True
 
@@ -101,18 +119,24 @@ class Http1:
         return pieces
 
     def _head_came(self, request: h11.Request) -> None:
-        content_type, length, forwarded = b"", None, []
+        content_type, host, accept, length, forwarded = b"", b"", b"", None, []
         for name, value in request.headers:
             if name == b"content-type":
                 content_type = value
             elif name == b"content-length":
                 length = int(value)
+            elif name == b"host":
+                host = value
+            elif name == b"accept":
+                accept = value
             elif name == b"x-forwarded-for":
                 forwarded.append(value.decode("latin-1"))
         self._forwarded = ",".join(forwarded)
         self._bare = request.method == b"HEAD"
         self._body.clear()
-        self._query = doh.read_request(request.method, request.target, content_type, length, self._path)
+        self._query = doh.read_request(
+            request.method, request.target, content_type, length, self._path, host=host, accept=accept
+        )
         if self._query is None and self._http.they_are_waiting_for_100_continue:
             self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
 

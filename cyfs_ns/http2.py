@@ -25,7 +25,7 @@ import hpack
 from hpack.table import HeaderTable
 
 from cyfs_ns import doh
-from cyfs_ns.conversation import HEADER_SIZE, MAX_MESSAGE, Asked, Token
+from cyfs_ns.conversation import HEADER_SIZE, MAX_MESSAGE, Asked, Page, PageWanted, Token
 from cyfs_ns.doh import Refusal
 from cyfs_ns.errors import BadWire
 
@@ -71,7 +71,7 @@ class _Broken(Exception):
 class _Request(NamedTuple):
     """What a head asks for; the same for every stream that sends these bytes."""
 
-    query: bytes | Refusal | None
+    query: bytes | PageWanted | Refusal | None
     """``None``: the body will be the query."""
     bare: bool
     """HEAD: the response has no body."""
@@ -114,7 +114,7 @@ def _literal(index: int, value: str) -> bytes:
     return name + bytes((len(value),)) + value.encode()
 
 
-_STATUS, _ALLOW, _CACHE_CONTROL, _CONTENT_LENGTH, _CONTENT_TYPE = 8, 22, 24, 28, 31
+_STATUS, _ALLOW, _CACHE_CONTROL, _CONTENT_LENGTH, _CONTENT_TYPE, _VARY = 8, 22, 24, 28, 31, 59
 _OK = b"\x88"
 
 
@@ -133,6 +133,16 @@ def _refusal_head(refusal: Refusal, length: int) -> bytes:
     if refusal.status == 405:
         head += _literal(_ALLOW, doh.ALLOWED)
     return head + _literal(_CONTENT_LENGTH, str(length)) + _literal(_CACHE_CONTROL, "no-store")
+
+
+def _page_head(page: Page) -> bytes:
+    return (
+        _literal(_STATUS, str(page.status))
+        + _literal(_CONTENT_TYPE, page.content_type)
+        + _literal(_CONTENT_LENGTH, str(len(page.body)))
+        + _literal(_CACHE_CONTROL, f"max-age={page.max_age}" if page.max_age else "no-store")
+        + _literal(_VARY, "accept")
+    )
 
 
 class Http2:
@@ -223,6 +233,20 @@ class Http2:
         else:
             self._out.append(_frame(_HEADERS, _END_HEADERS, stream.ident, head))
             self._hold(stream, reply)
+
+    def show(self, token: Token, page: Page | None) -> None:
+        stream: _Stream = token
+        if stream.gone or self._fault:
+            return
+        if page is None:
+            self._refuse(stream, doh.NO_PAGE)
+            return
+        body = b"" if stream.request.bare else page.body
+        self._out.append(_frame(_HEADERS, _END_HEADERS | (0 if body else _END_STREAM), stream.ident, _page_head(page)))
+        if body:
+            self._hold(stream, body)
+        else:
+            self._drop(stream)
 
     def leave(self) -> None:
         if not self._fault and not self._leaving:
@@ -596,7 +620,7 @@ _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
 def _read_head(fields: list[tuple[bytes, bytes]], path: bytes) -> _Request | None:
     """What a request's fields ask for, or ``None`` when they are malformed (RFC 9113 section 8)."""
     pseudo: dict[bytes, bytes] = {}
-    content_type = b""
+    content_type = host = accept = b""
     length: int | None = None
     forwarded: list[str] = []
     regular = False
@@ -615,10 +639,15 @@ def _read_head(fields: list[tuple[bytes, bytes]], path: bytes) -> _Request | Non
             if not value.isdigit() or len(value) > 10 or length not in (None, int(value)):
                 return None
             length = int(value)
+        elif name == b"host":
+            host = value
+        elif name == b"accept":
+            accept = value
         elif name == b"x-forwarded-for":
             forwarded.append(value.decode("latin-1"))
     method, target = pseudo.get(b":method"), pseudo.get(b":path")
     if not method or (method != b"CONNECT" and not (target and pseudo.get(b":scheme"))):
         return None
-    query = doh.read_request(method, target or b"", content_type, length, path)
+    host = pseudo.get(b":authority", host)
+    query = doh.read_request(method, target or b"", content_type, length, path, host=host, accept=accept)
     return _Request(query, method == b"HEAD", length, ",".join(forwarded))

@@ -40,6 +40,7 @@ _NEIGHBOUR_IP, _NEIGHBOUR_MAC = 1, 2
 
 _UP, _CARRIER = 0x1, 0x10000
 _TENTATIVE, _OPTIMISTIC, _DUPLICATE = 0x40, 0x04, 0x08
+_TEMPORARY, _DEPRECATED = 0x01, 0x20  # of IPv6; the first is "secondary" of IPv4
 _UNICAST = 1
 _HALF = 1  # routes of this prefix length or less are a default route or half of one, as VPNs set them
 _KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # reachable, stale, delay, probe, permanent
@@ -65,6 +66,10 @@ class LocalAddress(NamedTuple):
     ip: str
     network: str = ""
     """The prefix that is on the link by it; empty where it is alone, on loopback or link-local."""
+    bits: int = 0
+    """Of its prefix, whatever that is."""
+    lasting: bool = True
+    """It is neither temporary (RFC 8981) nor deprecated (RFC 4862)."""
 
 
 class Route(NamedTuple):
@@ -90,6 +95,9 @@ class Home(NamedTuple):
     ip: str
     ifindex: int
     """Of the interface: one made anew under its old name is another one, and sockets bound to the old one are dead."""
+    bits: int = 0
+    lasting: bool = True
+    """As of :class:`LocalAddress`."""
 
 
 class WayOut(NamedTuple):
@@ -130,6 +138,14 @@ class AddressGone:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressChanged:
+    """An address is as usable as before, but has another prefix, or lasts no more, or again."""
+
+    interface: str
+    ip: str
+
+
+@dataclass(frozen=True, slots=True)
 class WayLost:
     """The Internet cannot be reached by this version of IP."""
 
@@ -154,7 +170,7 @@ class NeighbourLearned:
     mac: str
 
 
-Change: TypeAlias = AddressAppeared | AddressGone | WayLost | WayFound | NeighbourLearned
+Change: TypeAlias = AddressAppeared | AddressGone | AddressChanged | WayLost | WayFound | NeighbourLearned
 
 
 class Neighbours:
@@ -219,7 +235,9 @@ def read_news(untrusted: Message) -> Link | LocalAddress | Route | Neighbour | N
             ip = _ip(family, found.get(_LOCAL) or found.get(_ADDRESS, b""))
             network = _network(_ip(family, found.get(_ADDRESS, b"")), bits)
             unusable = flags & _DUPLICATE or flags & (_TENTATIVE | _OPTIMISTIC) == _TENTATIVE
-            return LocalAddress(index, ip, network) if ip and not (family == socket.AF_INET6 and unusable) else None
+            v6 = family == socket.AF_INET6
+            lasting = not (v6 and flags & (_TEMPORARY | _DEPRECATED))
+            return LocalAddress(index, ip, network, bits, lasting) if ip and not (v6 and unusable) else None
         if kind == _NEW_ROUTE:
             family, *_, rtype, _ = _ROUTE_HEAD.unpack_from(body)
             found = attributes(body, _ROUTE_HEAD.size)
@@ -252,22 +270,24 @@ def picture(
     """What the kernel told, put together.  A way through a link without carrier is none."""
     by_index = {link.ifindex: link for link in links}
     known = [address for address in addresses if address.ifindex in by_index]
-    homes = frozenset(Home(by_index[index].name, ip, index) for index, ip, _ in known)
+    homes = frozenset(Home(by_index[index].name, ip, index, bits, lasting) for index, ip, _, bits, lasting in known)
     networks = frozenset((*_inside(known, 4, ways[0]), *_inside(known, 6, ways[1])))
     return Picture(homes, (_way(by_index, ways[0]), _way(by_index, ways[1])), networks)
 
 
 def changes(before: Picture, after: Picture) -> tuple[Change, ...]:
     """What happened between two pictures: losses first."""
-    gone = [AddressGone(home.interface, home.ip) for home in sorted(before.homes - after.homes)]
-    appeared = [AddressAppeared(home.interface, home.ip) for home in sorted(after.homes - before.homes)]
+    was, now = ({home[:3]: home for home in each.homes} for each in (before, after))
+    gone = [AddressGone(*place[:2]) for place in sorted(was.keys() - now.keys())]
+    appeared = [AddressAppeared(*place[:2]) for place in sorted(now.keys() - was.keys())]
+    changed = [AddressChanged(*place[:2]) for place in sorted(was.keys() & now.keys()) if was[place] != now[place]]
     lost, found = [], []
     for version, old, new in zip((4, 6), before.ways, after.ways, strict=True):
         if new is None and old is not None:
             lost.append(WayLost(version, old.interface))
         elif new is not None and new != old:
             found.append(WayFound(version, new.interface))
-    return (*gone, *lost, *appeared, *found)
+    return (*gone, *lost, *appeared, *changed, *found)
 
 
 def _way(links: dict[int, Link], route: Route | None) -> WayOut | None:

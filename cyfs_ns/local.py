@@ -31,10 +31,13 @@ from cyfs_ns import names
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.hosts import HostValue, hosts_lines
+from cyfs_ns.ifnames import InterfaceName
 from cyfs_ns.leases import Lease, by_name, living
-from cyfs_ns.message import AAAA, CNAME, MX, NOERROR, NS, NXDOMAIN, PTR, SERVFAIL, SOA, SRV, TXT, A, reverse_name
+from cyfs_ns.links import Home
+from cyfs_ns.message import AAAA, CNAME, MX, NS, PTR, SOA, SRV, TXT, A, reverse_name
+from cyfs_ns.query import NOERROR, NXDOMAIN, SERVFAIL
 from cyfs_ns.records import DNAME, DS, HINFO, HTTPS, SVCB, data_wire, txt_data
-from cyfs_ns.reply import Reply, make_reply, records
+from cyfs_ns.reply import Reply, make_reply, records, rewritten
 from cyfs_ns.special import (
     CANARY,
     HOME,
@@ -97,6 +100,11 @@ class LocalSettings:
     """Whether the zones of :data:`cyfs_ns.special.SPECIAL_ZONES` are local."""
     canary: bool = True
     """Whether browsers are asked to leave name resolution to the system."""
+    mail: str = ""
+    """Where machines with an address but without MX records of their own receive mail: ``self``, or a canonical name;
+    empty: nowhere."""
+    localise: bool = False
+    """Whether, of several IPv4 addresses, clients hear only those of the network in which they asked us."""
     version: str = ""
     """What ``version.bind`` is told; empty: nothing."""
     identity: str = ""
@@ -129,8 +137,8 @@ class LocalNames:
     """All of it, ready to be asked.  Immutable; made by :class:`LocalBuilder`."""
 
     __slots__ = (
-        "_between", "_cuts", "_domain_of", "_lease_between", "_leases", "_nodes", "_patterns", "_roots", "_settings",
-        "_synthesised",
+        "_between", "_cuts", "_domain_of", "_lease_between", "_leases", "_nodes", "_ours", "_ours_named", "_patterns",
+        "_roots", "_settings", "_synthesised", "_written_reverse",
     )  # fmt: skip
 
     def __init__(
@@ -140,6 +148,8 @@ class LocalNames:
         cuts: dict[bytes, Record | None],
         patterns: DomainMap[tuple[int, _Node]] | None,
         synthesised: tuple[Synthesised, ...],
+        ours: tuple[InterfaceName, ...],
+        written_reverse: frozenset[bytes],
     ) -> None:
         """For :class:`LocalBuilder` alone."""
         self._settings = settings
@@ -151,17 +161,29 @@ class LocalNames:
         self._roots.update(_parent(owner) for owner in nodes if owner.startswith(_STAR))
         self._roots.update(owner for owner, node in nodes.items() if DNAME in node)
         self._between = _between(nodes, self._roots) | self._roots
+        self._ours_named, self._written_reverse = ours, written_reverse
+        self._ours: dict[bytes, _Node] = {}
         self._leases: dict[bytes, _Node] = {}
         self._lease_between: set[bytes] = set()
         self._domain_of = _domain_of(settings)
 
     def with_leases(self, leases: Iterable[Lease], now: float) -> LocalNames:
         """The same names with these leases in the place of those before; ``now`` is Unix time."""
+        new = self._copy()
+        new._leases = self._lease_nodes(living(leases, now).values())
+        new._lease_between = _between(new._leases, self._roots)
+        return new
+
+    def with_homes(self, homes: Iterable[Home]) -> LocalNames:
+        """The same names, those of our own addresses going by these."""
+        new = self._copy()
+        new._ours = self._our_nodes(homes) if self._ours_named else {}
+        return new
+
+    def _copy(self) -> LocalNames:
         new = LocalNames.__new__(LocalNames)
         for slot in LocalNames.__slots__:
             setattr(new, slot, getattr(self, slot))
-        new._leases = self._lease_nodes(living(leases, now).values())
-        new._lease_between = _between(new._leases, self._roots)
         return new
 
     def lookup(self, name: bytes, rtype: int) -> Reply | Alias | None:
@@ -179,6 +201,24 @@ class LocalNames:
         v6 = self.lookup(owner, AAAA) if isinstance(v4, Reply) else None
         told = [record for each in (v4, v6) if isinstance(each, Reply) for record in records(each, 0)]
         return [_address_text(data) for _, rtype, _, data in told if rtype in _ADDRESSES]
+
+    def localised(self, reply: Reply, near: Network) -> Reply:
+        """An answer of :meth:`lookup` with only those addresses that are in ``near``, of names that have any there.
+
+        What wildcards say is for everybody.
+        """
+        answer = list(records(reply, 0))
+        inside = {
+            owner
+            for owner, rtype, _, data in answer
+            if rtype == A and self._node(owner) is not None and ipaddress.ip_address(data) in near
+        }
+        kept = [
+            record
+            for record in answer
+            if record[1] != A or record[0] not in inside or ipaddress.ip_address(record[3]) in near
+        ]
+        return reply if len(kept) == len(answer) else rewritten(reply, answer=kept)
 
     def why(self, name: bytes, rtype: int) -> str:
         """Where :meth:`lookup`'s answer comes from, in words; empty if it has none."""
@@ -222,12 +262,14 @@ class LocalNames:
         return make_reply(question, rcode=SERVFAIL), "aliases lead round"
 
     def _at(self, owner: bytes, rtype: int) -> _Hit | None:
-        node = self._leases.get(owner) or self._nodes.get(owner)
+        node = self._node(owner)
         if node is None and self._synthesised:
             node = self._made_from_address(owner)
         apex, soa = self._cut(owner)
         exists = node is not None or owner in self._between or owner in self._lease_between
         if node is not None and (hit := self._from(node, owner, rtype, soa)) is not None:
+            return hit
+        if rtype == MX and self._settings.mail and (hit := self._mail_of(owner)) is not None:
             return hit
         hit, matched = self._wild(owner, rtype, soa, len(apex), exists, node)
         if hit is not None:
@@ -245,6 +287,18 @@ class LocalNames:
             return _Hit(None, rtype, NOERROR if exists else NXDOMAIN, self._made_up(owner), why)
         return None
 
+    def _node(self, owner: bytes) -> _Node | None:
+        return self._ours.get(owner) or self._leases.get(owner) or self._nodes.get(owner)
+
+    def _mail_of(self, owner: bytes) -> _Hit | None:
+        machine = self._leases.get(owner) or self._nodes.get(owner, {})
+        found = machine.get(A) or machine.get(AAAA)
+        if found is None or not found.datas:
+            return None
+        target = owner if self._settings.mail == "self" else name_wire(self._settings.mail)
+        mail = _Set(self._settings.ttl, (b"\0\1" + target,), f"mail for {found.source}")
+        return _Hit(mail, MX, NOERROR, None, mail.source)
+
     def _only_addresses(self, rtype: int) -> bool:
         return self._settings.domain_needed and rtype in _ADDRESSES
 
@@ -254,7 +308,7 @@ class LocalNames:
             source = next(iter(node.values())).source
             return _Hit(_Set(self._settings.ttl, (_ANY_ANSWER,), source), HINFO, NOERROR, None, source)
         for kind in (rtype, CNAME):
-            if (found := node.get(kind)) is not None:
+            if (found := node.get(kind)) is not None and found.datas:
                 return _Hit(found, kind, NOERROR, None, found.source)
         if rtype in _BESIDE_ADDRESSES and (found := node.get(A) or node.get(AAAA)) is not None:
             return _Hit(None, rtype, NOERROR, soa or self._made_up(owner), f"{found.source}: no such record")
@@ -335,7 +389,7 @@ class LocalNames:
         found: dict[Record, None] = {}
         for data in datas:
             target = _name_at(data, at)
-            node = self._leases.get(target) or self._nodes.get(target) or {}
+            node = self._node(target) or {}
             for kind in _ADDRESSES:
                 if (known := node.get(kind)) is not None:
                     found.update({(target, kind, known.ttl, address): None for address in known.datas})
@@ -343,6 +397,24 @@ class LocalNames:
 
     def _made_up(self, apex: bytes) -> Record:
         return _made_up_soa(apex, self._settings.ttl)
+
+    def _our_nodes(self, homes: Iterable[Home]) -> dict[bytes, _Node]:
+        ttl, homes = self._settings.ttl, tuple(homes)
+        told: dict[bytes, tuple[dict[str, None], str]] = {}
+        found: dict[bytes, _Node] = {}
+        for ours in self._ours_named:
+            owner, source = name_wire(ours.name), f"addresses of {ours.interface}"
+            addresses, _ = told.setdefault(owner, ({}, source))
+            for ip, lasting in ours.addresses(homes):
+                if lasting:
+                    addresses[ip] = None
+                reverse = name_wire(reverse_name(ip))
+                if reverse not in self._written_reverse:
+                    ptr = _Set(ttl, (owner,), source)
+                    found.setdefault(reverse, {**self._nodes.get(reverse, {}), PTR: ptr})
+        for owner, (addresses, source) in told.items():
+            found[owner] = {**self._nodes[owner], **_host_node(tuple(addresses), ttl, source)}
+        return found
 
     def _lease_nodes(self, leases: Iterable[Lease]) -> dict[bytes, _Node]:
         ttl = self._settings.ttl if self._settings.lease_ttl is None else self._settings.lease_ttl
@@ -380,6 +452,7 @@ class LocalBuilder:
     _patterns: dict[str, tuple[int, _Node]] = field(default_factory=dict)
     """What is written of the pattern, in octets, and what it says."""
     _zones: dict[bytes, Record] = field(default_factory=dict)
+    _ours: dict[InterfaceName, None] = field(default_factory=dict)
     _left: set[bytes] = field(default_factory=set)
     _synthesised: list[Synthesised] = field(default_factory=list)
     _faults: list[str] = field(default_factory=list)
@@ -461,6 +534,10 @@ class LocalBuilder:
         """Names for all addresses of a range, below all that is written and above wildcards."""
         self._synthesised.append(made)
 
+    def interface(self, named: InterfaceName) -> None:
+        """A name of our own addresses: whatever else has addresses for it is hidden."""
+        self._ours[named] = None
+
     def leave(self, name: str) -> None:
         """Zones and wildcards above ``name`` end here: somebody else is asked for what has no record of its own."""
         self._left.add(name_wire(name))
@@ -479,6 +556,12 @@ class LocalBuilder:
             _add(nodes, name_wire(reverse_name(ip)), {PTR: _Set(self.settings.ttl, (owner,), source)})
         for owner, target in LOOPBACK_NAMES:
             _add(nodes, owner, {PTR: _Set(self.settings.ttl, (target,), "loopback")})
+        for ours in self._ours:
+            owner, source = name_wire(ours.name), f"addresses of {ours.interface}"
+            # Without an address there is none of either family, and nobody else is asked.
+            none = {rtype: _Set(self.settings.ttl, (), source) for rtype in _ADDRESSES}
+            others = {rtype: found for rtype, found in nodes.get(owner, {}).items() if rtype != CNAME}
+            nodes[owner] = {**others, **none}
         for apex, soa in self._zones.items():
             _add(nodes, apex, {SOA: _Set(soa[2], (soa[3],), f"zone {name_text(apex)}")})
         patterns = dict(self._patterns)
@@ -491,7 +574,11 @@ class LocalBuilder:
             self._faults.append(str(fault))
         if self._faults:
             raise ConfigFault("\n".join(self._faults))
-        return LocalNames(self.settings, nodes, cuts, table, tuple(self._synthesised)).with_leases(leases, now)
+        written_reverse = frozenset(owner for owner, node in self._records.items() if PTR in node)
+        names_of_all = LocalNames(
+            self.settings, nodes, cuts, table, tuple(self._synthesised), tuple(self._ours), written_reverse
+        )
+        return names_of_all.with_leases(leases, now)
 
     def _all_cuts(self) -> dict[bytes, Record | None]:
         settings = self.settings

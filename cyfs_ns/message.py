@@ -18,17 +18,11 @@ from typing import Any
 
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire
+from cyfs_ns.query import AD, CD, NOERROR, QR, RA, RD, TC, UDP_SIZE
 from cyfs_ns.wire import HEADER, Rr, escaped, name_text, plain_data, read_name, walk
 
 A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, OPT = 1, 2, 5, 6, 12, 15, 16, 28, 33, 41
-NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
 IN = 1
-
-QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
-"""Bits of ``Answer.flags``, the second word of the header."""
-
-UDP_SIZE = 1232
-"""What we offer to take over UDP: fits one unfragmented packet on any usual path (DNS flag day 2020)."""
 
 _RTYPES = {
     1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 13: "HINFO", 15: "MX", 16: "TXT", 17: "RP", 18: "AFSDB",

@@ -18,3 +18,5 @@ class Peer:
     """The address of ours that was asked."""
     interface: str
     """Where it came in, or empty when the door does not know."""
+    local_port: int = 0
+    """The port of ours that was asked; 0: it came in no socket of ours that the client knows of."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from cyfs_ns import edns
 from cyfs_ns.edns import Edns, read_ede, read_opt
 from cyfs_ns.errors import BadWire
-from cyfs_ns.message import AA, AD, CD, QR, RA, RD, TC, Answer, Question, Record, rcode_text, rtype_text, to_clash_json
+from cyfs_ns.message import Answer, Question, Record, rcode_text, rtype_text, to_clash_json
 from cyfs_ns.printable import printable
+from cyfs_ns.query import AA, AD, CD, QR, RA, RD, TC
 from cyfs_ns.records import data_text
 from cyfs_ns.wire import HEADER, Rr, name_text, plain_data, read_name, walk
 

@@ -19,7 +19,7 @@ from cyfs_ns.wire import HEADER, name_text, walk
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 """Bits of the header's second word."""
-FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 1, 2, 3, 4, 5, 16
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
 
 UDP_SIZE = 1232
 """What we offer to take over UDP: fits one unfragmented packet on any usual path (DNS flag day 2020)."""
@@ -196,6 +196,8 @@ def build_upstream_query(
     return head + opt
 
 
-def mix_case(name: bytes, dice: int) -> bytes:
-    """``name`` with letters in upper case where ``dice``, at least 256 random bits, says so (0x20)."""
-    return bytes([octet & 0xDF if 0x61 <= octet <= 0x7A and dice >> at & 1 else octet for at, octet in enumerate(name)])
+def mix_case(name: bytes, dice: bytes) -> bytes:
+    """``name`` with letters in upper case where ``dice``, as many random octets, says so (0x20)."""
+    spelt = int.from_bytes(name)
+    letters = spelt ^ int.from_bytes(name.upper())
+    return (spelt ^ letters & int.from_bytes(dice)).to_bytes(len(name))

@@ -20,6 +20,7 @@ from struct import Struct
 from struct import error as StructError
 
 from cyfs_ns import edns
+from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import BadWire
 from cyfs_ns.query import AA, AD, CD, NXDOMAIN, QR, RA, RD, SERVFAIL, TC, UDP_SIZE, Query
 from cyfs_ns.wire import HEADER, Record, Rr, Sections, compose, is_under, plain_data, walk
@@ -37,6 +38,10 @@ _FOUR_WORDS = Struct("!4H")
 _MAX_ALIASES = 16
 _MAX_EDES = 4
 _DNSSEC = frozenset({RRSIG, NSEC, NSEC3})
+_IN = 1
+_ADDRESSES = {1: 4, 28: 16}  # octets of A and AAAA
+_MOST_PLAIN = 256
+_OPT_HEAD = b"\0" + _WORD.pack(edns.OPT)
 _META = frozenset({edns.OPT, *range(128, 256)})
 """Types that live in messages only, never in a zone (RFC 6895 section 3.1)."""
 
@@ -85,15 +90,25 @@ class Shape:
     """Pad to a multiple of this; 0: not at all."""
     keepalive: int | None = None
     """How long an idle connection is kept, in tenths of a second (RFC 7828); streams only."""
+    ecs: Ecs | None = None
+    """The client's subnet, to be given back with the scope of the reply (RFC 7871 section 7.2.2); ``None``: it told
+    none, or we do not go by it."""
 
 
 def shape_of(
-    query: Query, *, limit: int | None = None, cookie: bytes = b"", pad: bool = False, keepalive: int | None = None
+    query: Query,
+    *,
+    limit: int | None = None,
+    cookie: bytes = b"",
+    pad: bool = False,
+    keepalive: int | None = None,
+    ecs: bool = False,
 ) -> Shape:
     """The shape ``query`` asks for.
 
     ``limit`` is the largest datagram we send, ``None`` on streams.  ``pad`` on encrypted doors: done only for clients
-    that pad, too (RFC 7830 section 4); ``keepalive`` likewise is told only to those that ask (RFC 7828 section 3.3.2).
+    that pad, too (RFC 7830 section 4); ``keepalive`` likewise is told only to those that ask (RFC 7828 section 3.3.2),
+    and with ``ecs``, client subnets to those that told theirs.
     """
     opt = query.edns
     if opt is None:
@@ -109,6 +124,7 @@ def shape_of(
         cookie,
         edns.REPLY_BLOCK if pad and opt.option(edns.PADDING) is not None else 0,
         keepalive if opt.option(edns.KEEPALIVE) is not None else None,
+        opt.ecs if ecs and opt.options else None,
     )
 
 
@@ -156,6 +172,14 @@ def read_reply(
             question=question, body=b"", flags=kept_flags, rcode=rcode, counts=(0, 0, 0), ttl_ats=(), ttl=0,
             truncated=True,
         )  # fmt: skip
+    if not rcode and answers and not authorities and rclass == _IN:
+        plain = _plain_addresses(untrusted, name_end + 4, rtype, answers, additionals)
+        if plain is not None:
+            end, ttl_ats, ttl = plain
+            return Reply(
+                question=question, body=untrusted[name_end + 4 : end], flags=kept_flags, rcode=0,
+                counts=(answers, 0, 0), ttl_ats=ttl_ats, ttl=ttl,
+            )  # fmt: skip
     sections = walk(untrusted)
     ede: tuple[tuple[int, str], ...] = ()
     scope = None
@@ -182,6 +206,36 @@ def read_reply(
         ede=ede,
         ecs_scope=scope,
     )
+
+
+def _plain_addresses(
+    wire: bytes, at: int, rtype: int, count: int, additionals: int
+) -> tuple[int, tuple[int, ...], int] | None:
+    """The usual answer: ``count`` addresses of the very name, from ``at`` on, and at most an OPT that says nothing.
+
+    Such records would be written anew as they are.  Where they end, where their TTLs lie, and the lowest of those;
+    ``None``: it is something else.
+    """
+    size = _ADDRESSES.get(rtype)
+    if size is None or at < 18 or count > _MOST_PLAIN:
+        return None
+    head, length = b"\xc0\x0c" + _TWO_WORDS.pack(rtype, _IN), _WORD.pack(size)
+    ttl_ats, lowest, seen = [], MAX_TTL, set()
+    for _ in range(count):
+        end = at + 12 + size
+        if not wire.startswith(head, at) or not wire.startswith(length, at + 10) or end > len(wire):
+            return None
+        ttl = _TTL.unpack_from(wire, at + 6)[0]
+        if ttl > MAX_TTL:
+            return None
+        lowest = min(lowest, ttl)
+        ttl_ats.append(at + 6)
+        seen.add(wire[at + 12 : end])
+        at = end
+    silent = wire[at : at + 3] == _OPT_HEAD and wire[at + 5 : at + 6] == b"\0" and wire[at + 9 : at + 11] == b"\0\0"
+    if len(seen) < count or not (additionals == 0 or (additionals == 1 and silent)):
+        return None
+    return at, tuple(ttl_ats), lowest
 
 
 def _kept(
@@ -301,6 +355,12 @@ def records(reply: Reply, section: int) -> Iterator[Record]:
         yield rr.owner, rr.rtype, rr.ttl, plain_data(message, rr)
 
 
+def ttls(reply: Reply) -> list[int]:
+    """The TTL of every record, in their order."""
+    start = HEADER.size + len(reply.question)
+    return [_TTL.unpack_from(reply.body, at - start)[0] for at in reply.ttl_ats]
+
+
 def with_ttls(reply: Reply, low: int, high: int) -> Reply:
     """The same reply with every TTL, and the time it may be kept if it may be, brought between ``low`` and ``high``."""
     start = HEADER.size + len(reply.question)
@@ -327,7 +387,7 @@ def render(reply: Reply, query: Query, shape: Shape, age: int = 0, *, ttl_min: i
         flags &= ~AD
     if rcode > 15 and not shape.edns:
         rcode = SERVFAIL
-    opt = _opt(reply.ede, shape, rcode) if shape.edns else b""
+    opt = _opt(reply, shape, rcode) if shape.edns else b""
     out = bytearray(HEADER.pack(query.ident, flags | rcode & 0xF, 1, an, ns, ar + 1 if opt else ar))
     out += query.question
     out += reply.body
@@ -342,15 +402,20 @@ def render(reply: Reply, query: Query, shape: Shape, age: int = 0, *, ttl_min: i
             _TTL.pack_into(out, at, ttl if ttl > floor else floor)
     if shape.pad and len(out) + len(opt) + 4 <= shape.limit:
         pad = edns.padding(len(out) + len(opt), shape.pad, shape.limit)
-        opt = _opt(reply.ede, shape, rcode, pad)
+        opt = _opt(reply, shape, rcode, pad)
     out += opt
     return out
 
 
-def _opt(ede: tuple[tuple[int, str], ...], shape: Shape, rcode: int, *more: tuple[int, bytes]) -> bytes:
-    if not (ede or more or shape.cookie or shape.keepalive is not None):
+def _opt(reply: Reply, shape: Shape, rcode: int, *more: tuple[int, bytes]) -> bytes:
+    ecs = shape.ecs
+    if not (reply.ede or more or shape.cookie or shape.keepalive is not None or ecs is not None):
         return edns.build_opt(UDP_SIZE, (), do=shape.do, rcode=rcode)
-    options = [edns.build_ede(*error) for error in ede]
+    options = [edns.build_ede(*error) for error in reply.ede]
+    if ecs is not None:
+        # Who tells nothing of itself hears an answer for everybody (RFC 7871 section 7.1.2).
+        scope = reply.ecs_scope or 0 if ecs.source else 0
+        options.append((edns.ECS, Ecs(ecs.family, ecs.source, scope, ecs.prefix).wire()))
     if shape.cookie:
         options.append((edns.COOKIE, shape.cookie))
     if shape.keepalive is not None:
@@ -371,7 +436,7 @@ def _shorten(out: bytearray, opt: bytes, reply: Reply, shape: Shape, rcode: int)
     out[2] |= TC >> 8
     out[4:12] = _FOUR_WORDS.pack(1, 0, 0, after_opt)
     # Explanations give way before the question does.
-    return _opt((), shape, rcode) if len(out) + len(opt) > shape.limit else opt
+    return _opt(replace(reply, ede=()), shape, rcode) if len(out) + len(opt) > shape.limit else opt
 
 
 def _bare(reply: Reply) -> bytes:

@@ -100,6 +100,7 @@ class SetRules:
             DomainMap({pattern: tuple(targets) for pattern, targets in patterns.items()})
             for patterns in by_kind.values()
         )
+        self._any = any(by_kind.values()) or any(self._every)
         self._lifetimes = lifetimes or Lifetimes()
 
     def targets(self, name: bytes) -> tuple[SetTarget, ...]:
@@ -112,7 +113,7 @@ class SetRules:
 
     def subject(self, name: bytes) -> bool:
         """Whether answers to a wire name in lower case feed a set."""
-        return bool(self.targets(name))
+        return self._any and bool(self.targets(name))
 
     def additions(self, reply: Reply, age: int = 0) -> tuple[Addition, ...]:
         """What a reply known for ``age`` seconds adds to the sets."""

@@ -13,7 +13,8 @@ The life of an entry::
 ``Found.refresh`` says that the upstreams should be asked again beside the answer.  Whoever does so reports either by
 ``put`` or, having failed, by putting a failure: a failure never replaces an answer that still serves, it only stops
 refreshing for ``PAUSE`` seconds (RFC 8767 section 5).  Where there is no such answer the failure itself is kept for a
-few seconds, or every client's retry would reach the upstreams (RFC 9520 section 3.2).
+few seconds, or every client's retry would reach the upstreams (RFC 9520 section 3.2); each failure that follows soon
+on the last one is kept for twice as long, up to a bound.
 
 Times are seconds of one monotonic clock, passed in.  On disk they are wall-clock times; a clock that is behind the
 one that wrote the file cannot say what has expired since, so then everything comes back as stale.
@@ -22,10 +23,11 @@ one that wrote the file cannot say what has expired since, so then everything co
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from math import inf
 from struct import Struct
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, NewType, TypeAlias
 from zlib import crc32
 
 from cyfs_ns.edns import build_ede, read_ede
@@ -36,12 +38,18 @@ from cyfs_ns.wire import is_under
 Key: TypeAlias = tuple[bytes, int, int, bool, bool, str, bytes]
 """Name (wire, lower case), type, class, DO, CD, group of upstreams, client subnet as told (may be empty)."""
 
+Origin = NewType("Origin", bytearray)
+"""An entry, in the hands of whoever answers by what was made of it and has askings to tell
+(:meth:`AnswerCache.credit`).  Nobody else looks into it."""
+
 STALE_TTL = 30
 """The TTL of stale answers (RFC 8767 section 4)."""
 PAUSE = 30
 """Seconds between attempts to refresh what could not be refreshed (RFC 8767 section 5)."""
 
 _HOT = 2
+_CREDITED = 0x80
+_MOST_SPARED = 16
 _LAST_PART = 10
 _ANY = 255
 _OVERHEAD = 232
@@ -51,8 +59,8 @@ _MAX_BODY = 0xFFFF - 12 - 259
 _KEY = Struct("!BBB")
 _DO, _CD = 1, 2
 _VALUE = Struct("!BddIIHHHHHHHH")
-"""Times asked; until; paused until; lifetime; the reply's ttl, flags, rcode, counts, scope; how many TTLs and octets
-of extended errors follow."""
+"""Times asked, and whether others had some to tell; until; paused until; lifetime; the reply's ttl, flags, rcode,
+counts, scope; how many TTLs and octets of extended errors follow."""
 _ASKED_AT, _UNTIL_AT, _PAUSE_AT = 0, 1, 9
 _TIME = Struct("!d")
 _NO_SCOPE = 0xFFFF
@@ -60,7 +68,7 @@ _NO_SCOPE = 0xFFFF
 _FILE = Struct("!8sd")
 _MAGIC = b"cyfsdns1"
 _ENTRY = Struct("!HII")
-_CHUNK = 1000
+_CHUNK = 100
 
 
 class Found(NamedTuple):
@@ -82,7 +90,8 @@ class AnswerCache:
 
     ``min_ttl`` raises the TTLs of positive answers, ``max_ttl`` bounds how long any is kept, ``max_negative`` how long
     "there is none" is (RFC 2308 section 5), ``max_stale`` for how long past its time an answer may still serve (0: not
-    at all), ``failure_ttl`` how long a failure is remembered (RFC 9520: 1 to 300).
+    at all), ``failure_ttl`` how long a failure is remembered at first and ``max_failure_ttl`` at most (RFC 9520: 1 to
+    300).
     """
 
     def __init__(
@@ -94,12 +103,15 @@ class AnswerCache:
         max_negative: int = 3600,
         max_stale: int = 0,
         failure_ttl: int = 5,
+        max_failure_ttl: int = 60,
     ) -> None:
-        self._entries: OrderedDict[bytes, bytearray] = OrderedDict()
+        self._entries: OrderedDict[bytes, Origin] = OrderedDict()
         self._max_bytes, self._size, self._changes = max_bytes, 0, 0
         self._min_ttl, self._max_ttl, self._max_negative = min_ttl, max_ttl, max_negative
-        self._max_stale, self._failure_ttl = max_stale, failure_ttl
+        self._max_stale = max_stale
+        self._failure_ttl, self._max_failure_ttl = failure_ttl, max(failure_ttl, max_failure_ttl)
         self._forgiven = -inf
+        self._news: dict[bytes, None] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -111,7 +123,7 @@ class AnswerCache:
 
     @property
     def changes(self) -> int:
-        """Grows with every answer remembered: whether there is anything new to save."""
+        """Grows with every answer remembered, and with every flush: whether there is anything new to save."""
         return self._changes
 
     def get(self, key: Key, now: float, *, count: bool = True) -> Found | None:
@@ -123,14 +135,16 @@ class AnswerCache:
         asked, until, pause, lifetime, *_ = _VALUE.unpack_from(value)
         failure = self._is_failure(value)
         stale = now >= until
-        if (failure and until - lifetime <= self._forgiven) or (stale and (failure or now >= until + self._max_stale)):
+        forgiven = failure and until - lifetime <= self._forgiven
+        if forgiven or now >= until + (lifetime if failure else self._max_stale):
             self._forget(packed)
             return None
+        if failure and stale:
+            return None  # but how long it was kept is still of use to the next one
         if count:
             self._entries.move_to_end(packed)
-            if asked < _HOT:
-                value[_ASKED_AT] = asked = asked + 1
-        due = stale or (asked >= _HOT and not failure and (until - now) * _LAST_PART < lifetime)
+            value[_ASKED_AT] = asked = min(_HOT, (asked & ~_CREDITED) + 1)
+        due = stale or (asked & ~_CREDITED >= _HOT and not failure and (until - now) * _LAST_PART < lifetime)
         age = max(0, int(now) - int(until - lifetime))
         paused = now < pause and pause - PAUSE > self._forgiven
         return Found(_unpack(packed, value), age, stale, due and not paused, until)
@@ -144,12 +158,18 @@ class AnswerCache:
         value = self._entries.get(_pack_key(key))
         return 0.0 if value is None else self._until(value)
 
-    def credit(self, key: Key, times: int) -> None:
-        """Count ``times`` askings that a hot table has answered from what it was given of this entry."""
-        packed = _pack_key(key)
-        if times > 0 and (value := self._entries.get(packed)) is not None:
-            self._entries.move_to_end(packed)
-            value[_ASKED_AT] = min(_HOT, value[_ASKED_AT] + times)
+    def origin(self, key: Key) -> Origin | None:
+        """What stands for an entry in :meth:`credit`."""
+        return self._entries.get(_pack_key(key))
+
+    @staticmethod
+    def credit(origin: Origin, times: int) -> None:
+        """Count ``times`` askings, 1 or more, that a hot table has answered from what it was given of an entry.
+
+        This is done for thousands a second, so the entry is not moved to those used last: it is spared when its turn
+        to leave comes.
+        """
+        origin[_ASKED_AT] = _CREDITED | min(_HOT, (origin[_ASKED_AT] & ~_CREDITED) + times)
 
     def put(self, key: Key, reply: Reply, now: float) -> Reply:
         """Remember ``reply`` as far as it may be, and return it with the TTLs it has from now on."""
@@ -172,22 +192,36 @@ class AnswerCache:
 
     def _put_failure(self, packed: bytes, reply: Reply, now: float) -> None:
         held = self._entries.get(packed)
-        if held is None or self._is_failure(held) or now >= self._until(held) + self._max_stale:
+        if held is None or (not self._is_failure(held) and now >= self._until(held) + self._max_stale):
             self._store(packed, reply, now, self._failure_ttl)
-        else:
+        elif not self._is_failure(held):
             _TIME.pack_into(held, _PAUSE_AT, now + PAUSE)
+        elif now >= (until := self._until(held)):  # several who waited for one answer report one failure
+            lifetime = _VALUE.unpack_from(held)[3]
+            again = now < until + lifetime and until - lifetime > self._forgiven
+            self._store(packed, reply, now, min(2 * lifetime, self._max_failure_ttl) if again else self._failure_ttl)
 
     def _store(self, packed: bytes, reply: Reply, now: float, lifetime: int) -> None:
         self._forget(packed)
         if len(reply.body) <= _MAX_BODY and not reply.truncated:
             self._insert(packed, _pack(reply, now, lifetime))
             self._changes += 1
+            if self._news is not None and reply.rcode in (0, NXDOMAIN):
+                self._news[packed] = None
 
-    def _insert(self, packed: bytes, value: bytearray) -> None:
+    def _insert(self, packed: bytes, value: Origin) -> None:
         self._entries[packed] = value
         self._size += len(packed) + len(value) + _OVERHEAD
+        spared = 0
         while self._size > self._max_bytes:
-            self._forget(next(iter(self._entries)))
+            eldest = next(iter(self._entries))
+            held = self._entries[eldest]
+            if held[_ASKED_AT] & _CREDITED and spared < _MOST_SPARED:
+                spared += 1
+                held[_ASKED_AT] &= ~_CREDITED
+                self._entries.move_to_end(eldest)
+            else:
+                self._forget(eldest)
 
     def _forget(self, packed: bytes) -> None:
         value = self._entries.pop(packed, None)
@@ -208,6 +242,9 @@ class AnswerCache:
             gone = [packed for packed in self._entries if packed[:1] == head and _name(packed) == name]
         for packed in gone:
             self._forget(packed)
+        if gone:
+            self._changes += 1
+            self._news = None
         return len(gone)
 
     def dump(self, now: float, wall: float) -> Iterator[bytes]:
@@ -215,8 +252,18 @@ class AnswerCache:
 
         Entries may come and go between the pieces; each is told as it is when its piece is.
         """
-        packed_keys = list(self._entries)
+        packed_keys, self._news = list(self._entries), {}
         yield _FILE.pack(_MAGIC, wall)
+        yield from self._told(packed_keys, now, wall)
+
+    def news(self, now: float, wall: float) -> Iterator[bytes] | None:
+        """What was remembered since the last :meth:`dump` or ``news``, to go behind that; ``None``: dump all anew."""
+        if self._news is None:
+            return None
+        packed_keys, self._news = list(self._news), {}
+        return chain((_stamp(wall),), self._told(packed_keys, now, wall))
+
+    def _told(self, packed_keys: list[bytes], now: float, wall: float) -> Iterator[bytes]:
         for start in range(0, len(packed_keys), _CHUNK):
             piece = bytearray()
             for packed in packed_keys[start : start + _CHUNK]:
@@ -234,7 +281,7 @@ class AnswerCache:
             yield bytes(piece)
 
     def load(self, untrusted: bytes, now: float, wall: float) -> int:
-        """Take in what ``dump`` told; what is already here stays.  Returns how many answers came.
+        """Take in what ``dump`` and ``news`` told; what is already here stays.  Returns how many answers came.
 
         A torn end and spoilt entries are left out.
         """
@@ -243,25 +290,40 @@ class AnswerCache:
         magic, written = _FILE.unpack_from(untrusted)
         if magic != _MAGIC:
             return 0
-        at, end, came = _FILE.size, len(untrusted), 0
+        at, end = _FILE.size, len(untrusted)
+        came: dict[bytes, None] = {}
         while at + _ENTRY.size <= end:
             key_size, value_size, check = _ENTRY.unpack_from(untrusted, at)
             at += _ENTRY.size
             middle = at + key_size
-            packed, value = untrusted[at:middle], bytearray(untrusted[middle : middle + value_size])
+            packed, value = untrusted[at:middle], Origin(bytearray(untrusted[middle : middle + value_size]))
             at = middle + value_size
-            # The length is looked at because a file system may leave zeros behind a crash, whose sum is right.
-            spoilt = at > end or len(value) < _VALUE.size or crc32(value, crc32(packed)) != check
-            if spoilt or packed in self._entries:
+            if at > end or crc32(value, crc32(packed)) != check:
+                continue
+            if not packed and len(value) == _TIME.size:
+                written = max(written, _TIME.unpack(value)[0])
+                continue
+            # A file system may leave zeros behind a crash, whose sum is right.
+            if len(value) < _VALUE.size or (packed in self._entries and packed not in came):
                 continue
             until = self._until(value) - wall
-            if wall < written:
-                until = min(until, 0.0)
+            self._forget(packed)
+            came.pop(packed, None)
             if until + self._max_stale > 0:
                 _TIME.pack_into(value, _UNTIL_AT, now + until)
                 self._insert(packed, value)
-                came += 1
-        return came
+                came[packed] = None
+        if wall < written:
+            self._make_stale(came, now)
+        return sum(packed in self._entries for packed in came)
+
+    def _make_stale(self, packed_keys: Iterable[bytes], now: float) -> None:
+        for packed in packed_keys:
+            held = self._entries.get(packed)
+            if held is not None:
+                _TIME.pack_into(held, _UNTIL_AT, min(self._until(held), now))
+                if not self._max_stale:
+                    self._forget(packed)
 
     @staticmethod
     def _until(value: bytearray) -> float:
@@ -271,6 +333,12 @@ class AnswerCache:
     @staticmethod
     def _is_failure(value: bytearray) -> bool:
         return _VALUE.unpack_from(value)[6] not in (0, NXDOMAIN)
+
+
+def _stamp(wall: float) -> bytes:
+    """An entry without a key: what follows was written then."""
+    value = _TIME.pack(wall)
+    return _ENTRY.pack(0, len(value), crc32(value)) + value
 
 
 def _is_negative(reply: Reply) -> bool:
@@ -298,18 +366,15 @@ def _name(packed: bytes) -> bytes:
     return packed[_KEY.size : _KEY.size + packed[0]]
 
 
-def _pack(reply: Reply, now: float, lifetime: int) -> bytearray:
+def _pack(reply: Reply, now: float, lifetime: int) -> Origin:
     ede = b"".join(bytes((len(error),)) + error for _, error in (build_ede(*error) for error in reply.ede))
-    value = bytearray(
-        _VALUE.pack(
-            0, now + lifetime, 0.0, lifetime, reply.ttl, reply.flags, reply.rcode, *reply.counts,
-            _NO_SCOPE if reply.ecs_scope is None else reply.ecs_scope, len(reply.ttl_ats), len(ede),
-        )
+    head = _VALUE.pack(
+        0, now + lifetime, 0.0, lifetime, reply.ttl, reply.flags, reply.rcode, *reply.counts,
+        _NO_SCOPE if reply.ecs_scope is None else reply.ecs_scope, len(reply.ttl_ats), len(ede),
     )  # fmt: skip
-    value += Struct(f"!{len(reply.ttl_ats)}H").pack(*reply.ttl_ats)
-    value += ede
-    value += reply.body
-    return value
+    ttl_ats = Struct(f"!{len(reply.ttl_ats)}H").pack(*reply.ttl_ats)
+    # Joined first: a bytearray that grows takes more than it needs.
+    return Origin(bytearray(b"".join((head, ttl_ats, ede, reply.body))))
 
 
 def _unpack(packed: bytes, value: bytearray) -> Reply:

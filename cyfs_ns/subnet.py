@@ -6,7 +6,6 @@ A client that says "tell nothing" (zero bits) is obeyed.  Addresses that mean no
 from __future__ import annotations
 
 import ipaddress
-import socket
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,11 +44,3 @@ def fixed_subnet(text: str) -> Ecs:
     """``203.0.113.0/24`` as the option.  Raises ``ValueError``."""
     network = ipaddress.ip_network(text, strict=False)
     return ecs_of(network.network_address.packed, network.prefixlen)
-
-
-def subnet_text(subnet: Ecs) -> str:
-    """The option as ``prefix/bits``; ``0/0`` for a client that tells nothing."""
-    if not subnet.family:
-        return "0/0"
-    width, family = (4, socket.AF_INET) if subnet.family == 1 else (16, socket.AF_INET6)
-    return f"{socket.inet_ntop(family, subnet.prefix.ljust(width, bytes(1)))}/{subnet.source}"

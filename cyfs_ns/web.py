@@ -7,7 +7,7 @@ section 3.3); its preface was chosen so that no request of HTTP/1.1 begins alike
 from __future__ import annotations
 
 from cyfs_ns import doh
-from cyfs_ns.conversation import Asked, Conversation, Token
+from cyfs_ns.conversation import Asked, Conversation, Page, Token
 from cyfs_ns.http1 import Http1
 from cyfs_ns.http2 import PREFACE, Http2
 
@@ -58,6 +58,10 @@ class Web:
     def answer(self, token: Token, reply: bytes | None) -> None:
         if self._chosen is not None:
             self._chosen.answer(token, reply)
+
+    def show(self, token: Token, page: Page | None) -> None:
+        if self._chosen is not None:
+            self._chosen.show(token, page)
 
     def leave(self) -> None:
         if self._chosen is not None:

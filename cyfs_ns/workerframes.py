@@ -3,10 +3,10 @@
 Both ends are ours and of one version, so a frame that cannot be read is a bug; it still fails in one way, ``BadWire``.
 
 =============  ====================================================================================================
-to a worker    ``SETUP`` per-second limit (0: none), slip, refuse, octets of a table · ``ANSWER`` number, answer,
-               view, standing, entry · ``FLUSH`` scope, name · ``FORGET``
-from a worker  ``ERRAND`` number, address, query, peer's ip, port, our ip, interface · ``HITS`` view, then pairs of
-               query and count · ``CLIENTS`` pairs of address and count
+to a worker    ``SETUP`` per-second limit (0: none), slip, refuse, octets of a table, secret of cookies · ``ANSWER``
+               number, answer, view, standing, entry · ``FLUSH`` scope, name · ``FORGET``
+from a worker  ``ERRAND`` number, address, query, peer's ip, port, our ip, interface, port · ``HITS`` view, then
+               pairs of query and count · ``CLIENTS`` pairs of address and count
 =============  ====================================================================================================
 """
 

@@ -32,6 +32,7 @@ from cyfs_gateway.config.roster import check_circles, read_roster, with_payload
 from cyfs_gateway.config.rulelists import RuleLists, read_rules
 from cyfs_gateway.config.sniffing import read_sniffer
 from cyfs_ns.config.dns import read_dns, read_hosts
+from cyfs_ns.config.identity import read_identity
 from cyfs_ns.config.source import BadYaml, Map, parse_yaml, tree_of
 from cyfs_ns.config.written import Reader, ReadFile, Section, shown
 from cyfs_ns.errors import Misuse
@@ -175,6 +176,7 @@ def _read(source: Source, reader: Reader, kept: RuleLists | None) -> Loaded:
         sub_rules=sub_rules,
         hosts=read_hosts(top),
         dns=read_dns(top),
+        identity=read_identity(top),
         sniffer=read_sniffer(top),
         find_process_mode=read_find_process(top),
         tcp_concurrent=top.flag("tcp-concurrent"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyfs_ns.config.dns import DnsConfig
+from cyfs_ns.config.identity import IdentityConfig
 from cyfs_ns.config.written import Fault, Network
 
 if TYPE_CHECKING:
@@ -314,6 +315,7 @@ class Config:
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name or pattern (``*.x``, ``+.x``, ``.x``) to addresses, or to one name as an alias."""
     dns: DnsConfig = field(default_factory=DnsConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
     sniffer: SnifferConfig = field(default_factory=SnifferConfig)
     find_process_mode: FindProcess = "strict"
     tcp_concurrent: bool = False

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cyfs_gateway import __version__
+from cyfs_ns.io.cli import id_commands
+from cyfs_ns.io.home import identity_home as default_home
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
@@ -55,18 +57,6 @@ class _Place:
         return Client(self.controller.rstrip("/"), secret=secret)
 
 
-def default_home(environment: Mapping[str, str], uid: int) -> Path:
-    """CYFS_HOME; else /var/lib/cyfs for root, and cyfs-gateway below XDG_STATE_HOME (~/.local/state) for others."""
-    if named := environment.get("CYFS_HOME"):
-        return Path(named)
-    if uid == 0:
-        return Path("/var/lib/cyfs")
-    base = environment.get("XDG_STATE_HOME", "")
-    if not base.startswith("/"):
-        base = str(Path(environment.get("HOME") or "~").expanduser() / ".local" / "state")
-    return Path(base, "cyfs-gateway")
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--home", type=click.Path(path_type=Path), help="State directory. [default: CYFS_HOME, or by user]")
 @click.option("--controller", default="", metavar="URL", help="Talk to http(s)://host:port, not to the unix socket.")
@@ -86,6 +76,8 @@ def main() -> None:
     """The console script."""
     cli(prog_name="cyfs-gateway")
 
+
+cli.add_command(id_commands)
 
 _config_option = click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Clash YAML.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -250,6 +242,10 @@ def status(place: _Place, as_json: bool) -> None:
         "received": bytes_text(said["downloadTotal"]),
         "memory": bytes_text(said["memory"]),
     }
+    if own := said.get("identity"):
+        known["identity"] = own.get("did") or own["fault"]
+        if document := own.get("document"):
+            known["owned by"] = document["fault"] or document["owner"]
     for name, value in known.items():
         click.echo(f"{name + ':':<15}{printable(str(value))}")
     for part in ("listeners", "modules"):

@@ -35,9 +35,10 @@ from cyfs_gateway.io.world import Around, World, build_world, instance_of
 from cyfs_gateway.netfilter import NetfilterPlan, interception, plan
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.config.written import Fault
+from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.errors import ConfigFault, CyfsError, Misuse, Refused, Unreachable
 from cyfs_ns.io import logs
-from cyfs_ns.io.process import resident_bytes
+from cyfs_ns.io.process import Begun, resident_bytes
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
 from tunnels.group import Health, StatusRanges
@@ -50,6 +51,7 @@ from tunnels.url import parse as parse_url
 
 if TYPE_CHECKING:
     from cyfs_ns.io.serving import Serving, StagedHouse
+    from cyfs_ns.io.trusted.resolver import TrustedNames
 
 _DRAIN_SECONDS: Final = 0.2
 _CHANGE_SECONDS: Final = 5.0
@@ -71,7 +73,7 @@ class RunningGateway:
     """Implements ``cyfs_gateway.facade.Gateway``."""
 
     def __init__(self, home: Home, nursery: trio.Nursery, reactor: Reactor) -> None:
-        self.started = time.time()
+        self._begun = Begun()
         self.config_path = ""
         self._home = home
         self._nursery = nursery
@@ -84,6 +86,7 @@ class RunningGateway:
         self._desk = Desk(home.path / "dns", nursery)
         self._around = Around(
             house=self._desk.addresses,
+            name_sets_changed=self._desk.judge_anew,
             questions=self._desk,
             guard=self._engine.refuse_dial,
             witness=self._engine.remember_dial,
@@ -359,6 +362,10 @@ class RunningGateway:
         return self._world.table
 
     @property
+    def started(self) -> float:
+        return self._begun.at
+
+    @property
     def tunnels(self) -> Tunnels:
         """What opens tunnel URLs now."""
         return self._world.tunnels
@@ -480,6 +487,19 @@ class RunningGateway:
     def name_server(self) -> Serving | None:
         return self._desk.serving if self._desk.is_on else None
 
+    @property
+    def trusted(self) -> TrustedNames:
+        """Who knows who somebody is."""
+        serving = self.name_server
+        return self._world.trusted if serving is None else serving.trusted
+
+    async def show_identity(self, wanted: PageWanted) -> Page | None:
+        from cyfs_ns.io.trusted.service import DidService
+
+        identity = self._world.config.identity
+        service = DidService(self.trusted, self._home.path, serve=identity.serve, bridges=identity.bridges)
+        return await service.page(wanted, owner=True)
+
     async def dns_query(self, name: str, rtype: str) -> Answer:
         return await self._world.resolver.query(name, rtype)
 
@@ -502,6 +522,7 @@ class RunningGateway:
         return {
             "uptime": round(time.time() - self.started, 1),
             "home": str(self._home.path),
+            "identity": self._home.identity(),
             "config": self.config_path,
             "mode": self.config.mode,
             "connections": len(self._engine.tracker),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAPPED_MOST = 16384
 _DRAIN_MOST = 2.0
+_US = "127.0.0.1"
 
 
 class Desk:
@@ -62,6 +63,8 @@ class Desk:
             sets=world.name_set,
             geoip=world.is_in_country,
             names=world.registered,
+            identity=config.identity,
+            identity_home=Path(config.home),
         )
         serving = self._made = self._made or Serving(self._home, dns, around)
         return serving, await serving.stage(dns if wanted else _closed(dns), config.hosts, around)
@@ -98,11 +101,10 @@ class Desk:
         One to a fake address that nobody was told of, as far as is known, is marked as lost.
         """
         address = flow.dst_ip
-        if self.is_fake(address):
-            assert self.serving is not None and self.serving.fake is not None
-            flow.dns_mode = "fake-ip"
-            flow.host = self.serving.fake.name(address)
-            if flow.host:
+        fake = None if self.serving is None else self.serving.name_behind(address)
+        if fake is not None:
+            flow.dns_mode, flow.host = "fake-ip", fake
+            if fake:
                 flow.dst_ip = ""
         elif (name := self._mapped.get(address)) is not None:
             self._mapped.move_to_end(address)
@@ -110,7 +112,7 @@ class Desk:
 
     def is_fake(self, address: str) -> bool:
         """Whether an address is one that stands for a name."""
-        return self.serving is not None and self.serving.fake is not None and self.serving.fake.is_fake(address)
+        return self.serving is not None and self.serving.is_fake(address)
 
     def addresses(self, host: str) -> Sequence[str]:
         """Addresses of a name of the house, empty for those of others."""
@@ -118,26 +120,34 @@ class Desk:
 
     # The outbound ``dns``
 
-    async def open_stream(self, _: Target) -> Endpoint:
-        """A stream that carries questions to the name server.  Raises ``Refused`` while there is none."""
+    async def open_stream(self, _: Target, source: str) -> Endpoint:
+        """A stream that carries questions of ``source`` to the name server.  Raises ``Refused`` while there is none."""
         from cyfs_gateway.io.questions import open_stream
 
-        self._check_on()
-        return open_stream(self._nursery, self._answer)
+        return open_stream(self._nursery, self._answer, self._asker(source))
 
-    async def open_packets(self, _: Target) -> PacketEndpoint:
-        """Datagrams that are questions to the name server.  Raises ``Refused`` while there is none."""
+    async def open_packets(self, _: Target, source: str) -> PacketEndpoint:
+        """Datagrams that are questions of ``source`` to the name server.  Raises ``Refused`` while there is none."""
         from cyfs_gateway.io.questions import DatagramQuestions
 
-        self._check_on()
-        return DatagramQuestions(self._nursery, self._answer)
+        return DatagramQuestions(self._nursery, self._answer, self._asker(source))
 
-    def _check_on(self) -> None:
-        if not self.is_on:
+    def _asker(self, source: str) -> str:
+        """In whose name a client asks: whom the gateway lets in may ask, as ourselves if the doors are for others.
+
+        Raises ``Refused``.
+        """
+        if not self.is_on or self.serving is None:
             raise Refused("there is no name server to answer: dns/enable is off")
+        return source if source and self.serving.server.is_client(source) else _US
 
     async def _answer(self, question: bytes, peer: Peer) -> bytes | None:
         return await self.serving.server.serve(question, peer) if self.serving is not None and self.is_on else None
+
+    def judge_anew(self) -> None:
+        """Forget ready-made answers: what decides who answers has changed."""
+        if self.serving is not None:
+            self.serving.server.forget_ready_made()
 
     # What the owner wants
 
@@ -147,10 +157,7 @@ class Desk:
 
     def flush_fake_ip(self) -> int:
         """Forget which fake addresses stand for which names."""
-        if self.serving is None or self.serving.fake is None:
-            return 0
-        self.serving.server.hot.flush()
-        return self.serving.fake.flush()
+        return 0 if self.serving is None else self.serving.flush_fake()
 
     async def drain(self) -> None:
         """Before the end: tell nobody of fake addresses any more, until those told last have expired."""

@@ -1,9 +1,10 @@
 """Proxy providers and rule providers: lists that live elsewhere and come in again from time to time.
 
 A provider's life is the same for both kinds: at start its last good copy on disk is used at once (no network is needed
-to start); then it is downloaded when that copy is older than ``interval``, and again at every interval.  What comes in
-is parsed *before* it replaces anything: a broken, cut short or too big download leaves the old state, in memory and on
-disk, and says so in the log.  Copies are written atomically.
+to start); then it is downloaded when that copy is older than ``interval``, or from the future since a clock was wrong,
+and again at every interval, whatever the wall clock does meanwhile.  What comes in is parsed *before* it replaces
+anything: a broken, cut short or too big download leaves the old state, in memory and on disk, and says so in the log.
+Copies are written atomically.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class _Provider:
         self._download = download
         self.updated_at = 0.0
         """Unix time of the content in force, 0: none yet."""
+        self._due = -math.inf
+        """When to look for the next content, on trio's clock."""
         self._etag = ""
         self._busy = trio.Lock()
         folder = "rules" if isinstance(config, RuleProviderConfig) else "providers"
@@ -73,6 +76,9 @@ class _Provider:
                 raise BadWire(f"over the limit of {self._limit} bytes")
             await self._take(body)
             self.updated_at = modified
+            age = time.time() - modified
+            if age >= 0.0 or not self._source.interval:
+                self._due = trio.current_time() + self._interval - age
         except BadWire as fault:
             if self._source.type == "file":
                 raise ConfigFault(f"provider {self.name}: {self._path}: {fault}") from fault
@@ -85,6 +91,10 @@ class _Provider:
     @property
     def _limit(self) -> int:
         return self._source.size_limit or _SIZE_LIMIT
+
+    @property
+    def _interval(self) -> float:
+        return self._source.interval or math.inf
 
     async def update(self) -> None:
         """Bring the newest content in.  Raises ``CyfsError`` or ``OSError``; then everything is as before."""
@@ -118,6 +128,7 @@ class _Provider:
                 self._etag = response.header("etag")
                 self._note(response)
             self.updated_at = time.time()
+            self._due = trio.current_time() + self._interval
 
     def _save(self, body: bytes) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -127,11 +138,9 @@ class _Provider:
         """Update at every interval, sooner after a failure, until cancelled."""
         if self._source.type != "http":
             return
-        interval = self._source.interval or math.inf
         while True:
-            age = time.time() - self.updated_at
-            if age < interval and self.updated_at:
-                await trio.sleep(min(interval - age, 86400.0))
+            if trio.current_time() < self._due:
+                await trio.sleep_until(self._due)
                 continue
             try:
                 await self.update()

@@ -1,7 +1,7 @@
 """The outbound ``dns``: whatever is sent there is a question, and our own name server answers it in this process.
 
 Datagrams are answered in the name of whom they were sent to; a stream carries questions as TCP to a name server does.
-The name server sees them come from this machine (127.0.0.1).
+The name server sees them come from the client whose flow it is, so that its rules, log and counts hold for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tunnels.io.waiting import TcpEndpoint
 Answer = Callable[[bytes, Peer], Awaitable[bytes | None]]
 """From a stranger's octets to the finished reply, or None for silence."""
 
-_US = "127.0.0.1"
 _AT_ONCE = 64
 _READ = 16 * 1024
 _IDLE_SECONDS = 30.0
@@ -30,8 +29,10 @@ _IDLE_SECONDS = 30.0
 class DatagramQuestions:
     """A way for datagrams that ends here; beyond 64 unanswered questions more are dropped, as UDP may."""
 
-    def __init__(self, nursery: trio.Nursery, answer: Answer) -> None:
+    def __init__(self, nursery: trio.Nursery, answer: Answer, client: str) -> None:
+        """``client``: the canonical address of who asks."""
         self._nursery, self._answer = nursery, answer
+        self._peer = Peer(client, 0, "udp", "", "")
         self._outer, self._inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._asked: deque[Target] = deque()
         """Whose the replies are that wait between the sockets."""
@@ -51,7 +52,7 @@ class DatagramQuestions:
 
     async def _reply(self, question: bytes, asked: Target) -> None:
         try:
-            reply = await self._answer(question, Peer(_US, 0, "udp", _US, ""))
+            reply = await self._answer(question, self._peer)
         finally:
             self._open -= 1
         if reply is None:
@@ -68,20 +69,20 @@ class DatagramQuestions:
         self._inner.close()
 
 
-def open_stream(nursery: trio.Nursery, answer: Answer) -> TcpEndpoint:
-    """A way for a byte stream that ends here."""
+def open_stream(nursery: trio.Nursery, answer: Answer, client: str) -> TcpEndpoint:
+    """A way for a byte stream of ``client``, a canonical address, that ends here."""
     outer, inner = socket.socketpair()
     outer.setblocking(False)
     end = TcpEndpoint(outer.family, outer.type, 0, outer.detach())
     end.setblocking(False)
-    nursery.start_soon(_converse, trio.SocketStream(trio.socket.from_stdlib_socket(inner)), answer)
+    nursery.start_soon(_converse, trio.SocketStream(trio.socket.from_stdlib_socket(inner)), answer, client)
     return end
 
 
-async def _converse(stream: trio.SocketStream, answer: Answer) -> None:
+async def _converse(stream: trio.SocketStream, answer: Answer, client: str) -> None:
     """Answer questions one after the other, until the client leaves, is silent or says nonsense."""
     frames = DnsFrames()
-    peer = Peer(_US, 0, "tcp", _US, "")
+    peer = Peer(client, 0, "tcp", "", "")
     async with stream:
         try:
             while True:
@@ -92,6 +93,7 @@ async def _converse(stream: trio.SocketStream, answer: Answer) -> None:
                 frames.feed(data, 0.0)
                 while asked := frames.take(_AT_ONCE):
                     for each in asked:
+                        assert isinstance(each.query, bytes)
                         frames.answer(each.token, await answer(each.query, peer))
                 with trio.fail_after(_IDLE_SECONDS):
                     await stream.send_all(b"".join(frames.pieces_to_send()))

@@ -27,6 +27,7 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
     except ConfigFault as fault:
         _log.error("%s", fault)
         return 1
+    await trio.to_thread.run_sync(place.settle_identity)
     path = _absolute(config_path)
     reactor = Reactor()
     try:

@@ -1,17 +1,19 @@
-"""What the gateway keeps in its home directory between two lives: one lock, one secret, the choices made by hand."""
+"""What the gateway keeps in its home between two lives: one lock, one secret, one identity, the choices made by hand."""
 
 from __future__ import annotations
 
 import json
 import logging
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.io.atomic import write_atomic
 from cyfs_ns.io.home import HomeLock
+from cyfs_ns.io.trusted.keystore import KeyStore, host_label
 
 _SECRET_BYTES: Final = 24
 _CHOICES_MOST: Final = 1 << 20
@@ -42,6 +44,23 @@ class Home(HomeLock):
         except OSError as fault:
             raise ConfigFault(f"{file}: {fault.strerror}") from fault
         return made
+
+    def settle_identity(self) -> None:
+        """Make this machine's key if there is none.  Without one the gateway runs on and is nobody."""
+        try:
+            _, made = KeyStore(self.path).ensure_device(host_label())
+        except ConfigFault as fault:
+            _log.error("this machine has no identity: %s", fault)
+            return
+        if made:
+            _log.info("this machine has an identity now", extra={"did": self.identity()["did"]})
+
+    def identity(self) -> dict[str, Any]:
+        """Who this machine is, as ``status`` shows it; ``fault`` where that cannot be read."""
+        try:
+            return KeyStore(self.path).view(time.time())
+        except ConfigFault as fault:
+            return {"fault": str(fault)}
 
     def choices(self) -> dict[str, str]:
         """Group to chosen member, as last saved; empty when there is none or it cannot be read."""

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -61,6 +61,9 @@ from tunnels.spec import (
 )
 from tunnels.status import StatusTable
 
+if TYPE_CHECKING:
+    from cyfs_ns.io.trusted.resolver import TrustedNames
+
 _BUILT_IN: Final = (
     DirectSpec(name="DIRECT"),
     RejectSpec(name="REJECT"),
@@ -102,14 +105,18 @@ _API_KINDS: Final = {"ss": "Shadowsocks", "ssr": "ShadowsocksR", "anytls": "AnyT
 
 
 class Questions(Protocol):
-    """Where questions are answered, whoever they were sent to."""
+    """Where questions of a client (its address, empty for ourselves) are answered, whoever they were sent to."""
 
-    async def open_stream(self, target: Target, /) -> Endpoint: ...
-    async def open_packets(self, target: Target, /) -> PacketEndpoint: ...
+    async def open_stream(self, target: Target, source: str, /) -> Endpoint: ...
+    async def open_packets(self, target: Target, source: str, /) -> PacketEndpoint: ...
 
 
 def _nothing(host: str) -> Sequence[str]:
     return ()
+
+
+def _ignored() -> None:
+    return
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,8 @@ class Around:
     names: list[Names] = field(default_factory=list)
     house: Names = _nothing
     """Names of the house, from our own name server."""
+    name_sets_changed: Callable[[], None] = _ignored
+    """Rule sets that our own name server looks into have new content."""
     questions: Questions | None = None
     """The way to our own name server, for the outbound ``dns``."""
     routes: dict[str, Outbound] = field(default_factory=dict)
@@ -147,6 +156,7 @@ class World:
         """The section as our own name server takes it."""
         self._dns = self.dns if config.dns.enable else DnsConfig(use_hosts=config.dns.use_hosts)
         self._sites_needed: set[str] = set()
+        self._name_sets: set[str] = set()
         self.name_servers = found = read_servers(self._dns, sets=self.name_set, geoip=self.is_in_country)
         self.resolver = self._make_resolver(found.standard, found.split)
         self._direct_resolver = self.resolver
@@ -190,6 +200,7 @@ class World:
         self.provided: dict[str, dict[str, Outbound]] = {name: {} for name in self.proxy_providers}
         """What each proxy provider brought, by name."""
         self._make_outbounds()
+        self._trusted: TrustedNames | None = None
         self._compiled = False
         self.table: RuleTable
         self.router: Router
@@ -242,8 +253,12 @@ class World:
         entry = next((each for each in self.config.rule_providers if each.name == what), None)
         if kind != "rule-set" or entry is None:
             raise ConfigFault(f"dns: there is no rule provider {what[:60]!r}")
-        if entry.behavior != "domain":
+        if entry.behavior == "ipcidr":
             raise ConfigFault(f"dns: the rule provider {what[:60]!r} holds no names: its behavior is {entry.behavior}")
+        self._name_sets.add(what)
+        if entry.behavior == "classical":
+            # Before there is a table nobody but this gateway asks: for the lists that the table is made of.
+            return lambda host: self._compiled and self.table.set_has_name(what, host)
 
         def has(host: str) -> bool:
             domains = self.rule_providers[what].content.domains
@@ -391,6 +406,8 @@ class World:
     def _on_rules(self, provider: RuleProvider) -> None:
         if self._compiled:
             self.table.fill_set(provider.name, provider.content)  # tables of sub-rules share the sets
+            if provider.name in self._name_sets:
+                self._around.name_sets_changed()
 
     async def prepare(self, *, offline: bool) -> None:
         """Read what providers have on disk, get geo databases that are missing, then compile the rules.
@@ -452,6 +469,27 @@ class World:
             mark=self.mark,
             on_unreachable=self.note_unreachable,
         )
+
+    @property
+    def trusted(self) -> TrustedNames:
+        """Who knows who somebody is, by this configuration's name servers and outbounds; made when it is needed first.
+
+        Where a name server runs here, ask its own: it knows its zones too.  Raises ``ConfigFault``.
+        """
+        if self._trusted is None:
+            # Megabytes that only those need who ask for identities.
+            from cyfs_ns.io.trusted.build import build_trusted
+            from cyfs_ns.io.trusted.records import by_resolver
+
+            identity = self.config.identity
+            self._trusted = build_trusted(
+                identity,
+                self._home,
+                records=by_resolver(self.resolver, identity.validators),
+                addresses=self.resolve,
+                dial=self.dial_by_rules,
+            )
+        return self._trusted
 
     async def run(self) -> None:
         """Health checks and updates, until cancelled."""

@@ -14,6 +14,9 @@ rule takes part as if it held, with a question for an answer; when it is the fir
 it is answered (or cannot be) the caller starts again from that very rule: rules before it are not asked again and never
 see the new address, the asking rule is evaluated afresh with it.  AND and OR look from left to right and stop early, so
 they ask only when they get that far.
+
+*Identities.*  Who sent a flow counts only when that is as sure as such rules need (``Purpose.MATCH``); a flow of
+somebody unknown, or known less well, meets none of them.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from cyfs_ns.address import LAN, WIDTH, Address, parse_address, range_prefixes
 from cyfs_ns.errors import ConfigFault, Misuse
 from cyfs_ns.patterns import PatternSet, wildcard_regex
 from cyfs_ns.sets import CidrSet, HostSet
+from cyfs_ns.trust.level import Purpose, Trust, read_trust
 
 NO, YES, ADDRESS, PROCESS = range(4)
 """What a condition says of a flow: no, yes, or which question must be answered first."""
@@ -256,17 +260,24 @@ _COLUMN_OF = {
     "IN-NAME": "in-name",
     "REMATCH-NAME": "rematch",
     "NETWORK": "network",
+    "DID": "did",
+    "DID-SUFFIX": "did-suffix",
+    "OWNER": "owner",
+    "ZONE": "zone",
+    "TRUST": "trust",
 }
 
 _CHEAP_FIRST = (
     *("any", "network", "in-type", "in-name", "in-user", "rematch", "host", "process", "path", "suffix"),
+    *("did", "owner", "zone", "trust", "did-suffix"),
     *("dst-port", "src-port", "in-port", "uid", "dscp", "dst4", "dst6", "src4", "src6", "keyword"),
     *("host~", "process~", "path~", "dst-asn", "src-asn", "dst-country", "src-country"),
 )
 _SELECTIVE_FIRST = (
+    *("did", "did-suffix", "zone", "owner"),
     *("host", "suffix", "process", "path", "dst4", "dst6", "dst-asn", "host~", "process~", "path~", "keyword"),
     *("src4", "src6", "src-port", "dst-port", "uid", "in-user", "rematch", "in-name", "in-port", "src-asn"),
-    *("dst-country", "src-country", "dscp", "in-type", "network", "any"),
+    *("dst-country", "src-country", "trust", "dscp", "in-type", "network", "any"),
 )
 _SELECTIVITY = {name: rank for rank, name in enumerate(_SELECTIVE_FIRST)}
 
@@ -283,6 +294,8 @@ def _entries(rule: Rule, geo: Geo) -> tuple[_Entries, bool] | None:
             if rule.word == "GEOSITE":
                 return None
             text = rule.text
+            if rule.word == "TRUST":
+                return [("trust", level) for level in Trust if level >= read_trust(text)], True
             if rule.word.endswith("-WILDCARD"):
                 text = wildcard_regex(text)
             elif rule.word in ("PROCESS-NAME", "PROCESS-PATH"):
@@ -398,16 +411,16 @@ class _Equal:
 
 
 class _Suffixes:
-    """DOMAIN-SUFFIX: the name and every name above it, as deep as the deepest rule goes."""
+    """DOMAIN-SUFFIX, DID-SUFFIX: the name and every name above it, as deep as the deepest rule goes."""
 
-    def __init__(self, posts: dict[str, Posting]) -> None:
+    def __init__(self, posts: dict[str, Posting], value: Callable[[View], str]) -> None:
         self.lowest = _lowest(posts)
-        self._posts = posts
+        self._posts, self._value = posts, value
         self._dots = max(name.count(".") for name in posts)
 
     def postings(self, view: View) -> list[Posting]:
         found = []
-        posts, host = self._posts, view.host
+        posts, host = self._posts, self._value(view)
         at = len(host)
         for _ in range(self._dots + 1):
             at = host.rfind(".", 0, at)
@@ -494,8 +507,8 @@ def _column(name: str, posts: dict[Any, Posting], geo: Geo) -> _Column:
         ip, asn = _IP[side], geo.asn
         asn("192.0.2.1")  # as above
         return _Equal(posts, lambda view: asn(text) if (text := ip(view)) else "")
-    if name == "suffix":
-        return _Suffixes(posts)
+    if name in ("suffix", "did-suffix"):
+        return _Suffixes(posts, _VALUE[name])
     if name == "keyword":
         return _Keywords(posts)
     if name.endswith("~"):
@@ -503,6 +516,22 @@ def _column(name: str, posts: dict[Any, Posting], geo: Geo) -> _Column:
     if name in _WIDTH:
         return _Prefixes(posts, _WIDTH[name], _VALUE[name])
     return _Equal(posts, _VALUE[name])
+
+
+_SURE = Purpose.MATCH.least
+
+
+def _of_identity(part: str) -> Callable[[View], str]:
+    """A part of the identity of whoever sent the flow; empty, which no rule wants, for somebody not known well."""
+
+    def value(view: View) -> str:
+        identity = view.flow.identity
+        if identity is None or identity.trust < _SURE:
+            return ""
+        text: str = getattr(identity, part)
+        return text
+
+    return value
 
 
 def _number(side: Callable[[View], Address | None], family: int) -> Callable[[View], int]:
@@ -517,6 +546,12 @@ _IP: dict[str, Callable[[View], str]] = {"dst": lambda view: view.flow.dst_ip, "
 _VALUE: dict[str, Callable[[View], Any]] = {
     "any": lambda view: 0,
     "host": lambda view: view.host,
+    "suffix": lambda view: view.host,
+    "did": _of_identity("did"),
+    "did-suffix": _of_identity("host"),
+    "owner": _of_identity("owner"),
+    "zone": _of_identity("zone"),
+    "trust": lambda view: None if view.flow.identity is None else view.flow.identity.trust,
     "process": lambda view: view.flow.process.lower(),
     "path": lambda view: view.flow.process_path.lower(),
     "network": lambda view: view.flow.network,

@@ -41,6 +41,11 @@ TYPE_NAMES = {
     "UID": "Uid",
     "NETWORK": "Network",
     "DSCP": "DSCP",
+    "DID": "DID",
+    "DID-SUFFIX": "DIDSuffix",
+    "OWNER": "Owner",
+    "ZONE": "Zone",
+    "TRUST": "Trust",
     "RULE-SET": "RuleSet",
     "AND": "AND",
     "OR": "OR",
@@ -86,7 +91,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text(Rule):
-    """DOMAIN*, GEOSITE and PROCESS-*: one text to compare in the way the word says."""
+    """DOMAIN*, GEOSITE, PROCESS-*, and those on identities: one text to compare in the way the word says."""
 
     text: str
 

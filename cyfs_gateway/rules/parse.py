@@ -24,9 +24,11 @@ from cyfs_gateway.rules.model import (
     Text,
     Words,
 )
+from cyfs_ns import names
 from cyfs_ns.address import parse_prefix
-from cyfs_ns.errors import ConfigFault
+from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.patterns import backtracks, check_regex
+from cyfs_ns.trust.level import read_trust
 
 MAX_TEXT = 65_536
 """Longest rule line in characters; long OR lists are real, longer ones are not."""
@@ -77,8 +79,6 @@ def _word(text: str) -> tuple[str, str]:
     head, _, rest = text.partition(",")
     word = head.strip().upper()
     word = _SAME_AS.get(word, word)
-    if word in _IDENTITY:
-        raise RuleFault(f"{word} needs identities, which this build does not carry yet: remove the rule {text!r}")
     if word not in TYPE_NAMES:
         raise RuleFault(
             f"unknown rule type {head.strip()[:40]!r} in {text[:80]!r}: see the list of rule types in the manual"
@@ -168,6 +168,33 @@ def _numbers(word: str, payload: str, options: tuple[str, ...], outbound: str, _
     if not ranges:
         raise RuleFault(f"{word} lists no number: write for example {word},80/443")
     return Numbers(word=word, ranges=tuple(ranges), outbound=outbound, ignored=_unused(options))
+
+
+def _did(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+    # Most configurations do without identities, and what reads them brings a library for keys along.
+    from cyfs_ns.identity.did import subject
+
+    try:
+        text = str(subject(payload).canonical)
+    except BadWire as fault:
+        raise RuleFault(f"{word} takes a DID such as did:web:home.example, or its host name: {fault}") from None
+    return Text(word=word, text=text, outbound=outbound, ignored=_unused(options))
+
+
+def _did_suffix(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+    try:
+        text = names.name(payload.lstrip(".") or payload)
+    except BadWire as fault:
+        raise RuleFault(f"{word} takes the end of a host name such as home.example or dev.did: {fault}") from None
+    return Text(word=word, text=text, outbound=outbound, ignored=_unused(options))
+
+
+def _trust(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+    try:
+        text = read_trust(payload).label
+    except BadWire as fault:
+        raise RuleFault(f"{word}: {fault}") from None
+    return Text(word=word, text=text, outbound=outbound, ignored=_unused(options))
 
 
 def _on_address(word: str, options: tuple[str, ...]) -> tuple[str, bool]:
@@ -275,7 +302,6 @@ NUMBER_LIMITS = {"SRC-PORT": 0xFFFF, "DST-PORT": 0xFFFF, "IN-PORT": 0xFFFF, "UID
 _LOGIC = frozenset({"AND", "OR", "NOT", "SUB-RULE"})
 _WITH_COMMAS = _LOGIC | {"DOMAIN-REGEX", "PROCESS-NAME-REGEX", "PROCESS-PATH-REGEX"}
 _SAME_AS = {"IP-CIDR6": "IP-CIDR"}
-_IDENTITY = frozenset({"DID", "DID-SUFFIX", "ZONE", "TRUST"})
 _IN_TYPES = frozenset(
     {
         *("HTTP", "HTTPS", "SOCKS", "SOCKS4", "SOCKS5", "SHADOWSOCKS", "VMESS", "VLESS", "REDIR", "TPROXY", "TROJAN"),
@@ -314,6 +340,11 @@ _BUILD: dict[str, Callable[[str, str, tuple[str, ...], str, int], Rule]] = {
     "UID": _numbers,
     "NETWORK": _network,
     "DSCP": _numbers,
+    "DID": _did,
+    "DID-SUFFIX": _did_suffix,
+    "OWNER": _did,
+    "ZONE": _did,
+    "TRUST": _trust,
     "RULE-SET": _rule_set,
     "AND": _logic,
     "OR": _logic,

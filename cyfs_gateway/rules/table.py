@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cyfs_gateway.flow import Flow
-from cyfs_gateway.rules.index import ADDRESS, Geo, Index, SetSlot, Surroundings, View
+from cyfs_gateway.rules.index import ADDRESS, YES, Geo, Index, SetSlot, Surroundings, View
 from cyfs_gateway.rules.model import NO_MATCH, InSet, Logic, Need, Place, Rule, SubRule, Text, Verdict
 from cyfs_gateway.rules.sets import RuleSet
 
@@ -37,7 +37,7 @@ class RuleView:
 
 
 _VERDICTS_KEPT = 16_384
-_BEYOND_DESTINATION = frozenset({"UID", "DSCP", "REMATCH-NAME"})
+_BEYOND_DESTINATION = frozenset({"UID", "DSCP", "REMATCH-NAME", "DID", "DID-SUFFIX", "OWNER", "ZONE", "TRUST"})
 
 
 def _looks_at_destination(rule: Rule) -> bool:
@@ -171,6 +171,12 @@ class RuleTable:
     def _decided_after(self, at: int) -> int:
         passes = sum(count for place, count in self._passes.items() if place > at)
         return sum(self._hits[at + 1 :]) - passes - self._passes.get(at, 0)
+
+    def set_has_name(self, name: str, host: str) -> bool:
+        """Whether a condition of a classical rule set holds for a name of which nothing else is known.  KeyError."""
+        flow = Flow(network="tcp", kind="Inner", src_ip="", src_port=0, host=host, dst_ip="", dst_port=0)
+        found = self._slots[name].classical.first(View(flow, True, True))
+        return found >= 0 and found & 3 == YES
 
     def fill_set(self, name: str, content: RuleSet) -> None:
         """Exchange the content of a rule set.  KeyError: no such set; ConfigFault: unusable, and the old one stays."""

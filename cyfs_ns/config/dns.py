@@ -19,6 +19,7 @@ from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.fakefilter import FilterMode, fake_filter
 from cyfs_ns.hosts import Hosts
+from cyfs_ns.ifnames import interface_name
 from cyfs_ns.names import host as canonical
 from cyfs_ns.names import is_ip
 from cyfs_ns.splitdns import SplitDns
@@ -35,10 +36,11 @@ LOCAL_SOURCES: tuple[str, ...] = (
 )  # fmt: skip
 """Who may ask when nothing is said: a resolver open to everybody is somebody's amplifier."""
 
+_MAX_FAILURE_TTL = 300  # RFC 9520 section 3.2
+
 SETS = ("rule-set:", "geosite:", "geoip:")
 
 _FAKE_IP_FILTER = ("dns.msftncsi.com", "www.msftncsi.com", "www.msftconnecttest.com")
-_MAX_INTERFACE = 15  # letters: IFNAMSIZ without the NUL
 _ENTRY_BYTES = 600
 """What one usual answer takes, for ``cache-max-size``, which counts answers."""
 
@@ -81,8 +83,8 @@ class DoorsConfig:
     deny_from: tuple[Network, ...] = ()
     refuse: Literal["refused", "silent"] = "refused"
     """What a source hears that may not ask."""
-    rate_limit: int = 0
-    """Answers a second over UDP to one network of strangers (/24, /56); 0: no limit."""
+    rate_limit: int = 100
+    """Answers a second over UDP to one network (/24, /56) of those who are not at home; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +94,20 @@ class CacheConfig:
     max_bytes: int = 32 << 20
     min_ttl: int = 0
     max_ttl: int = 86400
+    max_client_ttl: int = 0
+    """The largest TTL that clients are told of what comes from outside; 0: the true one."""
     max_negative: int = 3600
     max_stale: int = 86400
     """How long past its end an answer may still be given (RFC 8767); 0: never."""
     stale_wait: float = 1.8
     """How long a client waits for a fresh answer when there is a stale one."""
+    failure_ttl: int = 5
+    max_failure_ttl: int = 60
+    """How long a failure is remembered: the first one, and at most when one follows the other (RFC 9520)."""
     prefetch: bool = True
     persist: bool = True
+    save_interval: float = 10.0
+    """How often what was learnt is written down; a killed process loses no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,11 +196,6 @@ def read_dns(top: Section) -> DnsConfig:
     return config
 
 
-def _interface(name: str) -> None:
-    if not 0 < len(name) <= _MAX_INTERFACE or "/" in name or any(letter.isspace() for letter in name):
-        raise ConfigFault(f"no interface can be called {name[:40]!r}")
-
-
 def _server_name(text: str) -> None:
     try:
         canonical(text)
@@ -202,7 +206,7 @@ def _server_name(text: str) -> None:
 def _doors(section: Section) -> DoorsConfig:
     if section.text("tls-key") and not section.text("tls-cert"):
         section.error("tls-key", "a key needs its certificate: 'tls-cert' is missing")
-    allowed = section.prefixes("allow-from")
+    allowed, usual = section.prefixes("allow-from"), DoorsConfig()
     return DoorsConfig(
         plain=_addresses(section, "listen", 53),
         tls=_addresses(section, "listen-tls", 853),
@@ -212,13 +216,13 @@ def _doors(section: Section) -> DoorsConfig:
         key=section.text("tls-key"),
         names=_checked(section, "server-names", _server_name),
         trusted_proxies=section.prefixes("trusted-proxies"),
-        interfaces=_checked(section, "interfaces", _interface),
+        interfaces=_checked(section, "interfaces", interface_name),
         workers=section.integer("workers", 0, 0, 64),
         allow_from=allowed or tuple(ipaddress.ip_network(text) for text in LOCAL_SOURCES),
         allow_near=not allowed,
         deny_from=section.prefixes("deny-from"),
         refuse=section.choice("refuse", ("refused", "silent"), "refused"),
-        rate_limit=section.integer("rate-limit", 0, 0, 1_000_000),
+        rate_limit=section.integer("rate-limit", usual.rate_limit, 0, 1_000_000),
     )
 
 
@@ -234,12 +238,21 @@ def _cache(section: Section) -> CacheConfig:
         max_bytes=table.size("max-size", max_bytes),
         min_ttl=int(table.seconds("min-ttl", usual.min_ttl)),
         max_ttl=int(table.seconds("max-ttl", usual.max_ttl)),
+        max_client_ttl=int(table.seconds("max-client-ttl", usual.max_client_ttl)),
         max_negative=int(table.seconds("max-negative-ttl", usual.max_negative)),
         max_stale=int(table.seconds("max-stale", usual.max_stale)),
         stale_wait=table.seconds("stale-wait", usual.stale_wait),
+        failure_ttl=int(table.seconds("failure-ttl", usual.failure_ttl)),
+        max_failure_ttl=int(table.seconds("max-failure-ttl", usual.max_failure_ttl)),
         prefetch=table.flag("prefetch", usual.prefetch),
         persist=table.flag("persist", usual.persist),
+        save_interval=table.seconds("save-interval", usual.save_interval),
     )
+    if not 1 <= found.failure_ttl <= found.max_failure_ttl <= _MAX_FAILURE_TTL:
+        key = "failure-ttl" if table.has("failure-ttl") else "max-failure-ttl"
+        table.error(key, f"failure-ttl and max-failure-ttl, in this order, go from 1 to {_MAX_FAILURE_TTL} s")
+    if found.save_interval < 1:
+        table.error("save-interval", "at most once a second")
     if found.min_ttl > found.max_ttl:
         table.error("min-ttl", f"min-ttl {found.min_ttl} is above max-ttl {found.max_ttl}")
     table.finish()

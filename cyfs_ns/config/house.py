@@ -21,6 +21,7 @@ from cyfs_ns.domains import DomainMap
 from cyfs_ns.edns import Ecs, ecs_of
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.filters import AliasRange, AnswerRules, Family, parse_addresses, parse_alias
+from cyfs_ns.ifnames import InterfaceName, parse_dynamic_host, parse_interface_name
 from cyfs_ns.listcompile import ListSource
 from cyfs_ns.listlines import FORMATS, read_own
 from cyfs_ns.local import LocalSettings
@@ -52,6 +53,7 @@ class LocalConfig:
     zone_files: tuple[tuple[str, str], ...] = ()
     """(origin, path)"""
     synthesised: tuple[Synthesised, ...] = ()
+    ours: tuple[InterfaceName, ...] = ()
     hosts_files: tuple[str, ...] = ()
     lease_files: tuple[str, ...] = ()
 
@@ -170,6 +172,8 @@ def _local(section: Section) -> LocalConfig:
         bogus_priv=section.flag("bogus-priv", True),
         special=section.flag("special-names", True),
         canary=section.flag("canary", True),
+        mail=_mail(section),
+        localise=section.flag("localise-queries"),
         version=section.text("version-text"),
         identity=section.text("identity-text"),
     )
@@ -182,9 +186,17 @@ def _local(section: Section) -> LocalConfig:
         zones=zones,
         zone_files=zone_files,
         synthesised=tuple(_each(section, "synth-domain", parse_synth)),
+        ours=(
+            *_each(section, "interface-name", parse_interface_name),
+            *_each(section, "dynamic-host", parse_dynamic_host),
+        ),
         hosts_files=section.texts("hosts-files"),
         lease_files=section.texts("lease-files"),
     )
+
+
+def _mail(section: Section) -> str:
+    return "self" if section.text("machine-mx") == "self" else _name(section, "machine-mx")
 
 
 def _domains(section: Section) -> tuple[tuple[Network, str], ...]:

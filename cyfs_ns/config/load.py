@@ -1,4 +1,4 @@
-"""The file of a name server that runs alone: the sections ``dns`` and ``hosts`` of a Clash YAML, and no other.
+"""The file of a name server that runs alone: ``dns``, ``hosts`` and ``identity`` of a Clash YAML, and no other section.
 
 So a Clash file serves as it is, and what it says of proxies is somebody else's matter.
 """
@@ -6,9 +6,10 @@ So a Clash file serves as it is, and what it says of proxies is somebody else's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cyfs_ns.config.dns import DnsConfig, read_dns, read_hosts
+from cyfs_ns.config.identity import IdentityConfig, read_identity
 from cyfs_ns.config.source import BadYaml, Map, parse_yaml
 from cyfs_ns.config.written import Fault, Reader, ReadFile, Section, shown
 
@@ -23,6 +24,7 @@ class LoadedDns:
     dns: DnsConfig | None
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
 
 
 def load_dns(data: bytes, *, environ: Mapping[str, str] | None = None, read_file: ReadFile | None = None) -> LoadedDns:
@@ -42,10 +44,11 @@ def load_dns(data: bytes, *, environ: Mapping[str, str] | None = None, read_file
     top = Section(reader, root, "")
     if not top.has("dns"):
         reader.error("/", root, "there is no section 'dns'")
-    dns, hosts = read_dns(top), read_hosts(top)
+    # Whoever starts a name server alone has enabled it.
+    dns, hosts, identity = replace(read_dns(top), enable=True), read_hosts(top), read_identity(top)
     if not (dns.doors.plain or dns.doors.tls or dns.doors.https or dns.doors.http) and not reader.errors:
         top.error("dns", "nobody could ask: say where with 'listen', 'listen-tls' or 'listen-https'")
     if dns.respect_rules:
         top.warn("dns", "'respect-rules' has no effect: there are no rules without a gateway")
     faults = reader.faults()
-    return LoadedDns(None if reader.errors else dns, hosts, faults)
+    return LoadedDns(None if reader.errors else dns, hosts, faults, identity)

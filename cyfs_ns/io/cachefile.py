@@ -1,20 +1,29 @@
-"""The cache over restarts: one file, replaced whole every so often and at the end.
+"""The cache over restarts: one file, to which what was learnt is added every so often and at the end.
 
-A kill in between costs what was learnt since; the file itself is the old one or the new one, and the entries in it
-carry sums of their own.  Nothing here may keep the server from starting: a file that cannot be read is an empty cache.
+A kill in between costs what was learnt since; entries carry sums of their own, and a torn end is left out.  What is
+added is handed to the kernel and not forced onto the disk, so that a killed process loses seconds and a flash chip is
+written when the kernel thinks fit.  The whole is written anew, and replaces the old one in one step, when the file is
+twice what it was the last time, when answers were flushed, and once in the life of a process: the end may be torn.  So
+the disk sees about twice as much as was learnt, however large the cache is.
+
+Nothing here may keep the server from starting: a file that cannot be read is an empty cache.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import trio
 
 from cyfs_ns.io.atomic import write_atomic
 from cyfs_ns.store import AnswerCache
+
+_SMALL = 1 << 20  # octets up to which a file may grow, whatever it was
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +42,8 @@ class CacheFile:
         self._cache, self._path = cache, Path(path)
         self._monotonic, self._wall = monotonic, wall
         self._saved = cache.changes
+        self._size, self._most = 0, 0
+        """Octets of the file, and above which it is written anew."""
 
     def restore(self) -> int:
         """Fill the cache; returns how many answers came.  Blocks: about a tenth of a second for 50,000."""
@@ -46,16 +57,33 @@ class CacheFile:
         return self._cache.load(content, self._monotonic(), self._wall())
 
     async def save(self) -> None:
-        """Write all down, if anything is new.  Raises ``OSError``; then the old file stands."""
+        """Write down what is new.  Raises ``OSError``; then the file stands as it was, but for a torn end."""
         changes = self._cache.changes
         if changes == self._saved:
             return
-        pieces = []
-        for piece in self._cache.dump(self._monotonic(), self._wall()):
-            pieces.append(piece)
-            await trio.lowlevel.checkpoint()
-        await trio.to_thread.run_sync(write_atomic, self._path, b"".join(pieces))
-        self._saved = changes
+        now, wall = self._monotonic(), self._wall()
+        news = self._cache.news(now, wall) if self._size < self._most else None
+        most, self._most = self._most, 0  # until it has worked
+        if news is not None:
+            data = await _joined(news)
+            try:
+                await trio.to_thread.run_sync(self._append, data)
+            except FileNotFoundError:
+                news = None
+        if news is None:
+            data = await _joined(self._cache.dump(now, wall))
+            await trio.to_thread.run_sync(write_atomic, self._path, data)
+            self._size, most = 0, max(_SMALL, 2 * len(data))
+        self._size += len(data)
+        self._most, self._saved = most, changes
+
+    def _append(self, data: bytes) -> None:
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, "no space left on device")
+        finally:
+            os.close(fd)
 
     async def keep(self, every: float) -> None:
         """Save every so many seconds until cancelled, and then once more."""
@@ -72,3 +100,11 @@ class CacheFile:
             await self.save()
         except OSError as fault:
             _log.warning("the cache cannot be saved: %s", fault)
+
+
+async def _joined(pieces: Iterable[bytes]) -> bytes:
+    gathered = []
+    for piece in pieces:
+        gathered.append(piece)
+        await trio.lowlevel.checkpoint()
+    return b"".join(gathered)

@@ -1,23 +1,44 @@
-"""One question over UDP: a socket of its own, so that a forger must guess a port and an id, and the spelling too.
+"""One question over UDP: a port of its own, so that a forger must guess a port and an id, and the spelling too.
 
-The kernel picks a random port for each socket; connected, it lets only the server's address pass.  Datagrams with
+The kernel picks a random port when a socket is connected, and lets only the server's address pass.  Datagrams with
 another id or another question are passed over; many of them mean that somebody is guessing, and then the question is
 asked over TCP, where guessing is of no use.
+
+Sockets serve again, ports do not: once a question is over its socket is disconnected, which gives the port back, and
+emptied; connecting anew picks another port.  That costs a third of a new socket, and one nested epoll can keep watching
+it.  So one task hears for all questions of a run, whether those who wait are tasks or light work
+(:mod:`cyfs_ns.io.light`), and sees to their deadlines, too.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import heapq
+import select
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import count
+from math import inf
 from typing import Protocol, TypeAlias
 
 import trio
 
-from cyfs_ns.errors import BadWire, Unreachable
+from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.io.dial import prepare
+from cyfs_ns.io.light import Word, afterwards
 
 _ROOM = 4096  # more than the 1232 we offer to take, for servers that do not care
 _MAX_STRAYS = 64
+_MOST_SPARE = 64
+_AT_ONCE = 64
+_ROUNDS = 8
+_NOWHERE = bytes(16)  # a sockaddr of family AF_UNSPEC
+
+# Never waits, so it keeps the interpreter's lock.
+_connect = ctypes.PyDLL(None).connect
+_connect.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 
 
 class Forged(BadWire):
@@ -40,7 +61,10 @@ class Datagram:
     """``query``, with the name spelt ``spelling``, has been sent when this is made.  Raises ``Unreachable``.  To be
     closed."""
 
-    __slots__ = ("_held", "_query", "_question", "_sock", "edns", "ident", "sent_at", "spelling", "strays")
+    __slots__ = (
+        "_come", "_family", "_fault", "_plain", "_query", "_question", "_sock", "_sockets", "_until", "_word",
+        "edns", "ident", "sent_at", "spelling", "strays",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -54,14 +78,19 @@ class Datagram:
         source: tuple[str, int] = ("", 0),
         edns: bool = True,
     ) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._query, self.spelling, self.edns, self.strays = query, spelling, edns, 0
         self._question = query[12 : 16 + len(spelling)]
         self.sent_at = trio.current_time()
         self.ident = query[0] << 8 | query[1]
-        self._held: bytes | None = None
+        self._come: bytes | None = None
+        self._fault: CyfsError | None = None
+        self._word: Word[bytes | None] | None = None
+        self._until = inf
+        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._plain = not (mark or interface or source[0])
+        self._sockets = _sockets()
         try:
-            self._sock = sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            self._sock = sock = self._sockets.take(self._family, self, plain=self._plain)
         except OSError as fault:
             raise _unreachable(fault) from fault
         try:
@@ -74,7 +103,7 @@ class Datagram:
         except BlockingIOError:
             return  # lost on the way out, as datagrams may be
         except OSError as fault:
-            sock.close()
+            self.close()
             raise _unreachable(fault) from fault
 
     def send_again(self) -> None:
@@ -91,32 +120,176 @@ class Datagram:
         It bears our id and our question, perhaps in another case, or no question at all.  Raises ``Unreachable``, or
         ``Forged``.
         """
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
-        sock, query, question = self._sock, self._query, self._question
-        with trio.CancelScope(deadline=until):
-            while True:
-                await trio.lowlevel.wait_readable(sock)
-                try:
-                    data = sock.recv(_ROOM)
-                except BlockingIOError:
-                    continue
-                except OSError as fault:
-                    raise _unreachable(fault) from fault
-                if data[:2] == query[:2] and concerns(data, question):
-                    return data
-                self.strays += 1
-                if self.strays > _MAX_STRAYS:
-                    raise Forged(f"{self.strays} datagrams that were not the reply")
-        return None
+        come, self._come = self._come, None
+        if come is not None:
+            return come
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+        word = self._word = Word()
+        self._until = until
+        self._sockets.remind(self, until)
+        try:
+            return await word
+        finally:
+            self._word = None
 
     def hold(self, data: bytes) -> None:
         """Let the next :meth:`receive` give ``data`` once more."""
-        self._held = data
+        self._come = data
 
     def close(self) -> None:
-        self._sock.close()
+        """Give the port back; what comes for it now is nobody's."""
+        self._sockets.give_back(self._family, self._sock, self, plain=self._plain)
+
+    def look(self) -> None:
+        """Take what has come.  Never raises."""
+        try:
+            data = self._sock.recv(_ROOM)
+        except BlockingIOError:
+            return
+        except OSError as fault:
+            self._fail(_unreachable(fault))
+            return
+        if data[:2] != self._query[:2] or not concerns(data, self._question):
+            self.strays += 1
+            if self.strays > _MAX_STRAYS:
+                self._fail(Forged(f"{self.strays} datagrams that were not the reply"))
+            return
+        word, self._word = self._word, None
+        if word is not None:
+            word.say(data)
+        else:
+            self._come = self._come or data
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody is in :meth:`receive`."""
+        return self._word is not None
+
+    def expire(self, now: float) -> None:
+        """Let whoever waits go on if it is time."""
+        word = self._word
+        if word is not None and self._until <= now:
+            self._word = None
+            word.say(None)
+
+    def _fail(self, fault: CyfsError) -> None:
+        word, self._word = self._word, None
+        if word is not None:
+            word.fail(fault)
+        else:
+            self._fault = fault
+
+
+class _Sockets:
+    """The sockets of a run's questions, and the task that hears for them."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._asking: dict[int, Datagram] = {}
+        self._spare: dict[int, list[socket.socket]] = {socket.AF_INET: [], socket.AF_INET6: []}
+        """Without a port, and empty."""
+        self._deadlines: list[tuple[float, int, Datagram]] = []
+        self._count = count()
+        self._scope = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._live, name="questions to name servers")
+
+    def take(self, family: int, asking: Datagram, *, plain: bool) -> socket.socket:
+        """A socket without a port, to hear for ``asking``; ``plain``: without settings of its own.  Raises
+        ``OSError``."""
+        if self._epoll.closed:
+            raise OSError(errno.ESHUTDOWN, "the run is over")
+        spare = self._spare[family]
+        if plain and spare:
+            sock = spare.pop()
+        else:
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            try:
+                self._epoll.register(sock.fileno(), select.EPOLLIN)
+            except OSError:
+                sock.close()
+                raise
+        self._asking[sock.fileno()] = asking
+        return sock
+
+    def give_back(self, family: int, sock: socket.socket, asking: Datagram, *, plain: bool) -> None:
+        """``asking`` is over; once more does no harm."""
+        number = sock.fileno()
+        if self._asking.get(number) is not asking:
+            return
+        del self._asking[number]
+        afterwards(partial(self._retire, family, sock, plain))
+
+    def remind(self, asking: Datagram, until: float) -> None:
+        """Have ``asking`` expire then, by trio's clock, if it is still waiting."""
+        if until < inf:
+            heapq.heappush(self._deadlines, (until, next(self._count), asking))
+            if until < self._scope.deadline:
+                self._scope.deadline = until
+
+    def _retire(self, family: int, sock: socket.socket, plain: bool) -> None:
+        spare = self._spare[family]
+        if plain and len(spare) < _MOST_SPARE and not self._epoll.closed and _renewed(sock):
+            spare.append(sock)
+        else:
+            sock.close()
+
+    async def _live(self) -> None:
+        try:
+            while True:
+                with trio.CancelScope(deadline=self._deadlines[0][0] if self._deadlines else inf) as self._scope:
+                    while True:
+                        await trio.lowlevel.wait_readable(self._epoll.fileno())
+                        self._turn()
+                self._expire(trio.current_time())
+        finally:
+            self._epoll.close()
+            for sock in (*self._spare[socket.AF_INET], *self._spare[socket.AF_INET6]):
+                sock.close()
+
+    def _expire(self, now: float) -> None:
+        deadlines = self._deadlines
+        # Those whose answer has come go as well, or each would wake the task at its time.
+        while deadlines and (deadlines[0][0] <= now or not deadlines[0][2].waits):
+            heapq.heappop(deadlines)[2].expire(now)
+
+    def _turn(self) -> None:
+        """Hear what has come.  Bounded, so that the rest of the house gets its turn, too."""
+        for _ in range(_ROUNDS):
+            ready = self._epoll.poll(0, _AT_ONCE)
+            for number, _ in ready:
+                asking = self._asking.get(number)
+                if asking is not None:
+                    asking.look()
+            if len(ready) < _AT_ONCE:
+                return
+
+
+_of_this_run: trio.lowlevel.RunVar[_Sockets] = trio.lowlevel.RunVar("sockets of questions to name servers")
+
+
+def _sockets() -> _Sockets:
+    try:
+        return _of_this_run.get()
+    except LookupError:
+        sockets = _Sockets()
+        _of_this_run.set(sockets)
+        return sockets
+
+
+def _renewed(sock: socket.socket) -> bool:
+    """Disconnect it, which gives its port back, and throw away what had come there."""
+    if _connect(sock.fileno(), _NOWHERE, len(_NOWHERE)):
+        return False
+    for _ in range(_MAX_STRAYS):
+        try:
+            sock.recv(1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            continue
+    return False
 
 
 def concerns(data: bytes, question: bytes) -> bool:

@@ -17,6 +17,9 @@ from cyfs_ns.peer import Peer
 TURN = 512
 """Questions, some 3 ms, after which others should get their turn."""
 
+IP_FREEBIND = 15
+"""Of both families: the address need not be there yet."""
+
 _BUFFER = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT, _IPV6_MTU_DISCOVER = 10, 5, 23
@@ -38,10 +41,12 @@ class Errand(NamedTuple):
     client: HotClient
 
 
-def open_udp(ip: str, port: int, *, interface: str = "", reuse_port: bool = False) -> socket.socket:
+def open_udp(
+    ip: str, port: int, *, interface: str = "", reuse_port: bool = False, early: bool = False
+) -> socket.socket:
     """A bound, non-blocking socket for a literal address; ``0.0.0.0`` and ``::`` each for their own family alone.
 
-    ``interface``: only what comes in there.  Raises ``OSError``.
+    ``interface``: only what comes in there.  ``early``: the address need not be there yet.  Raises ``OSError``.
     """
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -53,6 +58,8 @@ def open_udp(ip: str, port: int, *, interface: str = "", reuse_port: bool = Fals
                 sock.setsockopt(socket.SOL_SOCKET, plain, _BUFFER)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if early:
+            sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         if interface:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
         # Never fragment because of a forged "fragmentation needed": off-path fragments poison caches.
@@ -77,7 +84,7 @@ class UdpDoor:
         """Answers the kernel would not take."""
         self.dropped = 0
         """Questions over the bounds."""
-        own = sock.getsockname()[0]
+        own, self._port = sock.getsockname()[:2]
         self._own = own
         self._interface = interface
         self._wildcard = own in ("0.0.0.0", "::")
@@ -107,6 +114,8 @@ class UdpDoor:
                 entry = client.entries.get(memory[at + 2 : at + size].tobytes())
                 if entry is not None and (entry.second == second or entry.age(second)):
                     client.left -= 1
+                    if not entry.hits:
+                        client.table.hit.append(entry)
                     entry.hits += 1
                     memory[at + 2 : at + entry.size] = entry.tail
                     lengths[vector] = entry.size
@@ -143,7 +152,7 @@ class UdpDoor:
                 local, index = _spell(data[8:12]), _INT.unpack_from(data)[0]
             with contextlib.suppress(OSError):  # an interface that went away meanwhile
                 interface = interface or socket.if_indextoname(index)
-        return Peer(_spell(_packed(errand.sender)), port, "udp", local, interface)
+        return Peer(_spell(_packed(errand.sender)), port, "udp", local, interface, self._port)
 
     def send(self, errand: Errand, answer: bytes) -> None:
         """Answer an errand."""

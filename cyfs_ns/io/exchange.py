@@ -213,7 +213,7 @@ class Server:
     def _query(self, wanted: Wanted, *, ident: int, mix: bool, padding: int = 0) -> tuple[bytes, bytes]:
         """The query, and the name as it is spelt there."""
         name = wanted.name
-        spelling = query.mix_case(name, int.from_bytes(os.urandom(32))) if mix else name
+        spelling = query.mix_case(name, os.urandom(len(name))) if mix else name
         if self._edns:
             subnet = wanted.subnet
             if self._subnet is not None and (subnet is None or self.upstream.subnet_override):
@@ -229,7 +229,7 @@ class Server:
 
     def _datagram(self, wanted: Wanted, address: str) -> Datagram:
         upstream, ways = self.upstream, self._ways
-        built, spelling = self._query(wanted, ident=secrets.randbits(16), mix=self._mixes)
+        built, spelling = self._query(wanted, ident=int.from_bytes(os.urandom(2)), mix=self._mixes)
         return Datagram(
             address, upstream.port, built, spelling,
             mark=wanted.mark or ways.mark,

@@ -8,8 +8,8 @@ written anew, in the order of use, and replaces the old one whole.
 
 Uses are noted in lumps: they only decide who goes first when the pool is full.
 
-A disk that is full or read-only does not take the network down: mappings go on in memory, the trouble is reported
-once, and the whole is written as soon as it can be.
+A disk that is full or read-only does not take the network down: mappings that were written down go on, :meth:`wrote`
+says of others that nobody may be told, and the trouble is reported once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FakeFile:
         self._fd = -1
         self._size = 0
         self._used: dict[int, None] = {}
-        self._sick = False
+        self._sick = False  # something could not be written, and the owner was told
         self._since: list[bytes] | None = None
 
     @classmethod
@@ -65,9 +65,9 @@ class FakeFile:
             journal._fell_ill(fault)
         return journal
 
-    def wrote(self, slot: int, name: str, told: float) -> None:
-        """Write a new mapping down; returns when the kernel has it."""
-        self._append(_entry(slot, name, told))
+    def wrote(self, slot: int, name: str, told: float) -> bool:
+        """Write a new mapping down; whether the kernel has it.  If not, nobody may be told of it."""
+        return self._append(_entry(slot, name, told))
 
     def used(self, slot: int) -> None:
         """A flow used a slot; written with the next lump."""
@@ -77,14 +77,17 @@ class FakeFile:
     async def sync(self) -> None:
         """Write the uses down and see everything onto the disk; only one call at a time."""
         used, self._used = self._used, {}
-        self._append(b"".join(_entry(slot | _USE, "", 0) for slot in used))
+        if used:
+            self._append(b"".join(_entry(slot | _USE, "", 0) for slot in used))
+        too_long = self._size > max(_SMALL, _HISTORY * len(self._pool) * _USUAL_ENTRY)
         try:
-            if self._sick or self._size > max(_SMALL, _HISTORY * len(self._pool) * _USUAL_ENTRY):
+            if self._sick or too_long:
                 await self._rewrite()
             elif self._fd >= 0:
                 await trio.to_thread.run_sync(os.fdatasync, self._fd)
         except OSError as fault:
-            self._fell_ill(fault)
+            if not too_long or self._fd < 0:  # a file that is only too long serves as well
+                self._fell_ill(fault)
 
     async def _rewrite(self) -> None:
         """Replace the file by what the pool holds.  What is appended meanwhile goes to the old file and to the new."""
@@ -95,11 +98,11 @@ class FakeFile:
             self.close()
             self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             self._size = size
-            if self._sick:
-                self._sick = False
-                _log.info("fake addresses are on disk again: %s", self._path)
             since, self._since = self._since, None
-            self._append(b"".join(since))
+            written = not since or self._append(b"".join(since))
+            if self._sick and written:
+                self._sick = False
+                _log.info("fake addresses are written down again: %s", self._path)
         finally:
             self._since = None
 
@@ -124,25 +127,33 @@ class FakeFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _append(self, data: bytes) -> None:
-        if self._since is not None:
-            self._since.append(data)
-        if self._sick or self._fd < 0 or not data:
-            return
+    def _append(self, data: bytes) -> bool:
+        if self._fd < 0:
+            return False
         try:
-            written = os.write(self._fd, data)
-            if written != len(data):
-                os.ftruncate(self._fd, self._size)
+            if os.write(self._fd, data) != len(data):
                 raise OSError(errno.ENOSPC, "no space left on device")
-            self._size += len(data)
         except OSError as fault:
             self._fell_ill(fault)
+            try:
+                # Nothing is found behind a torn entry.
+                os.ftruncate(self._fd, self._size)
+            except OSError:
+                self.close()
+            return False
+        self._size += len(data)
+        if self._since is not None:
+            self._since.append(data)
+        return True
 
     def _fell_ill(self, fault: OSError) -> None:
         if not self._sick:
-            _log.warning("fake addresses are kept in memory only: %s: %s", self._path, fault.strerror or fault)
+            _log.warning(
+                "fake addresses cannot be written down, new names get their real ones: %s: %s",
+                self._path,
+                fault.strerror or fault,
+            )
         self._sick = True
-        self.close()
 
     def _head(self) -> bytes:
         return _MAGIC + str(self._ranges).encode() + b"\n"

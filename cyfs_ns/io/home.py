@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,3 +38,23 @@ class HomeLock:
     def close(self) -> None:
         """Give the directory up."""
         os.close(self._lock)
+
+
+def identity_home(environment: Mapping[str, str], uid: int) -> Path:
+    """Where a machine's identity lives unless ``--home`` says otherwise: in the home of its gateway.
+
+    CYFS_HOME; else /var/lib/cyfs for root, and cyfs-gateway below XDG_STATE_HOME (~/.local/state) for others.
+    """
+    return default_home(environment, uid, "CYFS_HOME", "/var/lib/cyfs", "cyfs-gateway")
+
+
+def default_home(environment: Mapping[str, str], uid: int, variable: str, of_root: str, of_users: str) -> Path:
+    """What ``variable`` says; else ``of_root`` for root, and ``of_users`` below XDG_STATE_HOME for others."""
+    if named := environment.get(variable):
+        return Path(named)
+    if uid == 0:
+        return Path(of_root)
+    base = environment.get("XDG_STATE_HOME", "")
+    if not base.startswith("/"):
+        base = str(Path(environment.get("HOME") or "~").expanduser() / ".local" / "state")
+    return Path(base, of_users)

@@ -66,6 +66,11 @@ class House:
         allowed = self.allowed.has(place) or (self.config.doors.allow_near and near.has(place))
         return allowed and not self.denied.has(place)
 
+    def is_denied(self, ip: str) -> bool:
+        """Whether a client at a canonical address is turned away by name."""
+        place = parse_address(ip.partition("%")[0])
+        return place is not None and self.denied.has(place)
+
     def shelf(self, group: Group) -> str:
         """What the answers of a group are kept under: another one for other servers, the same after a restart."""
         return self.shelves.get(group) or group.name
@@ -153,6 +158,8 @@ def _local_names(
         builder.record(*record)
     for made in local.synthesised:
         builder.synthesise(made)
+    for ours in local.ours:
+        builder.interface(ours)
     for domain in elsewhere:
         builder.leave(domain)
     for origin, zone in local.zones:

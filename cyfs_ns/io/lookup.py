@@ -27,10 +27,11 @@ from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import CyfsError
 from cyfs_ns.given import STEADY, Given, Tell, tell_nobody
 from cyfs_ns.io.house import House
+from cyfs_ns.io.light import in_task
 from cyfs_ns.io.upstreams import Forwarder, NobodyAnswered, Told
-from cyfs_ns.message import NOERROR, rcode_text
+from cyfs_ns.message import rcode_text
 from cyfs_ns.peer import Peer
-from cyfs_ns.query import NXDOMAIN, REFUSED, SERVFAIL, Query
+from cyfs_ns.query import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Query
 from cyfs_ns.reply import make_reply
 from cyfs_ns.store import STALE_TTL, AnswerCache, Found, Key
 from cyfs_ns.upstream import Group
@@ -173,6 +174,7 @@ class Lookup:
         asking = self._refresh(wish, now)
         if asking is None:
             return stale
+        await in_task()
         with trio.move_on_after(max(0.0, asking.begun + self.house.config.cache.stale_wait - now)):
             await asking.done.wait()
         now = self._clock()

@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from copy import copy
 from typing import Generic, TypeVar
 
-import trio
-
 from cyfs_ns.errors import Unreachable
+from cyfs_ns.io.light import Word
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -25,9 +24,9 @@ class Merged(Generic[K, T]):
     async def run(self, key: K, work: Callable[[], Awaitable[T]]) -> T:
         """The result of ``work``, ours or that of whoever is at it.  ``Unreachable`` is shared too."""
         while (flight := self._flights.get(key)) is not None:
-            if flight.landed is None:
-                flight.landed = trio.Event()
-            await flight.landed.wait()
+            landed: Word[None] = Word()
+            flight.waiting.append(landed)
+            await landed
             if flight.fault is not None:
                 raise copy(flight.fault) from flight.fault
             if flight.results:
@@ -41,15 +40,15 @@ class Merged(Generic[K, T]):
             raise
         finally:
             del self._flights[key]
-            if flight.landed is not None:
-                flight.landed.set()
+            for landed in flight.waiting:
+                landed.say(None)
         return result
 
 
 class _Flight(Generic[T]):
-    __slots__ = ("fault", "landed", "results")
+    __slots__ = ("fault", "results", "waiting")
 
     def __init__(self) -> None:
-        self.landed: trio.Event | None = None  # made for the first who waits
+        self.waiting: list[Word[None]] = []
         self.results: list[T] = []
         self.fault: Unreachable | None = None

@@ -21,26 +21,30 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from cyfs_ns import edns
+from cyfs_ns.address import parse_address
 from cyfs_ns.blockanswer import Alias as Rewritten
 from cyfs_ns.blockanswer import answer_of, negative_soa
 from cyfs_ns.cookies import Cookies
 from cyfs_ns.errors import Misuse
-from cyfs_ns.filters import Fate, empty_reply, inspect, other_family, yielded
-from cyfs_ns.given import STEADY, Given, Label, Stand, Tell, Trail, tell_nobody
+from cyfs_ns.filters import REBIND, Fate, empty_reply, inspect, other_family, yielded
+from cyfs_ns.given import STEADY, Given, Stand, Tell, Trail, tell_nobody, told_at_most
 from cyfs_ns.hot import Admission, Hot, HotDoor
 from cyfs_ns.io.house import House
+from cyfs_ns.io.light import afterwards, in_task
 from cyfs_ns.io.lookup import MADE_LIFE, Lookup
 from cyfs_ns.io.netlink import ConntrackMarks, SetFeeder
 from cyfs_ns.io.upstreams import Forwarder
 from cyfs_ns.judgement import Action, Judgement
 from cyfs_ns.leases import Lease, lease_name, living
+from cyfs_ns.links import Home
 from cyfs_ns.lists import ListSet
-from cyfs_ns.local import Alias, LocalNames
+from cyfs_ns.local import Alias, LocalBuilder, Network
 from cyfs_ns.message import rtype_text
 from cyfs_ns.names import ip as canonical_ip
 from cyfs_ns.peer import Peer
@@ -114,17 +118,22 @@ class NameServer:
         self.answered: Answered | None = None
         self.near = CidrSet(())
         """What is on our links; who changes it makes ``hot`` forget its clients."""
+        self._homes: frozenset[Home] = frozenset()
+        self._subnets: dict[str, Network] = {}
+        """IPv4 addresses of ours with their networks."""
         self.hot = Hot({kind: HotDoor(self.admit) for kind in DOORS})
         self.house: House
-        self.local: LocalNames
+        self.local = LocalBuilder().build()
         self.policy: Policy
         self.forwarder: Forwarder
         self.clock, self.wall = clock, wall
         self._feeder, self._marks, self._note, self._mac_of = feeder, marks, note, mac_of or _nobody
         self._lookup = Lookup(cache, mark_of=self._mark_of, exists=self._exists, clock=clock)
-        self._leases: dict[str, Lease] = {}
+        self._told_leases: tuple[Lease, ...] = ()
+        self._leases: dict[str, Lease] = {}  # those of them that hold
         self._cookies = Cookies(secrets.token_bytes(16))
-        self.hot.doors["udp"].vouch = self._cookies.vouch
+        self.hot.cookies = self._cookies
+        self.hot.doors["udp"].vouch = lambda address, query: self._cookies.vouch(address, query, int(wall()))
         self._epoch = 0
         self._no_rules = False
         self._change: float | None = None
@@ -137,7 +146,7 @@ class NameServer:
         self.house, self.policy, self.forwarder = house, policy, forwarder
         self._no_rules = house.answers.idle
         self._lookup.wear(house, forwarder)
-        self.local = house.local.with_leases(self._leases.values(), self.wall())
+        self.local = house.local.with_leases(self._leases.values(), self.wall()).with_homes(self._homes)
         doors = house.config.doors
         # Only datagrams can bear a forged sender.
         limit = RateLimit(doors.rate_limit) if doors.rate_limit else None
@@ -152,11 +161,26 @@ class NameServer:
     def take_leases(self, leases: Iterable[Lease]) -> None:
         """Know these devices from now on."""
         now = self.wall()
-        before, self._leases = self._leases, living(leases, now)
+        self._told_leases = tuple(leases)
+        before, self._leases = self._leases, living(self._told_leases, now)
         if {_device(lease) for lease in before.values()} == {_device(lease) for lease in self._leases.values()}:
             return  # only renewed
-        self.local = self.house.local.with_leases(self._leases.values(), now)
+        self.local = self.local.with_leases(self._leases.values(), now)
         self.forget_ready_made()
+
+    def take_homes(self, homes: frozenset[Home]) -> None:
+        """Know these addresses of ours from now on."""
+        if homes == self._homes:
+            return
+        self._homes = homes
+        self._subnets = {
+            home.ip: ipaddress.ip_network(f"{home.ip}/{home.bits}", strict=False)
+            for home in homes
+            if ":" not in home.ip
+        }
+        self.local = self.local.with_homes(homes)
+        self._epoch += 1
+        self.hot.flush()
 
     def forget_ready_made(self) -> None:
         """Something that answers are decided by has changed: judge everybody and everything anew."""
@@ -177,19 +201,19 @@ class NameServer:
             pass
 
     def _settling(self) -> Iterator[None]:
-        """Count the hits since the last time, a few milliseconds' worth at a turn at most."""
+        """Count the hits since the last time, some microseconds' worth at a turn."""
         now = self.wall()
         for door in self.hot.doors.values():
             for address, times in door.harvest_clients().items():
                 self.statistics.hear_client(spell(address), times)
             for _, table in list(door.tables()):
-                for number, (label, times) in enumerate(table.harvest()):
+                for number, (entry, times) in enumerate(table.harvest()):
+                    name, rtype = entry.about
+                    self.statistics.hear_hits(name_text(name), rtype, str(entry.label), times, now)
+                    if entry.origin is not None:
+                        self.cache.credit(entry.origin, times)
                     if number % _AT_A_TURN == 0:
                         yield
-                    if isinstance(label, Label):
-                        self.statistics.hear_hits(label.name, label.rtype, label.source, times, now)
-                        if label.key is not None:
-                            self.cache.credit(label.key, times)
 
     # Who asks
 
@@ -201,7 +225,19 @@ class NameServer:
         view = self.view_of(ip)
         if view.spec.refuse:
             return None
-        return Admission(_view_name(view), limited=not _is_home(ip))
+        return Admission(_view_name(view), limited=not self._is_near(ip))
+
+    def _is_near(self, ip: str) -> bool:
+        """Whether nobody outside can ask in the name of a canonical address.
+
+        An IPv6 network at home is as public as any, and all its devices would share one limit.
+        """
+        place = parse_address(ip)
+        return not ipaddress.ip_address(ip.partition("%")[0]).is_global or (place is not None and self.near.has(place))
+
+    def is_client(self, ip: str) -> bool:
+        """Whether the one at a canonical address may ask at the doors, or may not by name."""
+        return self.house.may_ask(ip, self.near) or self.house.is_denied(ip)
 
     def client(self, ip: str) -> Client:
         """What is known of the client at a canonical address."""
@@ -227,16 +263,31 @@ class NameServer:
         name = query.text
         given = await self._answer(query, name, peer, view, tell_nobody)
         answer = self._dressed(query, peer, given)
-        if given.until and epoch == self._epoch and peer.door in self.hot.doors:
-            self._keep(query, name, untrusted, peer, view, given, answer)
         took = self.clock() - begun
+        afterwards(partial(self._remember, query, name, untrusted, peer, view, given, answer, took, epoch))
+        return bytes(answer)
+
+    def _remember(
+        self,
+        query: Query,
+        name: str,
+        untrusted: bytes,
+        peer: Peer,
+        view: View,
+        given: Given,
+        answer: bytearray,
+        took: float,
+        epoch: int,
+    ) -> None:
+        """What an answer leaves behind, and need not wait for; ``epoch`` is that in which it was decided."""
+        if given.until and epoch == self._epoch and peer.door in self.hot.doors:
+            self._keep(query, untrusted, peer, view, given, answer)
         heard = Heard(
             client=peer.ip, name=name, rtype=query.rtype, source=given.source, seconds=took, server=given.server
         )
         self.statistics.hear(heard, self.wall())
         if self._note is not None:
             self._note(query, peer, given, took)
-        return bytes(answer)
 
     async def answer(self, query: Query, peer: Peer, view: View, trail: Trail | None = None) -> Given:
         """The answer to a question, whoever asks and however it came."""
@@ -276,7 +327,8 @@ class NameServer:
         if isinstance(local, Reply):
             why = self.local.why(query.name, rtype)
             tell("names of the house", why)
-            return self._made(local, "local", why)
+            made = self._made(local, "local", why)
+            return self._localised(made, peer) if self.house.config.house.local.settings.localise else made
         if isinstance(local, Alias):
             tell("names of the house", f"an alias of {name_text(local.target)}")
             return await self._led_on(query, peer, view, local.answer, local.target, "local", tell, passed)
@@ -350,19 +402,25 @@ class NameServer:
         until = 0.0 if given.source == "fake-ip" else given.until
         source = given.source if given.source in ("blocked", "failed") else source
         fixed = given.fixed + len(before)
+        reply = replace(reply, ecs_scope=given.reply.ecs_scope)
         return replace(given, reply=reply, source=source, why=why or given.why, fixed=fixed, until=until)
 
     async def _asked(self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell) -> Given:
         """The answer of the cache or the upstreams, held against the rules for answers."""
         rules = self.house.answers
         given = await self._lookup.find(query, name, peer, view.spec.group, tell)
+        if _ALIAS in given.reply.body and query.rtype not in (CNAME, _ANY):
+            given = await self._chased(query, name, peer, view, given, tell, _MAX_ALIASES)
         if given.reply.counts[0] and not given.reply.rcode and not (self._no_rules and self.policy.is_silent(view)):
             spared = judgement.action is Action.ALLOW
             judge = None if spared else lambda name, rtype: self.policy.judge(view, name, rtype)
             seen = inspect(given.reply, name, rules, judge)
             if seen.fate is Fate.BLOCKED:
                 tell("answer", _spoken(seen.judgement))
-                blocked = answer_of(seen.judgement, query.question, view.spec.answer)
+                how = view.spec.answer
+                if seen.judgement.list == REBIND:
+                    how = replace(how, mode="nodata")
+                blocked = answer_of(seen.judgement, query.question, how)
                 if not isinstance(blocked, Reply):
                     raise Misuse("a block is no alias")
                 why = f"{seen.judgement.list}: {seen.judgement.rule}"
@@ -376,12 +434,42 @@ class NameServer:
             other = other_family(query.rtype, rules.family)
             if other is not None:
                 given = await self._yielded(query, name, peer, view, other, given, tell)
-        return await self._fed(query, given, tell)
+        return self._capped(await self._fed(query, given, tell))
+
+    async def _chased(
+        self, query: Query, name: str, peer: Peer, view: View, given: Given, tell: Tell, depth: int
+    ) -> Given:
+        """Aliases of others that lead to a name of the house, or end at one that other servers know: what is there.
+
+        Servers asked for a whole chain know its end, unless that lies in a domain of somebody else's.
+        """
+        told = records(given.reply, 0)
+        aliases = {owner.lower(): (owner, kind, ttl, data) for owner, kind, ttl, data in told if kind == CNAME}
+        group, at = self.house.group(name, view.spec.group), query.name
+        passed: list[Record] = []
+        while at in aliases and depth > len(passed):
+            owner, kind, ttl, data = aliases.pop(at)
+            passed.append((owner, kind, max(given.ttl_min or 0, ttl - given.age), data))
+            at = data.lower()
+            wanted = replace(query, name=at, question=at + query.question[-4:])
+            local = self.local.lookup(at, query.rtype)
+            if isinstance(local, Reply):
+                tell("names of the house", f"{wanted.text}, where an alias leads")
+                return _behind(query, passed, Given(reply=local, source=given.source), given)
+            other = self.house.servers.split.choose(wanted.text)
+            if at not in aliases and other not in (None, group) and not _has_asked(given.reply):
+                tell("upstreams", f"an alias leads to {wanted.text}, which others know")
+                rest = await self._lookup.find(wanted, wanted.text, peer, view.spec.group, tell)
+                if _ALIAS in rest.reply.body:
+                    rest = await self._chased(wanted, wanted.text, peer, view, rest, tell, depth - len(passed))
+                return _behind(query, passed, rest, given)
+        return given
 
     async def _yielded(
         self, query: Query, name: str, peer: Peer, view: View, other: int, given: Given, tell: Tell
     ) -> Given:
         wanted = replace(query, rtype=other, question=query.question[:-4] + other.to_bytes(2) + query.question[-2:])
+        await in_task()
         with trio.move_on_after(_TWIN_PATIENCE) as patience:
             twin = await self._lookup.find(wanted, name, peer, view.spec.group, tell_nobody)
         if patience.cancelled_caught:
@@ -400,22 +488,40 @@ class NameServer:
         additions = self.house.sets.additions(given.reply, given.age)
         if additions:
             tell("sets", ", ".join(dict.fromkeys(str(each.target) for each in additions)))
+            await in_task()
             await self._feeder.add(additions)
         return replace(given, until=0.0)
 
     def _made(self, reply: Reply, source: str, why: str) -> Given:
         return Given(reply=reply, source=source, why=why, fixed=STEADY, until=self.clock() + MADE_LIFE)
 
+    def _localised(self, given: Given, peer: Peer) -> Given:
+        """Of several addresses those of the network in which we were asked.
+
+        Ready-made answers do not know where that was, so there are none.
+        """
+        if given.reply.counts[0] < 2:
+            return given
+        asked = self._subnets.get(peer.local)
+        if asked is None and not peer.local:
+            client = ipaddress.ip_address(peer.ip.partition("%")[0])
+            asked = next((network for network in self._subnets.values() if client in network), None)
+        reply = given.reply if asked is None else self.local.localised(given.reply, asked)
+        return replace(given, reply=reply, until=0.0)
+
+    def _capped(self, given: Given) -> Given:
+        most = self.house.config.cache.max_client_ttl
+        # What is told in full each time is our own.
+        return given if not most or given.fixed else told_at_most(given, most, given.second or int(self.clock()))
+
     def _exists(self, name: bytes) -> bool:
         return self.local.lookup(name, _ANY) is not None
 
     def _mark_of(self, peer: Peer) -> int:
-        doors = self.house.config.doors
-        asked = {"udp": doors.plain, "tcp": doors.plain, "tls": doors.tls, "https": doors.https}.get(peer.door)
-        if self._marks is None or not self.house.config.house.sets.connmark or not asked:
+        if self._marks is None or not self.house.config.house.sets.connmark or not peer.local_port:
             return 0
-        protocol = 17 if peer.door == "udp" else 6
-        return self._marks.mark(protocol, (peer.ip, peer.port), (peer.local, asked[0][1]))
+        protocol = socket.IPPROTO_UDP if peer.door == "udp" else socket.IPPROTO_TCP
+        return self._marks.mark(protocol, (peer.ip, peer.port), (peer.local, peer.local_port))
 
     # The answer
 
@@ -427,12 +533,11 @@ class NameServer:
             cookie=self._cookies.answer(told, _address_bytes(peer.ip), int(self.wall())) if told is not None else b"",
             pad=peer.door in ("tls", "https"),
             keepalive=_KEEPALIVE if peer.door in ("tcp", "tls") else None,
+            ecs=self.house.config.house.subnet.mode != "strip",
         )
         return render(given.reply, query, shape, given.age, ttl_min=given.ttl_min)
 
-    def _keep(
-        self, query: Query, name: str, untrusted: bytes, peer: Peer, view: View, given: Given, answer: bytearray
-    ) -> None:
+    def _keep(self, query: Query, untrusted: bytes, peer: Peer, view: View, given: Given, answer: bytearray) -> None:
         second = given.second or int(self.clock())
         if given.until > second + 1:
             self.hot.put(
@@ -444,7 +549,8 @@ class NameServer:
                 given.reply,
                 second=second,
                 until=int(given.until),
-                label=Label(name, query.rtype, given.source if given.source in _MADE_HERE else "hot", given.key),
+                label=given.source if given.source in _MADE_HERE else "hot",
+                origin=self.cache.origin(given.key) if given.key is not None else None,
                 fixed=given.fixed,
             )
 
@@ -461,25 +567,44 @@ class NameServer:
         lag = self.wall() - self.clock()
         while True:
             await trio.sleep(1)
-            for _ in self._settling():
+            # What the door had no time for in the last second.
+            for _ in self.hot.chores:
                 await trio.lowlevel.checkpoint()
+            self.hot.chores = self._settling()
             now = self.wall()
             drifted = now - self.clock() - lag
             lag += drifted
-            if abs(drifted) > _JUMP or (self._change is not None and now >= self._change):
+            jumped = abs(drifted) > _JUMP
+            if jumped or (self._change is not None and now >= self._change):
                 self.forget_ready_made()
-            if any(lease.expires <= now for lease in self._leases.values()):
-                self.take_leases([*self._leases.values()])
+            # A clock that is set right brings leases back, too.
+            if jumped or any(lease.expires <= now for lease in self._leases.values()):
+                self.take_leases(self._told_leases)
 
 
-_AT_A_TURN = 64
-"""Hits counted before questions get their turn again."""
+_AT_A_TURN = 4
+"""Answers whose hits are counted before questions get their turn again."""
+_ALIAS = CNAME.to_bytes(2) + _IN.to_bytes(2)
+"""What is in every answer with an alias, and hardly in another."""
 _MADE_HERE = frozenset({"blocked", "rewritten", "local", "fake-ip"})
 _DECIDED = (Action.BLOCK, Action.REFUSE, Action.REWRITE)
 
 
+def _behind(query: Query, aliases: Sequence[Record], rest: Given, given: Given) -> Given:
+    """The rest of a chain behind the aliases that lead there; two decide how long it holds: it is made each time."""
+    answer, authority = (
+        [(owner, kind, max(rest.ttl_min or 0, ttl - rest.age), data) for owner, kind, ttl, data in told]
+        for told in (records(rest.reply, 0), records(rest.reply, 1))
+    )
+    reply = make_reply(
+        query.question, rcode=rest.reply.rcode, answer=[*aliases, *answer], authority=authority, ede=rest.reply.ede
+    )
+    return Given(reply=reply, source=given.source, why=given.why, server=given.server)
+
+
 def _instead(given: Given, reply: Reply, source: str, why: str = "") -> Given:
     """An answer of our own for as long as that of others would have been told."""
+    reply = replace(reply, ecs_scope=given.reply.ecs_scope)
     return Given(
         reply=reply, source=source, why=why or given.why, fixed=STEADY, until=given.until, key=given.key,
         server=given.server,
@@ -546,7 +671,3 @@ def spell(address: bytes) -> str:
 
 def _address_bytes(ip: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip.partition("%")[0])
-
-
-def _is_home(ip: str) -> bool:
-    return not ipaddress.ip_address(ip.partition("%")[0]).is_global

@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import socket
+import time
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -17,6 +18,22 @@ _GARBAGE_THRESHOLD = 20_000
 _PAGE = resource.getpagesize()
 
 _log = logging.getLogger("cyfs.process")
+
+
+class Begun:
+    """The moment it was made, told by the wall clock of now: one that was set right meanwhile tells it right."""
+
+    def __init__(self) -> None:
+        self._ticks = time.monotonic()
+        self._told = time.time()
+
+    @property
+    def at(self) -> float:
+        """Unix time; always the same unless the clock was set."""
+        now = time.time() - (time.monotonic() - self._ticks)
+        if abs(now - self._told) >= 1.0:
+            self._told = now
+        return self._told
 
 
 def settle_in() -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -25,8 +25,8 @@ from cyfs_ns.io.control.conversation import Site
 from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_tcp, open_unix, serve_entrances
 from cyfs_ns.io.control.nameserver import Served, metrics_route, routes
 from cyfs_ns.io.home import HomeLock
-from cyfs_ns.io.process import settle_in
-from cyfs_ns.io.serving import Serving, StagedHouse
+from cyfs_ns.io.process import Begun, settle_in
+from cyfs_ns.io.serving import Serving, StagedHouse, Surroundings
 
 SOCKET = "control.sock"
 """The control API, in the home directory."""
@@ -37,6 +37,7 @@ _log = logging.getLogger("cyfs.dns")
 async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
     """Serve until SIGTERM or SIGINT.  Returns the exit code; faults of the start go to the log."""
     settle_in()
+    begun = Begun()
     entrances: list[Entrance] = []
     watched: list[Entrance] = []
     lock: HomeLock | None = None
@@ -55,7 +56,7 @@ async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], No
         async with trio.open_nursery() as nursery:
             await nursery.start(life.heed_signals)
             life.serving.begin(nursery, staged)
-            served = Served(life.serving, time.time(), life.reload)
+            served = Served(life.serving, lambda: begun.at, life.reload)
             nursery.start_soon(serve_entrances, Site(served, Router(routes(lambda served: served))), entrances)
             nursery.start_soon(serve_entrances, Site(served, Router([metrics_route()])), watched)
             _log.info("ready", extra={"control": str(socket), "pid": os.getpid()})
@@ -74,7 +75,7 @@ async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], No
 
 def _fixed(config: DnsConfig) -> tuple[object, ...]:
     """What a running server cannot change."""
-    return config.cache.max_bytes, config.cache.persist, config.metrics
+    return replace(config.cache, stale_wait=0.0, prefetch=False, max_client_ttl=0), config.metrics
 
 
 class _Life:
@@ -92,7 +93,7 @@ class _Life:
         self._tell(loaded.faults)
         if loaded.dns is None:
             raise ConfigFault("the configuration cannot be used; nothing was started")
-        self.serving = Serving(self._home, loaded.dns)
+        self.serving = Serving(self._home, loaded.dns, Surroundings(identity=loaded.identity))
         return await self.serving.stage(loaded.dns, loaded.hosts, self.serving.around)
 
     async def reload(self) -> tuple[Fault, ...]:
@@ -102,23 +103,30 @@ class _Life:
             if loaded.dns is None:
                 raise ConfigFault("; ".join(str(fault) for fault in loaded.faults if fault.severity == "error"))
             before = _fixed(self.serving.config)
-            await self.serving.change(loaded.dns, loaded.hosts)
+            around = replace(self.serving.around, identity=loaded.identity)
+            await self.serving.change(loaded.dns, loaded.hosts, around)
             if before != _fixed(loaded.dns):
-                _log.warning("cache.max-size, cache.persist and metrics-listen change with the next start")
+                _log.warning("metrics-listen and most of cache change with the next start")
             _log.info("reloaded")
             return loaded.faults
 
     async def heed_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             task_status.started()
-            async for number in received:
-                if number != signal.SIGHUP:
-                    self.ended.set()
-                    return
-                try:
-                    self._tell(await self.reload())
-                except ConfigFault as fault:
-                    _log.error("%s; what was there stays", fault)
+            async with trio.open_nursery() as reloads:
+                async for number in received:
+                    if number != signal.SIGHUP:
+                        # A reload under way may wait for lists to be built; the end does not.
+                        self.ended.set()
+                        reloads.cancel_scope.cancel()
+                    elif len(reloads.child_tasks) < 2:  # one that waits for its turn will read what is new now
+                        reloads.start_soon(self._reload)
+
+    async def _reload(self) -> None:
+        try:
+            self._tell(await self.reload())
+        except ConfigFault as fault:
+            _log.error("%s; what was there stays", fault)
 
     def _tell(self, faults: Iterable[Fault]) -> None:
         for fault in faults:

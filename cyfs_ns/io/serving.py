@@ -12,46 +12,42 @@ State under ``home``: ``cache`` (answers), ``fake-ip.*`` (a journal for each pai
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from cyfs_ns.config.dns import DnsConfig, DoorsConfig
+from cyfs_ns.config.dns import DnsConfig
+from cyfs_ns.config.identity import IdentityConfig
+from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.errors import BadWire, ConfigFault
-from cyfs_ns.given import Given, Label
+from cyfs_ns.given import Given
 from cyfs_ns.hot import Hot, HotClient, HotEntry
 from cyfs_ns.io.atomic import write_atomic
 from cyfs_ns.io.cachefile import CacheFile
 from cyfs_ns.io.datagram import OpenDatagrams
-from cyfs_ns.io.datagrams import open_udp
-from cyfs_ns.io.dial import Dial, interface_index, is_interface, plain_dial
+from cyfs_ns.io.dial import Dial, plain_dial
+from cyfs_ns.io.doors import Doors, Fresh
 from cyfs_ns.io.fakenames import FakeIps
 from cyfs_ns.io.house import House, build_house, networks_set, read_lease_files
 from cyfs_ns.io.http import Response, Sink, fetch
-from cyfs_ns.io.https import ALPN, https_door
 from cyfs_ns.io.linkwatch import LinkWatch
 from cyfs_ns.io.listbuild import ListKeeper, ListSpec
 from cyfs_ns.io.nameserver import NameServer, spell
 from cyfs_ns.io.netlink import ConntrackMarks, SetFeeder
 from cyfs_ns.io.resolver import Resolver
 from cyfs_ns.io.ring import Ring
-from cyfs_ns.io.selfsigned import ensure_certificate
-from cyfs_ns.io.servertls import ServerTls
 from cyfs_ns.io.sources import is_local
-from cyfs_ns.io.streams import StreamDoor, StreamHall, StreamLimits, listen_tcp, serve_door, tcp_door, tls_door
+from cyfs_ns.io.streams import StreamHall, StreamLimits
 from cyfs_ns.io.texts import lease_paths
-from cyfs_ns.io.udp import serve_udp
 from cyfs_ns.io.watch import watch_files
-from cyfs_ns.io.workers import Crew, WorkerSocket
 from cyfs_ns.leases import Lease
-from cyfs_ns.links import AddressAppeared, Change, NeighbourLearned, WayFound, WayLost
+from cyfs_ns.links import Change, NeighbourLearned, WayFound, WayLost
 from cyfs_ns.lists import ListSet
 from cyfs_ns.loops import own_doors
 from cyfs_ns.message import rcode_text, rtype_text
@@ -63,10 +59,14 @@ from cyfs_ns.reply import records
 from cyfs_ns.splitdns import GeoIp, Sets
 from cyfs_ns.store import AnswerCache
 from cyfs_ns.upstream import Upstream
+from cyfs_ns.wire import name_text
 
-_SAVE_SECONDS = 60.0
+if TYPE_CHECKING:
+    from cyfs_ns.io.trusted.resolver import TrustedNames
+    from cyfs_ns.io.trusted.service import DidService
+
 _SYNC_SECONDS = 20.0
-_AGAIN_SECONDS = 1.0
+_DRAIN_SECONDS = 3600.0  # fake addresses are known after they were given up: programs keep them beyond their TTL
 _LOG_SECONDS = 1.0
 _LUMP_SECONDS = 10.0  # a killed process loses the log of no more than these
 _STATISTICS_SECONDS = 600.0
@@ -75,18 +75,6 @@ _LOG_BUDGET = 2000  # lines a second: above it equal questions are one line, and
 T = TypeVar("T")
 
 _log = logging.getLogger("cyfs.dns")
-
-
-class DoorKey(NamedTuple):
-    """One socket that questions come in by; what is equal stays open over a change of configuration."""
-
-    kind: str
-    """``udp``, ``tcp``, ``tls``, ``https``, ``http``, or ``crew``: the UDP sockets of all worker processes."""
-    host: str
-    port: int
-    interface: str
-    secured: str
-    """What it needs beside a place: files of the certificate, trusted proxies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,24 +92,10 @@ class Surroundings:
     geoip: GeoIp | None = None
     names: Callable[[str], Sequence[str]] | None = None
     """Addresses of names that services of the house have registered; empty for those of others."""
-
-
-def wanted_doors(doors: DoorsConfig) -> tuple[DoorKey, ...]:
-    """The sockets a configuration asks for."""
-    found: list[DoorKey] = []
-    crowd: list[DoorKey] = []
-    for interface in doors.interfaces or ("",):
-        for host, port in doors.plain:
-            crowd += [DoorKey("udp", each, port, interface, "") for each in _both(host)]
-            found.append(DoorKey("tcp", host or "::", port, interface, ""))
-        secured = repr((doors.certificate, doors.key, doors.names, doors.trusted_proxies))
-        for kind, places in (("tls", doors.tls), ("https", doors.https), ("http", doors.http)):
-            found += [DoorKey(kind, host or "::", port, interface, secured) for host, port in places]
-    if doors.workers and crowd:
-        found.append(DoorKey("crew", "", 0, "", repr((doors.workers, crowd))))
-    else:
-        found += crowd
-    return tuple(dict.fromkeys(found))
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
+    """Whom to ask who somebody is."""
+    identity_home: Path | None = None
+    """Where pins, keys and documents are; None: in the server's own home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +109,7 @@ class StagedHouse:
     keeper: ListKeeper
     fake: FakeIps | None
     leases: list[Lease]
-    fresh: dict[DoorKey, Made]
-    """Doors that were missing, bound."""
-
-
-Made: TypeAlias = "socket.socket | StreamDoor | list[list[WorkerSocket]]"
-"""What a :class:`DoorKey` becomes; the last is the sockets of each worker process."""
-
-
-class _Door(NamedTuple):
-    """A door of the house that is worn, open or not."""
-
-    scope: trio.CancelScope
-    ifindex: int
-    """Of the interface it is bound to; 0: to none, or closed until there is one of that name."""
+    fresh: Fresh
 
 
 class _Clocked:
@@ -175,6 +136,8 @@ class Serving:
             max_ttl=cache.max_ttl,
             max_negative=cache.max_negative,
             max_stale=cache.max_stale,
+            failure_ttl=cache.failure_ttl,
+            max_failure_ttl=cache.max_failure_ttl,
         )
         self._cache_file = CacheFile(self.cache, home / "cache") if cache.persist else None
         self._links = _or_none(LinkWatch, "links")
@@ -189,12 +152,16 @@ class Serving:
         self.ring: Ring | None = None
         self.lists: ListKeeper | None = None
         self.fake: FakeIps | None = None
+        self._former: list[tuple[FakeIps, float]] = []
+        """Mappings that were switched off, and until when they are known, the youngest last."""
         self.config = config
         self._hosts: Mapping[str, tuple[str, ...]] = {}
         self._resolver: Resolver | None = None
-        self._hall = StreamHall(_Clocked(self.server.hot), self.server.serve, StreamLimits())
-        self._open: dict[DoorKey, _Door] = {}
-        self._opening = trio.Lock()
+        self._trusted: TrustedNames | None = None
+        self._did_service: DidService | None = None
+        hall = StreamHall(_Clocked(self.server.hot), self.server.serve, StreamLimits())
+        hall.pages = self.show_page
+        self.doors = Doors(home, hall, self.server.hot, self.server.serve)
         self._nursery: trio.Nursery
         self._following: trio.CancelScope | None = None
         self._lines = 0
@@ -217,10 +184,11 @@ class Serving:
     def begin(self, nursery: trio.Nursery, staged: StagedHouse) -> None:
         """Serve by what was staged, in tasks of ``nursery``; once in a life."""
         self._nursery = nursery
+        self.doors.open_in(nursery)
         self.commit(staged)
         nursery.start_soon(self.server.live)
         if self._cache_file is not None:
-            nursery.start_soon(self._cache_file.keep, _SAVE_SECONDS)
+            nursery.start_soon(self._cache_file.keep, self.config.cache.save_interval)
         if self._links is not None:
             nursery.start_soon(self._follow_links, self._links)
         if self._feeder is not None:
@@ -229,9 +197,11 @@ class Serving:
         nursery.start_soon(self._keep_statistics)
         nursery.start_soon(self._sync_fake)
 
-    async def change(self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]]) -> None:
+    async def change(
+        self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], around: Surroundings | None = None
+    ) -> None:
         """Serve by this configuration from now on, or raise ``ConfigFault`` and go on as before."""
-        self.commit(await self.stage(config, hosts, self.around))
+        self.commit(await self.stage(config, hosts, around or self.around))
 
     async def stage(self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], around: Surroundings) -> StagedHouse:
         """Make everything ready for :meth:`commit`, or for :meth:`abandon`.  Raises ``ConfigFault``."""
@@ -249,10 +219,9 @@ class Serving:
         fake: FakeIps | None = None
         try:
             keeper = await self._keeper(config, around)
-            fake = await trio.to_thread.run_sync(self._fake_for, config, around)
+            fake = await trio.to_thread.run_sync(self._fake_for, config, around, self._former_fakes())
             leases = await trio.to_thread.run_sync(read_lease_files, house.lease_files)
-            missing = [key for key in wanted_doors(config.doors) if key not in self._open]
-            fresh = await trio.to_thread.run_sync(self._bind, config.doors, missing)
+            fresh = await self.doors.stage(config.doors)
         except BaseException:
             self._let_go(resolver, fake)
             raise
@@ -260,13 +229,12 @@ class Serving:
 
     def abandon(self, staged: StagedHouse) -> None:
         """Take back what :meth:`stage` did."""
-        for made in staged.fresh.values():
-            _close(made)
+        self.doors.abandon(staged.fresh)
         self._let_go(staged.resolver, staged.fake)
 
     def _let_go(self, resolver: Resolver, fake: FakeIps | None) -> None:
         resolver.close()
-        if fake is not None and not fake.shares_with(self.fake):
+        if fake is not None and not any(fake.shares_with(each) for each in self._former_fakes()):
             fake.close()
 
     def commit(self, staged: StagedHouse) -> None:
@@ -276,16 +244,16 @@ class Serving:
         self.server.wear(house, staged.resolver.forwarder, staged.keeper.lists)
         self.server.take_leases(staged.leases)
         before, self._resolver = self._resolver, staged.resolver
+        if self.around != staged.around:
+            self._trusted = self._did_service = None
         self.config, self._hosts, self.lists, self.around = config, staged.hosts, staged.keeper, staged.around
         if self.fake is not None and not self.fake.shares_with(staged.fake):
-            self.fake.close()
+            self._former.append((self.fake, time.monotonic() + _DRAIN_SECONDS))
+        if staged.fake is not None:
+            self._former = [each for each in self._former if not staged.fake.shares_with(each[0])]
         self.fake = self.server.fake = staged.fake
         self.server.registered = staged.around.names
-        wanted = wanted_doors(config.doors)
-        for key in [key for key in self._open if key not in wanted]:
-            self._open.pop(key).scope.cancel()
-        for key in [key for key in wanted if key not in self._open]:
-            self._put_up(key, staged.fresh.get(key))
+        self.doors.commit(config.doors, staged.fresh)
         self._begin_log(config)
         if self._following is not None:
             self._following.cancel()
@@ -295,9 +263,70 @@ class Serving:
             before.close()
 
     @property
-    def doors(self) -> tuple[DoorKey, ...]:
-        """The sockets that are open."""
-        return tuple(key for key, door in self._open.items() if door.ifindex or not key.interface)
+    def trusted(self) -> TrustedNames:
+        """Who knows who somebody is: by the names of this house, then by its servers and dialers.
+
+        Made when it is needed first.  Raises ``ConfigFault`` for Ethereum nodes that cannot make a quorum.
+        """
+        if self._trusted is None:
+            # Megabytes that a name server needs only once somebody's identity is asked for.
+            from cyfs_ns.io.trusted.build import build_trusted, local_addresses, local_first
+
+            around = self.around
+            self._trusted = build_trusted(
+                around.identity,
+                around.identity_home or self.home,
+                records=local_first(lambda: self.server.local, self._resolver_now, around.identity.validators),
+                addresses=local_addresses(lambda: self.server.local, self._resolver_now),
+                dial=around.download or plain_dial(mark=around.mark, interface=around.interface),
+            )
+        return self._trusted
+
+    async def show_page(self, wanted: PageWanted, peer: Peer | None = None) -> Page | None:
+        """The page about an identity that ``peer`` asks for, or, without one, the owner of this machine."""
+        if peer is not None and (self.around.identity.serve == "off" or self.server.house.is_denied(peer.ip)):
+            return None
+        if self._did_service is None:
+            from cyfs_ns.io.trusted.service import DidService
+
+            around = self.around
+            home, identity = around.identity_home or self.home, around.identity
+            self._did_service = DidService(self.trusted, home, serve=identity.serve, bridges=identity.bridges)
+        return await self._did_service.page(wanted, owner=peer is None)
+
+    def _resolver_now(self) -> Resolver:
+        assert self._resolver is not None, "a server that never wore a configuration"
+        return self._resolver
+
+    def name_behind(self, address: str) -> str | None:
+        """The name a fake address stands for, empty if that is not known; ``None``: it is no fake address.
+
+        Those of ranges that were given up count for a while, if they were told.
+        """
+        if self.fake is not None and self.fake.is_fake(address):
+            return self.fake.name(address)
+        if self._former:
+            return next((name for fake in self._drained() if (name := fake.known(address))), None)
+        return None
+
+    def is_fake(self, address: str) -> bool:
+        """Whether an address is one that stands for a name."""
+        return (self.fake is not None and self.fake.is_fake(address)) or bool(
+            self._former and any(fake.known(address) for fake in self._drained())
+        )
+
+    def flush_fake(self) -> int:
+        """Forget which names fake addresses stand for; how many of those that are told."""
+        self._former.clear()
+        self.server.hot.flush()
+        return 0 if self.fake is None else self.fake.flush()
+
+    def _drained(self) -> list[FakeIps]:
+        """Mappings that nobody is told of any more, the youngest first."""
+        now = time.monotonic()
+        while self._former and self._former[0][1] <= now:
+            self._former.pop(0)[0].close()
+        return [fake for fake, _ in reversed(self._former)]
 
     async def refresh_lists(self, names: Collection[str] | None = None) -> bool:
         """Look for these lists now, or for all; whether anything changed."""
@@ -361,76 +390,16 @@ class Serving:
 
         return dial
 
-    def _fake_for(self, config: DnsConfig, around: Surroundings) -> FakeIps | None:
+    def _former_fakes(self) -> list[FakeIps]:
+        return [*([self.fake] if self.fake is not None else []), *self._drained()]
+
+    def _fake_for(self, config: DnsConfig, around: Surroundings, former: Sequence[FakeIps]) -> FakeIps | None:
         if config.enhanced_mode != "fake-ip" or not config.enable:
             return None
-        if self.fake is not None and self.fake.fits(config):
-            return self.fake.with_filter(config, around.sets)
-        return FakeIps.open(self.home, config, around.sets)
-
-    # Doors
-
-    def _bind(self, doors: DoorsConfig, keys: Iterable[DoorKey]) -> dict[DoorKey, Made]:
-        made: dict[DoorKey, Made] = {}
-        try:
-            for key in keys:
-                if key.interface and not is_interface(key.interface):
-                    _log.warning("%s port %d opens when there is an interface %s", key.kind, key.port, key.interface)
-                else:
-                    made[key] = self._bound(doors, key)
-        except (OSError, ValueError) as fault:
-            for door in made.values():
-                _close(door)
-            place = f"[{key.host}]:{key.port}" if ":" in key.host else f"{key.host}:{key.port}"
-            on = f" on {key.interface}" if key.interface else ""
-            why = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
-            if key.kind == "crew":
-                raise ConfigFault(f"the workers cannot listen: {why}; from none to some needs a restart") from fault
-            raise ConfigFault(f"cannot listen at {key.kind} {place}{on}: {why}") from fault
-        return made
-
-    def _bound(self, doors: DoorsConfig, key: DoorKey) -> Made:
-        if key.kind == "crew":
-            return _crew_sockets(doors)
-        if key.kind == "udp":
-            return open_udp(key.host, key.port, interface=key.interface)
-        limits = self._hall.limits
-        tls = self._tls(doors, key.kind) if key.kind in ("tls", "https") else None
-        listener = listen_tcp(key.host, key.port, interface=key.interface)
-        if key.kind == "tcp":
-            return tcp_door(listener, limits, key.interface)
-        if key.kind == "tls" and tls is not None:
-            return tls_door(listener, limits, tls, key.interface)
-        return https_door(listener, limits, tls, interface=key.interface, proxies=doors.trusted_proxies)
-
-    def _tls(self, doors: DoorsConfig, kind: str) -> ServerTls:
-        alpn = ALPN if kind == "https" else ("dot",)
-        if doors.certificate:
-            return ServerTls(Path(doors.certificate), Path(doors.key or doors.certificate), alpn)
-        names = [
-            *doors.names,
-            *(host for host, _ in (*doors.tls, *doors.https) if host),
-            "localhost",
-            "127.0.0.1",
-            "::1",
-        ]
-        path = ensure_certificate(self.home / "doors.pem", names)
-        return ServerTls(path, path, alpn)
-
-    async def _serve(self, key: DoorKey, made: Made, scope: trio.CancelScope) -> None:
-        with scope:
-            try:
-                if isinstance(made, list):
-                    await Crew(self.server.hot, self.server.serve).run(made)
-                elif isinstance(made, socket.socket):
-                    await serve_udp(made, self.server.hot, self.server.serve, interface=key.interface)
-                else:
-                    await serve_door(self._hall, made)
-            except Exception:
-                # A fault of ours must not take the house down with one of its doors.
-                _log.exception("the door %s failed in a way nobody foresaw; it opens again", key.kind)
-                await trio.sleep(_AGAIN_SECONDS)
-                self._nursery.start_soon(self._open_again, key)
+        known = next((fake for fake in former if fake.fits(config)), None)
+        if known is not None:
+            return known.with_filter(config, around.sets)
+        return FakeIps.open(self.home, config, around.sets, before=former)
 
     # What goes on beside
 
@@ -468,6 +437,7 @@ class Serving:
 
     def _look_around(self, links: LinkWatch) -> None:
         self.server.near = networks_set(links.picture.networks)
+        self.server.take_homes(links.picture.homes)
         self.server.hot.forget_clients()
 
     def _links_changed(self, changes: tuple[Change, ...]) -> None:
@@ -487,35 +457,7 @@ class Serving:
             self.cache.forgive(time.monotonic())
         if self._links is not None and len(learned) < len(changes):
             self._look_around(self._links)
-        back = {change.interface for change in changes if isinstance(change, AddressAppeared)}
-        for key in [key for key in self._open if key.interface in back]:
-            self._nursery.start_soon(self._open_again, key)
-
-    def _put_up(self, key: DoorKey, made: Made | None) -> None:
-        door = self._open[key] = _Door(trio.CancelScope(), interface_index(key.interface) if made is not None else 0)
-        if made is not None:
-            self._nursery.start_soon(self._serve, key, made, door.scope)
-
-    async def _open_again(self, key: DoorKey) -> None:
-        """Bind anew: the interface is new or another one under its old name, or the door had failed."""
-        async with self._opening:
-            before = self._open.get(key)
-            if before is None or (key.interface and before.ifindex == interface_index(key.interface)):
-                return
-            before.scope.cancel()
-            self._put_up(key, None)
-            closed = self._open[key]
-            await trio.lowlevel.checkpoint()
-            try:
-                made = await trio.to_thread.run_sync(self._bind, self.config.doors, [key])
-            except ConfigFault as fault:
-                _log.warning("%s", fault)
-                return
-            if key in made and self._open.get(key) is closed:
-                self._put_up(key, made[key])
-            else:
-                for one in made.values():
-                    _close(one)
+        self.doors.heed(changes)
 
     async def _sync_fake(self) -> None:
         while True:
@@ -599,20 +541,19 @@ class Serving:
             seen, door.journal = door.journal, []
             counted: Counter[tuple[HotClient, HotEntry]] = Counter(seen)
             for (client, entry), times in counted.items():
-                if isinstance(entry.label, Label):
-                    label = entry.label
-                    self._add_line(
-                        LogEntry(
-                            at=now,
-                            client=spell(client.address),
-                            name=label.name,
-                            rtype=rtype_text(label.rtype),
-                            door=kind,
-                            source=label.source,
-                            rcode=rcode_text(entry.tail[1] & 0xF),
-                            times=times,
-                        )
+                name, rtype = entry.about
+                self._add_line(
+                    LogEntry(
+                        at=now,
+                        client=spell(client.address),
+                        name=name_text(name),
+                        rtype=rtype_text(rtype),
+                        door=kind,
+                        source=str(entry.label),
+                        rcode=rcode_text(entry.tail[1] & 0xF),
+                        times=times,
                     )
+                )
 
 
 def _write_quietly(path: Path, data: bytes) -> None:
@@ -621,32 +562,6 @@ def _write_quietly(path: Path, data: bytes) -> None:
         write_atomic(path, data)
     except OSError as fault:
         _log.warning("%s cannot be written: %s", path, fault.strerror or fault)
-
-
-def _close(made: Made) -> None:
-    if isinstance(made, list):
-        for own in made:
-            for each in own:
-                each.sock.close()
-    else:
-        (made if isinstance(made, socket.socket) else made.listener).close()
-
-
-def _crew_sockets(doors: DoorsConfig) -> list[list[WorkerSocket]]:
-    """The sockets of every worker.  Raises ``OSError``."""
-    made: list[list[WorkerSocket]] = []
-    try:
-        for _ in range(doors.workers):
-            made.append([])
-            for interface in doors.interfaces or ("",):
-                for host, port in doors.plain:
-                    for each in _both(host):
-                        sock = open_udp(each, port, interface=interface, reuse_port=True)
-                        made[-1].append(WorkerSocket(sock, interface))
-    except BaseException:
-        _close(made)
-        raise
-    return made
 
 
 def _resolver_for(house: House, around: Surroundings) -> Resolver:
@@ -668,10 +583,6 @@ def _resolver_for(house: House, around: Surroundings) -> Resolver:
         resolv_conf_path=house.config.resolv_file or "/etc/resolv.conf",
         is_own=is_own,
     )
-
-
-def _both(host: str) -> tuple[str, ...]:
-    return ("0.0.0.0", "::") if host in ("", "::") else (host,)
 
 
 def _or_none(make: Callable[[], T], what: str) -> T | None:

@@ -18,18 +18,20 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TypeVar
 
 import trio
 
-from cyfs_ns.conversation import Conversation, Hot, Serve, Token
+from cyfs_ns.conversation import Conversation, Hot, PageWanted, Serve, ShowPage, Token
 from cyfs_ns.crowd import Crowd, client_prefix
 from cyfs_ns.dnsframes import DnsFrames
 from cyfs_ns.doh import forwarded_client
 from cyfs_ns.errors import BadWire
+from cyfs_ns.io.datagrams import IP_FREEBIND
 from cyfs_ns.io.servertls import ServerTls
 from cyfs_ns.peer import Peer
 
@@ -42,10 +44,13 @@ _PUSH = 64 * 1024
 _MOST_UNSENT = 512 * 1024
 """Bytes a client may leave lying with us; who asks faster than it reads is cut off."""
 _LAST_READS = 4
+_LAST_QUIET = 1.0
 _ACCEPTS = 64
 _BACKLOG = 1024
 _LOOK = 1.0
 _NO_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+T = TypeVar("T")
 
 _log = logging.getLogger("cyfs.ns.streams")
 
@@ -132,6 +137,8 @@ class StreamHall:
 
     def __init__(self, hot: Hot, serve: Serve, limits: StreamLimits = StreamLimits()) -> None:
         self.hot, self.serve, self.limits = hot, serve, limits
+        self.pages: ShowPage | None = None
+        """What the doors for HTTP show beside DNS."""
         self.crowd: Crowd[_Connection] = Crowd(limits.connections, limits.of_one_client, _Connection.is_idle)
         self.in_work = 0
         """Queries that are being thought about."""
@@ -177,10 +184,12 @@ def tls_door(listener: socket.socket, limits: StreamLimits, tls: ServerTls, inte
     )
 
 
-def listen_tcp(host: str, port: int, *, interface: str = "", shared: bool = False) -> socket.socket:
+def listen_tcp(
+    host: str, port: int, *, interface: str = "", shared: bool = False, early: bool = False
+) -> socket.socket:
     """A listening socket on a numeric address; ``::`` hears IPv4 too.
 
-    ``shared``: other processes of ours listen at the same place.
+    ``shared``: others of ours listen at the same port.  ``early``: the address need not be there yet.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -189,6 +198,8 @@ def listen_tcp(host: str, port: int, *, interface: str = "", shared: bool = Fals
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if early:
+            sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         if interface:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         if family == socket.AF_INET6:
@@ -202,17 +213,29 @@ def listen_tcp(host: str, port: int, *, interface: str = "", shared: bool = Fals
 
 
 async def serve_door(
-    hall: StreamHall, door: StreamDoor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    hall: StreamHall,
+    door: StreamDoor,
+    *,
+    coming: trio.CancelScope | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer whoever connects, until cancelled; the listener is closed then, and connections are cut."""
+    """Answer whoever connects, until cancelled; the listener is closed then, and connections are cut.
+
+    ``coming`` is entered around what lets clients in: cancelled by itself, it lets in those who wait already, and this
+    ends when all of them have been quiet for a moment.
+    """
     shell = _Shell(hall, door)
     with door.listener:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(shell.keep_time)
+        async with trio.open_nursery() as beside:
+            beside.start_soon(shell.keep_time)
             if door.tls is not None:
-                nursery.start_soon(door.tls.watch)
-            task_status.started()
-            await shell.accept(nursery)
+                beside.start_soon(door.tls.watch)
+            async with trio.open_nursery() as guests:
+                task_status.started()
+                with coming or trio.CancelScope():
+                    await shell.accept(guests)
+                shell.let_in_last(guests)
+            beside.cancel_scope.cancel()
 
 
 class _Shell:
@@ -221,8 +244,21 @@ class _Shell:
         self._answer, self._serve, self._crowd = hall.hot.answer, hall.serve, hall.crowd
         self._name = door.name
         self._mine: set[_Connection] = set()
+        self._leaving = False
 
     # Coming and going
+
+    def let_in_last(self, nursery: trio.Nursery) -> None:
+        """Who has connected already, and nobody after them."""
+        self._leaving = True
+        for _ in range(_BACKLOG):
+            try:
+                self._admit(*self._door.listener.accept(), nursery)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue
+        self._door.listener.close()
 
     async def accept(self, nursery: trio.Nursery) -> None:
         listener = self._door.listener
@@ -247,11 +283,12 @@ class _Shell:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            address, local = _canonical(place[0]), _canonical(sock.getsockname()[0])
+            own = sock.getsockname()
+            address, local = _canonical(place[0]), _canonical(own[0])
         except OSError:  # reset while it waited
             sock.close()
             return
-        peer = Peer(str(address), place[1], self._name, str(local), self._door.interface)
+        peer = Peer(str(address), place[1], self._name, str(local), self._door.interface, own[1])
         connection = _Connection(sock, peer, address, trio.current_time())
         connection.trusted = any(address in network for network in self._door.proxies)
         admitted, leaver = self._crowd.admit(connection, client_prefix(address.packed))
@@ -309,6 +346,8 @@ class _Shell:
             await trio.sleep(min(_LOOK, limits.partial / 4))
             now = trio.current_time()
             idle = self._crowd.patience(self._door.idle if self._door.idle is not None else limits.idle)
+            if self._leaving:
+                idle = min(idle, _LAST_QUIET)
             for connection in list(self._mine):
                 if connection.unsent:
                     if now - connection.sent_at > limits.partial:
@@ -425,12 +464,15 @@ class _Shell:
                     break
                 progress = True
                 for token, query, forwarded in asked:
+                    if isinstance(query, PageWanted):
+                        self._start(connection, self._show, token, query, connection.peer)
+                        continue
                     if forwarded and connection.trusted:
                         self._answer_forwarded(connection, token, query, forwarded)
                         continue
                     reply = answer(packed, query, name)
                     if reply is None:
-                        self._start(connection, token, query, connection.peer)
+                        self._start(connection, self._think, token, query, connection.peer)
                     else:
                         waiting += len(reply)
                         talk.answer(token, reply or None)
@@ -455,15 +497,22 @@ class _Shell:
             peer, packed = Peer(client, 0, peer.door, peer.local, peer.interface), ip_address(client).packed
         reply = self._answer(packed, query, self._name)
         if reply is None:
-            self._start(connection, token, query, peer)
+            self._start(connection, self._think, token, query, peer)
         elif connection.talk is not None:
             connection.talk.answer(token, reply or None)
 
-    def _start(self, connection: _Connection, token: Token, query: bytes, peer: Peer) -> None:
+    def _start(
+        self,
+        connection: _Connection,
+        work: Callable[[_Connection, Token, T, Peer], Awaitable[None]],
+        token: Token,
+        wanted: T,
+        peer: Peer,
+    ) -> None:
         assert connection.nursery is not None
         connection.in_work += 1
         self._hall.in_work += 1
-        connection.nursery.start_soon(self._think, connection, token, query, peer)
+        connection.nursery.start_soon(work, connection, token, wanted, peer)
 
     async def _think(self, connection: _Connection, token: Token, query: bytes, peer: Peer) -> None:
         assert connection.talk is not None
@@ -476,6 +525,23 @@ class _Shell:
             connection.in_work -= 1
             self._hall.in_work -= 1
         connection.talk.answer(token, reply or None)
+        self._done(connection)
+
+    async def _show(self, connection: _Connection, token: Token, wanted: PageWanted, peer: Peer) -> None:
+        assert connection.talk is not None
+        page = None
+        try:
+            if self._hall.pages is not None:
+                page = await self._hall.pages(wanted, peer)
+        except Exception:
+            _log.exception("a page for %s could not be made", peer.ip)
+        finally:
+            connection.in_work -= 1
+            self._hall.in_work -= 1
+        connection.talk.show(token, page)
+        self._done(connection)
+
+    def _done(self, connection: _Connection) -> None:
         connection.quiet_since = trio.current_time()
         if connection.room is not None:
             connection.room.set()

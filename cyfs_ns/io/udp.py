@@ -1,7 +1,7 @@
 """The UDP door: one task a socket, which drains what has come in and answers what is known within the batch.
 
-Only questions whose answer is not at hand become tasks, under a bound for all and for each client: over it the new are
-dropped, since those who came first have waited longer, and a client asks again.
+Only questions whose answer is not at hand go the long way, under a bound for all and for each client: over it the new
+are dropped, since those who came first have waited longer, and a client asks again.
 
 A turn goes on until the socket is empty, not until a batch is less than full: under load a wake-up of the scheduler
 costs more than the answers of a whole small batch.  It ends after ``TURN`` questions, so that the rest of the house
@@ -20,10 +20,12 @@ import trio
 
 from cyfs_ns.hot import Hot
 from cyfs_ns.io.datagrams import TURN, Errand, UdpDoor
+from cyfs_ns.io.light import light_work
 from cyfs_ns.peer import Peer
 
 Serve: TypeAlias = Callable[[bytes, Peer], Awaitable["bytes | None"]]
-"""The long way: from a stranger's octets to the finished reply, or ``None`` for silence."""
+"""The long way: from a stranger's octets to the finished reply, or ``None`` for silence.  It is light work
+(:mod:`cyfs_ns.io.light`)."""
 
 MAX_IN_FLIGHT = 1024
 MAX_OF_ONE = 256
@@ -37,35 +39,34 @@ async def serve_udp(
     serve: Serve,
     *,
     interface: str = "",
+    coming: trio.CancelScope | None = None,
     clock: Callable[[], float] = time.monotonic,
     task_status: trio.TaskStatus[UdpDoor] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer what comes in at ``sock`` (:func:`cyfs_ns.io.datagrams.open_udp`), for ever; closes it at the end.
 
-    ``clock`` is the one whose whole seconds the hot tables count in.
+    ``clock`` is the one whose whole seconds the hot tables count in.  ``coming`` is entered around what takes questions
+    in: cancelled by itself, it leaves those that are here already to be answered, and then this ends.
     """
     with sock:
         door = UdpDoor(sock, interface=interface)
-        async with trio.open_nursery() as nursery:
+        async with light_work() as long_way:
             in_flight = 0
 
             async def run(errand: Errand) -> None:
                 nonlocal in_flight
                 try:
                     answer = await serve(errand.query, door.peer(errand))
-                except Exception:
-                    _log.exception("a question could not be answered")
-                    answer = None
                 finally:
                     in_flight -= 1
                     errand.client.pending -= 1
                 if answer:
                     door.send(errand, answer)
 
-            task_status.started(door)
             errands: list[Errand] = []
-            while True:
-                await trio.lowlevel.wait_readable(sock)
+
+            def turn() -> int:
+                nonlocal in_flight
                 second = int(clock())
                 taken, count = 0, 1
                 while count and taken < TURN:
@@ -85,5 +86,15 @@ async def serve_udp(
                             continue
                         in_flight += 1
                         errand.client.pending += 1
-                        nursery.start_soon(run, errand)
+                        long_way.start(run(errand))
                     errands.clear()
+                next(hot.chores, None)
+                return taken
+
+            task_status.started(door)
+            with coming or trio.CancelScope():
+                while True:
+                    await trio.lowlevel.wait_readable(sock)
+                    turn()
+            while turn():
+                pass

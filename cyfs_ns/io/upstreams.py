@@ -25,6 +25,7 @@ from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import CyfsError, Unreachable
 from cyfs_ns.io.datagram import Datagram
 from cyfs_ns.io.exchange import RESEND, Server, Wanted, Ways
+from cyfs_ns.io.light import in_task
 from cyfs_ns.io.merging import Merged
 from cyfs_ns.io.sources import Sources
 from cyfs_ns.loops import PROBE_TYPE, probe_name, probe_number
@@ -170,6 +171,7 @@ class Forwarder:
             except NobodyAnswered as fault:
                 outcome.append(fault)
 
+        await in_task()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
             try:
@@ -273,6 +275,7 @@ class Forwarder:
         except trio.WouldBlock:
             crowded = self._turns.statistics().tasks_waiting >= self._waiting_most
             if not crowded:
+                await in_task()
                 with trio.move_on_after(self._timeout) as patience:
                     await self._turns.acquire()
                 crowded = patience.cancelled_caught
@@ -308,6 +311,7 @@ class Forwarder:
                 took = trio.current_time() - now
                 self._scores.answered(first, took)
                 return Told(reply, first.label, took, (Attempt(first.label, took, rcode_text(reply.rcode)),))
+        await in_task()
         return await _Race(self._scores, wanted, group, plan, now, self._timeout).run(begun)
 
     async def _probe(self, server: Server, wanted: Wanted) -> None:

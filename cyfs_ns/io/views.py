@@ -9,7 +9,7 @@ from typing import Any
 
 from cyfs_ns.io.explain import Explained
 from cyfs_ns.io.process import installed_version, resident_bytes
-from cyfs_ns.io.serving import DoorKey, Serving
+from cyfs_ns.io.serving import Serving
 from cyfs_ns.io.upstreams import ServerState
 from cyfs_ns.message import rtype_text
 from cyfs_ns.metrics import Metric, single
@@ -29,7 +29,7 @@ def status_json(serving: Serving, started: float) -> JsonObject:
         "version": installed_version(),
         "uptime": max(0.0, time.time() - started),
         "home": str(serving.home),
-        "doors": [_door(key) for key in serving.doors],
+        "doors": [f"{place} ({wait})" if wait else place for place, wait in serving.doors.states()],
         "answers": sum(_totals(serving).values()),
         "clients": [view.name for view in config.house.policy.views],
         "cache": {"entries": len(serving.cache), "bytes": serving.cache.size, "max-bytes": config.cache.max_bytes},
@@ -181,11 +181,6 @@ def _top(counts: TopList[str], many: int) -> list[JsonObject]:
 
 def _lists(serving: Serving) -> Iterable[Any]:
     return serving.lists.status() if serving.lists is not None else ()
-
-
-def _door(key: DoorKey) -> str:
-    host = f"[{key.host}]" if ":" in key.host else key.host
-    return f"{key.kind}://{host}:{key.port}" + (f"%{key.interface}" if key.interface else "")
 
 
 def _groups_of(server: str, groups: Iterable[Group]) -> list[str]:

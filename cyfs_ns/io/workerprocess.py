@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 
 from cyfs_ns import workerframes as frames
+from cyfs_ns.cookies import Cookies
 from cyfs_ns.hot import Admission, HotDoor
 from cyfs_ns.io.datagrams import TURN, Errand, UdpDoor
 from cyfs_ns.ratelimit import RateLimit
@@ -92,6 +93,7 @@ class Worker:
             frames.number(peer.port),
             peer.local.encode(),
             peer.interface.encode(),
+            frames.number(peer.local_port),
         )
         with contextlib.suppress(BlockingIOError):  # the server has enough to do: the client will ask again
             self._line.send(frame)
@@ -122,7 +124,7 @@ class Worker:
             elif kind == frames.FORGET:
                 self._hot.forget_clients()
             elif kind == frames.SETUP:
-                self._set_up(*map(int.from_bytes, fields))
+                self._set_up(*map(int.from_bytes, fields[:4]), secret=fields[4])
         return True
 
     def _answer(self, number: bytes, answer: bytes, view: bytes, standing: bytes, entry: bytes) -> None:
@@ -150,15 +152,18 @@ class Worker:
             else:
                 table.drop(name, below=scope == frames.BELOW)
 
-    def _set_up(self, per_second: int, slip: int, refuse: int, max_bytes: int) -> None:
+    def _set_up(self, per_second: int, slip: int, refuse: int, max_bytes: int, *, secret: bytes) -> None:
         self._tell_counts()
         limit = RateLimit(per_second, slip=slip) if per_second else None
         self._hot = HotDoor(_judge, limit=limit, refuse=bool(refuse), max_bytes=max_bytes)
+        if secret:
+            cookies = Cookies(secret)
+            self._hot.vouch = lambda address, query: cookies.vouch(address, query, int(time.time()))
 
     def _tell_counts(self) -> None:
         told = [*frames.pack_counts(frames.CLIENTS, self._hot.harvest_clients().items())]
         for view, table in self._hot.tables():
-            hits = ((query, times) for query, times in table.harvest() if isinstance(query, bytes))
+            hits = ((entry.label, times) for entry, times in table.harvest() if isinstance(entry.label, bytes))
             told += frames.pack_counts(frames.HITS, hits, view.encode())
         with contextlib.suppress(BlockingIOError):  # counts may be lost, answers may not wait
             for frame in told:

@@ -106,6 +106,7 @@ class Crew:
             frames.number(limit.slip if limit is not None else 0),
             frames.number(door.refuse),
             frames.number(door.max_bytes),
+            self._hot.cookies.secret if self._hot.cookies is not None else b"",
         )
 
     async def _keep_alive(self, sockets: Sequence[WorkerSocket]) -> None:
@@ -152,11 +153,18 @@ class Crew:
             nursery.cancel_scope.cancel()
 
     async def _run(self, line: _Line, fields: list[bytes], room: trio.CapacityLimiter, errand: object) -> None:
-        number, address, query, ip, port, local, interface = fields
+        number, address, query, ip, port, local, interface, local_port = fields
         try:
             answer = self._hot.doors["udp"].answer(address, query, int(self._clock()))
             if answer is None:
-                peer = Peer(ip.decode(), int.from_bytes(port), "udp", local.decode(), interface.decode())
+                peer = Peer(
+                    ip.decode(),
+                    int.from_bytes(port),
+                    "udp",
+                    local.decode(),
+                    interface.decode(),
+                    int.from_bytes(local_port),
+                )
                 answer = await self._serve(query, peer)
         except Exception:
             _log.exception("a question could not be answered")

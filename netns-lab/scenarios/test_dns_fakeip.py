@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import trio
+import trustme
 from netnslab import Gateway, Host, Lab, need
 from netnslab.nameserver import dig, dnsmasq
 from netnslab.process import until
+from netnslab.quic import ask_quic, quic_server
 from netnslab.traffic import ask_udp, udp_echo
 
 FAKE4, FAKE6 = "198.18.0.0/16", "fdfe:dcba:9876::/64"
+ECHO, QUIC = 4433, 443
 
 
 class Street:
@@ -36,9 +39,16 @@ class Street:
         self.box: Host = lan.router
         self.client, self.other = (lab.host(lan, name=name) for name in ("client", "other"))
         self.at4, self.at6 = "192.168.1.1", "2001:db8:a::1"
+        self.roots = trustme.CA()
 
     def config(
-        self, *, mode: str = "fake-ip", listen: str = ":53", redirect: bool = False, real: str = "+.real.example"
+        self,
+        *,
+        mode: str = "fake-ip",
+        listen: str = ":53",
+        redirect: bool = False,
+        real: str = "+.real.example",
+        **more: Any,
     ) -> dict[str, Any]:
         lan = ["192.168.1.0/24", "2001:db8:a::/64", "127.0.0.0/8", "::1/128"]
         return {
@@ -68,6 +78,7 @@ class Street:
                 "DOMAIN-SUFFIX,real.example,far",
                 "MATCH,DIRECT",
             ],
+            **more,
         }
 
     @contextlib.asynccontextmanager
@@ -96,8 +107,10 @@ class Street:
             'server { listen 80; listen [::]:80; location / { return 200 "$host $remote_addr"; } } }\n'
         )
         self.server.start("nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr")
+        certificate = self.roots.issue_cert("*.direct.example", "*.proxied.example", "*.real.example")
         for ip in self.server.addresses:
-            await nursery.start(udp_echo, self.server, ip, 443)
+            await nursery.start(udp_echo, self.server, ip, ECHO)
+            await nursery.start(quic_server, self.server, ip, QUIC, certificate)
         await self.server.wait_for_port(80)
 
     def gateway(self, config: dict[str, Any]) -> contextlib.AbstractAsyncContextManager[Gateway]:
@@ -125,7 +138,7 @@ async def converse(client: Host, ip: str, turns: int = 5) -> list[bytes]:
     """Datagrams of QUIC's size to a UDP server and its answers, all of one conversation."""
     answers = []
     with await client.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        await sock.connect((ip, 443))
+        await sock.connect((ip, ECHO))
         for turn in range(turns):
             data = bytes([turn]) * 1200
             heard = b""
@@ -155,10 +168,81 @@ async def test_a_lan_browses_by_the_names_it_asked_for(street):
                 ]
                 assert set(await converse(client, direct)) <= {own.encode() for own in box.addresses}
                 assert set(await converse(client, proxied)) <= {own.encode() for own in proxy.addresses}
-                assert await ask_udp(client, (forbidden, 443), b"x", timeout=0.3) is None
+                assert await ask_udp(client, (forbidden, ECHO), b"x", timeout=0.3) is None
         connections = (await gateway.api("/connections"))["connections"]
         hosts = {each["metadata"]["host"] for each in connections if each["metadata"]["network"] == "udp"}
         assert hosts >= {"udp.direct.example", "udp.proxied.example"}
+
+
+async def quic(street: Street, client: Host, ip: str, name: str, *, timeout: float = 10.0) -> str:
+    """Who a real QUIC server was asked by; an empty string when it was not.  That it is ``name`` is proven."""
+    answer = await ask_quic(client, (ip, QUIC), name, b"x" * 20_000, street.roots, timeout=timeout)
+    by, _, said = (answer or b"").partition(b"|")
+    assert said in (b"", b"x" * 20_000)
+    return by.decode()
+
+
+@pytest.mark.parametrize("sniffs", [False, True], ids=["by the address", "with a sniffer"])
+async def test_quic_goes_by_the_names(street, sniffs):
+    box, proxy, client = street.box, street.proxy, street.client
+    sniffer = {"enable": True, "parse-pure-ip": True, "sniff": {"QUIC": {"ports": [QUIC]}}}
+    async with street.alive(), street.gateway(street.config(**({"sniffer": sniffer} if sniffs else {}))) as gateway:
+        for rtype, real in (("A", street.server.ip), ("AAAA", street.server.ip6)):
+            for name, others in (("q.direct.example", box.addresses), ("q.proxied.example", proxy.addresses)):
+                fake = await address(client, name, street.at4, rtype)
+                assert await quic(street, client, fake, name) in others
+                if sniffs:
+                    assert await quic(street, client, real, name) in others, (
+                        "nobody asked for a name, but the hello says"
+                    )
+            forbidden = await address(client, "q.forbidden.example", street.at4, rtype)
+            assert await quic(street, client, forbidden, "q.direct.example", timeout=1.0) == ""
+            unknown = "198.18.77.77" if rtype == "A" else "fdfe:dcba:9876::7777"
+            by = await quic(street, client, unknown, "q.proxied.example", timeout=10.0 if sniffs else 1.0)
+            assert by in (proxy.addresses if sniffs else ("",)), "a fake address that was forgotten"
+        connections = (await gateway.api("/connections"))["connections"]
+        hosts = {each["metadata"]["host"] for each in connections if each["metadata"]["destinationPort"] == str(QUIC)}
+        assert hosts == {"q.direct.example", "q.proxied.example"}
+
+
+async def test_streams_by_redirect_and_datagrams_by_tproxy(street):
+    box, proxy, client = street.box, street.proxy, street.client
+    async with street.alive(), street.gateway(street.config(**{"redir-port": 7892})) as gateway:
+        for rtype, option, family in (("A", "-4", socket.AF_INET), ("AAAA", "-6", socket.AF_INET6)):
+            name, _, by = (await curl(client, "www.direct.example", option)).partition(" ")
+            assert (name, by in box.addresses) == ("www.direct.example", True), by
+            name, _, by = (await curl(client, "www.proxied.example", option)).partition(" ")
+            assert (name, by in proxy.addresses) == ("www.proxied.example", True), by
+            assert await curl(client, "www.forbidden.example", option) == ""
+            fake = await address(client, "q.proxied.example", street.at4, rtype)
+            assert await quic(street, client, fake, "q.proxied.example") in proxy.addresses
+            with await client.socket(family, socket.SOCK_STREAM) as sock:
+                await sock.connect((fake, 80))
+                await sock.send(b"GET / HTTP/1.0\r\n")
+
+                async def both() -> bool:
+                    known = [each["metadata"] for each in (await gateway.api("/connections"))["connections"]]
+                    ways = {(each["type"], each["network"], each["host"]) for each in known}
+                    wanted = {(kind, net, "q.proxied.example") for kind, net in (("Redir", "tcp"), ("TProxy", "udp"))}
+                    return wanted <= ways
+
+                await until("each came in by its own way", both)
+        assert await curl(client, "198.18.77.77") == "", "nobody was told of this address"
+        assert await curl(client, "fdfe:dcba:9876::7777") == ""
+
+
+async def test_a_client_without_ipv4(street):
+    box, proxy, client = street.box, street.proxy, street.client
+    async with street.alive(), street.gateway(street.config()):
+        await client.run("ip", "-4", "address", "flush", "dev", "eth0")
+        client.resolve_with(street.at6)
+        assert (await curl(client, "www.direct.example")).split()[-1] in box.addresses
+        assert (await curl(client, "www.proxied.example")).split()[-1] in proxy.addresses
+        assert await curl(client, "www.forbidden.example") == ""
+        fake = await address(client, "q.proxied.example", street.at6, "AAAA")
+        assert ipaddress.ip_address(fake) in ipaddress.ip_network(FAKE6)
+        assert await quic(street, client, fake, "q.proxied.example") in proxy.addresses
+        assert set(await converse(client, fake)) <= {own.encode() for own in proxy.addresses}
 
 
 async def test_one_socket_talks_to_many_names(street):
@@ -172,7 +256,7 @@ async def test_one_socket_talks_to_many_names(street):
             with await client.socket(family, socket.SOCK_DGRAM) as sock, trio.fail_after(10):
                 while len(heard) < len(fakes):
                     for ip in fakes.keys() - heard.keys():
-                        await sock.sendto(fakes[ip].encode(), (ip, 443))
+                        await sock.sendto(fakes[ip].encode(), (ip, ECHO))
                     with trio.move_on_after(1):
                         while len(heard) < len(fakes):
                             data, source = await sock.recvfrom(65536)
@@ -203,7 +287,7 @@ async def test_which_questions_get_fake_addresses(street):
         assert by in street.proxy.addresses, "whose address it was is known all the same"
         assert await curl(client, "198.18.77.77") == "", "nobody was told of this address"
         assert await curl(client, "fdfe:dcba:9876::7777") == ""
-        assert await ask_udp(client, ("198.18.77.77", 443), b"x", timeout=0.3) is None
+        assert await ask_udp(client, ("198.18.77.77", ECHO), b"x", timeout=0.3) is None
 
 
 async def test_fake_addresses_outlive_a_kill(street):

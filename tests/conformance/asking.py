@@ -16,6 +16,7 @@ import h2.connection
 import h2.events
 
 TRANSPORTS = ("udp", "tcp", "tls", "https-post", "https-get", "http2-post", "http2-get")
+LOOPBACK = "127.0.0.1"
 PATIENCE = 5.0
 DNS_MESSAGE = "application/dns-message"
 
@@ -32,8 +33,8 @@ def unchecked_tls(*alpn: str) -> ssl.SSLContext:
 class Asker:
     """One client over one connection."""
 
-    def __init__(self, port: int, patience: float = PATIENCE) -> None:
-        self.port, self.patience = port, patience
+    def __init__(self, port: int, patience: float = PATIENCE, host: str = LOOPBACK) -> None:
+        self.port, self.patience, self.host = port, patience, host
 
     def ask(self, query: bytes) -> bytes | None:
         """The reply, or None: nothing came in time, the connection was closed, or HTTP brought an error."""
@@ -50,10 +51,9 @@ class Asker:
 
 
 class UdpAsker(Asker):
-    def __init__(self, port: int, patience: float = PATIENCE) -> None:
-        super().__init__(port, patience)
-        self.sock = socket.socket(type=socket.SOCK_DGRAM)
-        self.sock.connect(("127.0.0.1", port))
+    def __init__(self, port: int, patience: float = PATIENCE, host: str = LOOPBACK) -> None:
+        super().__init__(port, patience, host)
+        self.sock = datagrams_to(host, port)
         self.sock.settimeout(patience)
 
     def ask(self, query: bytes) -> bytes | None:
@@ -70,15 +70,17 @@ class UdpAsker(Asker):
 class StreamAsker(Asker):
     """TCP, or TLS with ``tls``; connects anew after a close."""
 
-    def __init__(self, port: int, patience: float = PATIENCE, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(port, patience)
+    def __init__(
+        self, port: int, patience: float = PATIENCE, host: str = LOOPBACK, *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(port, patience, host)
         self._tls = tls
         self._sock: socket.socket | None = None
 
     @property
     def sock(self) -> socket.socket:
         if self._sock is None:
-            plain = socket.create_connection(("127.0.0.1", self.port), self.patience)
+            plain = socket.create_connection((self.host, self.port), self.patience)
             self._sock = self._tls.wrap_socket(plain) if self._tls is not None else plain
         return self._sock
 
@@ -119,11 +121,11 @@ class StreamAsker(Asker):
 class HttpAsker(Asker):
     """HTTP/1.1."""
 
-    def __init__(self, port: int, method: str) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, method: str, host: str = LOOPBACK) -> None:
+        super().__init__(port, host=host)
         self._method = method
         self._connection = http.client.HTTPSConnection(
-            "127.0.0.1", port, timeout=self.patience, context=unchecked_tls("http/1.1")
+            host, port, timeout=self.patience, context=unchecked_tls("http/1.1")
         )
 
     def ask(self, query: bytes) -> bytes | None:
@@ -147,13 +149,13 @@ class HttpAsker(Asker):
 
 
 class Http2Asker(Asker):
-    def __init__(self, port: int, method: str) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, method: str, host: str = LOOPBACK) -> None:
+        super().__init__(port, host=host)
         self._method = method
         self._connect()
 
     def _connect(self) -> None:
-        plain = socket.create_connection(("127.0.0.1", self.port), self.patience)
+        plain = socket.create_connection((self.host, self.port), self.patience)
         self.sock = unchecked_tls("h2").wrap_socket(plain)
         assert self.sock.selected_alpn_protocol() == "h2"
         self._http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
@@ -208,28 +210,39 @@ def path_of(query: bytes) -> str:
     return "/dns-query?dns=" + base64.urlsafe_b64encode(query).decode().rstrip("=")
 
 
-def asker(transport: str, ports: Mapping[str, int]) -> Asker:
+def asker(transport: str, ports: Mapping[str, int], host: str = LOOPBACK) -> Asker:
     kind, _, method = transport.partition("-")
     match kind:
         case "udp":
-            return UdpAsker(ports["plain"])
+            return UdpAsker(ports["plain"], host=host)
         case "tcp":
-            return StreamAsker(ports["plain"])
+            return StreamAsker(ports["plain"], host=host)
         case "tls":
-            return StreamAsker(ports["tls"], tls=unchecked_tls("dot"))
+            return StreamAsker(ports["tls"], host=host, tls=unchecked_tls("dot"))
         case "https":
-            return HttpAsker(ports["https"], method.upper())
+            return HttpAsker(ports["https"], method.upper(), host)
         case _:
-            return Http2Asker(ports["https"], method.upper())
+            return Http2Asker(ports["https"], method.upper(), host)
+
+
+def datagrams_to(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect((host, port))
+    return sock
 
 
 def many_over_udp(
-    port: int, queries: list[bytes], *, at_once: int = 100, patience: float = 5.0, tries: int = 2
+    port: int,
+    queries: list[bytes],
+    *,
+    at_once: int = 100,
+    patience: float = 5.0,
+    tries: int = 2,
+    host: str = LOOPBACK,
 ) -> list[bytes | None]:
     """The reply to each of many queries, ids given by place; what is lost is sent ``tries`` times in all."""
     replies: list[bytes | None] = [None] * len(queries)
-    with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.connect(("127.0.0.1", port))
+    with datagrams_to(host, port) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         waiting = list(range(len(queries)))
         for _ in range(tries):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeAlias
 
-from livehouse import free_port
+from tests.freeport import free_port
 
 
 class Raw(NamedTuple):

@@ -19,8 +19,10 @@ import dns.rdatatype
 import dns.rrset
 import dns.zone
 import pytest
+import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
-from livehouse import free_port
+
+from tests.freeport import free_port
 
 SOA = "@ 900 IN SOA ns1 admin 1 7200 900 1209600 300\n@ 3600 IN NS ns1\nns1 3600 IN A 127.0.0.1\n"
 LONG_TEXT = "x" * 250
@@ -136,10 +138,15 @@ def signed_zone() -> tuple[str, str]:
 
 
 class Internet(NamedTuple):
-    """Where it is asked, and the file of its signed zone's trust anchor."""
+    """The ports where it is asked over UDP and TCP, TLS, and HTTPS, each of 127.0.0.1 and ::1."""
 
     port: int
+    tls: int
+    https: int
     anchor: Path
+    """Of its signed zone."""
+    roots: Path
+    """Those who vouch for its certificate."""
 
 
 @contextmanager
@@ -155,11 +162,13 @@ def unbound(place: Path, lines: Sequence[str]) -> Iterator[int]:
         "\n".join(
             [
                 "server:",
-                f' interface: "127.0.0.1"\n port: {port}\n directory: "{place}"\n chroot: ""\n username: ""',
+                f' interface: "127.0.0.1"\n interface: "::1"\n port: {port}',
+                f' directory: "{place}"\n chroot: ""\n username: ""',
                 ' pidfile: ""\n use-syslog: no\n logfile: ""\n num-threads: 1\n do-daemonize: no\n verbosity: 0',
-                ' module-config: "iterator"\n do-not-query-localhost: no\n minimal-responses: yes\n do-ip6: no',
+                ' module-config: "iterator"\n do-not-query-localhost: no\n minimal-responses: yes',
                 " rrset-roundrobin: no\n qname-minimisation: no\n edns-buffer-size: 1232\n max-udp-size: 1232",
-                " access-control: 127.0.0.0/8 allow_snoop\n outgoing-range: 512\n num-queries-per-thread: 1024",
+                " access-control: 127.0.0.0/8 allow_snoop\n access-control: ::1/128 allow_snoop",
+                " outgoing-range: 512\n num-queries-per-thread: 1024",
                 " so-rcvbuf: 0\n deny-any: no\n aggressive-nsec: no\n incoming-num-tcp: 64\n",
                 *lines,
                 "remote-control:\n control-enable: no",
@@ -191,7 +200,12 @@ def little_internet(place: Path) -> Iterator[Internet]:
     place.mkdir(parents=True, exist_ok=True)
     signed, anchor = signed_zone()
     (place / "anchor").write_text(anchor)
-    lines = []
+    authority, pem = trustme.CA(), place / "pem"
+    authority.cert_pem.write_to_path(str(place / "roots"))
+    authority.issue_cert("127.0.0.1", "::1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    tls, https = free_port(), free_port()
+    lines = [f' tls-service-key: "{pem}"\n tls-service-pem: "{pem}"\n tls-port: {tls}\n https-port: {https}']
+    lines += [f' interface: "{host}@{port}"' for host in ("127.0.0.1", "::1") for port in (tls, https)]
     for number, (origin, text) in enumerate([*UNSIGNED.items(), (SIGNED, signed)]):
         file = place / f"zone{number}"
         file.write_text(f"$ORIGIN {origin.rstrip('.')}.\n{text}")
@@ -200,4 +214,4 @@ def little_internet(place: Path) -> Iterator[Internet]:
             " fallback-enabled: no"
         )
     with unbound(place, lines) as port:
-        yield Internet(port, place / "anchor")
+        yield Internet(port, tls, https, place / "anchor", place / "roots")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from asking import Asker, asker
+from asking import LOOPBACK, Asker, asker
+
+from tests.freeport import free_port
 
 ROOT = Path(__file__).parents[2]
 TROUBLE = ("Traceback", "could not be answered", "ERROR")
@@ -30,8 +32,8 @@ class LiveHouse:
     home: Path
     log: Path
 
-    def asker(self, transport: str) -> Asker:
-        return asker(transport, self.ports)
+    def asker(self, transport: str, host: str = LOOPBACK) -> Asker:
+        return asker(transport, self.ports, host)
 
     def ask(self, query: bytes, transport: str = "udp") -> bytes | None:
         with self.asker(transport) as one:
@@ -39,9 +41,20 @@ class LiveHouse:
 
     @property
     def rss(self) -> int:
-        """Resident octets of the server."""
-        pages = int(Path(f"/proc/{self.child.pid}/statm").read_text().split()[1])
+        """Resident octets of the server, its worker processes included."""
+        pages = 0
+        for pid in (self.child.pid, *self.children()):
+            with suppress(FileNotFoundError):
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def children(self) -> list[int]:
+        """Processes of the server's own."""
+        found: list[int] = []
+        for task in Path(f"/proc/{self.child.pid}/task").iterdir():
+            with suppress(FileNotFoundError):
+                found += map(int, (task / "children").read_text().split())
+        return found
 
     def assert_well(self) -> None:
         """It lives, and nothing was raised past a door."""
@@ -54,6 +67,16 @@ class LiveHouse:
         self.child.wait()
 
 
+class Place(NamedTuple):
+    """A house and the address it is asked at."""
+
+    house: LiveHouse
+    host: str
+
+    def asker(self, transport: str) -> Asker:
+        return self.house.asker(transport, self.host)
+
+
 @contextmanager
 def live_house(
     place: Path,
@@ -62,16 +85,18 @@ def live_house(
     ports: Mapping[str, int] | None = None,
     save_seconds: float = 60.0,
     inside: Sequence[str] = (),
+    trust: Path | None = None,
 ) -> Iterator[LiveHouse]:
     """Start with these keys of ``dns``; ``place`` keeps the state, so the same place twice is a restart.
 
-    ``inside``: a command that runs the one behind it, in a namespace for instance.
+    ``inside``: a command that runs the one behind it, in a namespace for instance.  ``trust``: a file of certificates
+    that takes the place of the system's.
     """
     ports = ports or {kind: free_port() for kind in ("plain", "tls", "https")}
     dns = {
-        "listen": f"127.0.0.1:{ports['plain']}",
-        "listen-tls": f"127.0.0.1:{ports['tls']}",
-        "listen-https": f"127.0.0.1:{ports['https']}",
+        "listen": everywhere(ports["plain"]),
+        "listen-tls": everywhere(ports["tls"]),
+        "listen-https": everywhere(ports["https"]),
         "use-system-hosts": False,
         **settings,
     }
@@ -80,10 +105,9 @@ def live_house(
     config.write_text(json.dumps({"dns": dns}))
     program = [sys.executable, str(Path(__file__).with_name("serve.py"))]
     command = [*inside, *program, str(config), str(place / "home"), str(save_seconds)]
+    around = {**os.environ, "PYTHONPATH": str(ROOT), **({"SSL_CERT_FILE": str(trust)} if trust else {})}
     with log.open("ab") as output:
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=output, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, cwd=ROOT, env=around)
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n", log.read_text()
@@ -100,16 +124,8 @@ def live_house(
             child.stdout.close()
 
 
-def free_port() -> int:
-    """A port free for UDP and TCP on loopback at this moment."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            return int(tcp.getsockname()[1])
+def everywhere(port: int) -> list[str]:
+    return [f"127.0.0.1:{port}", f"[::1]:{port}"]
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:

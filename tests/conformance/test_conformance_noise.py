@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import dns.message
 import pytest
-from asking import TRANSPORTS, Asker, StreamAsker, UdpAsker
-from livehouse import LiveHouse
+from asking import Asker, StreamAsker, UdpAsker
+from livehouse import LiveHouse, Place
 
 SEED = 1035
 SENTINEL = dns.message.make_query("nas.lan", "A", id=0xFEED).to_wire()
@@ -86,19 +86,20 @@ def well_formed(reply: bytes, queries: list[bytes]) -> None:
     dns.message.from_wire(reply)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("what", HAND_MADE)
-def test_hand_made(house: LiveHouse, transport: str, what: str) -> None:
+def test_hand_made(way: tuple[Place, str], what: str) -> None:
     query = HAND_MADE[what]
-    with house.asker(transport) as door:
+    place, transport = way
+    with place.asker(transport) as door:
         check(door, [query], [query])
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_mutations(house: LiveHouse, transport: str) -> None:
+def test_mutations(way: tuple[Place, str]) -> None:
+    place, transport = way
+    house = place.house
     dice = random.Random(f"{SEED} {transport}")
     source = mutations(dice)
-    with house.asker(transport) as door:
+    with place.asker(transport) as door:
         asked: list[bytes] = []
         before = 0
         for _ in range(ROUNDS // 50):

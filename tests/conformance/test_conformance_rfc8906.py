@@ -16,16 +16,16 @@ import dns.opcode
 import dns.rcode
 import dns.rdatatype
 import pytest
-from asking import TRANSPORTS, Asker
-from livehouse import LiveHouse
+from asking import Asker
+from livehouse import Place
 
 NAMES = ("nas.lan", "alpha.example")
-DATAGRAMS = ("udp",)
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def door(house: LiveHouse, request: pytest.FixtureRequest) -> Iterator[Asker]:
-    with house.asker(request.param) as one:
+@pytest.fixture(scope="module")
+def door(way: tuple[Place, str]) -> Iterator[Asker]:
+    place, transport = way
+    with place.asker(transport) as one:
         yield one
 
 
@@ -114,8 +114,8 @@ def test_8_1_4_unknown_opcodes(door: Asker, opcode: int) -> None:
     assert whole.opcode() == opcode
 
 
-def test_8_1_5_the_door_serves_streams_too(house: LiveHouse, name: str) -> None:
-    with house.asker("tcp") as door:
+def test_8_1_5_the_door_serves_streams_too(place: Place, name: str) -> None:
+    with place.asker("tcp") as door:
         assert ask(door, query(name)).answer
 
 
@@ -166,17 +166,17 @@ def test_8_2_6_another_version_with_an_unknown_option(door: Asker, name: str) ->
     assert not told.options
 
 
-def test_8_2_7_truncation_keeps_the_opt(house: LiveHouse) -> None:
+def test_8_2_7_truncation_keeps_the_opt(place: Place) -> None:
     for name in ("big.lan", "longtext.alpha.example"):
         asked = dns.message.make_query(name, "TXT", use_edns=0, payload=512)
-        with house.asker("udp") as door:
+        with place.asker("udp") as door:
             wire = door.ask(asked.to_wire())
             assert wire is not None
             assert len(wire) <= 512
             told = dns.message.from_wire(wire)
         assert told.flags & dns.flags.TC
         assert told.edns == 0
-        with house.asker("tcp") as door:
+        with place.asker("tcp") as door:
             whole = ask(door, asked)
         assert not whole.flags & dns.flags.TC
         assert len(whole.answer[0]) > 10
@@ -235,8 +235,8 @@ def test_broken_options_are_a_format_error_with_an_opt(door: Asker, name: str, o
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 65535])
-def test_sizes_below_512_are_taken_as_512(house: LiveHouse, size: int) -> None:
-    with house.asker("udp") as door:
+def test_sizes_below_512_are_taken_as_512(place: Place, size: int) -> None:
+    with place.asker("udp") as door:
         wire = door.ask(opt("big.alpha.example", size=size))
     assert wire is not None
     assert len(wire) <= (1232 if size > 1232 else 512)

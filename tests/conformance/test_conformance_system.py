@@ -14,7 +14,9 @@ import pytest
 from asking import many_over_udp
 from badserver import Act, bad_server
 from fixturezones import Internet
-from livehouse import LiveHouse, eventually, free_port, live_house
+from livehouse import LiveHouse, eventually, live_house
+
+from tests.freeport import free_port
 
 ANSWER = "198.18.1.3"  # of everything below wild.alpha.example
 

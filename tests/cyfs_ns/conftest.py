@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dnsfakes import free_port
 
 from cyfs_ns import message
 from cyfs_ns.errors import BadWire
 from cyfs_ns.message import Question
+from tests.freeport import free_port
 
 RECORDS = [
     "--host-record=dual.test,192.0.2.1,2001:db8::1,300",

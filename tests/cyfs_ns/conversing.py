@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cyfs_ns.conversation import Conversation
+from cyfs_ns.conversation import Conversation, PageWanted
 from cyfs_ns.errors import BadWire
 
 
@@ -46,6 +46,9 @@ def converse(
         try:
             while asked := machine.take(most):
                 for token, query, _ in asked:
+                    if isinstance(query, PageWanted):
+                        machine.show(token, None)
+                        continue
                     queries.append(query)
                     machine.answer(token, answer(query))
         except BadWire as broken:

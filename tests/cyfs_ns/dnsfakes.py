@@ -71,18 +71,6 @@ def silent(query: bytes) -> None:
     """A black hole."""
 
 
-def free_port() -> int:
-    """A port free for UDP and TCP on loopback at this moment."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            return int(tcp.getsockname()[1])
-
-
 Conversation = Callable[[trio.abc.Stream], Awaitable[None]]
 """What a server of streams does with one connection."""
 

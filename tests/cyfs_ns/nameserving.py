@@ -210,6 +210,8 @@ async def name_server(
             max_ttl=cache.max_ttl,
             max_negative=cache.max_negative,
             max_stale=cache.max_stale,
+            failure_ttl=cache.failure_ttl,
+            max_failure_ttl=cache.max_failure_ttl,
         ),
         note=note,
         clock=clock,

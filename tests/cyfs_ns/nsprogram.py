@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dnsfakes import Handler
+from tests.cyfs_ns.dnsfakes import Handler
 
 CODE = "from cyfs_ns.io.cli import main; main(prog_name='cyfs-ns')"
 

@@ -32,7 +32,7 @@ async def house(folder: Path, keys: str = "") -> AsyncIterator[Serving]:
         staged = await serving.stage(loaded.dns, loaded.hosts, serving.around)
         path = folder / "cyfs-gateway.sock"
         entrance = Entrance(listener=open_unix(path), door=Door(), url=f"unix:{path}", path=path)
-        site = Site(Served(serving, 0.0), Router(routes(lambda served: served, "/dns")))
+        site = Site(Served(serving, lambda: 0.0), Router(routes(lambda served: served, "/dns")))
         try:
             async with trio.open_nursery() as nursery:
                 serving.begin(nursery, staged)

@@ -132,6 +132,8 @@ def test_the_system_s_servers() -> None:
     assert (section["nameserver"], section["resolv-file"]) == (["system"], "/run/resolv.conf")
     assert complaints("resolv-file=", "resolv-file=/a", "resolv-file=/b") == ["main:1 error", "main:3 warning"]
     assert "nameserver" not in dns("no-resolv", "server=8.8.8.8")
+    for lines in (("no-resolv",), ("no-resolv", "server=/lan/10.0.0.1")):
+        assert only("nameserver", *lines) == ["rcode://refused"], "the system's servers are not to be asked"
     assert [only("strategy", line) for line in ("strict-order", "all-servers")] == ["strict", "parallel"]
 
 
@@ -159,7 +161,8 @@ def test_addresses_for_whole_domains() -> None:
         "+.null.example": ["0.0.0.0", "::"],
         ".below.example": "10.0.0.2",
     }
-    assert only("block", "address=/ads.example/tracker.example/") == ["+.ads.example", "+.tracker.example"]
+    section = dns("address=/ads.example/tracker.example/")
+    assert (section["block"], section["block-answer"]) == (["+.ads.example", "+.tracker.example"], "nxdomain")
     assert only("rewrites", "address=/#/10.0.0.1") == {"*": ["10.0.0.1"]}
     assert complaints("address=/x/y", "address=1.2.3.4", "address=/*x/1.2.3.4") == [
         "main:1 error", "main:2 error", "main:3 warning"
@@ -180,13 +183,16 @@ def test_answers_that_are_changed_or_refused() -> None:
     assert section["rebind-localhost"] is True
     assert section["rebind-allow"] == ["+.plex.direct", "+.lan", "+.one"]
     assert "filter-types" not in dns("filter-rr=ANY")
+    assert only("filter-types", "filterwin2k") == ["SOA", "SRV"]
 
 
 def test_caching() -> None:
     section = dns("cache-size=1000", "min-cache-ttl=60", "max-cache-ttl=3600", "max-ttl=600", "no-negcache")
     assert section["cache-max-size"] == 1000
-    assert section["cache"] == {"min-ttl": 60, "max-ttl": 600, "max-negative-ttl": 0}
-    assert only("cache", "cache-size=0") == {"max-ttl": 0, "max-negative-ttl": 0, "max-stale": 0}
+    assert section["cache"] == {"min-ttl": 60, "max-ttl": 3600, "max-client-ttl": 600, "max-negative-ttl": 0}
+    assert only("cache", "max-cache-ttl=30", "min-cache-ttl=60") == {"max-ttl": 60, "min-ttl": 60}
+    assert "cache" not in dns("max-cache-ttl=0")
+    assert only("cache", "cache-size=0", "max-cache-ttl=60") == {"max-ttl": 0, "max-negative-ttl": 0, "max-stale": 0}
     stale = [
         only("cache", line)["max-stale"] for line in ("use-stale-cache", "use-stale-cache=60", "use-stale-cache=0")
     ]
@@ -215,6 +221,7 @@ def test_records() -> None:
         "host-record=nas,nas.lan,192.168.1.5,fd00::5,60": [
             "nas 60 A 192.168.1.5", "nas 60 AAAA fd00::5", "nas.lan 60 A 192.168.1.5", "nas.lan 60 AAAA fd00::5",
         ],
+        "host-record=two.lan,10.0.0.1,10.0.0.2": ["two.lan A 10.0.0.2"],
         "cname=www.lan,ftp.lan,nas.lan,30": ["www.lan 30 CNAME nas.lan.", "ftp.lan 30 CNAME nas.lan."],
         "txt-record=t.lan": ['t.lan TXT ""'],
         "ptr-record=5.1.168.192.in-addr.arpa,nas.lan": ["5.1.168.192.in-addr.arpa PTR nas.lan."],
@@ -243,6 +250,31 @@ def test_names_made_from_addresses() -> None:
     section = dns("synth-domain=lan,192.168.0.0/24,x-", "synth-domain=lan,10.0.0.1,10.0.0.9,n*")
     assert section["synth-domain"] == ["lan,192.168.0.0/24,x-", "lan,10.0.0.1,10.0.0.9,n*"]
     assert complaints("synth-domain=lan", "synth-domain=lan,eth0") == ["main:1 error", "main:2 error"]
+
+
+def test_names_of_our_own_addresses() -> None:
+    lines = (
+        "interface-name=gw.lan,br-lan",
+        "interface-name=gw4.lan,br-lan/4",
+        "dynamic-host=nas.lan,0.0.0.8,::8,br-lan",
+    )
+    section = dns(*lines, "localise-queries")
+    assert section["interface-name"] == ["gw.lan,br-lan", "gw4.lan,br-lan/4"]
+    assert section["dynamic-host"] == ["nas.lan,0.0.0.8,::8,br-lan"]
+    assert section["localise-queries"] is True
+    assert complaints("interface-name=gw.lan", "dynamic-host=nas.lan,br-lan") == ["main:1 error", "main:2 error"]
+
+
+def test_mail() -> None:
+    assert only("machine-mx", "selfmx", "localmx", "mx-target=post.lan") == "self"
+    assert only("machine-mx", "localmx", "mx-target=post.lan") == "post.lan"
+    assert complaints("localmx") == ["main:1 warning"]
+    at_home = read_dnsmasq("main", Disk({"main": "localmx\nmx-host=a.lan"}), "router")
+    assert at_home.notes == ()
+    section = at_home.settings["dns"]
+    assert isinstance(section, dict)
+    assert section["machine-mx"] == "router"
+    assert section["records"] == ["a.lan MX 1 router.", "router MX 0 router."]
 
 
 def test_zones() -> None:
@@ -325,6 +357,12 @@ conntrack
 add-subnet=24,56
 log-queries
 strict-order
+localise-queries
+interface-name=gw.lan,br-lan/4
+dynamic-host=eight.lan,0.0.0.8,br-lan
+localmx
+mx-target=post.lan
+filterwin2k
 """
 
 
@@ -396,6 +434,16 @@ def test_every_yes_of_the_table_names_a_test_that_exists() -> None:
         named = re.findall(r"`(test_\w+\.py::test_\w+)`", rest)
         assert state != "yes" or named, option
         assert set(named) <= functions, option
+
+
+def test_every_yes_is_shown_by_both_servers_or_by_a_test_of_behaviour() -> None:
+    """A test of this file shows how a line is read; what comes of it another one must."""
+    live = (ROOT / "tests" / "cyfs_ns" / "test_ns_dnsmasq_live.py").read_text()
+    for option, (state, rest) in rows().items():
+        named = [name for name in re.findall(r"`(test_\w+\.py)::test_\w+`", rest) if name != Path(__file__).name]
+        assert state != "yes" or named, option
+        if "test_ns_dnsmasq_live.py" in named:
+            assert re.search(rf"(\\n|\b){option}(=|\\n|\n|\")", live), option
 
 
 @pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="needs dnsmasq: its list of options")

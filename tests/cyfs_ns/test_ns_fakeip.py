@@ -38,6 +38,16 @@ class Model:
             self.order.append(name)
         self.told[name] = now
 
+    def lose(self, name, now):
+        """Nothing changes but whom the name would have pushed out, who is now the next to go."""
+        if name in self.slot:
+            self.told[name] = now
+        elif len(self.slot) == self.capacity:
+            quiet = [n for n in self.order[:16] if self.told[n] <= now - KEEP]
+            victim = quiet[0] if quiet else self.order[0]
+            self.order.remove(victim)
+            self.order.insert(0, victim)
+
     def use(self, name):
         if name in self.slot:
             self.order.remove(name)
@@ -47,7 +57,9 @@ class Model:
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(1, 6),
-    st.lists(st.tuples(st.sampled_from(["take", "use"]), st.sampled_from(NAMES), st.integers(0, 400)), max_size=60),
+    st.lists(
+        st.tuples(st.sampled_from(["take", "lose", "use"]), st.sampled_from(NAMES), st.integers(0, 400)), max_size=60
+    ),
 )
 def test_the_pool_is_what_its_model_says(capacity, steps):
     pool, model, now = FakePool(capacity), Model(capacity), 10_000
@@ -58,6 +70,11 @@ def test_the_pool_is_what_its_model_says(capacity, steps):
             taken = pool.take(name, now)
             model.take(name, now)
             assert taken.is_new == (before is None)
+        elif what == "lose":
+            taken = pool.take(name, now)
+            if taken.is_new:
+                pool.give_back(name, taken)
+            model.lose(name, now)
         elif (slot := pool.slot(name)) is not None:
             pool.use(slot)
             model.use(name)
@@ -135,8 +152,8 @@ def _opened(path):
 
 def _tell(pool, file, name, now=0):
     taken = pool.take(name, now)
-    if taken.is_new:
-        file.wrote(taken.slot, name, now)
+    if taken.is_new and not file.wrote(taken.slot, name, now):
+        pool.give_back(name, taken)
 
 
 def test_what_was_told_is_there_after_a_kill(tmp_path):
@@ -203,7 +220,7 @@ async def test_what_is_told_during_a_rewrite_is_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a small file system")
-async def test_a_full_disk_costs_durability_and_comes_back(tmp_path):
+async def test_a_full_disk_takes_no_new_names_and_comes_back(tmp_path, caplog):
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -217,11 +234,19 @@ async def test_a_full_disk_costs_durability_and_comes_back(tmp_path):
             big.write(bytes(1 << 20))
         for number in range(200):
             _tell(pool, file, f"a-name-that-is-long-{number:060}.example")
-        assert len(pool) == 201
+        assert 1 <= len(pool) < 100
+        await file.sync()
+        again, other = _opened(path)
+        assert _told(again) == _told(pool)
+        other.close()
+        assert len(caplog.records) == 1
         filler.unlink()
         await file.sync()
-        again, _ = _opened(path)
+        _tell(pool, file, "last.example")
+        again, other = _opened(path)
         assert _told(again) == _told(pool)
+        assert pool.slot("last.example") is not None
+        other.close()
         file.close()
     finally:
         libc.umount2(os.fsencode(tmp_path), 2)

@@ -12,7 +12,7 @@ import pytest
 from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.config.load import load_dns
 from cyfs_ns.errors import ConfigFault
-from cyfs_ns.fakefilter import fake_filter, uses_sets
+from cyfs_ns.fakefilter import fake_filter
 from cyfs_ns.fakeip import KEEP
 from cyfs_ns.io.fakenames import FakeIps
 from cyfs_ns.reply import records
@@ -133,11 +133,13 @@ def test_without_rule_sets_there_is_nothing_to_look_into() -> None:
         fake_filter("blacklist", ["geosite:private"], None)
 
 
-@pytest.mark.parametrize(
-    ("entries", "does"), [(["+.lan"], False), (["geosite:cn"], True), (["RULE-SET,a,real-ip"], True), ([], False)]
-)
-def test_who_looks_into_sets(entries: list[str], does: bool) -> None:
-    assert uses_sets(entries) is does
+def test_what_cannot_be_written_down_is_not_told(fakes: FakeIps, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(fakes, "www.example")
+    with monkeypatch.context() as full:
+        full.setattr("os.write", lambda fd, data: len(data) - 1)
+        assert told(fakes, "www.example") == [(1, 1, bytes((198, 18, 0, 4)))]
+        assert told(fakes, "new.example") is None
+    assert told(fakes, "later.example") == [(1, 1, bytes((198, 18, 0, 5)))]
 
 
 def test_a_draining_house_tells_nobody_but_knows_still(fakes: FakeIps) -> None:
@@ -189,12 +191,4 @@ def test_answers_are_told_again_for_as_long_as_nobody_can_lose_an_address_unseen
     assert freed("d.example") == "a.example"  # told a moment ago: perhaps told still
     wall.now += KEEP + 1
     assert freed("e.example") == ""
-    fakes.close()
-
-
-def test_with_sets_in_the_filter_answers_are_asked_for_more_often(tmp_path: Path) -> None:
-    fakes = FakeIps.open(tmp_path, config(fake_ip_filter=["geosite:private"]), sets)
-    stand = fakes.answer("www.example", name_wire("www.example") + b"\0\1\0\1", 1)
-    assert stand is not None
-    assert stand.life == 30
     fakes.close()

@@ -15,7 +15,6 @@ from dnsfakes import (
     Counted,
     Handler,
     answering,
-    free_port,
     silent,
     stream_server,
     udp_server,
@@ -36,6 +35,7 @@ from cyfs_ns.splitdns import NOBODY, Suspicion
 from cyfs_ns.strategy import Kind, Strategy
 from cyfs_ns.upstream import SYSTEM, Group, Upstream, parse_upstream
 from cyfs_ns.wire import name_wire
+from tests.freeport import free_port
 
 NAME = "www.example.com"
 WIRE = name_wire(NAME)

@@ -19,7 +19,6 @@ from dnsfakes import (
     answering,
     framed,
     frames,
-    free_port,
     over_http2,
     silent,
     stream_server,
@@ -36,6 +35,7 @@ from cyfs_ns.io.upstreams import Forwarder, NobodyAnswered
 from cyfs_ns.reply import records
 from cyfs_ns.upstream import Group, Upstream
 from cyfs_ns.wire import name_wire
+from tests.freeport import free_port
 
 NAME = "www.example.com"
 WIRE = name_wire(NAME)

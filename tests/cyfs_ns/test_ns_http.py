@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from dnsfakes import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.io.dial import plain_dial
 from cyfs_ns.io.http import fetch
+from tests.freeport import free_port
 
 DIAL = plain_dial()
 TEXT = b"proxies:\n" + b"  - {name: a, type: direct}\n" * 500

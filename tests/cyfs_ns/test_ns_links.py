@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cyfs_ns.links import (
     AddressAppeared,
+    AddressChanged,
     AddressGone,
     Link,
     LocalAddress,
@@ -77,3 +78,9 @@ def test_neighbours_are_bounded_and_the_longest_silent_goes_first():
     assert known.mac("192.0.2.2") is None
     assert known.mac("192.0.2.1") == "02:00:00:00:00:01"
     assert known.learn(Neighbour("192.0.2.1", "02:00:00:00:00:04"))
+
+
+def test_another_prefix_or_a_time_that_ran_out_is_no_other_address():
+    for other in (ADDRESSES[0]._replace(bits=16), ADDRESSES[0]._replace(lasting=False)):
+        after = picture([LAN, WAN], [other, ADDRESSES[1]], (WAY, None))
+        assert changes(UP, after) == (AddressChanged("lan", "192.168.1.1"),)

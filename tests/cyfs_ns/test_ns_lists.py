@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from dnsfakes import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from cyfs_ns.listlines import FORMATS, MAX_LINE, Format, Tally, detect, read_lis
 from cyfs_ns.listrule import Rewrite, Who
 from cyfs_ns.lists import ListSet
 from tests.cyfs_gateway.rules.mrs_writer import domain_mrs
+from tests.freeport import free_port
 
 A, CNAME, TXT, AAAA, HTTPS = 1, 5, 16, 28, 65
 PLENTY = 1 << 24

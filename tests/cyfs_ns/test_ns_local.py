@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyfs_ns.errors import ConfigFault
+from cyfs_ns.ifnames import parse_interface_name
 from cyfs_ns.leases import Lease
+from cyfs_ns.links import Home
 from cyfs_ns.local import Alias, LocalBuilder, LocalNames, LocalSettings
 from cyfs_ns.message import rcode_text, reverse_name, rtype_number, rtype_text
 from cyfs_ns.records import data_text
@@ -562,3 +564,62 @@ def test_addresses_are_those_of_the_house_alone() -> None:
     assert names.addresses("localhost") == ["127.0.0.1", "::1"]
     for unknown in ("away.lan", "www.example.com", "x" * 64 + ".lan", ""):
         assert names.addresses(unknown) == [], unknown
+
+
+# -- our own addresses, mail, and where one asks -----------------------------------------------------------------------
+
+
+def test_names_of_our_addresses_follow_them_and_hide_what_others_say() -> None:
+    builder = LocalBuilder(LocalSettings(local_domains=("lan",)))
+    builder.hosts_file("192.168.1.9 gw.lan\n192.168.1.1 router.lan\n", "/etc/hosts")
+    for line in ("1.2.168.192.in-addr.arpa PTR written.lan.", "gw.lan TXT here"):
+        record = read_record(line)
+        builder.record(record.owner, record.rtype, record.ttl, record.data)
+    builder.interface(parse_interface_name("gw.lan,lan"))
+    builder.interface(parse_interface_name("far.example,nosuch"))
+    guest = Lease("192.168.1.50", "02:00:00:00:00:01", "", "gw", 1e9)
+    names = builder.build((guest,), 0.0)
+    assert [ask(names, "gw.lan"), ask(names, "far.example"), ask(names, "x.far.example")] == ["NODATA", "NODATA", None]
+    up = names.with_homes([Home("lan", "192.168.1.1", 2, 24), Home("lan", "192.168.2.1", 2, 24)])
+    assert ask(up, "gw.lan") == ["gw.lan A 192.168.1.1", "gw.lan A 192.168.2.1"]
+    assert [ask(up, "gw.lan", "AAAA"), ask(up, "far.example", "AAAA")] == ["NODATA", "NODATA"]
+    assert ask(up, "gw.lan", "TXT") == ['gw.lan TXT "here"']
+    assert ask(up, "1.1.168.192.in-addr.arpa", "PTR") == ["1.1.168.192.in-addr.arpa PTR gw.lan."]
+    assert ask(up, "1.2.168.192.in-addr.arpa", "PTR") == ["1.2.168.192.in-addr.arpa PTR written.lan."]
+    assert ask(up.with_leases((), 0.0), "gw.lan") == ask(up, "gw.lan")
+    down = up.with_homes([])
+    assert [ask(down, "gw.lan"), ask(down, "1.1.168.192.in-addr.arpa", "PTR")] == [
+        "NODATA", ["1.1.168.192.in-addr.arpa PTR router.lan."]
+    ]  # fmt: skip
+
+
+def test_mail_goes_to_each_machine_or_to_one() -> None:
+    lines = ("own.lan A 192.168.1.9", "own.lan MX 5 post.lan.", "text.lan TXT here", "also.lan CNAME plain.lan.")
+    said = {}
+    for mail in ("self", "post.lan", ""):
+        names = house(*lines, files="192.168.1.5 plain.lan", settings=LocalSettings(mail=mail, local_domains=("lan",)))
+        said[mail] = [ask(names, name, "MX") for name in ("plain.lan", "own.lan", "text.lan", "also.lan")]
+    assert said["self"] == [
+        ["plain.lan MX 1 plain.lan."], ["own.lan MX 5 post.lan."], "NODATA",
+        ["also.lan CNAME plain.lan.", "plain.lan MX 1 plain.lan."],
+    ]  # fmt: skip
+    assert said["post.lan"][0] == ["plain.lan MX 1 post.lan."]
+    assert said[""][0] == "NODATA"
+
+
+def test_of_several_addresses_those_of_the_asked_network_are_told() -> None:
+    names = house(
+        "many.lan A 192.168.5.9", "many.lan A 192.168.5.10", "many.lan A 10.9.0.9", "called.lan CNAME many.lan.",
+        hosts={"+.pool.lan": ("192.168.5.3", "10.9.0.3")},
+    )  # fmt: skip
+
+    def near(name: str, network: str) -> list[str]:
+        reply = names.lookup(name_wire(name), 1)
+        assert isinstance(reply, Reply)
+        found = names.localised(reply, ipaddress.ip_network(network))
+        return [data_text(rtype, data) for _, rtype, _, data in records(found, 0)]
+
+    assert near("many.lan", "192.168.5.0/24") == ["192.168.5.9", "192.168.5.10"]
+    assert near("called.lan", "10.9.0.0/16") == ["many.lan.", "10.9.0.9"]
+    assert near("many.lan", "172.16.0.0/12") == ["192.168.5.9", "192.168.5.10", "10.9.0.9"]
+    assert near("x.pool.lan", "10.9.0.0/16") == ["192.168.5.3", "10.9.0.3"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cyfs_ns import message
 from cyfs_ns.errors import BadWire
 from cyfs_ns.message import Answer, Question, build_query, read_reply
+from cyfs_ns.query import FORMERR, NXDOMAIN, UDP_SIZE
 
 WWW = Question("www.example.com", message.A)
 
@@ -28,7 +29,7 @@ def test_a_query_says_what_dnslib_reads() -> None:
     parsed = dnslib.DNSRecord.parse(build_query(WWW, 0xABCD))
     assert (parsed.header.id, parsed.header.rd, parsed.header.qr) == (0xABCD, 1, 0)
     assert (str(parsed.q.qname), parsed.q.qtype, parsed.q.qclass) == ("www.example.com.", 1, 1)
-    assert parsed.ar[0].edns_len == message.UDP_SIZE
+    assert parsed.ar[0].edns_len == UDP_SIZE
     assert not dnslib.DNSRecord.parse(build_query(WWW, 1, edns=False)).ar
     assert str(dnslib.DNSRecord.parse(build_query(Question("", message.NS), 1)).q.qname) == "."
 
@@ -57,8 +58,8 @@ def test_addresses_follow_aliases_and_take_the_shortest_ttl() -> None:
 
 def test_no_addresses_may_be_remembered_as_the_soa_says() -> None:
     soa = "example.com. 900 IN SOA ns.example.com. root.example.com. 1 2 3 4 120"
-    answer = read_reply(reply(WWW, authority=soa, rcode=message.NXDOMAIN), WWW, 7)
-    assert (answer.rcode, answer.addresses()) == (message.NXDOMAIN, ((), 120))
+    answer = read_reply(reply(WWW, authority=soa, rcode=NXDOMAIN), WWW, 7)
+    assert (answer.rcode, answer.addresses()) == (NXDOMAIN, ((), 120))
     assert read_reply(reply(WWW), WWW, 7).addresses() == ((), 0)
 
 
@@ -99,7 +100,7 @@ def test_a_truncated_reply_is_read_no_further_than_its_question() -> None:
 
 def test_a_server_that_could_not_read_us_may_leave_the_question_out() -> None:
     header = bytes.fromhex("0007 8181 0000 0000 0000 0000")
-    assert read_reply(header, WWW, 7).rcode == message.FORMERR
+    assert read_reply(header, WWW, 7).rcode == FORMERR
     with pytest.raises(BadWire):
         read_reply(header[:3] + b"\x80" + header[4:], WWW, 7)
 

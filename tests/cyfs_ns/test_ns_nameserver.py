@@ -25,8 +25,10 @@ from nameserving import (
 )
 
 from cyfs_ns.given import Stand, Trail
+from cyfs_ns.io.house import networks_set
 from cyfs_ns.io.nameserver import NameServer
 from cyfs_ns.leases import Lease
+from cyfs_ns.links import Home
 from cyfs_ns.peer import Peer
 from cyfs_ns.query import read_query
 from cyfs_ns.reply import make_reply
@@ -82,13 +84,12 @@ WAY: list[tuple[str, dict[str, Any], tuple[str, str], str, list[str], str]] = [
     ("an odd name", {}, ("a\\.b\\000.example", "A"), "NXDOMAIN", [], "upstream"),
     ("bogus address", {"bogus-nxdomain": ["198.51.100.1"]}, ("www.example", "A"), "NXDOMAIN", [], "upstream"),
     ("ignored address", {"ignore-address": ["198.51.100.1"]}, ("www.example", "A"), "SERVFAIL", [], "failed"),
-    ("rebinding", {"rebind-protection": True}, ("evil.example", "A"), "NOERROR", ["evil.example 60 A 0.0.0.0"],
-     "blocked"),
+    ("rebinding", {"rebind-protection": True}, ("evil.example", "A"), "NOERROR", [], "blocked"),
     ("rebinding spared", {"rebind-protection": True, "rebind-allow": ["+.example"]}, ("evil.example", "A"), "NOERROR",
      ["evil.example 300 A 192.168.1.1"], "upstream"),
     ("split DNS is not spared", {"rebind-protection": True, "servers": ["/evil.example/192.0.2.1"]},
      ("evil.example", "A"),
-     "NOERROR", ["evil.example 60 A 0.0.0.0"], "blocked"),
+     "NOERROR", [], "blocked"),
     ("an alias of theirs to a blocked name", {"block": ["tracker.example"]}, ("cloak.example", "A"), "NOERROR",
      ["cloak.example 60 A 0.0.0.0"], "blocked"),
     ("the same, spared by the owner", {"block": ["tracker.example"], "allow": ["cloak.example"]},
@@ -460,6 +461,51 @@ async def test_a_question_that_fails_by_a_change_is_asked_of_the_new_servers() -
         assert answers == [["www.example 300 A 198.51.100.1"]]
 
 
+@pytest.mark.parametrize(
+    ("said", "lines", "code"),
+    [
+        # A name of the house is what the house says, whatever others make of it.
+        (["300 CNAME nas.lan."], ["www.example 300 CNAME nas.lan.", "nas.lan 60 A 192.168.1.2"], "NOERROR"),
+        (["300 CNAME nas.lan.", "nas.lan 9 A 192.0.2.9"],
+         ["www.example 300 CNAME nas.lan.", "nas.lan 60 A 192.168.1.2"], "NOERROR"),
+        # What the servers asked do not know is asked of those who do,
+        (["300 CNAME app.corp.example."],
+         ["www.example 300 CNAME app.corp.example.", "app.corp.example 50 A 10.0.0.9"], "NOERROR"),
+        (["300 CNAME x.example.", "x.example 200 CNAME chain.corp.example."],
+         ["www.example 300 CNAME x.example.", "x.example 200 CNAME chain.corp.example.",
+          "chain.corp.example 40 CNAME nas.lan.", "nas.lan 60 A 192.168.1.2"], "NOERROR"),
+        (["300 CNAME none.corp.example."], ["www.example 300 CNAME none.corp.example."], "NXDOMAIN"),
+        # and what they know is not asked again.
+        (["300 CNAME app.corp.example.", "app.corp.example 7 A 203.0.113.9"],
+         ["www.example 300 CNAME app.corp.example.", "app.corp.example 7 A 203.0.113.9"], "NOERROR"),
+        (["300 CNAME other.example."], ["www.example 300 CNAME other.example."], "NOERROR"),
+        (["300 CNAME www.example."], ["www.example 300 CNAME www.example."], "NOERROR"),
+    ],
+)  # fmt: skip
+async def test_aliases_of_others_lead_on_where_only_we_know_the_way(
+    said: list[str], lines: list[str], code: str
+) -> None:
+    config = {"records": ["nas.lan 60 A 192.168.1.2"], "servers": ["/corp.example/10.0.0.53"]}
+    says = {
+        ("www.example", "A"): said,
+        ("app.corp.example", "A"): ["50 A 10.0.0.9"],
+        ("chain.corp.example", "A"): ["40 CNAME nas.lan."],
+    }
+    async with name_server(config, says) as lab:
+        for _ in range(2):
+            told = await lab.ask("www.example")
+            assert (shown(told), rcode(told)) == (lines, code)
+        if len(said) == 2 and "nas.lan" in said[0]:  # one that is cached
+            lab.pass_time(5)
+            assert shown(await lab.ask("www.example")) == [lines[0].replace("300", "295"), lines[1]]
+
+
+async def test_an_alias_into_the_house_is_a_rebinding_like_any() -> None:
+    config = {"records": ["nas.lan 60 A 192.168.1.2"], "rebind-protection": True}
+    async with name_server(config, {("www.example", "A"): ["300 CNAME nas.lan."]}) as lab:
+        assert "192.168.1.2" not in str(await lab.ask("www.example"))
+
+
 # The rest of an answer
 
 
@@ -479,6 +525,28 @@ async def test_cookies_are_given_and_known_again() -> None:
         # Somebody else's cookie is of no use.
         forged = query_wire("www.example", options=[dns.edns.GenericOption(10, given[:-1] + bytes(1))])
         assert [await lab.raw(forged, "9.9.9.9") for _ in range(4)].count(None) >= 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "client", "limited"),
+    [
+        ({}, "9.9.9.9", True),  # there is a limit though nobody asked for one
+        ({}, "2a00:1450:5::9", True),
+        ({}, "192.168.1.7", False),
+        ({}, "127.0.0.1", False),
+        ({}, "2001:4860:7::9", False),  # on our own link
+        ({"rate-limit": 0}, "9.9.9.9", False),
+    ],
+)
+async def test_who_comes_from_outside_gets_so_many_answers_a_second(
+    keys: dict[str, Any], client: str, limited: bool
+) -> None:
+    async with name_server({"allow-from": ["0.0.0.0/0", "::/0"], **keys}, WWW) as lab:
+        lab.server.near = networks_set(["2001:4860:7::/64"])
+        lab.server.hot.forget_clients()
+        told = [await lab.raw(query_wire("www.example"), client) for _ in range(300)]
+        whole = sum(answer is not None and not answer[2] & 2 for answer in told)
+        assert whole == (100 if limited else 300)
 
 
 async def test_addresses_of_answers_are_told_on_by_the_name_that_was_asked() -> None:
@@ -609,3 +677,107 @@ def mix(octets: bytes, seed: int) -> bytes:
     """Letters of the question in random case; short octets are lengths."""
     dice = random.Random(seed)
     return bytes(octet ^ 0x20 if 0x61 <= octet <= 0x7A and dice.random() < 0.5 else octet for octet in octets)
+
+
+# -- TTLs that are cut, subnets that come back, addresses by where one asks --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [  # at 0, 1, 40, 50, 51 and 59 seconds; 300 is 250 more than is told
+        (["300 A 198.51.100.1"], [[50], [50], [50], [50], [50], [50]]),
+        (["100 A 198.51.100.1"], [[50], [50], [50], [50], [49], [41]]),
+        (["300 CNAME x.example.", "x.example 60 A 198.51.100.1"],
+         [[50, 50], [50, 50], [50, 20], [50, 10], [50, 9], [50, 1]]),
+        (["60 CNAME x.example.", "x.example 300 A 198.51.100.1"],
+         [[50, 50], [50, 50], [20, 50], [10, 50], [9, 50], [1, 50]]),
+        (["60 A 198.51.100.1", "60 A 198.51.100.2"], [[50, 50], [50, 50], [20, 20], [10, 10], [9, 9], [1, 1]]),
+    ],
+)  # fmt: skip
+async def test_clients_are_told_no_more_than_the_bound_and_answers_are_kept_longer(
+    lines: list[str], told: list[list[int]]
+) -> None:
+    config = {"cache": {"max-client-ttl": 50, "prefetch": False}}
+    async with name_server(config, {("www.example", "A"): lines}) as lab:
+        heard, before = [], 0
+        for second in (0, 1, 40, 50, 51, 59):
+            lab.pass_time(second - before)
+            before = second
+            both = [[rrset.ttl for rrset in (await lab.ask("www.example")).answer for _ in rrset] for _ in range(2)]
+            assert both[0] == both[1]  # the second is ready-made, if it may be
+            heard.append(both[0])
+    assert heard == told
+    assert len(lab.upstreams.asked) == 1
+    assert lab.hits >= 3
+
+
+async def test_what_is_told_for_less_is_ready_made_as_long_as_it_holds() -> None:
+    config = {"cache": {"max-client-ttl": 50, "prefetch": False}}
+    async with name_server(config, {("www.example", "A"): ["300 A 198.51.100.1"]}) as lab:
+        for second in range(299):
+            hits = lab.hits
+            assert shown(await lab.ask("www.example"))[0].split()[1] == str(min(300 - second, 50))
+            assert (lab.hits > hits) is (second not in (0, 251)), second
+            lab.pass_time(1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "scope", "sent", "wanted"),
+    [
+        ("pass", 24, ("203.0.113.0", 24), [("203.0.113.0", 24, 24)]),
+        ("add", 16, ("203.0.113.0", 24), [("203.0.113.0", 24, 16)]),
+        ("pass", None, ("203.0.113.0", 24), [("203.0.113.0", 24, 0)]),
+        ("pass", 24, ("0.0.0.0", 0), [("0.0.0.0", 0, 0)]),
+        ("pass", 24, None, []),
+        ("add", 24, None, []),
+        ("strip", 24, ("203.0.113.0", 24), []),
+    ],
+)
+async def test_a_subnet_comes_back_with_the_scope_of_the_answer(
+    mode: str, scope: int | None, sent: tuple[str, int] | None, wanted: list[tuple[str, int, int]]
+) -> None:
+    """RFC 7871 section 7.2.2; whether the answer is fresh, from the cache, or one of our own."""
+    says = {("www.example", "A"): ["300 A 198.51.100.1"]}
+    async with name_server({"client-subnet": mode, "records": ["own.lan A 192.168.1.1"]}, says) as lab:
+        lab.upstreams.scope = scope
+        options = [dns.edns.ECSOption(*sent)] if sent else []
+        for name in ("www.example", "www.example", "own.lan"):
+            told = await lab.ask(name, edns=True, options=options)
+            found = [(each.address, each.srclen, each.scopelen) for each in told.options if each.otype == 8]
+            assert found == ([(*each[:2], 0) for each in wanted] if name == "own.lan" else wanted)
+
+
+async def test_an_answer_behind_an_alias_of_ours_holds_for_its_subnet() -> None:
+    says = {("www.example", "A"): ["300 A 198.51.100.1"]}
+    config = {"client-subnet": "pass", "rewrites": {"alias.example": "www.example"}}
+    async with name_server(config, says) as lab:
+        lab.upstreams.scope = 20
+        told = await lab.ask("alias.example", edns=True, options=[dns.edns.ECSOption("203.0.113.0", 24)])
+        assert [option.scopelen for option in told.options if option.otype == 8] == [20]
+
+
+async def test_addresses_go_by_where_one_asks_and_are_not_ready_made() -> None:
+    config = {
+        "localise-queries": True,
+        "records": ["many.lan A 192.168.1.9", "many.lan A 10.9.0.9", "one.lan A 10.9.0.1"],
+    }
+    async with name_server(config) as lab:
+        lab.server.take_homes(frozenset({Home("lan", "192.168.1.1", 2, 24), Home("guest", "10.9.0.1", 3, 16)}))
+        for _ in range(2):  # the lab's door is at 192.168.1.1
+            assert shown(await lab.ask("many.lan")) == ["many.lan 60 A 192.168.1.9"]
+        assert lab.hits == 0
+        lab.server.take_homes(frozenset({Home("lan", "192.168.1.1", 2, 32)}))
+        assert len(shown(await lab.ask("many.lan"))) == 2
+        for _ in range(2):
+            await lab.ask("one.lan")
+        assert lab.hits == 1
+
+
+async def test_names_of_our_addresses_are_told_anew_when_those_change() -> None:
+    async with name_server({"interface-name": ["gw.lan,lan"], "domain": "lan"}) as lab:
+        for ip in ("192.168.1.1", "192.168.2.1"):
+            lab.server.take_homes(frozenset({Home("lan", ip, 2, 24)}))
+            for _ in range(2):
+                assert shown(await lab.ask("gw.lan")) == [f"gw.lan 60 A {ip}"]
+        lab.wear({"interface-name": ["gate.lan,lan"], "domain": "lan"})
+        assert shown(await lab.ask("gate.lan")) == ["gate.lan 60 A 192.168.2.1"]

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from dnsfakes import free_port
 
 from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import Unreachable
@@ -25,6 +24,7 @@ from cyfs_ns.io.upstreams import Forwarder, Told
 from cyfs_ns.reply import records
 from cyfs_ns.upstream import Group, Upstream
 from cyfs_ns.wire import name_wire
+from tests.freeport import free_port
 
 BIG = "\n".join(f'  local-data: "big.test. 300 IN A 10.1.{last // 256}.{last % 256}"' for last in range(300))
 

@@ -18,7 +18,7 @@ from cyfs_ns.edns import Edns
 from cyfs_ns.errors import BadWire
 from cyfs_ns.query import Query, build_upstream_query, read_query
 from cyfs_ns.reply import Reply, Shape, make_reply, read_reply, records, render, rewritten, shape_of, with_ttls
-from cyfs_ns.wire import Record, name_text, name_wire
+from cyfs_ns.wire import HEADER, Record, name_text, name_wire
 
 WWW, NET, COM = name_wire("www.example.com"), name_wire("a.example.net"), name_wire("example.com")
 QUESTION = WWW + b"\0\1\0\1"
@@ -400,6 +400,40 @@ def a_value_or_bad_wire(wire: bytes, rtype: int = 1) -> Reply | None:
         again = read_reply(b"\0\7" + rendered[2:], WWW, rtype, 1, 7, do=True)
         assert replace(again, flags=reply.flags, ecs_scope=reply.ecs_scope) == reply
     return reply
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from([1, 28]),
+    st.lists(st.tuples(st.sampled_from([0, 60, 604801, 1 << 31]), st.integers(0, 3)), min_size=1, max_size=4),
+    st.sampled_from([b"", b"\0\0\x29\4\xd0\0\0\0\0\0\0"]),
+    st.lists(st.tuples(st.integers(0, 120), st.sampled_from([0, 1, 12, 0xC0, 0xFF])), max_size=3),
+    st.integers(0, 120),
+)
+def test_plain_addresses_are_read_as_all_else_is(
+    rtype: int, told: list[tuple[int, int]], opt: bytes, changes: list[tuple[int, int]], lost: int
+) -> None:
+    wire = bytearray(HEADER.pack(7, 0x8180, 1, len(told), 0, 1 if opt else 0) + WWW + rtype.to_bytes(2) + b"\0\1")
+    size = 4 if rtype == 1 else 16
+    for ttl, last in told:
+        wire += b"\xc0\x0c" + rtype.to_bytes(2) + b"\0\1" + ttl.to_bytes(4) + size.to_bytes(2)
+        wire += bytes(size - 1) + bytes((last,))
+    wire += opt
+    for at, octet in changes:
+        wire[at % len(wire)] = octet
+    if lost < 20:
+        del wire[len(wire) - lost :]
+
+    def outcome() -> Reply | str:
+        try:
+            return read_reply(bytes(wire), WWW, rtype, 1, 7)
+        except BadWire as fault:
+            return str(fault)
+
+    quickly = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cyfs_ns.reply._ADDRESSES", {})
+        assert outcome() == quickly
 
 
 def test_every_prefix_is_bad_wire() -> None:

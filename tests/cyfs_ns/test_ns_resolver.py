@@ -27,6 +27,7 @@ from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.hosts import Hosts
 from cyfs_ns.io.resolver import Resolver
+from cyfs_ns.query import NXDOMAIN, SERVFAIL
 from cyfs_ns.splitdns import SplitDns, Suspicion
 from cyfs_ns.upstream import Group, Upstream, parse_upstream
 
@@ -72,7 +73,7 @@ async def test_no_such_name_is_remembered_and_told(dnsmasq: int) -> None:
     assert resolver.peek("nope.test") == ()
     resolver.flush()
     assert resolver.peek("nope.test") is None
-    assert (await resolver.query("nope.test", "A")).rcode == message.NXDOMAIN
+    assert (await resolver.query("nope.test", "A")).rcode == NXDOMAIN
 
 
 async def test_other_types_and_who_answered(dnsmasq: int) -> None:
@@ -142,7 +143,7 @@ async def test_every_kind_of_failure_leads_to_the_next_server_and_is_told() -> N
 
 async def test_a_query_returns_the_error_of_a_server_when_nobody_knows_better() -> None:
     async with udp_server(zone(rcode=2)) as failing, udp_server(silent) as dead:
-        assert (await Resolver([failing, dead], timeout=0.3).query(NAME, "A")).rcode == message.SERVFAIL
+        assert (await Resolver([failing, dead], timeout=0.3).query(NAME, "A")).rcode == SERVFAIL
         with pytest.raises(Unreachable, match=r"no answer in 0\.3 s"):
             await Resolver([dead], timeout=0.3).query(NAME, "A")
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dnsfakes import free_port, zone
+from dnsfakes import zone
 from nsprogram import CODE, Running, cyfs_ns, server, upstream
 
 from cyfs_ns.querylog import from_line
+from tests.freeport import free_port
 
 CONFIG = """
 dns:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import dns.exception
 import dns.message
 import dns.rcode
 import pytest
 import trio
-from dnsfakes import Counted, free_port, udp_server, zone
+import trio.testing
+from dnsfakes import Counted, udp_server, zone
 from nameserving import query_wire, rcode, shown
+from netns import namespace
+from nsprogram import cyfs_ns, server
 
 from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.config.load import load_dns
 from cyfs_ns.errors import ConfigFault
-from cyfs_ns.io.serving import Serving, wanted_doors
+from cyfs_ns.io.doors import wanted_doors
+from cyfs_ns.io.serving import Serving
+from tests.freeport import free_port
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: binds sockets to a device")
 
@@ -81,7 +89,7 @@ async def test_it_answers_over_datagrams_and_streams_from_one_cache(tmp_path: Pa
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             assert len(shown(await ask_over(stream, "www.example"))) == 1
         assert len([query for query in upstream.queries if b"\3www" in query.lower()]) == 1
-        assert [(key.kind, key.port) for key in house.doors] == [("tcp", port), ("udp", port)]
+        assert [(key.kind, key.port) for key in house.doors.keys] == [("tcp", port), ("udp", port)]
 
 
 async def test_a_change_keeps_doors_connections_and_the_cache(tmp_path: Path) -> None:
@@ -97,7 +105,7 @@ async def test_a_change_keeps_doors_connections_and_the_cache(tmp_path: Path) ->
         assert len(shown(await ask(other, "www.example"))) == 1
         assert len([query for query in upstream.queries if b"\3www" in query.lower()]) == 1
         await house.change(config(server, other), {})
-        assert {key.port for key in house.doors} == {other}
+        assert {key.port for key in house.doors.keys} == {other}
         await eventually(lambda: is_free(port))
 
 
@@ -114,7 +122,7 @@ async def is_free(port: int) -> bool:
 async def test_a_port_that_is_taken_leaves_everything_as_it_was(tmp_path: Path) -> None:
     port, taken, free = free_port(), free_port(), free_port()
     async with udp_server(WWW) as server, serving(tmp_path, config(server, port)) as house:
-        before = house.doors
+        before = house.doors.keys
         with socket.socket(type=socket.SOCK_DGRAM) as squatter:
             squatter.bind(("127.0.0.1", taken))
             listen = [f"127.0.0.1:{each}" for each in (port, free, taken)]
@@ -122,7 +130,7 @@ async def test_a_port_that_is_taken_leaves_everything_as_it_was(tmp_path: Path) 
                 await house.change(
                     config(server, port, listen=listen, block=["www.example"], enhanced_mode="fake-ip"), {}
                 )
-        assert house.doors == before
+        assert house.doors.keys == before
         assert house.fake is None
         assert shown(await ask(port, "www.example")) == ["www.example 300 A 198.51.100.1"]
         assert await is_free(free)  # what was bound for it is let go
@@ -134,7 +142,7 @@ async def test_what_is_staged_can_be_abandoned(tmp_path: Path) -> None:
         staged = await house.stage(config(server, other), {}, house.around)
         assert not await is_free(other)
         house.abandon(staged)
-        assert await is_free(other)
+        await eventually(lambda: is_free(other))
         assert rcode(await ask(port, "www.example")) == "NOERROR"
 
 
@@ -254,18 +262,233 @@ async def test_a_worker_answers_too_and_hears_of_changes(tmp_path: Path) -> None
             return shown(await ask(port, "www.example")) == ["www.example 60 A 0.0.0.0"]
 
         await eventually(is_blocked)
-        assert [key.kind for key in house.doors] == ["tcp", "crew"]
+        assert [key.kind for key in house.doors.keys] == ["tcp", "crew"]
+
+
+class Asking:
+    """Clients that ask one after the other, without a pause, while something is done to the doors."""
+
+    def __init__(self, host: str, port: int, ask: Callable[[str, int], Awaitable[str]]) -> None:
+        self.host, self.port, self.ask = host, port, ask
+        self.told: list[str] = []
+
+        self._told = trio.Condition()
+
+    async def run(self) -> None:
+        while True:
+            self.told.append(await self.ask(self.host, self.port))
+            async with self._told:
+                self._told.notify_all()
+
+    async def have_asked(self, more: int) -> None:
+        """Until so many more were told."""
+        enough = len(self.told) + more
+        async with self._told:
+            while len(self.told) < enough:
+                await self._told.wait()
+
+
+async def once_by_udp(host: str, port: int) -> str:
+    """One datagram, not repeated: lost is lost."""
+    with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+        await sock.connect((host, port))
+        await sock.send(query_wire("www.example"))
+        with trio.move_on_after(3):
+            return rcode(dns.message.from_wire(await sock.recv(4096)))
+    return "lost"
+
+
+async def once_by_tcp(host: str, port: int) -> str:
+    try:
+        async with await trio.open_tcp_stream(host, port) as stream:
+            return rcode(await ask_over(stream, "www.example"))
+    except (OSError, trio.BrokenResourceError, dns.exception.DNSException) as fault:
+        return repr(fault)
+
+
+PLACES = [
+    ({"listen": "127.0.0.1"}, {"listen": "0.0.0.0"}),
+    ({"listen": "127.0.0.1"}, {"listen": ""}),
+    ({"listen": "127.0.0.1", "workers": 2}, {"listen": "127.0.0.1"}),
+    ({"listen": "127.0.0.1", "workers": 2}, {"listen": ""}),
+    ({"listen": "127.0.0.1", "workers": 2}, {"listen": "127.0.0.1", "workers": 1}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), PLACES)
+async def test_doors_move_at_the_same_port_and_no_question_is_lost(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    port = free_port()
+    async with udp_server(WWW) as server:
+        there, back = (config(server, port, **{**keys, "listen": f"{keys['listen']}:{port}"}) for keys in (one, other))
+        async with serving(tmp_path, there) as house, trio.open_nursery() as nursery:
+            askers = [Asking("127.0.0.1", port, ask) for ask in (once_by_udp, once_by_udp, once_by_tcp)]
+            for asker in askers:
+                nursery.start_soon(asker.run)
+            for wanted in (back, there, back, there):
+                await house.change(wanted, {})
+                assert house.doors.keys == wanted_doors(wanted.doors)
+                for asker in askers:
+                    await asker.have_asked(20)
+            nursery.cancel_scope.cancel()
+        for asker in askers:
+            assert set(asker.told) == {"NOERROR"}
+
+
+async def test_a_question_on_its_way_is_answered_though_its_door_closes(tmp_path: Path) -> None:
+    port, other, gate = free_port(), free_port(), trio.Event()
+
+    async def answer_late(sock: trio.socket.SocketType) -> None:
+        asked = [await sock.recvfrom(4096)]
+        await gate.wait()
+        while True:
+            await sock.sendto(WWW(asked[-1][0]) or b"", asked[-1][1])
+            asked.append(await sock.recvfrom(4096))
+
+    with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+        await sock.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{sock.getsockname()[1]}"
+        async with serving(tmp_path, config(server, port)) as house, trio.open_nursery() as late:
+            late.start_soon(answer_late, sock)
+            await _asked_over_closed_doors(house, config(server, other), port, gate)
+            late.cancel_scope.cancel()
+
+
+async def _asked_over_closed_doors(house: Serving, then: DnsConfig, port: int, gate: trio.Event) -> None:
+    told: list[str] = []
+
+    async def wait_for(asked: Callable[[str, int], Awaitable[str]]) -> None:
+        told.append(await asked("127.0.0.1", port))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for, once_by_udp)
+        nursery.start_soon(wait_for, once_by_tcp)
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        await house.change(then, {})
+        gate.set()
+    assert told == ["NOERROR", "NOERROR"]
+
+
+async def test_what_came_in_by_doors_that_were_given_up_again_is_answered(tmp_path: Path) -> None:
+    port, other = free_port(), free_port()
+    async with udp_server(WWW) as server, serving(tmp_path, config(server, port)) as house:
+        staged = await house.stage(config(server, other), {}, house.around)
+        with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+            await sock.connect(("127.0.0.1", other))
+            await sock.send(query_wire("www.example"))
+            house.abandon(staged)
+            with trio.fail_after(10):
+                assert rcode(dns.message.from_wire(await sock.recv(4096))) == "NOERROR"
+        await eventually(lambda: is_free(other))
+
+
+@pytest.mark.parametrize("keys", [{}, {"workers": 1}])
+async def test_a_second_server_at_the_same_port_is_refused(tmp_path: Path, keys: dict[str, Any]) -> None:
+    port = free_port()
+    async with udp_server(WWW) as server, serving(tmp_path / "one", config(server, port, **keys)) as house:
+        await house.change(config(server, port, listen=f":{port}", **keys), {})
+        await house.change(config(server, port, **keys), {})
+        with pytest.raises(ConfigFault, match="listen"):
+            await Serving(tmp_path / "other", config(server, port)).stage(config(server, port), {}, house.around)
+        if not keys:
+            # Nor does anybody join who shares ports with whoever lets him.
+            with socket.socket(type=socket.SOCK_DGRAM) as greedy:
+                greedy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                with pytest.raises(OSError, match="in use"):
+                    greedy.bind(("127.0.0.1", port))
+
+
+class Marks:
+    """Stands for the kernel's connections."""
+
+    def __init__(self) -> None:
+        self.looked_for: list[tuple[int, tuple[str, int], tuple[str, int]]] = []
+
+    def mark(self, protocol: int, client: tuple[str, int], local: tuple[str, int]) -> int:
+        self.looked_for.append((protocol, client, local))
+        return 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_the_mark_is_that_of_the_very_connection(tmp_path: Path, workers: int) -> None:
+    """With several doors of a kind each client's question belongs to the port it was sent to."""
+    ports, secure = [free_port(), free_port()], [free_port(), free_port()]
+    listen = {
+        "listen": [f"127.0.0.1:{port}" for port in ports],
+        "listen-tls": [f"127.0.0.1:{port}" for port in secure],
+    }
+    marks = Marks()
+    async with (
+        udp_server(zone()) as upstream,
+        serving(tmp_path, config(upstream, 0, connmark=True, workers=workers, **listen)) as house,
+    ):
+        house.server._marks = marks  # type: ignore[assignment]
+        told = []
+        for at, port in enumerate(ports * 2):
+            with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+                await sock.connect(("127.0.0.1", port))
+                told.append((17, sock.getsockname(), ("127.0.0.1", port)))
+                await sock.send(query_wire(f"n{at}.example"))
+                with trio.fail_after(10):
+                    await sock.recv(4096)
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                told.append((6, stream.socket.getsockname(), ("127.0.0.1", port)))
+                await ask_over(stream, f"t{at}.example")
+        for port in secure:
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                told.append((6, stream.socket.getsockname(), ("127.0.0.1", port)))
+                await ask_over(trio.SSLStream(stream, _careless()), f"s{port}.example")  # type: ignore[arg-type]
+        assert marks.looked_for == told
+
+
+def _careless() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_address_that_comes_later(tmp_path: Path, workers: int) -> None:
+    text = f"""
+dns:
+  listen: [127.0.0.1:5300, 192.0.2.7:5300]
+  workers: {workers}
+  records: [www.example A 198.51.100.1]
+"""
+    by = " by 1 workers" if workers else ""
+    places = ["tcp://127.0.0.1:5300", "tcp://192.0.2.7:5300", f"udp://127.0.0.1:5300{by}", f"udp://192.0.2.7:5300{by}"]
+    late = " (waits for the address 192.0.2.7)"
+    with namespace() as here, ExitStack() as stack:
+        running = here.call(stack.enter_context, server(tmp_path, text, 5300))
+
+        def answers(address: str, *how: str) -> list[str]:
+            done = here.call(lambda: cyfs_ns("resolve", "www.example", f"@{address}:5300", "--short", *how))
+            return done.stdout.split()
+
+        def doors() -> list[str]:
+            return sorted(json.loads(running.run("status", "--json").stdout)["doors"])
+
+        assert doors() == [places[0], places[1] + late, places[2], places[3] + late]
+        assert "no address 192.0.2.7; is it right?" in running.log.read_text()
+        assert answers("127.0.0.1") == ["198.51.100.1"]
+        here.run("ip", "address", "add", "192.0.2.7/24", "dev", "lo")
+        # Who is on our links, and so may ask, is known by then, too.
+        while "the address 192.0.2.7 has come" not in running.log.read_text():
+            time.sleep(0.05)
+        assert answers("192.0.2.7") == answers("192.0.2.7", "--tcp") == ["198.51.100.1"]
+        assert doors() == places
 
 
 @ROOT
 async def test_doors_of_an_interface(tmp_path: Path) -> None:
     port = free_port()
     async with udp_server(WWW) as server, serving(tmp_path, config(server, port, interfaces=["lo"])) as house:
-        assert {key.interface for key in house.doors} == {"lo"}
+        assert {key.interface for key in house.doors.keys} == {"lo"}
         assert rcode(await ask(port, "www.example")) == "NOERROR"
         # One that is not there yet disturbs nobody.
         await house.change(config(server, port, interfaces=["lo", "nosuch0"]), {})
-        assert {key.interface for key in house.doors} == {"lo"}
+        assert {key.interface for key in house.doors.keys} == {"lo"}
         assert rcode(await ask(port, "www.example")) == "NOERROR"
 
 

@@ -130,6 +130,25 @@ def test_failures_are_kept_for_seconds_and_never_stale() -> None:
     assert (found := cache.get(key(), 8.0)) is not None and found.reply.rcode == 0
 
 
+def test_failures_that_follow_each_other_are_kept_for_longer_and_longer() -> None:
+    cache, now, kept = AnswerCache(1 << 20, failure_ttl=5, max_failure_ttl=60), 100.0, []
+    for _ in range(6):
+        for _ in range(3):
+            cache.put(key(), failure(key()), now)  # all who waited for it report it
+        until = cache.fresh_until(key())
+        kept.append(until - now)
+        assert cache.get(key(), until - 0.1) is not None and cache.get(key(), until) is None
+        now = until + 1.0
+    assert kept == [5, 10, 20, 40, 60, 60]
+    now += 60.0  # it was quiet for as long as the last one was kept: that is over
+    assert cache.get(key(), now) is None
+    cache.put(key(), failure(key()), now)
+    assert cache.fresh_until(key()) == now + 5
+    cache.forgive(now + 6.0)
+    cache.put(key(), failure(key()), now + 7.0)
+    assert cache.fresh_until(key()) == now + 12
+
+
 # -- stale, refresh ---------------------------------------------------------------------------------------------------
 
 
@@ -186,10 +205,48 @@ def test_only_hot_names_are_refreshed_early() -> None:
 def test_askings_answered_elsewhere_count() -> None:
     cache = big()
     cache.put(key(), positive(key(), 100), 0.0)
-    cache.credit(key(), 1000)
-    cache.credit(key("other.example"), 1)
+    origin = cache.origin(key())
+    assert origin is not None and cache.origin(key("other.example")) is None
+    cache.credit(origin, 1000)
     assert (found := cache.get(key(), 95.0)) is not None and found.refresh
     assert len(cache) == 1
+
+
+def test_what_is_asked_for_elsewhere_is_spared_once() -> None:
+    one = big()
+    one.put(key("n0.com"), positive(key("n0.com"), 60), 0.0)
+    cache = AnswerCache(one.size * 3)
+
+    def put(number: int) -> None:
+        cache.put(key(f"n{number}.com"), positive(key(f"n{number}.com"), 60), 0.0)
+
+    def kept() -> list[int]:
+        return [n for n in range(9) if cache.origin(key(f"n{n}.com")) is not None]
+
+    for number in range(3):
+        put(number)
+    origin = cache.origin(key("n0.com"))
+    assert origin is not None
+    cache.credit(origin, 1)
+    put(3)
+    assert kept() == [0, 2, 3]
+    for number in (4, 5):
+        put(number)
+    assert kept() == [0, 4, 5]
+    put(6)
+    assert kept() == [4, 5, 6]
+    cache.credit(origin, 1)
+    assert kept() == [4, 5, 6], "an entry that has left stays away"
+
+
+def test_there_is_room_even_if_all_are_asked_for() -> None:
+    cache = AnswerCache(20_000)
+    for number in range(1000):
+        at = key(f"n{number:04d}.com")
+        cache.put(at, positive(at, 60), 0.0)
+        origin = cache.origin(at)
+        assert origin is not None and cache.size <= 20_000
+        cache.credit(origin, 1)
 
 
 def test_a_look_leaves_no_trace() -> None:
@@ -251,8 +308,10 @@ class Naive:
             return None
         until = held.put_at + held.life
         failed = held.reply.rcode == 2
-        if now >= (until if failed else until + self.max_stale):
+        if now >= until + (held.life if failed else self.max_stale):
             self.drop(wanted)
+            return None
+        if failed and now >= until:
             return None
         self.drop(wanted)
         self.held.append((wanted, held))
@@ -267,8 +326,14 @@ class Naive:
         if old is not None and serves and reply.rcode == 2:
             old.pause = now + 30
             return
+        failed = old is not None and old.reply.rcode == 2
+        if old is not None and failed and reply.rcode == 2 and now < old.put_at + old.life:
+            return
         self.drop(at)
-        life = 5 if reply.rcode == 2 else min(reply.ttl, 3600) if reply.rcode else reply.ttl
+        first = 5
+        if old is not None and failed and now < old.put_at + 2 * old.life:
+            first = min(60, 2 * old.life)
+        life = first if reply.rcode == 2 else min(reply.ttl, 3600) if reply.rcode else reply.ttl
         if life:
             self.held.append((at, Held(reply, now, life)))
 

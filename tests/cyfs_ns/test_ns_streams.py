@@ -161,7 +161,7 @@ async def test_hits_and_misses_are_answered_as_they_are_ready() -> None:
         thinker.leave.set()
         assert sorted([await read_frame(stream), await read_frame(stream)]) == [reply_to(miss), reply_to(late)]
         local = stream.socket.getsockname()
-        assert thinker.peers[0] == Peer("127.0.0.1", local[1], "tcp", "127.0.0.1", "")
+        assert thinker.peers[0] == Peer("127.0.0.1", local[1], "tcp", "127.0.0.1", "", stream.socket.getpeername()[1])
 
 
 async def test_silence_of_either_path_is_kept() -> None:

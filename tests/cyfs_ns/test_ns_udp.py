@@ -15,6 +15,7 @@ import trio
 from cyfs_ns.hot import Admission, Hot, HotDoor
 from cyfs_ns.io import udp
 from cyfs_ns.io.datagrams import UdpDoor, open_udp
+from cyfs_ns.io.light import in_task
 from cyfs_ns.io.mmsg import ROOM, SLOTS, Batch
 from cyfs_ns.io.udp import Serve, serve_udp
 from cyfs_ns.peer import Peer
@@ -57,6 +58,7 @@ class House:
 
     async def serve(self, query: bytes, peer: Peer) -> bytes | None:
         self.asked.append((query, peer))
+        await in_task()
         await self.open.wait()
         if b"\4boom" in query:
             raise RuntimeError("a bug")
@@ -102,6 +104,23 @@ async def test_a_hit_never_takes_the_long_way():
     assert hot.harvest_clients() == {b"\x7f\0\0\1": 1}
 
 
+async def test_what_can_wait_is_done_after_answers_a_piece_at_a_time():
+    door = HotDoor(everybody)
+    hot, done = Hot({"udp": door}), []
+    hot.chores = (done.append(number) for number in range(2))
+    learn(door, ask("www.example"))
+    sock = open_udp("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_udp, sock, hot, House().serve, clock=lambda: SECOND))
+        with await client("127.0.0.1", port) as asker:
+            for ident, most in ((1, [0]), (2, [0, 1]), (3, [0, 1])):
+                await asker.send(ask("www.example", ident))
+                assert await asker.recv(4096) == told(ask("www.example", ident))
+                await until(lambda most=most: done == most)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_miss_does_and_tells_who_asks():
     hot, house = HotDoor(everybody), House()
     async with serving(hot, house.serve) as (_, port):
@@ -109,7 +128,7 @@ async def test_a_miss_does_and_tells_who_asks():
             await sock.send(ask("www.example", 77))
             assert await sock.recv(4096) == told(ask("www.example", 77))
             own = sock.getsockname()[1]
-    assert house.asked == [(ask("www.example", 77), Peer("127.0.0.2", own, "udp", "127.0.0.1", ""))]
+    assert house.asked == [(ask("www.example", 77), Peer("127.0.0.2", own, "udp", "127.0.0.1", "", port))]
 
 
 async def test_hits_misses_refusals_and_silence_in_one_batch_come_out_right():

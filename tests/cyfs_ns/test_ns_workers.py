@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyfs_ns import workerframes as frames
+from cyfs_ns.cookies import Cookies
 from cyfs_ns.errors import BadWire
 from cyfs_ns.hot import Admission, Hot, HotDoor, HotEntry
 from cyfs_ns.io.datagrams import open_udp
@@ -107,7 +108,7 @@ async def test_a_worker_asks_once_and_then_knows():
         assert [answer[1] for answer in answers] == list(range(5))
         assert len({answer[12:] for answer in answers}) == 1
         own = client.sock.getsockname()[1]
-        assert house.asked == [(ask("www.example", 0), Peer("127.0.0.1", own, "udp", "127.0.0.1", ""))]
+        assert house.asked == [(ask("www.example", 0), Peer("127.0.0.1", own, "udp", "127.0.0.1", "", port))]
         assert (await client.ask("wWw.example"))[-1] == 1
         kept = house.door.table("home").peek(ask("www.example"))
         assert kept is not None
@@ -159,6 +160,26 @@ async def test_the_rate_limit_holds_in_workers():
     async with crew(house) as (_, port), Client(port) as client:
         answers = [await client.ask("www.example") for _ in range(20)]
     assert any(answer[2] & 2 for answer in answers)
+
+
+async def test_a_cookie_lifts_the_limit_in_every_worker():
+    house = House(per_second=1)
+    house.limited.add(b"\x7f\0\0\1")
+    house.hot.cookies = jar = Cookies(b"sixteen octets..")
+    house.door.vouch = lambda address, query: jar.vouch(address, query, int(time.time()))
+    bare = ask("www.example")
+    given_ = jar.answer(b"8 octets", b"\x7f\0\0\1", int(time.time()))
+    asked = bare[:11] + b"\1" + bare[12:] + b"\0\0\x29\4\xd0\0\0\0\0\0\x1c\0\x0a\0\x18" + given_
+    async with crew(house, many=2) as (_, port), AsyncExitStack() as stack:
+        # Each has a port of its own, so that the kernel sends some of them to either worker.
+        clients = [await stack.enter_async_context(Client(port)) for _ in range(8)]
+        for client in clients:
+            await client.ask_until("www.example", lambda answer: bool(answer[2] & 2))
+        for client in clients:
+            for _ in range(3):
+                await client.sock.send(asked)
+                with trio.fail_after(10):
+                    assert (await client.sock.recv(4096))[2] & 2 == 0
 
 
 async def test_another_limit_is_told_to_the_workers():

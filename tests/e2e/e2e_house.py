@@ -10,7 +10,6 @@ import http.client
 import importlib.util
 import json
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -27,12 +26,12 @@ import yaml
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 
+from tests.freeport import free_port
+
 T = TypeVar("T")
 
 PATIENCE = 20.0
 """Seconds until a condition that nobody measures must hold."""
-
-_given: set[int] = set()
 
 
 def program(name: str, package: str) -> str:
@@ -51,18 +50,6 @@ def until(what: str, probe: Callable[[], T], instead: Callable[[], object] = lam
             pytest.fail(f"not in {PATIENCE:.0f} s: {what}; instead: {answer!r} {instead()}")
         time.sleep(0.02)
     return answer
-
-
-def free_port() -> int:
-    """A port free for TCP and UDP, below the ephemeral range so that no outgoing connection takes it meanwhile."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with contextlib.suppress(OSError), socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", port))
-            udp.bind(("127.0.0.1", port))
-            if port not in _given:
-                _given.add(port)
-                return port
 
 
 def answers(port: int) -> bool:
@@ -242,7 +229,9 @@ def websocket_echo() -> Iterator[int]:
 def dnsmasq(home: Path, *records: str) -> Iterator[int]:
     """The port of a dnsmasq that knows these records and nothing else."""
     port = free_port()
-    command = [program("dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--conf-file=/dev/null", "--no-daemon"]
+    # Not with --no-daemon: then one open TCP connection keeps it from everything else.
+    command = [program("dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file"]
+    command += ["--user=root", "--log-facility=-"]
     command += ["--no-resolv", "--no-hosts", "--listen-address=127.0.0.1", "--bind-interfaces", f"--port={port}"]
     command += ["--edns-packet-max=4096", *records]
     with running(command, home / "dnsmasq.log", lambda: answers(port)):

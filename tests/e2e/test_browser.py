@@ -13,7 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 from e2e_browser import browser, dump_dom
-from e2e_house import Gateway, Nginx, free_port, gateway, program, until
+from e2e_house import Gateway, Nginx, gateway, program, until
+
+from tests.freeport import free_port
 
 PLAIN = "<title>plain</title><p id=told>not yet</p><script>told.textContent = 'served by nginx'</script>"
 

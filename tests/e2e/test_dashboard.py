@@ -18,7 +18,9 @@ from urllib.parse import quote
 
 import pytest
 from e2e_browser import Page, browser
-from e2e_house import Gateway, Nginx, free_port, gateway, program, until
+from e2e_house import Gateway, Nginx, gateway, program, until
+
+from tests.freeport import free_port
 
 SECRET = "open sesame/#1&é"
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import trustme
-from e2e_house import Gateway, Nginx, dnsmasq, free_port, gateway, program, sing_box, until
+from e2e_house import Gateway, Nginx, dnsmasq, gateway, program, sing_box, until
+
+from tests.freeport import free_port
 
 USER = {"username": "alice", "password": "wonder land"}
 WAYS = ("socks", "http", "https", "chain", "wrong")

@@ -27,6 +27,7 @@ from cyfs_ns.control.router import NotFound, Route, Router
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.io.control import conversation
 from cyfs_ns.io.control.conversation import DONE, Feed, Reply, Site, json_reply
+from cyfs_ns.io.control.identifiers import PATTERN, identifier
 from cyfs_ns.io.control.wire import Headers, HttpFault, json_bytes, json_value
 from cyfs_ns.message import to_clash_json
 from cyfs_ns.metrics import CONTENT_TYPE, render
@@ -138,6 +139,7 @@ def make_router() -> Router[Handler]:
             Route("POST", "/cyfs/reload", _reload, _CONFIG_LIMIT),
             Route("POST", "/cyfs/stop", _stop),
             Route("POST", "/cyfs/modules/{module}/{method}", _module),
+            Route("GET", PATTERN, _identifier),
         ]
     )
 
@@ -466,7 +468,7 @@ def _name_server_paths() -> Router[Handler]:
         serving = api.gateway.name_server
         if serving is None:
             raise HttpFault(503, "no name server runs: the configuration says so with dns.enable and dns.listen")
-        return Served(serving, api.gateway.started)
+        return Served(serving, lambda: api.gateway.started)
 
     return Router(routes(find, "/dns"))
 
@@ -507,6 +509,10 @@ async def _explain(call: Call) -> Reply:
     except BadWire as fault:
         raise HttpFault(400, str(fault)) from None
     return json_reply(shapes.explanation_json(said))
+
+
+async def _identifier(call: Call) -> Reply:
+    return await identifier(call, call.app.gateway.show_identity)
 
 
 async def _tunnels(call: Call) -> Reply:

@@ -7,8 +7,9 @@ for a name must not wait for what a server needs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -32,30 +33,62 @@ _COMMANDS = {
     "flush": _Place("running", "flush", "Forget cached answers."),
     "reload": _Place("running", "reload", "Read the configuration again."),
     "resolve": _Place("asking", "resolve", "Ask name servers for records."),
+    "id": _Place("", "id_commands", "Who this machine is, what its owner signed, and whom it believes."),
     "bench": _Place("benching", "bench", "Measure name servers against each other."),
     "version": _Place("running", "version", "Print the version."),
+}
+
+
+_ID = {
+    "new": _Place("identity", "new", "Make the key of this machine."),
+    "show": _Place("identity", "show", "Show who this machine is."),
+    "export": _Place("identity", "export", "Print this machine's key in the form others want."),
+    "rotate": _Place("identity", "rotate", "Replace the key of this machine."),
+    "owner": _Place("owning", "owner", "Make an owner's key, and bring it back from its words."),
+    "request": _Place("identity", "request", "Ask the owner for a document, as a file."),
+    "sign": _Place("signing", "sign", "Sign documents with the owner's key."),
+    "accept": _Place("identity", "accept", "Take the document the owner signed for this machine."),
+    "verify": _Place("signing", "verify", "Say what a document is, who signed it, and what is wrong."),
+    "txt": _Place("signing", "txt", "Print the DNS records to publish."),
+    "trust": _Place("pinning", "trust", "Pin an identity's key on this machine."),
+    "untrust": _Place("pinning", "untrust", "Take a pin away."),
 }
 
 
 class _Commands(click.Group):
     """Commands that are imported when they are needed."""
 
+    def __init__(self, places: Mapping[str, _Place], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self._places = places
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        place = _COMMANDS.get(cmd_name)
+        place = self._places.get(cmd_name)
         if place is None:
             return None
-        found = getattr(import_module(f"{__name__}.{place.module}"), place.attribute)
+        found = getattr(import_module(f"{__name__}.{place.module}".rstrip(".")), place.attribute)
         assert isinstance(found, click.Command)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.help) for name, place in _COMMANDS.items()])
+            formatter.write_dl([(name, place.help) for name, place in self._places.items()])
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def main() -> None:
-    """A name server for the house, and names from the command line."""
+id_commands = _Commands(
+    _ID,
+    name="id",
+    help="Who this machine is, what its owner signed, and whom it believes.",
+    short_help="Who this machine is, what its owner signed, and whom it believes.",
+)
+"""``id …``, of both programs."""
+
+main = _Commands(
+    _COMMANDS,
+    name="cyfs-ns",
+    help="A name server for the house, and names from the command line.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)

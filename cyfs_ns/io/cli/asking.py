@@ -1,13 +1,15 @@
-"""``resolve``: one question to name servers, over whatever carries it, and what came back."""
+"""``resolve``: one question to name servers, over whatever carries it, and what came back; or, with ``--trust``, who a
+name is and how sure that is."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cyfs_ns.io.cli.common import json_option, print_json, run_to_end
+from cyfs_ns.io.cli.common import config_option, identity_home_option, json_option, print_json, run_to_end
 
 if TYPE_CHECKING:
     from cyfs_ns.io.measure import Heard, Wish
@@ -32,6 +34,11 @@ _CLASSES = {"IN": 1, "CH": 3, "HS": 4}
 @click.option("--client-subnet", default="", metavar="PREFIX", help="Ask as if for clients there (RFC 7871).")
 @click.option("--insecure", is_flag=True, help="Take any certificate.")
 @click.option("--timeout", default=5.0, show_default=True, metavar="SECONDS", help="How long one server may take.")
+@click.option("--trust", is_flag=True, help="Say who NAME is (a DID or a host name), and how sure that is.")
+@click.option("--min", "least", default="", metavar="LEVEL", help="With --trust: take nothing below this level.")
+@click.option("--plan", is_flag=True, help="With --trust: print whom it would ask, and ask nobody.")
+@config_option("With --trust: the file whose section 'identity' counts.")
+@identity_home_option
 def resolve(
     words: tuple[str, ...],
     address: str,
@@ -44,6 +51,11 @@ def resolve(
     client_subnet: str,
     insecure: bool,
     timeout: float,
+    trust: bool,
+    least: str,
+    plan: bool,
+    config: Path | None,
+    home: Path,
 ) -> None:
     """Ask name servers for the records of NAME: addresses (A) unless TYPE says otherwise.
 
@@ -51,22 +63,29 @@ def resolve(
     once, and the first good answer counts.  A server is written as in a Clash file: 1.1.1.1, tcp://1.1.1.1,
     tls://dns.google, https://dns.google/dns-query.  A class (CH) may follow the type.
 
+    With --trust the answer is a key, documents and addresses, and below each the evidence it stands on.
+
     \b
     Examples:
       cyfs-ns resolve example.com
       cyfs-ns resolve example.com AAAA @9.9.9.9 --dnssec
       cyfs-ns resolve example.com MX @tls://1.1.1.1 @https://dns.google/dns-query --json
       cyfs-ns resolve -x 192.0.2.1 --short
+      cyfs-ns resolve ood1.home.example --trust --min owner-signed
 
     \b
     Exit codes:
       0  the name and its records (or none of this type) were found
-      1  the server answered with an error, NXDOMAIN among them
+      1  the server answered with an error, NXDOMAIN among them; with --trust: absent, too weak, revoked, conflicting
       2  the command line makes no sense
-      9  no server answered
+      9  no server answered; with --trust: nobody who knows could be asked
     """
     from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 
+    if trust:
+        raise SystemExit(_trusted(words, tcp, insecure, timeout, least, plan, config, home, as_json))
+    if least or plan:
+        raise click.UsageError("--min and --plan go with --trust")
     try:
         wish, servers = _understood(((address,) if address else ()) + words, reverse=bool(address))
         servers = [_as_wished(server, tcp, insecure) for server in servers]
@@ -80,6 +99,31 @@ def resolve(
         raise SystemExit(NO_SERVER) from None
     _show(server, heard, said, short=short, as_json=as_json)
     raise SystemExit(1 if said.rcode else 0)
+
+
+def _trusted(
+    words: tuple[str, ...],
+    tcp: bool,
+    insecure: bool,
+    timeout: float,
+    least: str,
+    plan: bool,
+    config: Path | None,
+    home: Path,
+    as_json: bool,
+) -> int:
+    from cyfs_ns.errors import ConfigFault
+    from cyfs_ns.io.cli.trusting import resolve_trusted
+    from cyfs_ns.upstream import parse_upstream
+
+    try:
+        servers = [_as_wished(parse_upstream(word[1:]), tcp, insecure) for word in words if word.startswith("@")]
+    except ConfigFault as fault:
+        raise click.UsageError(str(fault)) from None
+    asked = [word for word in words if not word.startswith("@")]
+    return resolve_trusted(
+        asked, servers, least=least, home=home, config=config, only_plan=plan, as_json=as_json, timeout=timeout
+    )
 
 
 def _understood(words: tuple[str, ...], *, reverse: bool) -> tuple[Wish, list[Upstream]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cyfs_ns.io.home import default_home, identity_home
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
@@ -44,16 +45,23 @@ def home_option(command: F) -> F:
     )(command)
 
 
+def identity_home_option(command: F) -> F:
+    """``--home`` of commands about identities, which both programs have: the gateway's home, also for ``cyfs-ns``."""
+
+    def chosen(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+        above = context.find_root().params.get("home")
+        return (value or above or identity_home(os.environ, os.geteuid())).absolute()
+
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        callback=chosen,
+        help="The gateway's state directory. [default: CYFS_HOME, or by user]",
+    )(command)
+
+
 def _default_home(environment: Mapping[str, str], uid: int) -> Path:
-    """CYFS_NS_HOME; else /var/lib/cyfs-ns for root, and cyfs-ns below XDG_STATE_HOME (~/.local/state) for others."""
-    if named := environment.get("CYFS_NS_HOME"):
-        return Path(named)
-    if uid == 0:
-        return Path("/var/lib/cyfs-ns")
-    base = environment.get("XDG_STATE_HOME", "")
-    if not base.startswith("/"):
-        base = str(Path(environment.get("HOME") or "~").expanduser() / ".local" / "state")
-    return Path(base, "cyfs-ns")
+    return default_home(environment, uid, "CYFS_NS_HOME", "/var/lib/cyfs-ns", "cyfs-ns")
 
 
 class NotRunning(click.ClickException):

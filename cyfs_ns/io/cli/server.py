@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,32 +100,13 @@ def import_(file: Path) -> None:
       cyfs-ns import /etc/dnsmasq.conf > /etc/cyfs-ns.yaml
     """
     from cyfs_ns.dnsmasq import imported_yaml, read_dnsmasq
+    from cyfs_ns.io.texts import Disk
 
     if not file.is_file():
         raise click.ClickException(f"{file}: no such file")
-    imported = read_dnsmasq(str(file), _Disk())
+    imported = read_dnsmasq(str(file), Disk(), socket.gethostname())
     for note in imported.notes:
         if note.level != "note":
             click.echo(printable(str(note)), err=True)
     click.echo(imported_yaml(imported), nl=False)
     sys.exit(1 if any(note.level == "error" for note in imported.notes) else 0)
-
-
-class _Disk:
-    """Files of this machine, as the reader of dnsmasq's configurations asks for them."""
-
-    def read(self, path: str) -> str | None:
-        from cyfs_ns.config.source import MAX_BYTES
-        from cyfs_ns.errors import ConfigFault
-        from cyfs_ns.io.configfile import read_bounded
-
-        try:
-            return read_bounded(path, MAX_BYTES)[0].decode("utf-8", "replace")
-        except ConfigFault:
-            return None
-
-    def listing(self, path: str) -> list[str] | None:
-        try:
-            return sorted(each.name for each in Path(path).iterdir())
-        except OSError:
-            return None

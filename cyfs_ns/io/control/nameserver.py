@@ -20,6 +20,7 @@ from cyfs_ns.control.router import Route
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.io import views
 from cyfs_ns.io.control.conversation import DONE, A, Call, Feed, Handler, Reply, json_reply
+from cyfs_ns.io.control.identifiers import PATTERN, identifier
 from cyfs_ns.io.control.wire import HttpFault, json_bytes
 from cyfs_ns.io.explain import explain, question_of
 from cyfs_ns.io.ring import Ring
@@ -37,8 +38,8 @@ class Served:
     """A name server and what its API needs besides."""
 
     serving: Serving
-    started: float
-    """Unix time."""
+    started: Callable[[], float]
+    """Tells Unix time."""
     reload: Callable[[], Awaitable[tuple[Fault, ...]]] | None = None
     """Reads the configuration again and returns the warnings.  Raises ``ConfigFault``."""
 
@@ -59,6 +60,7 @@ def routes(find: Callable[[A], Served], prefix: str = "") -> Iterable[Route[Hand
         ("POST", "/flush", _flush),
         ("POST", "/reload", _reload),
         ("GET", "/metrics", _metrics),
+        ("GET", PATTERN, _identifier),
     )
 
     async def serve(handle: Callable[[_Asked[A]], Awaitable[Reply | Feed]], call: Call[A]) -> Reply | Feed:
@@ -112,7 +114,7 @@ class _Asked(Generic[A]):
 
 
 async def _status(asked: _Asked[A]) -> Reply:
-    return json_reply(views.status_json(asked.serving, asked.served.started))
+    return json_reply(views.status_json(asked.serving, asked.served.started()))
 
 
 async def _stats(asked: _Asked[A]) -> Reply:
@@ -209,6 +211,10 @@ async def _reload(asked: _Asked[A]) -> Reply:
     return json_reply({"warnings": [str(fault) for fault in warnings]})
 
 
+async def _identifier(asked: _Asked[A]) -> Reply:
+    return await identifier(asked.call, asked.serving.show_page)
+
+
 async def _metrics(asked: _Asked[A]) -> Reply:
-    text = render(views.metrics_of(asked.serving, asked.served.started))
+    text = render(views.metrics_of(asked.serving, asked.served.started()))
     return Reply(200, text.encode("utf-8", "replace"), (("Content-Type", CONTENT_TYPE),))

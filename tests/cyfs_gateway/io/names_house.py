@@ -13,7 +13,8 @@ import dnslib
 import trio
 from inprocess import Living, living
 
-from tests.cyfs_ns.dnsfakes import Counted, Handler, free_port, udp_server, zone
+from tests.cyfs_ns.dnsfakes import Counted, Handler, udp_server, zone
+from tests.freeport import free_port
 
 BASE = "ipv6: true\n"
 RECORDS = (

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 from click.testing import CliRunner, Result
-from inprocess import Living, echo, exactly, living, serve, socks5, until
+from inprocess import Living, echo, exactly, living, only, serve, socks5, until
 from names_house import BASE, RECORDS, Names, behind, named, question
 
 from cyfs_gateway.config.load import load
@@ -24,7 +24,8 @@ from cyfs_gateway.io.modules import Modules
 from cyfs_ns.errors import ConfigFault
 from tests.cyfs_gateway.io.test_udp import Peer, associated
 from tests.cyfs_gateway.rules.test_geodata_files import write_mmdb
-from tests.cyfs_ns.dnsfakes import answering, free_port, stream_server, zone
+from tests.cyfs_ns.dnsfakes import answering, stream_server, zone
+from tests.freeport import free_port
 from tunnels.endpoint import Target
 
 FAKE = "  enhanced-mode: fake-ip\n"
@@ -58,7 +59,7 @@ async def test_a_listener_that_fails_keeps_the_names_as_they_were(tmp_path: Path
             more = f"listeners: [{{name: m, type: mixed, listen: 127.0.0.1, port: {taken.getsockname()[1]}}}]\n"
             with pytest.raises(ConfigFault):
                 await names.reload("  enhanced-mode: normal\n  listen-tls: 127.0.0.1:0\n", more)
-        assert [key.kind for key in names.house.gateway.name_server.doors] == ["tcp", "udp"]
+        assert [key.kind for key in names.house.gateway.name_server.doors.keys] == ["tcp", "udp"]
         assert await names.ask("www.example.net") == [fake]
         assert names.house.engine.is_fake(fake)
 
@@ -99,7 +100,6 @@ async def test_names_are_switched_off_and_on_again(tmp_path: Path, nursery: trio
         (fake,) = await names.ask("www.example.net")
         await names.reload("  enable: false\n", DIRECT)
         assert names.house.gateway.name_server is None
-        assert not names.house.engine.is_fake(fake)
         await until(lambda: is_free(names.port))
         await names.reload(FAKE, DIRECT)
         assert await names.ask("www.example.net") == [fake]
@@ -114,13 +114,43 @@ async def test_other_ranges_and_back(tmp_path: Path) -> None:
         await names.reload(FAKE + "  fake-ip-range: 198.19.0.1/24\n", DIRECT)
         (other,) = await names.ask("www.example.net")
         assert other.startswith("198.19.0.")
-        assert not names.house.engine.is_fake(fake)
         await names.reload(FAKE + "  fake-ip-filter: [www.example.net]\n", DIRECT)
         assert await names.ask("www.example.net") == ["127.0.0.1"]
         assert names.house.engine.is_fake(fake)
         await names.reload("  enhanced-mode: normal\n", DIRECT)
         assert await names.ask("other.example.net") == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    "then", ["  enhanced-mode: normal\n", "  enable: false\n", FAKE + "  fake-ip-range: 10.9.0.1/24\n"]
+)
+async def test_what_was_told_is_known_for_a_while_after_it_was_given_up(
+    tmp_path: Path, nursery: trio.Nursery, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = await serve(nursery, echo)
+    async with named(tmp_path, FAKE, DIRECT) as names:
+        (fake,) = await names.ask("www.example.net")
+        await names.reload(then, DIRECT)
+        rest = DIRECT.replace("DIRECT", "REJECT").replace("rules: [", "rules: ['DOMAIN,www.example.net,DIRECT', ")
+        await names.reload(then, rest + "hosts: {www.example.net: 127.0.0.1}\n")
+        stream, code = await socks5(names.house.port(), fake, port)
+        assert code == 0
+        await stream.aclose()
+        assert not names.house.engine.is_fake("198.18.200.200")  # nobody was told of that one
+        await names.reload(FAKE, DIRECT)
+        assert await names.ask("other.example.net") != [fake]
+        assert await names.ask("www.example.net") == [fake]
+        monkeypatch.setattr("cyfs_ns.io.serving._DRAIN_SECONDS", 0.0)
+        await names.reload(then, DIRECT)
         assert not names.house.engine.is_fake(fake)
+
+
+async def test_a_range_within_the_old_one_goes_on_with_its_names(tmp_path: Path) -> None:
+    async with named(tmp_path, FAKE, DIRECT) as names:
+        told = {name: await names.ask(f"{name}.example.net") for name in ("www", "other")}
+        await names.reload(FAKE + "  fake-ip-range: 198.18.0.0/24\n", DIRECT)
+        assert await names.ask("real.example.net") not in told.values()
+        assert {name: await names.ask(f"{name}.example.net") for name in ("www", "other")} == told
 
 
 async def test_the_cache_and_what_is_being_asked_outlive_a_change(tmp_path: Path) -> None:
@@ -130,6 +160,18 @@ async def test_the_cache_and_what_is_being_asked_outlive_a_change(tmp_path: Path
         await names.reload("  rate-limit: 1000\n", DIRECT)
         assert await names.ask("www.example.net") == ["127.0.0.1"]
         assert server.names() == ["www.example.net"]
+
+
+async def test_a_rule_set_that_was_renewed_holds_for_the_next_answer(tmp_path: Path) -> None:
+    names_of = tmp_path / "spared.yaml"
+    names_of.write_text("payload: ['other.example.net']\n")
+    rest = f"rule-providers: {{spared: {{type: file, behavior: domain, path: {names_of}}}}}\n"
+    async with named(tmp_path, FAKE + "  fake-ip-filter: ['rule-set:spared']\n", rest + DIRECT) as names:
+        for _ in range(2):  # the second one is ready-made
+            assert (await names.ask("www.example.net"))[0].startswith("198.18.")
+        names_of.write_text("payload: ['www.example.net']\n")
+        await names.house.gateway.update_rule_provider("spared")
+        assert await names.ask("www.example.net") == ["127.0.0.1"]
 
 
 # The outbound dns
@@ -179,6 +221,41 @@ async def test_questions_on_a_stream_are_answered_in_their_order(tmp_path: Path)
             assert await stream.receive_some() == b""
         await stream.aclose()
         await until(lambda: not len(names.house.tracker))
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.5"])
+async def test_clients_of_the_gateway_ask_in_their_own_name(tmp_path: Path, source: str) -> None:
+    children = "  clients: [{name: children, match: [127.0.0.5], block: [www.example.net]}]\n  query-log: {}\n"
+    async with named(tmp_path, "  listen: []\n" + children, HIJACK) as names:
+        stream, code = await socks5(names.house.port(), "192.0.2.1", 53, source)
+        assert code == 0
+        asked = bytes(dnslib.DNSRecord.question("www.example.net").pack())
+        await stream.send_all(len(asked).to_bytes(2) + asked)
+        reply = dnslib.DNSRecord.parse(await exactly(stream, int.from_bytes(await exactly(stream, 2))))
+        assert str(reply.rr[0].rdata) == ("0.0.0.0" if source == "127.0.0.5" else "127.0.0.1")
+        serving = names.house.gateway.name_server
+        assert serving is not None
+        assert [client for client, _ in serving.server.statistics.clients.top(9)] == [source]
+        flow = only(names.house.tracker)
+        assert flow.decision.chain == ("answers",)
+        await stream.aclose()
+
+
+async def test_datagrams_of_a_client_ask_in_its_own_name(tmp_path: Path) -> None:
+    refused = "  listen: []\n  deny-from: [127.0.0.1/32]\n"
+    async with named(tmp_path, refused, HIJACK) as names, associated(names.house) as peer:
+        assert (await asked_through(peer, "192.0.2.1", "www.example.net")).header.rcode == 5
+
+
+async def test_whom_the_gateway_lets_in_may_ask_though_the_doors_are_for_others(tmp_path: Path) -> None:
+    others = "  listen: []\n  allow-from: [192.0.2.0/24, 127.0.0.1/32]\n"
+    async with named(tmp_path, others, HIJACK) as names:
+        stream, _ = await socks5(names.house.port(), "192.0.2.1", 53, "127.0.0.5")
+        asked = bytes(dnslib.DNSRecord.question("www.example.net").pack())
+        await stream.send_all(len(asked).to_bytes(2) + asked)
+        reply = dnslib.DNSRecord.parse(await exactly(stream, int.from_bytes(await exactly(stream, 2))))
+        assert str(reply.rr[0].rdata) == "127.0.0.1"
+        await stream.aclose()
 
 
 async def test_a_stranger_cannot_keep_more_than_a_few_questions_open(tmp_path: Path) -> None:

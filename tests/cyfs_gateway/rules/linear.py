@@ -12,8 +12,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.model import Always, Cidr, InSet, Logic, Numbers, Place, Rule, SubRule, Text, Words
+
+LEVELS = (
+    *("none", "plain-dns", "auth-channel", "dnssec", "quorum", "storage-proof"),
+    *("key-proven", "host-snapshot", "zone-snapshot", "owner-signed"),
+)
 
 
 class Asks(Exception):
@@ -80,6 +85,8 @@ class Linear:
                 return any(self.holds(part, flow, resolved, known) for part in parts)
             case Text(word="GEOSITE", text=text):
                 return host != "" and any(in_domains(entry, host) for entry in self.sites[text])
+            case Text(text=text) if rule.word in ("DID", "DID-SUFFIX", "OWNER", "ZONE", "TRUST"):
+                return flow.identity is not None and of_somebody(rule.word, text, flow.identity)
             case Text(text=text) if rule.word.startswith("DOMAIN"):
                 return host != "" and compare(rule.word.removeprefix("DOMAIN-"), text, host)
             case Text(text=text):
@@ -143,6 +150,17 @@ class Linear:
     def need_process(flow: Flow, known: bool) -> None:
         if not known and not flow.process and not flow.process_path and flow.uid < 0:
             raise Asks("process")
+
+
+def of_somebody(word: str, wanted: str, who: Identity) -> bool:
+    level = LEVELS.index(who.trust.label)
+    if word == "TRUST":
+        return level >= LEVELS.index(wanted)
+    if level < LEVELS.index("key-proven"):
+        return False
+    if word == "DID-SUFFIX":
+        return who.host == wanted or who.host.endswith("." + wanted)
+    return wanted == {"DID": who.did, "OWNER": who.owner, "ZONE": who.zone}[word]
 
 
 def compare(how: str, wanted: str, value: str) -> bool:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.formats import inline_rule_set, parse_rule_set
 from cyfs_gateway.rules.model import Need
 from cyfs_gateway.rules.parse import parse_condition, parse_rule
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.address import parse_address
 from cyfs_ns.sets import CidrSet, DomainSet, HostSet, SuccinctTrie
+from cyfs_ns.trust.level import Trust
 from tests.cyfs_gateway.rules.linear import Linear, in_domains
 from tests.cyfs_gateway.rules.mrs_writer import domain_mrs
 
@@ -35,6 +36,9 @@ RANGES = st.lists(
 NAMES = st.sampled_from(["curl", "Curl", "ssh", "/usr/bin/curl", "x"])
 REGEXES = st.sampled_from(["^a", "com$", r"^(a|b)\.", "C{2}", r"w+\.com", "zz"])
 WILDCARDS = st.sampled_from(["*", "a*", "*.com", "?.com", "*b*", "cur?", "/usr/*/curl"])
+DIDS = st.sampled_from(
+    ["did:web:home.example", "did:web:ood1.home.example", "did:dev:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"]
+)
 OPTIONS = st.sampled_from(["", ",no-resolve", ",src", ",src,no-resolve"])
 ENTRIES = st.one_of(
     HOSTS,
@@ -86,6 +90,11 @@ def leaves(kinds: Sequence[str] = ()) -> st.SearchStrategy[str]:
         "UID": RANGES,
         "NETWORK": st.sampled_from(["tcp", "UDP"]),
         "DSCP": RANGES,
+        "DID": DIDS,
+        "DID-SUFFIX": st.sampled_from(["home.example", ".home.example", "example", "ome.example", "ood1.home.example"]),
+        "OWNER": DIDS,
+        "ZONE": DIDS,
+        "TRUST": st.sampled_from(["none", "quorum", "key-proven", "OWNER-signed"]),
         "RULE-SET": st.tuples(st.sampled_from(["names", "nets", "mixed"]), OPTIONS).map("".join),
     }
     return st.sampled_from(sorted(kinds or made)).flatmap(
@@ -166,6 +175,17 @@ FLOWS = st.builds(
     process_path=st.one_of(st.just(""), NAMES),
     uid=st.one_of(st.just(-1), PORTS),
     rematch=st.sampled_from(["", "again"]),
+    identity=st.one_of(
+        st.none(),
+        st.builds(
+            Identity,
+            did=DIDS,
+            host=st.sampled_from(["", "home.example", "ood1.home.example", "x.ood1.home.example", "other.example"]),
+            owner=st.one_of(st.just(""), DIDS),
+            zone=st.one_of(st.just(""), DIDS),
+            trust=st.sampled_from(Trust),
+        ),
+    ),
 )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.formats import inline_rule_set
 from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.parse import parse_rule
 from cyfs_gateway.rules.sets import RuleSet
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.trust.level import Trust
 
 
 class NoGeo:
@@ -21,6 +22,15 @@ class NoGeo:
 
     def asn(self, ip: str) -> str:
         return ""
+
+
+NAS = Identity(
+    did="did:web:nas.example",
+    host="nas.example",
+    owner="did:web:alice.example",
+    zone="did:web:example.net",
+    trust=Trust.KEY_PROVEN,
+)
 
 
 def flow(host: str = "a.example", src: str = "192.0.2.1", **more: object) -> Flow:
@@ -65,6 +75,11 @@ def test_everything_in_the_key_tells_flows_apart() -> None:
         ("AND,((DOMAIN,a.example),(SRC-IP-CIDR,198.51.100.0/24)),X", flow(src="198.51.100.9")),
         ("UID,7,X", flow(uid=7)),
         ("DSCP,46,X", flow(dscp=46)),
+        ("DID,nas.example,X", flow(identity=NAS)),
+        ("DID-SUFFIX,example,X", flow(identity=NAS)),
+        ("OWNER,alice.example,X", flow(identity=NAS)),
+        ("ZONE,example.net,X", flow(identity=NAS)),
+        ("TRUST,quorum,X", flow(identity=NAS)),
     ],
 )
 def test_rules_on_the_client_are_asked_every_time(rule: str, asked: Flow) -> None:

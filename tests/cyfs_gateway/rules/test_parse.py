@@ -10,6 +10,10 @@ from cyfs_gateway.rules.model import TYPE_NAMES, Cidr, InSet, Rule
 from cyfs_gateway.rules.parse import MAX_DEPTH, MAX_TEXT, RuleFault, parse_condition, parse_rule
 from cyfs_ns.errors import ConfigFault
 
+# the first public key of RFC 8032 section 7.1
+KEY = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+IN_BASE32 = "25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkena"
+
 # line, type and payload as GET /rules shows them, outbound
 EXAMPLES = [
     ("DOMAIN,WWW.Example.com,PROXY", "Domain", "www.example.com", "PROXY"),
@@ -49,6 +53,13 @@ EXAMPLES = [
     ("UID,1001/2000-3000,DIRECT", "Uid", "1001/2000-3000", "DIRECT"),
     ("NETWORK,UDP,DIRECT", "Network", "udp", "DIRECT"),
     ("DSCP,4/10-12,DIRECT", "DSCP", "4/10-12", "DIRECT"),
+    ("DID,did:web:NAS.home.example,PROXY", "DID", "did:web:nas.home.example", "PROXY"),
+    ("DID,nas.home.example,PROXY", "DID", "did:web:nas.home.example", "PROXY"),
+    (f"DID,{IN_BASE32}.dev.did,PROXY", "DID", f"did:dev:{KEY}", "PROXY"),
+    ("DID-SUFFIX,.Home.example,PROXY", "DIDSuffix", "home.example", "PROXY"),
+    ("OWNER,did:bns:alice,PROXY", "Owner", "did:bns:alice", "PROXY"),
+    ("ZONE,home.example,PROXY", "Zone", "did:web:home.example", "PROXY"),
+    ("TRUST,Owner-Signed,PROXY", "Trust", "owner-signed", "PROXY"),
     ("RULE-SET,providername,proxy,no-resolve", "RuleSet", "providername", "proxy"),
     (
         "AND,((DOMAIN-SUFFIX,baidu.com),(NETWORK,UDP)),DIRECT",
@@ -141,10 +152,14 @@ REFUSED = [
     ("NOT,((DOMAIN,a),(DOMAIN,b)),A", "one condition"),
     ("SUB-RULE,NETWORK,tcp,A", "in brackets"),
     ("SUB-RULE,(SUB-RULE,(NETWORK,tcp)),A", "cannot stand inside"),
-    ("DID,did:dev:abc,A", "needs identities, which this build does not carry yet"),
-    ("DID-SUFFIX,abc,A", "needs identities"),
-    ("ZONE,home,A", "needs identities"),
-    ("TRUST,owner,A", "needs identities"),
+    ("DID,did:dev:abc,A", "DID takes a DID such as did:web:home.example"),
+    (f"DID,{'a' * 43}.dev.did,A", "52 characters"),
+    ("DID,did:web:192.0.2.1,A", "a host name is needed"),
+    ("OWNER,did:,A", "OWNER takes a DID"),
+    ("ZONE,a..b,A", "ZONE takes a DID"),
+    ("DID-SUFFIX,a b,A", "DID-SUFFIX takes the end of a host name"),
+    ("DID-SUFFIX,did:web:home.example,A", "DID-SUFFIX takes the end of a host name"),
+    ("TRUST,owner,A", "no level of trust; they are .*owner-signed"),
     ("DOMAIN," + "a" * MAX_TEXT + ",A", "too long"),
     ("AND," + "((AND," * MAX_DEPTH + "((NETWORK,tcp))" + "))" * MAX_DEPTH + ",A", "nest at most"),
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.formats import inline_rule_set
 from cyfs_gateway.rules.index import MAX_SUB_RULES
 from cyfs_gateway.rules.model import NO_MATCH, Need
@@ -15,6 +15,7 @@ from cyfs_gateway.rules.parse import parse_rule
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.sets import CidrSet, DomainSet, HostSet
+from cyfs_ns.trust.level import Trust
 
 WEB = Flow(
     network="tcp",
@@ -32,6 +33,13 @@ WEB = Flow(
     process_path="/usr/bin/curl",
     uid=0,
     rematch="again",
+    identity=Identity(
+        did="did:web:nas.home.example",
+        host="nas.home.example",
+        owner="did:bns:alice",
+        zone="did:web:home.example",
+        trust=Trust.HOST_SNAPSHOT,
+    ),
 )
 
 
@@ -71,6 +79,7 @@ def table(
     )
 
 
+OF_IDENTITIES = {"DID", "DIDSuffix", "Owner", "Zone", "Trust"}
 MEETS = [
     ("DOMAIN,WWW.google.com,A", "DOMAIN,google.com,A"),
     ("DOMAIN-SUFFIX,google.com,A", "DOMAIN-SUFFIX,oogle.com,A"),
@@ -104,6 +113,12 @@ MEETS = [
     ("UID,0,A", "UID,1-4294967295,A"),
     ("NETWORK,TCP,A", "NETWORK,UDP,A"),
     ("DSCP,0-4,A", "DSCP,5-63,A"),
+    ("DID,nas.home.example,A", "DID,did:web:home.example,A"),
+    ("DID-SUFFIX,home.example,A", "DID-SUFFIX,ome.example,A"),
+    ("DID-SUFFIX,nas.home.example,A", "DID-SUFFIX,a.nas.home.example,A"),
+    ("OWNER,did:bns:alice,A", "OWNER,did:bns:bob,A"),
+    ("ZONE,home.example,A", "ZONE,nas.home.example,A"),
+    ("TRUST,host-snapshot,A", "TRUST,zone-snapshot,A"),
     ("RULE-SET,names,A", "RULE-SET,nets,A"),
     ("RULE-SET,nets,A,src", "RULE-SET,mixed,A"),
     ("RULE-SET,mixed,A,src", None),
@@ -128,6 +143,16 @@ def test_each_type_holds_where_it_should_and_only_there(holds, fails):
     assert verdict.type == parse_rule(holds).type
     if fails is not None:
         assert table(fails, lists=lists, **sets).match(WEB) is NO_MATCH
+
+
+@pytest.mark.parametrize("line", [holds for holds, _ in MEETS if parse_rule(holds).type in OF_IDENTITIES])
+def test_rules_on_identities_never_meet_somebody_unknown_or_hardly_known(line):
+    rules = table(line, "MATCH,Z")
+    assert rules.match(WEB).outbound == "A"
+    assert rules.match(replace(WEB, identity=None)).outbound == "Z"
+    assert rules.match(replace(WEB, identity=replace(WEB.identity, trust=Trust.QUORUM))).outbound == "Z"
+    nobody = Identity(did="", host="", trust=Trust.QUORUM)
+    assert rules.match(replace(WEB, identity=nobody)).outbound == "Z"
 
 
 def test_without_a_rule_that_holds_a_flow_goes_out_directly():

@@ -49,11 +49,11 @@ DOORS = DoorsConfig(
     allow_from=(ip_network("192.168.0.0/16"),),
     deny_from=(ip_network("192.168.1.66/32"),),
     refuse="silent",
-    rate_limit=100,
+    rate_limit=50,
 )
 CACHE = CacheConfig(
     max_bytes=4 << 20, min_ttl=10, max_ttl=3600, max_negative=60, max_stale=86400, stale_wait=1.0, prefetch=False,
-    persist=False,
+    persist=False, save_interval=30.0, failure_ttl=2, max_failure_ttl=300,
 )  # fmt: skip
 FULLY = {
     "enable": True,
@@ -112,7 +112,7 @@ def test_the_same_text_means_the_same(data: bytes) -> None:
     [
         ("", "doors.allow_near", True),
         ("  allow-from: 10.0.0.0/8", "doors.allow_near", False),
-        ("", "doors.rate_limit", 0),
+        ("", "doors.rate_limit", 100),
         ("", "ipv6", True),
         ("", "enhanced_mode", "redir-host"),
         ("", "cache", CacheConfig()),
@@ -146,6 +146,10 @@ WRONG = [
     ("deny-from: [everybody]", "/dns/deny-from/0", "prefix"),
     ("refuse: loudly", "/dns/refuse", "silent"),
     ("rate-limit: -1", "/dns/rate-limit", "0"),
+    ("cache: {failure-ttl: 0}", "/dns/cache/failure-ttl", "from 1 to 300"),
+    ("cache: {failure-ttl: 90}", "/dns/cache/failure-ttl", "in this order"),
+    ("cache: {max-failure-ttl: 6m}", "/dns/cache/max-failure-ttl", "300"),
+    ("cache: {save-interval: 0}", "/dns/cache/save-interval", "once a second"),
     ("ipv6: sometimes", "/dns/ipv6", "true or false"),
     ("default-nameserver: [https://dns.example/dns-query]", "/dns/default-nameserver/0", "must be an address"),
     ("nameserver: [ftp://a.example]", "/dns/nameserver/0", "ftp"),
@@ -266,3 +270,11 @@ def test_a_file_with_a_wound_is_a_value_or_faults(where: int, gone: int, instead
 def test_any_value_under_any_key_is_read_or_a_fault(key: str, value: str) -> None:
     loaded = load_dns(f"dns:\n  listen: ':53'\n  {key}: {value}\n".encode())
     assert (loaded.dns is None) == any(fault.severity == "error" for fault in loaded.faults)
+
+
+def test_who_runs_alone_is_enabled() -> None:
+    """Fake addresses, too, want nobody to say so again."""
+    for said in ("", "  enable: false\n"):
+        loaded = section(said)
+        assert loaded.dns is not None
+        assert loaded.dns.enable

@@ -144,7 +144,8 @@ def test_old_shapes_are_read() -> None:
     zone = read_document(
         {
             "did": "did:web:home.example", "name": "home", "owner_name": "did:ens:alice",
-            "auth_key": ALICE.public.jwk(),             "oods": ["ood1", "ood2@192.168.32.1", "ood3#vlan1"], "sn": "sn.example", **times,
+            "auth_key": ALICE.public.jwk(), "oods": ["ood1", "ood2@192.168.32.1", "ood3#vlan1"],
+            "sn": "sn.example", **times,
         }
     )  # fmt: skip
     assert isinstance(zone, ZoneDoc) and zone.key == ALICE.public and zone.owner == Did("ens", "alice")

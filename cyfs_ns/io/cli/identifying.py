@@ -1,0 +1,112 @@
+"""What the commands about identities share: how faults are told, how people say names, keys and times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cyfs_ns.printable import printable
+
+if TYPE_CHECKING:
+    from cyfs_ns.identity.did import Did
+    from cyfs_ns.identity.keys import PublicKey
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+out_option = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it.")
+zone_option = click.option("--zone", default="", metavar="HOST", help="The zone, as home.example.")
+days_option = click.option(
+    "--days", default=3650, show_default=True, type=click.IntRange(1, 36_500), help="How long it is valid."
+)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Faults of files, documents and the command line end the command with one line."""
+    from cyfs_ns.errors import CyfsError
+
+    try:
+        yield
+    except CyfsError as fault:
+        raise click.ClickException(printable(str(fault))) from None
+    except OSError as fault:
+        where = f"{fault.filename}: " if fault.filename else ""
+        raise click.ClickException(printable(f"{where}{fault.strerror or fault}")) from None
+
+
+def sure(question: str, yes: bool) -> None:
+    """Ask on the terminal unless ``yes`` was said.  No, or nobody there to ask, ends the command."""
+    if yes:
+        return
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        click.echo("nothing was done (without a terminal, say --yes)", err=True)
+        raise SystemExit(1) from None
+
+
+def did_of(text: str) -> Did:
+    """A DID, or the identity that a host name stands for.  Raises ``BadWire``."""
+    from cyfs_ns.identity.did import subject
+
+    return subject(text)
+
+
+def zone_of(text: str) -> Did | None:
+    """The zone in ``--zone``, None if it was not said."""
+    return did_of(text) if text else None
+
+
+def public_key(text: str) -> PublicKey:
+    """A key as people have it: 43 characters of base64url, a DID that is a key, or an owner's document.
+
+    Raises ``BadWire`` and ``ConfigFault``.
+    """
+    from cyfs_ns.errors import ConfigFault
+    from cyfs_ns.identity.did import did_of_host, parse_did
+    from cyfs_ns.identity.keys import read_x
+    from cyfs_ns.io.trusted.keystore import read_token_file
+
+    if text.startswith("did:") or text.endswith(".dev.did"):
+        key = (parse_did(text) if text.startswith("did:") else did_of_host(text)).key
+        if key is None:
+            raise ConfigFault(f"{text} is a name and not a key; give the key it has: did:dev:…, or its 43 characters")
+        return key
+    path = Path(text)
+    if len(text) != 43 or path.exists():
+        token, document = read_token_file(path)
+        if document.kind != "owner" or document.main_key is None or not token.verify(document.main_key):
+            raise ConfigFault(f"{path}: not an owner's document, signed by the key in it")
+        return document.main_key
+    return read_x(text.removeprefix("PKX="))
+
+
+def seconds_of(text: str) -> int:
+    """``now``, a day, a moment (UTC) or seconds since 1970, as seconds since 1970."""
+    import time
+    from datetime import UTC, datetime
+
+    if text == "now":
+        return int(time.time())
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text[:40]!r} is no time: now, 2026-11-21, 2026-11-21T10:00:00, or seconds"
+        ) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def day(seconds: int) -> str:
+    """As people read it, in UTC."""
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

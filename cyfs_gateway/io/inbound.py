@@ -76,7 +76,7 @@ class Inbound:
 
     def _accept(self, _events: int) -> None:
         accept = self.sock._accept  # type: ignore[attr-defined] # the bare call: the public one spends as long again on a wrapper object
-        family, kind = self.sock.family, self.sock.type
+        family, kind = int(self.sock.family), int(self.sock.type)
         for _ in range(_ACCEPTS_PER_EVENT):
             try:
                 fd, peer = accept()

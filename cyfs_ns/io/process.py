@@ -13,7 +13,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-_GARBAGE_THRESHOLD = 20_000
+_GARBAGE_THRESHOLD = 50_000
 """Allocations between collections; connections free themselves by reference counts, so little is left to find."""
 _PAGE = resource.getpagesize()
 

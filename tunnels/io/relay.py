@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final
 
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
@@ -35,7 +35,8 @@ _UNUSUAL: Final = ~(READABLE | select.EPOLLHUP)
 _INPUT: Final = select.EPOLLIN
 _CHATTY: Final = READABLE | select.EPOLLPRI | select.EPOLLET
 """Reported once an arrival.  A read that was not filled has taken all there was, unless urgent data cut it short."""
-_MORE: Final = socket.MSG_MORE
+_MORE: Final = int(socket.MSG_MORE)
+_SHUT_WR: Final = int(socket.SHUT_WR)
 _RESET: Final = struct.pack("ii", 1, 0)
 
 _scratch = memoryview(bytearray(_READ_MOST))
@@ -254,7 +255,8 @@ class Relay:
         else here needs to read until nothing is left.  Owing ends it too as far as epoll is concerned (``_settle``).
         """
         reactor, idle = self._reactor, self._idle
-        recv, send = cast(socket.SocketType, way.source).recv, way.sink.send
+        source: Any = way.source  # a socket; a cast() would cost a call for each connection
+        recv, send = source.recv, way.sink.send
 
         def end() -> Handler:
             way.may_chat = False
@@ -293,11 +295,13 @@ class Relay:
 
     def _read_on(self, way: _Way, back: _Way, begun: bytes) -> None:
         """The rest of what a small read has ``begun``, or an end, is in sight: all of it goes out in one packet."""
-        source, sink = way.source, cast(socket.SocketType, way.sink)
+        source = way.source
+        sink: Any = way.sink
         size = way.size
         view = _views[size]
         n, sent, ended = len(begun), 0, False
-        view[:n] = begun
+        if n:
+            view[:n] = begun
         try:
             try:
                 while n < len(view) and not ended:
@@ -340,7 +344,8 @@ class Relay:
     def _pass_end(self, way: _Way) -> None:
         """What ``_settle`` comes to when the first of two sockets has ended and nobody owes anything."""
         way.finished = True
-        cast(socket.SocketType, way.sink).shutdown(socket.SHUT_WR)
+        sink: Any = way.sink
+        sink.shutdown(_SHUT_WR)
         self._watch_source(way, 0)
 
     def _interest(self, way: _Way) -> int:

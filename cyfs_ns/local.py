@@ -137,8 +137,8 @@ class LocalNames:
     """All of it, ready to be asked.  Immutable; made by :class:`LocalBuilder`."""
 
     __slots__ = (
-        "_between", "_cuts", "_domain_of", "_lease_between", "_leases", "_nodes", "_ours", "_ours_named", "_patterns",
-        "_roots", "_settings", "_synthesised", "_written_reverse",
+        "_between", "_by_text", "_cuts", "_domain_of", "_landmarks", "_lease_between", "_leases", "_nodes", "_ours",
+        "_ours_named", "_patterns", "_roots", "_settings", "_synthesised", "_written_reverse",
     )  # fmt: skip
 
     def __init__(
@@ -150,8 +150,9 @@ class LocalNames:
         synthesised: tuple[Synthesised, ...],
         ours: tuple[InterfaceName, ...],
         written_reverse: frozenset[bytes],
+        by_text: bool,
     ) -> None:
-        """For :class:`LocalBuilder` alone."""
+        """For :class:`LocalBuilder` alone.  ``by_text``: patterns or the like speak of names anywhere."""
         self._settings = settings
         self._nodes = nodes
         self._cuts = cuts
@@ -161,6 +162,9 @@ class LocalNames:
         self._roots.update(_parent(owner) for owner in nodes if owner.startswith(_STAR))
         self._roots.update(owner for owner, node in nodes.items() if DNAME in node)
         self._between = _between(nodes, self._roots) | self._roots
+        self._landmarks = self._roots.union(cuts)
+        """Nothing is said of names that are neither here nor below one that is, but for those that are written down."""
+        self._by_text = by_text
         self._ours_named, self._written_reverse = ours, written_reverse
         self._ours: dict[bytes, _Node] = {}
         self._leases: dict[bytes, _Node] = {}
@@ -188,7 +192,20 @@ class LocalNames:
 
     def lookup(self, name: bytes, rtype: int) -> Reply | Alias | None:
         """The answer for a wire name in lower case; ``None``: not ours, ask upstream."""
-        return self._walk(name, rtype)[0]
+        return None if self._is_foreign(name) else self._walk(name, rtype)[0]
+
+    def _is_foreign(self, name: bytes) -> bool:
+        """The cheap look: whether a name of several labels is surely not ours, as most are."""
+        if self._by_text or name in self._nodes or name in self._leases or name in self._ours:
+            return False
+        if len(name) <= 2 + name[0]:
+            return False
+        landmarks = self._landmarks
+        while name not in landmarks:
+            if name == b"\0":
+                return True
+            name = name[1 + name[0] :]
+        return False
 
     def addresses(self, name: str) -> list[str]:
         """The addresses of a canonical name as far as the house alone knows them, IPv4 first."""
@@ -575,8 +592,10 @@ class LocalBuilder:
         if self._faults:
             raise ConfigFault("\n".join(self._faults))
         written_reverse = frozenset(owner for owner, node in self._records.items() if PTR in node)
+        # The pattern for localhost lies in a zone of its own.
+        by_text = bool(self._patterns or self._synthesised)
         names_of_all = LocalNames(
-            self.settings, nodes, cuts, table, tuple(self._synthesised), tuple(self._ours), written_reverse
+            self.settings, nodes, cuts, table, tuple(self._synthesised), tuple(self._ours), written_reverse, by_text
         )
         return names_of_all.with_leases(leases, now)
 

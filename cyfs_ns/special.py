@@ -17,6 +17,12 @@ from cyfs_ns.wire import Record, name_wire
 SPECIAL_ZONES = ("localhost", "invalid", "test", "onion", "alt", "local", "home.arpa", "resolver.arpa")
 """``localhost`` is loopback with all below it; the others hold nothing but what the owner writes into them."""
 
+IDENTITY_DOMAINS = frozenset({"eth", "did"})
+"""What stands below these names identities, on chains and in documents; the public DNS has no such domains."""
+
+NEVER_ASKED = IDENTITY_DOMAINS | {"alt"}
+"""Never asked of ordinary servers, whatever else is switched off: it would only tell them (RFC 9476 section 3)."""
+
 HOME = name_wire("home.arpa")
 """DS of it is asked upstream, for its delegation is insecure on purpose (RFC 8375 section 4)."""
 

@@ -227,6 +227,8 @@ class AnswerCache:
         value = self._entries.pop(packed, None)
         if value is not None:
             self._size -= len(packed) + len(value) + _OVERHEAD
+            if self._news:
+                self._news.pop(packed, None)  # or a flood of names would be kept, if only by name, until it is told
 
     def flush(self, name: bytes | None = None, *, below: bool = False) -> int:
         """Forget all, or what is known of a wire name (lower case), or with ``below`` of all names under it too.

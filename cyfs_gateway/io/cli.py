@@ -19,6 +19,7 @@ import click
 
 from cyfs_gateway import __version__
 from cyfs_ns.io.cli import id_commands
+from cyfs_ns.io.cli.asking import resolve
 from cyfs_ns.io.home import identity_home as default_home
 from cyfs_ns.printable import printable
 
@@ -78,6 +79,14 @@ def main() -> None:
 
 
 cli.add_command(id_commands)
+cli.add_command(
+    click.Command(
+        "resolve",
+        callback=resolve.callback,
+        params=resolve.params,
+        help=(resolve.help or "").replace("cyfs-ns", "cyfs-gateway").replace("Examples:", "Example:"),
+    )
+)
 
 _config_option = click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Clash YAML.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

@@ -1,4 +1,4 @@
-"""What the gateway keeps in its home between two lives: one lock, one secret, one identity, the choices made by hand."""
+"""What the gateway keeps in its home between two lives: one lock, one secret, one identity, choices made by hand."""
 
 from __future__ import annotations
 

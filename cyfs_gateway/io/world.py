@@ -40,6 +40,7 @@ from cyfs_ns.io.resolver import Resolver
 from cyfs_ns.io.sources import is_local
 from cyfs_ns.loops import own_doors
 from cyfs_ns.names import is_ip
+from cyfs_ns.special import IDENTITY_DOMAINS
 from cyfs_ns.splitdns import SplitDns, read_servers
 from cyfs_ns.upstream import Group as ServerGroup
 from cyfs_ns.upstream import Upstream
@@ -283,10 +284,17 @@ class World:
 
     async def resolve(self, host: str) -> Sequence[str]:
         """Addresses of ``host`` for the rules.  Raises ``Unreachable``."""
-        return self._at_home(host) or await self.resolver.addresses(host)
+        return self._at_home(host) or await self._look_up(host, self.resolver)
 
     async def _resolve_direct(self, host: str) -> Sequence[str]:
-        return self._at_home(host) or await self._direct_resolver.addresses(host)
+        return self._at_home(host) or await self._look_up(host, self._direct_resolver)
+
+    async def _look_up(self, host: str, resolver: Resolver) -> Sequence[str]:
+        if host.rpartition(".")[2] not in IDENTITY_DOMAINS:
+            return await resolver.addresses(host)
+        from cyfs_ns.io.trusted.answers import addresses_of
+
+        return await addresses_of(self.trusted, host, self.config.identity.bridges)
 
     def _at_home(self, host: str) -> Sequence[str]:
         return self.registered(host) or self._around.house(host)
@@ -478,7 +486,7 @@ class World:
         """
         if self._trusted is None:
             # Megabytes that only those need who ask for identities.
-            from cyfs_ns.io.trusted.build import build_trusted
+            from cyfs_ns.io.trusted.build import addresses_by, build_trusted
             from cyfs_ns.io.trusted.records import by_resolver
 
             identity = self.config.identity
@@ -486,7 +494,7 @@ class World:
                 identity,
                 self._home,
                 records=by_resolver(self.resolver, identity.validators),
-                addresses=self.resolve,
+                addresses=addresses_by(lambda: self.resolver, self._at_home),
                 dial=self.dial_by_rules,
             )
         return self._trusted

@@ -5,8 +5,10 @@ that only take host names (URLs, SNI, DNS), so each DID has a host form:
 
 * ``did:web:home.example`` is ``home.example``;
 * a method with a *bridge* (a zone that publishes its names in DNS) is ``<id>.<bridge>``: ``alice.web3.example``;
-* ``did:ens:alice.eth`` is ``alice.eth``;
+* ``did:ens:alice.eth`` is ``alice.eth``, other names in ENS ``home.example.ens.did``;
 * anything else is ``<id>.<method>.did``; ``.did`` is no top-level domain and never asked upstream.
+
+A host form stands for one identity: no ``did:web`` may be called as those of other methods are.
 
 ``did:dev`` carries its key in base64url, whose case matters, in a label whose case DNS may change.  So there are two
 host forms: the forerunner's, 43 characters of base64url, used where bytes are kept (tokens, our own URLs); and the
@@ -32,6 +34,8 @@ _MAX_DID = 512
 _METHOD = re.compile(r"[a-z0-9]{1,32}\Z").match
 _IDCHARS = re.compile(r"(?:[A-Za-z0-9._-]|%[0-9A-Fa-f]{2})+\Z").match
 _WEB_ID = re.compile(r"([^%]+)(?:%3[Aa]([1-9][0-9]{0,4}))?\Z").match
+_ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._")
 _SENTINELS = frozenset({"null", "undefined"})
 _LOST_CASE = "lost the case of its letters on the way, and with it the key; use the form of 52 characters"
 
@@ -75,13 +79,22 @@ def parse_did(untrusted: str) -> Did:
     _, method, *parts = untrusted.split(":")
     if _METHOD(method) is None or not parts or not all(_IDCHARS(part) for part in parts):
         raise BadWire(f"not a DID: {untrusted[:80]!r}")
-    if method in _SENTINELS or parts == ["undefined"]:
+    if method in _SENTINELS:
         raise BadWire(f"{untrusted[:80]!r} stands for no identity")
     if method == "web":
-        return Did(method, _web_id(parts[0]), tuple(parts[1:]))
+        path = tuple(map(_unescaped, parts[1:]))
+        if not {".", ".."}.isdisjoint(path):
+            raise BadWire(f"not a DID, its path leads elsewhere: {untrusted[:80]!r}")
+        return _somebody(Did(method, _web_id(parts[0]), path))
     if len(parts) > 1:
         raise BadWire(f"a did:{method} has no path: {untrusted[:80]!r}")
-    return _by_method(method, parts[0])
+    return _somebody(_by_method(method, parts[0]))
+
+
+def _somebody(did: Did) -> Did:
+    if did.id == "undefined":
+        raise BadWire(f"{did} stands for no identity")
+    return did
 
 
 def _by_method(method: str, text: str) -> Did:
@@ -94,6 +107,11 @@ def _by_method(method: str, text: str) -> Did:
     return Did(method, text)
 
 
+def _unescaped(text: str) -> str:
+    """The one spelling of percent escapes (RFC 3986 §6.2.2): none where none is needed, else in capitals."""
+    return _ESCAPED.sub(lambda match: char if (char := chr(int(match[1], 16))) in _PLAIN else match[0].upper(), text)
+
+
 def _web_id(untrusted: str) -> str:
     """``host`` or ``host%3Aport``.  An address instead of a host has no owner to speak for it (did:web §3.1)."""
     parts = _WEB_ID(untrusted)
@@ -102,6 +120,8 @@ def _web_id(untrusted: str) -> str:
     host, port = names.host(parts[1]), parts[2]
     if names.is_ip(host):
         raise BadWire(f"did:web:{untrusted[:80]}: a host name is needed, not an address")
+    if host.rpartition(".")[2] in ("eth", "did"):
+        raise BadWire(f"did:web:{untrusted[:80]}: names under .eth and .did are no web hosts")
     if port is not None and int(port) > 65535:
         raise BadWire(f"did:web:{untrusted[:80]}: no such port")
     return host if port is None or port == "443" else f"{host}%3A{port}"
@@ -111,7 +131,7 @@ def host_of_did(did: Did, bridges: Bridges | None = None, *, case_safe: bool = F
     """The host name that stands for ``did``; ``case_safe`` makes it survive DNS.  Raises ``BadWire`` if it has none."""
     if did.path or "%" in did.id:
         raise BadWire(f"{did} has no host name: ports and paths have none")
-    if did.method in ("web", "ens"):
+    if did.method == "web" or (did.method == "ens" and did.id.endswith(".eth")):
         return did.id
     if bridges is not None and (bridge := bridges.get(did.method)):
         return f"{did.id}.{bridge}"
@@ -126,20 +146,20 @@ def did_of_host(untrusted: str, bridges: Bridges | None = None) -> Did:
     name = names.name(written)
     for method, bridge in (bridges or {}).items():
         if name.endswith("." + bridge):
-            return Did(method, name[: -len(bridge) - 1])
+            return _somebody(Did(method, name[: -len(bridge) - 1]))
     if name == "eth" or name == "did":
         raise BadWire(f"{name!r} alone is nobody's name")
     if name.endswith(".eth"):
         return Did("ens", name)
     if not name.endswith(".did"):
-        return Did("web", name)
+        return _somebody(Did("web", name))
     text, _, method = written[:-4].rpartition(".")
     method = method.lower()
     if not text or _METHOD(method) is None or method in _SENTINELS:
         raise BadWire(f"{untrusted[:80]!r}: names under .did are <id>.<method>.did")
     if method == "dev":
         return _dev_label(text)
-    return _by_method(method, text)
+    return _somebody(_by_method(method, text))
 
 
 def _dev_label(label: str) -> Did:

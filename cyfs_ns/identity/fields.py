@@ -141,9 +141,10 @@ class Fields:
                 raise self.wrong("verificationMethod", "has an entry without id")
             if (key := self._key_of(method)) is None:
                 continue
-            if method.get("controller") not in (None, str(subject)):
+            whose, mark, fragment = name.rpartition("#")
+            if not all(_is(one, subject) for one in (method.get("controller"), whose)):
                 continue
-            if (fragment := name[name.find("#") :]) in keys:
+            if (fragment := mark + fragment) in keys:
                 raise self.wrong("verificationMethod", f"has two keys {fragment[:40]!r}")
             keys[fragment] = key
         if "#main_key" in keys:
@@ -158,3 +159,13 @@ class Fields:
         if isinstance(multibase, str) and multibase.startswith("z6Mk"):
             return PublicKey(read_multikey(multibase).raw)
         return None
+
+
+def _is(untrusted: Json, subject: Did) -> bool:
+    """Whether what may be said of whom is not said, or is ``subject`` in any spelling."""
+    if not untrusted:
+        return True
+    try:
+        return isinstance(untrusted, str) and parse_did(untrusted).canonical == subject.canonical
+    except BadWire:
+        return False

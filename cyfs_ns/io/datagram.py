@@ -32,8 +32,7 @@ from cyfs_ns.io.light import Word, afterwards
 _ROOM = 4096  # more than the 1232 we offer to take, for servers that do not care
 _MAX_STRAYS = 64
 _MOST_SPARE = 64
-_AT_ONCE = 64
-_ROUNDS = 8
+_AT_ONCE = 64  # each takes all the way to its client, so more would hold up everybody else for too long
 _NOWHERE = bytes(16)  # a sockaddr of family AF_UNSPEC
 
 # Never waits, so it keeps the interpreter's lock.
@@ -134,9 +133,12 @@ class Datagram:
         finally:
             self._word = None
 
-    def hold(self, data: bytes) -> None:
-        """Let the next :meth:`receive` give ``data`` once more."""
-        self._come = data
+    def hold(self, came: bytes | CyfsError) -> None:
+        """Let the next :meth:`receive` give the reply, or raise the fault, that came once more."""
+        if isinstance(came, bytes):
+            self._come = came
+        else:
+            self._fault = came
 
     def close(self) -> None:
         """Give the port back; what comes for it now is nobody's."""
@@ -256,14 +258,10 @@ class _Sockets:
 
     def _turn(self) -> None:
         """Hear what has come.  Bounded, so that the rest of the house gets its turn, too."""
-        for _ in range(_ROUNDS):
-            ready = self._epoll.poll(0, _AT_ONCE)
-            for number, _ in ready:
-                asking = self._asking.get(number)
-                if asking is not None:
-                    asking.look()
-            if len(ready) < _AT_ONCE:
-                return
+        for number, _ in self._epoll.poll(0, _AT_ONCE):
+            asking = self._asking.get(number)
+            if asking is not None:
+                asking.look()
 
 
 _of_this_run: trio.lowlevel.RunVar[_Sockets] = trio.lowlevel.RunVar("sockets of questions to name servers")

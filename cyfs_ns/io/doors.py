@@ -128,7 +128,8 @@ class Doors:
         self._config = DoorsConfig()
         self._open: dict[DoorKey, _Door] = {}
         self._leaving: set[_Door] = set()
-        self._opening = trio.Lock()
+        self._binding = trio.Lock()
+        """One at a time: who binds must know all of ours that stand at its ports."""
         self._nursery: trio.Nursery | None = None
 
     def open_in(self, nursery: trio.Nursery) -> None:
@@ -152,7 +153,8 @@ class Doors:
     async def stage(self, config: DoorsConfig) -> Fresh:
         """Bind what is missing for ``config``; for :meth:`commit` or :meth:`abandon`.  Raises ``ConfigFault``."""
         missing = [key for key in wanted_doors(config) if key not in self._open]
-        return await trio.to_thread.run_sync(self._bind, config, missing)
+        async with self._binding:
+            return await trio.to_thread.run_sync(self._bind, config, missing)
 
     def abandon(self, fresh: Fresh) -> None:
         """Let go of what was bound; what has come in by it meanwhile is answered."""
@@ -310,20 +312,22 @@ class Doors:
     async def _open_again(self, before: _Door) -> None:
         """Bind anew: an interface is new or another one under its old name, or the door had failed."""
         key, told = before.key, False
-        async with self._opening:
-            while self._open.get(key) is before:
-                try:
+        while True:
+            try:
+                async with self._binding:
+                    if self._open.get(key) is not before:
+                        return
                     fresh = await trio.to_thread.run_sync(self._bind, self._config, [key])
-                except ConfigFault as fault:
-                    if not told:
-                        _log.warning("%s; tried again until it works", fault)
-                    told = True
-                    await trio.sleep(_AGAIN_SECONDS)
-                    continue
-                if self._open.get(key) is before:
-                    self._open[key] = self._served(key, fresh.pop(key, None))
-                    self._leave(before)
-                self.abandon(fresh)
+                    if self._open.get(key) is before:
+                        self._open[key] = self._served(key, fresh.pop(key, None))
+                        self._leave(before)
+                    self.abandon(fresh)
+                    return
+            except ConfigFault as fault:
+                if not told:
+                    _log.warning("%s; tried again until it works", fault)
+                told = True
+            await trio.sleep(_AGAIN_SECONDS)
 
 
 class _Together:

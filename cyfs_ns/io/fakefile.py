@@ -1,10 +1,12 @@
 """The mappings of fake addresses on disk: a journal that is written before an answer leaves.
 
 A file is a head, which names the ranges, and entries of ``crc32, kind and slot, time told, length, name``.  An entry
-is appended with one ``write`` before anybody is told of the mapping, so a killed process has told nothing that is not
+is added with one ``pwrite`` before anybody is told of the mapping, so a killed process has told nothing that is not
 there; what a power failure may cost is bounded by ``sync``, which the owner calls now and then.  Reading
 stops at the first entry that does not check, and the file goes on from there.  When most of it is history it is
 written anew, in the order of use, and replaces the old one whole.
+
+Behind the last entry zeros keep room on the disk: some thousand names more are written down when it is full.
 
 Uses are noted in lumps: they only decide who goes first when the pool is full.
 
@@ -19,6 +21,7 @@ import logging
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -36,6 +39,7 @@ _USUAL_ENTRY = 40  # bytes
 _HISTORY = 4  # rewritten when the file is this many times what it has to be
 _SMALL = 1 << 20
 _MAX_FILE = 512 << 20
+_RESERVE = 256 << 10
 
 
 class FakeFile:
@@ -46,7 +50,8 @@ class FakeFile:
         self._fd = -1
         self._size = 0
         self._used: dict[int, None] = {}
-        self._sick = False  # something could not be written, and the owner was told
+        self.fault = ""
+        """What could not be written, and the owner was told; empty: all could."""
         self._since: list[bytes] | None = None
 
     @classmethod
@@ -55,12 +60,9 @@ class FakeFile:
         journal = cls(path, ranges, pool)
         whole = journal._read()
         try:
-            if whole:
-                journal._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-                os.ftruncate(journal._fd, journal._size)
-            else:
+            if not whole:
                 journal._size = journal._write_whole(pool)
-                journal._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            journal._go_on()
         except OSError as fault:
             journal._fell_ill(fault)
         return journal
@@ -81,9 +83,10 @@ class FakeFile:
             self._append(b"".join(_entry(slot | _USE, "", 0) for slot in used))
         too_long = self._size > max(_SMALL, _HISTORY * len(self._pool) * _USUAL_ENTRY)
         try:
-            if self._sick or too_long:
+            if self.fault or too_long:
                 await self._rewrite()
             elif self._fd >= 0:
+                _reserve(self._fd, self._size)
                 await trio.to_thread.run_sync(os.fdatasync, self._fd)
         except OSError as fault:
             if not too_long or self._fd < 0:  # a file that is only too long serves as well
@@ -96,12 +99,12 @@ class FakeFile:
         try:
             size = await trio.to_thread.run_sync(self._write_whole, snapshot)
             self.close()
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             self._size = size
+            self._go_on()
             since, self._since = self._since, None
             written = not since or self._append(b"".join(since))
-            if self._sick and written:
-                self._sick = False
+            if self.fault and written:
+                self.fault = ""
                 _log.info("fake addresses are written down again: %s", self._path)
         finally:
             self._since = None
@@ -117,7 +120,7 @@ class FakeFile:
         self.close()
         try:
             self._size = self._write_whole(self._pool)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._go_on()
         except OSError as fault:
             self._fell_ill(fault)
 
@@ -131,29 +134,26 @@ class FakeFile:
         if self._fd < 0:
             return False
         try:
-            if os.write(self._fd, data) != len(data):
-                raise OSError(errno.ENOSPC, "no space left on device")
+            # A torn entry is written over by the next one.
+            if os.pwrite(self._fd, data, self._size) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as fault:
             self._fell_ill(fault)
-            try:
-                # Nothing is found behind a torn entry.
-                os.ftruncate(self._fd, self._size)
-            except OSError:
-                self.close()
             return False
         self._size += len(data)
         if self._since is not None:
             self._since.append(data)
         return True
 
+    def _go_on(self) -> None:
+        """Open the file to be written on behind what is good of it."""
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        _reserve(self._fd, self._size)
+
     def _fell_ill(self, fault: OSError) -> None:
-        if not self._sick:
-            _log.warning(
-                "fake addresses cannot be written down, new names get their real ones: %s: %s",
-                self._path,
-                fault.strerror or fault,
-            )
-        self._sick = True
+        told, self.fault = self.fault, f"{self._path}: {fault.strerror or fault}"
+        if not told:
+            _log.warning("fake addresses cannot be written down, new names get no answer: %s", self.fault)
 
     def _head(self) -> bytes:
         return _MAGIC + str(self._ranges).encode() + b"\n"
@@ -184,10 +184,19 @@ class FakeFile:
             else:
                 self._pool.restore(slot, data[at + _ENTRY.size : end].decode("ascii", "replace"), told)
             at = end
-        if at != len(data):
-            _log.info("%d bytes of a torn entry dropped: %s", len(data) - at, self._path)
         self._size = at
+        # Entries behind a torn one would come to life when it has been written over.
+        if data[at:].strip(b"\0"):
+            with suppress(OSError):
+                os.truncate(self._path, at)
+            _log.info("%d bytes of a torn entry dropped: %s", len(data) - at, self._path)
         return True
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Room for what is still to be written; where there is none, or the file system keeps none, it will show."""
+    with suppress(OSError):
+        os.posix_fallocate(fd, size, _RESERVE)
 
 
 def _entry(slot: int, name: str, told: float) -> bytes:

@@ -36,6 +36,10 @@ from cyfs_ns.special import address_data
 from cyfs_ns.splitdns import Sets
 from cyfs_ns.wire import Record
 
+_SERVFAIL = 2
+_OTHER = 0  # extended error (RFC 8914)
+_UNWRITTEN = "fake-ip: cannot be written down, disk full?"
+
 
 class FakeIps:
     """The mappings of one house.  Made by :meth:`open`; :meth:`with_filter` shares them with the next house."""
@@ -80,6 +84,11 @@ class FakeIps:
             _take_over(each, found, pool, journal)
         return cls(found, pool, journal, config, sets, wall)
 
+    @property
+    def fault(self) -> str:
+        """Why new names get no address now; empty: they do."""
+        return self._journal.fault
+
     def fits(self, config: DnsConfig) -> bool:
         """Whether the same addresses are wanted."""
         return _ranges(config) == self.ranges
@@ -95,8 +104,8 @@ class FakeIps:
     def answer(self, name: str, question: bytes, rtype: int) -> Stand | None:
         """The answer with fake addresses, written down already; None: this name and type get a real answer.
 
-        A real one is also what a new name gets while nothing can be written down: an address that a restart would give
-        to another name would lead astray, and no answer at all would take the network down with the disk.
+        While nothing can be written down, a new name gets SERVFAIL: an address that a restart would give to another
+        name would lead astray, and a real one past the rules.
         """
         if rtype not in (A, AAAA, HTTPS, SVCB) or self.draining or not self._wants(name):
             return None
@@ -109,7 +118,8 @@ class FakeIps:
             if taken.is_new:
                 if not self._journal.wrote(taken.slot, name, now):
                     self.pool.give_back(name, taken)
-                    return None
+                    reply = make_reply(question, rcode=_SERVFAIL, ede=((_OTHER, _UNWRITTEN),))
+                    return Stand(reply, 0.0)
                 freed = taken.evicted if now - taken.told < KEEP else ""
             address = self.ranges.addresses(taken.slot)[rtype == AAAA]
             if address:

@@ -18,6 +18,7 @@ from cyfs_ns.errors import ConfigFault
 from cyfs_ns.filters import AnswerRules
 from cyfs_ns.io.sources import is_local
 from cyfs_ns.io.texts import lease_text, texts
+from cyfs_ns.io.watch import Sign, signs_of
 from cyfs_ns.leases import Lease, read_leases
 from cyfs_ns.listcompile import compile_lists
 from cyfs_ns.lists import ListSet
@@ -54,8 +55,8 @@ class House:
     sets: SetRules
     allowed: CidrSet
     denied: CidrSet
-    watched: tuple[Path, ...]
-    """Files whose change makes this house an old one: zones and hosts files."""
+    watched: Mapping[Path, Sign]
+    """Files whose change makes this house an old one, zones and hosts files, with their signs from before reading."""
     lease_files: tuple[Path, ...]
 
     def may_ask(self, ip: str, near: CidrSet) -> bool:
@@ -149,8 +150,10 @@ def read_lease_files(paths: Iterable[Path]) -> list[Lease]:
 
 def _local_names(
     config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], elsewhere: Iterable[str]
-) -> tuple[LocalNames, tuple[Path, ...]]:
+) -> tuple[LocalNames, dict[Path, Sign]]:
     local = config.house.local
+    files = [*map(Path, local.hosts_files), *([SYSTEM_HOSTS] if config.use_system_hosts else [])]
+    signs = signs_of([*(path for _, path in local.zone_files), *files])
     builder = LocalBuilder(local.settings)
     for owner, rtype, ttl, data, _ in local.records:
         builder.record(owner, rtype, ttl, data)
@@ -164,21 +167,17 @@ def _local_names(
         builder.leave(domain)
     for origin, zone in local.zones:
         builder.zone(origin, zone)
-    watched = []
     for origin, path in local.zone_files:
-        watched.append(Path(path))
         try:
             builder.zone(origin, read_zone(_text(Path(path)), origin), source=path)
         except ConfigFault as fault:
             raise ConfigFault(f"{path}: {fault}") from None
     if config.use_hosts:
         builder.hosts({name: values if _are_addresses(values) else values[0] for name, values in hosts.items()})
-    files = [*map(Path, local.hosts_files), *([SYSTEM_HOSTS] if config.use_system_hosts else [])]
     for file in files:
-        watched.append(file)
         for each, text in texts(file):  # what is not there may come later; the watch sees it
             builder.hosts_file(text, each)
-    return builder.build(), tuple(watched)
+    return builder.build(), signs
 
 
 def _designated(config: DnsConfig) -> Iterable[tuple[bytes, int, int | None, bytes]]:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import mmap
+import secrets
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -107,7 +108,8 @@ class ListKeeper:
     ) -> None:
         self.lists = ListSet(compile_lists(()))
         self._home, self._specs, self._fetch = home, tuple(specs), fetch
-        self._raw = home / "building.piece"
+        # A child that outlives a killed server must not write into what the next one builds.
+        self._raw = home / f"building-{secrets.token_hex(8)}.piece"
         self._limits, self._child, self._clock = limits or BuildLimits(), tuple(child), clock
         self._states = {spec.source.name: ListState() for spec in specs}
         self._built = self._failed = ""

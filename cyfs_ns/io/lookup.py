@@ -33,6 +33,7 @@ from cyfs_ns.message import rcode_text
 from cyfs_ns.peer import Peer
 from cyfs_ns.query import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Query
 from cyfs_ns.reply import make_reply
+from cyfs_ns.special import NEVER_ASKED
 from cyfs_ns.store import STALE_TTL, AnswerCache, Found, Key
 from cyfs_ns.upstream import Group
 
@@ -108,7 +109,7 @@ class Lookup:
         """The answer to a question about ``name``, which is ``query.text``, for a client of that view."""
         house = self.house
         group = house.group(name, view_group)
-        if not group.servers:
+        if not group.servers or _is_kept_here(house, name):
             return self._nobody(query, group, tell)
         asked = query.edns.ecs if query.edns is not None else None
         policy = house.config.house.subnet
@@ -263,3 +264,8 @@ class Lookup:
             query.name, query.rtype, query.rclass,
             group=wish.group, do=query.do, cd=query.cd, client_subnet=wish.subnet, mark=mark,
         )  # fmt: skip
+
+
+def _is_kept_here(house: House, name: str) -> bool:
+    """Whether asking for it would only leak, unless the owner names servers for it."""
+    return name.rpartition(".")[2] in NEVER_ASKED and house.servers.split.choose(name) is None

@@ -1,6 +1,7 @@
 """The long way of a question: what the hot tables do not know is decided here, and remembered for them.
 
-    question -> who asks -> names of the house -> policy -> fake address -> cache, upstreams -> answer policy -> sets
+    question -> who asks -> names of the house -> policy -> trusted names -> fake address -> cache, upstreams
+             -> answer policy -> sets
 
 Each stop either has the answer or passes the question on.  An alias of ours, a local one or a rewrite, leads on to what
 the same client would be told of its target, from the first stop on.
@@ -19,10 +20,11 @@ import ipaddress
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
 
@@ -32,7 +34,7 @@ from cyfs_ns.blockanswer import Alias as Rewritten
 from cyfs_ns.blockanswer import answer_of, negative_soa
 from cyfs_ns.cookies import Cookies
 from cyfs_ns.errors import Misuse
-from cyfs_ns.filters import REBIND, Fate, empty_reply, inspect, other_family, yielded
+from cyfs_ns.filters import REBIND, AnswerRules, Fate, empty_reply, inspect, other_family, yielded
 from cyfs_ns.given import STEADY, Given, Stand, Tell, Trail, tell_nobody, told_at_most
 from cyfs_ns.hot import Admission, Hot, HotDoor
 from cyfs_ns.io.house import House
@@ -57,7 +59,11 @@ from cyfs_ns.sets import CidrSet
 from cyfs_ns.special import address_data
 from cyfs_ns.statistics import Heard, Statistics
 from cyfs_ns.store import AnswerCache
+from cyfs_ns.trust.level import Trust
 from cyfs_ns.wire import Record, name_text, name_wire
+
+if TYPE_CHECKING:
+    from cyfs_ns.trust.dnsview import Shown
 
 _A, _AAAA, _ANY = 1, 28, 255
 _IN, _CHAOS = 1, 3
@@ -69,7 +75,8 @@ _KEEPALIVE = 300  # tenths of a second
 _REMIND = 300.0  # seconds after which whoever hears of addresses hears again of those that are still told
 _TWIN_PATIENCE = 1.0  # seconds an answer waits to hear of the preferred family
 _JUMP = 2.0  # seconds by which the wall clock may drift off within one
-_REAL = frozenset({"upstream", "cache", "stale", "local", "rewritten"})
+_REAL = frozenset({"upstream", "cache", "stale", "local", "rewritten", "trusted"})
+_OWN_WORD = Trust.HOST_SNAPSHOT
 _NO_RECORD = data_wire(HINFO, 'RFC8482 ""')
 
 DOORS = ("udp", "tcp", "tls", "https")
@@ -79,7 +86,8 @@ class FakeNames(Protocol):
     """Hands out addresses that stand for names."""
 
     def answer(self, name: str, question: bytes, rtype: int) -> Stand | None:
-        """The answer with fake addresses, already written down; None: this name and type get a real answer."""
+        """The answer with fake addresses, already written down, or SERVFAIL where that cannot be done; None: this name
+        and type get a real answer."""
 
 
 class Answered(Protocol):
@@ -88,6 +96,17 @@ class Answered(Protocol):
     def __call__(self, name: str, addresses: Iterable[str]) -> None: ...
 
 
+class TrustedView(Protocol):
+    """Answers about identities by what is known of them, with how sure that is."""
+
+    def knows(self, name: str) -> bool:
+        """Whether a question about a canonical name may be one of these."""
+
+    async def answer(self, query: Query, beside: Callable[[], Awaitable[Given]]) -> Shown | None:
+        """None: the DNS knows as much.  ``beside`` asks it the same question."""
+
+
+_Twin: TypeAlias = Callable[[Query], Awaitable[Given | None]]
 Note = Callable[[Query, Peer, Given, float], None]
 """Takes what went the long way, and the seconds it took."""
 
@@ -103,16 +122,19 @@ class NameServer:
         feeder: SetFeeder | None = None,
         marks: ConntrackMarks | None = None,
         note: Note | None = None,
+        note_hits: Callable[[], Iterator[None]] = lambda: iter(()),
         mac_of: Callable[[str], str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """``feeder`` and ``marks`` reach the kernel's sets and connections; ``note`` hears of every answer that went
-        the long way; ``mac_of`` knows the MAC addresses of neighbours.  ``clock`` is monotonic, ``wall`` Unix time.
+        the long way; ``note_hits`` begins to note all the others, a piece at a turn; ``mac_of`` knows the MAC addresses
+        of neighbours.  ``clock`` is monotonic, ``wall`` Unix time.
         """
         self.cache = cache
         self.statistics = statistics or Statistics()
         self.fake: FakeNames | None = None
+        self.trusted: TrustedView | None = None
         self.registered: Callable[[str], Sequence[str]] | None = None
         """Addresses of names that services of the house have registered."""
         self.answered: Answered | None = None
@@ -128,6 +150,7 @@ class NameServer:
         self.forwarder: Forwarder
         self.clock, self.wall = clock, wall
         self._feeder, self._marks, self._note, self._mac_of = feeder, marks, note, mac_of or _nobody
+        self._note_hits = note_hits
         self._lookup = Lookup(cache, mark_of=self._mark_of, exists=self._exists, clock=clock)
         self._told_leases: tuple[Lease, ...] = ()
         self._leases: dict[str, Lease] = {}  # those of them that hold
@@ -346,10 +369,16 @@ class NameServer:
             return self._made(empty_reply(query.question), "blocked", f"type {rtype_text(rtype)}")
         if rtype == _ANY:
             return self._made(_minimal_any(query.question), "local", "RFC 8482")
+        if self.trusted is not None and self.trusted.knows(name):
+            given = await self._vouched(query, name, peer, view, judgement, tell, passed)
+            if given is not None:
+                return given
         if self.fake is not None:
             stand = self.fake.answer(name, query.question, rtype)
             if stand is not None:
                 tell("fake address", ", ".join(_shown(stand.reply)))
+                if stand.reply.rcode:
+                    return Given(reply=stand.reply, source="failed", why="fake-ip: cannot be written down")
                 if stand.freed:
                     self.hot.flush(name_wire(stand.freed))
                 return Given(reply=stand.reply, source="fake-ip", fixed=STEADY, until=self.clock() + stand.life)
@@ -407,10 +436,68 @@ class NameServer:
 
     async def _asked(self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell) -> Given:
         """The answer of the cache or the upstreams, held against the rules for answers."""
-        rules = self.house.answers
         given = await self._lookup.find(query, name, peer, view.spec.group, tell)
         if _ALIAS in given.reply.body and query.rtype not in (CNAME, _ANY):
             given = await self._chased(query, name, peer, view, given, tell, _MAX_ALIASES)
+
+        def twin(wanted: Query) -> Awaitable[Given]:
+            return self._lookup.find(wanted, name, peer, view.spec.group, tell_nobody)
+
+        return await self._held(query, name, view, judgement, given, tell, self.house.answers, twin)
+
+    async def _vouched(
+        self,
+        query: Query,
+        name: str,
+        peer: Peer,
+        view: View,
+        judgement: Judgement,
+        tell: Tell,
+        passed: tuple[bytes, ...],
+    ) -> Given | None:
+        """The answer of trusted names, held against the same rules; None: ask on."""
+        trusted = self.trusted
+        assert trusted is not None
+        shown = await trusted.answer(query, lambda: self._asked(query, name, peer, view, judgement, tell_nobody))
+        if shown is None:
+            tell("trusted names", "nothing that the DNS could not say as well")
+            return None
+        tell("trusted names", shown.why)
+        given = self._of_shown(shown)
+        if shown.alias is not None:
+            alias = tuple(records(with_ttls(shown.reply, 0, shown.most), 0))
+            led = await self._led_on(query, peer, view, alias, shown.alias, "trusted", tell, passed, shown.why)
+            told = replace(led.reply, ede=(*shown.reply.ede, *led.reply.ede))
+            return replace(led, reply=told, until=min(given.until, led.until))
+        rules = self.house.answers
+        if shown.trust >= _OWN_WORD:
+            # Who is pinned here may say that their machine stands in our network.
+            rules = replace(rules, rebind=False)
+
+        async def twin(wanted: Query) -> Given | None:
+            other = await trusted.answer(wanted, lambda: self._asked(wanted, name, peer, view, judgement, tell_nobody))
+            return None if other is None else self._of_shown(other)
+
+        return await self._held(query, name, view, judgement, given, tell, rules, twin)
+
+    def _of_shown(self, shown: Shown) -> Given:
+        second = int(self.clock())
+        until = second + min(shown.left, shown.most) if shown.left else 0.0
+        given = Given(reply=shown.reply, source="trusted", why=shown.why, until=until, second=second)
+        return told_at_most(given, shown.most, second)
+
+    async def _held(
+        self,
+        query: Query,
+        name: str,
+        view: View,
+        judgement: Judgement,
+        given: Given,
+        tell: Tell,
+        rules: AnswerRules,
+        twin: _Twin,
+    ) -> Given:
+        """An answer of others after the rules for answers; ``twin`` finds the same name's other addresses."""
         if given.reply.counts[0] and not given.reply.rcode and not (self._no_rules and self.policy.is_silent(view)):
             spared = judgement.action is Action.ALLOW
             judge = None if spared else lambda name, rtype: self.policy.judge(view, name, rtype)
@@ -433,7 +520,7 @@ class NameServer:
                 given = _changed(given, seen.reply)
             other = other_family(query.rtype, rules.family)
             if other is not None:
-                given = await self._yielded(query, name, peer, view, other, given, tell)
+                given = await self._yielded(query, other, given, tell, twin)
         return self._capped(await self._fed(query, given, tell))
 
     async def _chased(
@@ -465,16 +552,16 @@ class NameServer:
                 return _behind(query, passed, rest, given)
         return given
 
-    async def _yielded(
-        self, query: Query, name: str, peer: Peer, view: View, other: int, given: Given, tell: Tell
-    ) -> Given:
+    async def _yielded(self, query: Query, other: int, given: Given, tell: Tell, find: _Twin) -> Given:
         wanted = replace(query, rtype=other, question=query.question[:-4] + other.to_bytes(2) + query.question[-2:])
         await in_task()
         with trio.move_on_after(_TWIN_PATIENCE) as patience:
-            twin = await self._lookup.find(wanted, name, peer, view.spec.group, tell_nobody)
+            twin = await find(wanted)
         if patience.cancelled_caught:
             tell("answer", f"nobody knows in time whether there is {rtype_text(other)}")
             return replace(given, until=0.0)
+        if twin is None:
+            return given
         reply = yielded(given.reply, twin.reply)
         if reply is given.reply:
             return given
@@ -570,7 +657,7 @@ class NameServer:
             # What the door had no time for in the last second.
             for _ in self.hot.chores:
                 await trio.lowlevel.checkpoint()
-            self.hot.chores = self._settling()
+            self.hot.chores = chain(self._settling(), self._note_hits())
             now = self.wall()
             drifted = now - self.clock() - lag
             lag += drifted
@@ -586,7 +673,7 @@ _AT_A_TURN = 4
 """Answers whose hits are counted before questions get their turn again."""
 _ALIAS = CNAME.to_bytes(2) + _IN.to_bytes(2)
 """What is in every answer with an alias, and hardly in another."""
-_MADE_HERE = frozenset({"blocked", "rewritten", "local", "fake-ip"})
+_MADE_HERE = frozenset({"blocked", "rewritten", "local", "fake-ip", "trusted"})
 _DECIDED = (Action.BLOCK, Action.REFUSE, Action.REWRITE)
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,7 +46,8 @@ from cyfs_ns.io.ring import Ring
 from cyfs_ns.io.sources import is_local
 from cyfs_ns.io.streams import StreamHall, StreamLimits
 from cyfs_ns.io.texts import lease_paths
-from cyfs_ns.io.watch import watch_files
+from cyfs_ns.io.trustgate import TrustGate
+from cyfs_ns.io.watch import Sign, signs_of, watch_files
 from cyfs_ns.leases import Lease
 from cyfs_ns.links import Change, NeighbourLearned, WayFound, WayLost
 from cyfs_ns.lists import ListSet
@@ -62,6 +64,7 @@ from cyfs_ns.upstream import Upstream
 from cyfs_ns.wire import name_text
 
 if TYPE_CHECKING:
+    from cyfs_ns.io.trusted.answers import TrustedAnswers
     from cyfs_ns.io.trusted.resolver import TrustedNames
     from cyfs_ns.io.trusted.service import DidService
 
@@ -71,6 +74,7 @@ _LOG_SECONDS = 1.0
 _LUMP_SECONDS = 10.0  # a killed process loses the log of no more than these
 _STATISTICS_SECONDS = 600.0
 _LOG_BUDGET = 2000  # lines a second: above it equal questions are one line, and the rest is only counted
+_COUNTED_AT_A_TURN, _LINES_AT_A_TURN, _SKIPPED_AT_A_TURN = 64, 2, 64  # before questions get their turn again
 
 T = TypeVar("T")
 
@@ -109,6 +113,8 @@ class StagedHouse:
     keeper: ListKeeper
     fake: FakeIps | None
     leases: list[Lease]
+    lease_signs: Mapping[Path, Sign]
+    """Of the files that decide the leases, from before they were read."""
     fresh: Fresh
 
 
@@ -147,6 +153,7 @@ class Serving:
             feeder=self._feeder,
             marks=_or_none(ConntrackMarks, "marks") if config.house.sets.connmark else None,
             note=self._note,
+            note_hits=self._note_hits,
             mac_of=self._links.neighbours.mac if self._links is not None else None,
         )
         self.ring: Ring | None = None
@@ -159,12 +166,15 @@ class Serving:
         self._resolver: Resolver | None = None
         self._trusted: TrustedNames | None = None
         self._did_service: DidService | None = None
+        self._gate = self.server.trusted = TrustGate(self._trusted_answers)
         hall = StreamHall(_Clocked(self.server.hot), self.server.serve, StreamLimits())
         hall.pages = self.show_page
         self.doors = Doors(home, hall, self.server.hot, self.server.serve)
         self._nursery: trio.Nursery
         self._following: trio.CancelScope | None = None
+        self._staging = trio.Semaphore(1, max_value=1)
         self._lines = 0
+        self._noting: Iterator[None] = iter(())
         self._restored = False
         self.unlogged = 0
         """Questions the log had no room for."""
@@ -196,6 +206,7 @@ class Serving:
         nursery.start_soon(self._write_log)
         nursery.start_soon(self._keep_statistics)
         nursery.start_soon(self._sync_fake)
+        nursery.start_soon(self._gate.live, self.around.identity_home or self.home, self.server.forget_ready_made)
 
     async def change(
         self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], around: Surroundings | None = None
@@ -204,11 +215,26 @@ class Serving:
         self.commit(await self.stage(config, hosts, around or self.around))
 
     async def stage(self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], around: Surroundings) -> StagedHouse:
-        """Make everything ready for :meth:`commit`, or for :meth:`abandon`.  Raises ``ConfigFault``."""
+        """Make everything ready for :meth:`commit`, or for :meth:`abandon`.  Raises ``ConfigFault``.
+
+        Whoever stages next waits until one of them was called: two houses would fight for the same doors.
+        """
+        await self._staging.acquire()
+        try:
+            return await self._stage(config, hosts, around)
+        except BaseException:
+            self._staging.release()
+            raise
+
+    async def _stage(
+        self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], around: Surroundings
+    ) -> StagedHouse:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self._restored:
             self._restored = True
             await trio.to_thread.run_sync(self._restore)
+            # Who is pinned speaks for their names from the first question on.
+            await self._gate.look(around.identity_home or self.home)
             if self._links is not None:
                 # Who is on our links is to be known before the first of them asks.
                 with suppress(OSError, BadWire):
@@ -220,15 +246,16 @@ class Serving:
         try:
             keeper = await self._keeper(config, around)
             fake = await trio.to_thread.run_sync(self._fake_for, config, around, self._former_fakes())
-            leases = await trio.to_thread.run_sync(read_lease_files, house.lease_files)
+            leases, lease_signs = await trio.to_thread.run_sync(_read_leases, house)
             fresh = await self.doors.stage(config.doors)
         except BaseException:
             self._let_go(resolver, fake)
             raise
-        return StagedHouse(house, hosts, around, resolver, keeper, fake, leases, fresh)
+        return StagedHouse(house, hosts, around, resolver, keeper, fake, leases, lease_signs, fresh)
 
     def abandon(self, staged: StagedHouse) -> None:
         """Take back what :meth:`stage` did."""
+        self._staging.release()
         self.doors.abandon(staged.fresh)
         self._let_go(staged.resolver, staged.fake)
 
@@ -239,6 +266,7 @@ class Serving:
 
     def commit(self, staged: StagedHouse) -> None:
         """Serve by what was staged; neither waits nor fails."""
+        self._staging.release()
         house = staged.house
         config = house.config
         self.server.wear(house, staged.resolver.forwarder, staged.keeper.lists)
@@ -246,6 +274,7 @@ class Serving:
         before, self._resolver = self._resolver, staged.resolver
         if self.around != staged.around:
             self._trusted = self._did_service = None
+            self._gate.renew()
         self.config, self._hosts, self.lists, self.around = config, staged.hosts, staged.keeper, staged.around
         if self.fake is not None and not self.fake.shares_with(staged.fake):
             self._former.append((self.fake, time.monotonic() + _DRAIN_SECONDS))
@@ -258,7 +287,7 @@ class Serving:
         if self._following is not None:
             self._following.cancel()
         self._following = trio.CancelScope()
-        self._nursery.start_soon(self._follow, house, staged.keeper, self._following)
+        self._nursery.start_soon(self._follow, staged, self._following)
         if before is not None:
             before.close()
 
@@ -270,17 +299,23 @@ class Serving:
         """
         if self._trusted is None:
             # Megabytes that a name server needs only once somebody's identity is asked for.
-            from cyfs_ns.io.trusted.build import build_trusted, local_addresses, local_first
+            from cyfs_ns.io.trusted.build import addresses_by, build_trusted, local_first
 
             around = self.around
             self._trusted = build_trusted(
                 around.identity,
                 around.identity_home or self.home,
                 records=local_first(lambda: self.server.local, self._resolver_now, around.identity.validators),
-                addresses=local_addresses(lambda: self.server.local, self._resolver_now),
+                addresses=addresses_by(self._resolver_now, lambda host: self.server.local.addresses(host)),
                 dial=around.download or plain_dial(mark=around.mark, interface=around.interface),
             )
         return self._trusted
+
+    def _trusted_answers(self) -> TrustedAnswers:
+        from cyfs_ns.io.trusted.answers import TrustedAnswers
+
+        home, bridges = self.around.identity_home or self.home, self.around.identity.bridges
+        return TrustedAnswers(self.trusted, home, bridges=bridges)
 
     async def show_page(self, wanted: PageWanted, peer: Peer | None = None) -> Page | None:
         """The page about an identity that ``peer`` asks for, or, without one, the owner of this machine."""
@@ -403,17 +438,20 @@ class Serving:
 
     # What goes on beside
 
-    async def _follow(self, house: House, keeper: ListKeeper, scope: trio.CancelScope) -> None:
+    async def _follow(self, staged: StagedHouse, scope: trio.CancelScope) -> None:
         """Keep up with the files and lists of a house while it is worn."""
+        house, keeper = staged.house, staged.keeper
         with scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keeper.keep_fresh, self._take_lists)
                 groups = (house.servers.standard, *house.servers.split.groups)
                 nursery.start_soon(self.server.forwarder.watch_for_loops, groups)
-                nursery.start_soon(watch_files, house.watched, self._files_changed)
-                if house.lease_files:
-                    paths = [each for path in house.lease_files for each in lease_paths(str(path))]
-                    nursery.start_soon(watch_files, paths, self._leases_changed)
+                for signs, changed in (
+                    (house.watched, self._files_changed),
+                    (staged.lease_signs, self._leases_changed),
+                ):
+                    if signs:
+                        nursery.start_soon(partial(watch_files, signs, changed, since=signs))
 
     def _take_lists(self, lists: ListSet) -> None:
         self.server.take_lists(lists)
@@ -476,7 +514,7 @@ class Serving:
         if self.ring is None and log.privacy != "none":
             self.ring = Ring(self.home / "queries.log", log.max_bytes)
         for door in self.server.hot.doors.values():
-            door.journal = None if self.ring is None else []
+            door.journal = None if self.ring is None else door.journal or []
 
     def _note(self, query: Query, peer: Peer, given: Given, took: float) -> None:
         if self.ring is None:
@@ -496,10 +534,14 @@ class Serving:
             )
         )
 
+    @property
+    def _log_is_full(self) -> bool:
+        return self._lines >= _LOG_BUDGET
+
     def _add_line(self, entry: LogEntry) -> None:
         if self.ring is None:
             return
-        if self._lines >= _LOG_BUDGET:
+        if self._log_is_full:
             self.unlogged += entry.times
             return
         self._lines += 1
@@ -510,7 +552,6 @@ class Serving:
         try:
             while True:
                 await trio.sleep(_LOG_SECONDS)
-                self.gather_log()
                 self._lines = 0
                 if self.ring is not None and (self.ring.full or trio.current_time() >= due):
                     due = trio.current_time() + _LUMP_SECONDS
@@ -533,14 +574,32 @@ class Serving:
             _write_quietly(path, self.server.statistics.dump())
 
     def gather_log(self) -> None:
-        """Write down the hits since the last time."""
+        """Write down the hits up to now."""
+        for pieces in (self._noting, self._note_hits()):
+            for _ in pieces:
+                pass
+
+    def _note_hits(self) -> Iterator[None]:
+        self._noting = self._hits_noted()
+        return self._noting
+
+    def _hits_noted(self) -> Iterator[None]:
+        """Write down the hits since the last time, some microseconds' worth at a turn."""
         now = time.time()
         for kind, door in self.server.hot.doors.items():
             if not door.journal:
                 continue
             seen, door.journal = door.journal, []
-            counted: Counter[tuple[HotClient, HotEntry]] = Counter(seen)
-            for (client, entry), times in counted.items():
+            counted: Counter[tuple[HotClient, HotEntry]] = Counter()
+            for at in range(0, len(seen), _COUNTED_AT_A_TURN):
+                counted.update(seen[at : at + _COUNTED_AT_A_TURN])
+                yield
+            for number, ((client, entry), times) in enumerate(counted.items()):
+                if number % (_SKIPPED_AT_A_TURN if self._log_is_full else _LINES_AT_A_TURN) == 0:
+                    yield
+                if self._log_is_full:
+                    self.unlogged += times
+                    continue
                 name, rtype = entry.about
                 self._add_line(
                     LogEntry(
@@ -554,6 +613,11 @@ class Serving:
                         times=times,
                     )
                 )
+
+
+def _read_leases(house: House) -> tuple[list[Lease], dict[Path, Sign]]:
+    signs = signs_of(each for path in house.lease_files for each in lease_paths(str(path)))
+    return read_lease_files(house.lease_files), signs
 
 
 def _write_quietly(path: Path, data: bytes) -> None:

@@ -4,8 +4,8 @@ Only questions whose answer is not at hand go the long way, under a bound for al
 are dropped, since those who came first have waited longer, and a client asks again.
 
 A turn goes on until the socket is empty, not until a batch is less than full: under load a wake-up of the scheduler
-costs more than the answers of a whole small batch.  It ends after ``TURN`` questions, so that the rest of the house
-gets its own.
+costs more than the answers of a whole small batch.  It ends after ``TURN`` questions, or fewer that go the long way, so
+that the rest of the house gets its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Serve: TypeAlias = Callable[[bytes, Peer], Awaitable["bytes | None"]]
 
 MAX_IN_FLIGHT = 1024
 MAX_OF_ONE = 256
+_LONGER = 7  # times a question whose answer is at hand, more or less
 
 _log = logging.getLogger("cyfs.dns")
 
@@ -79,7 +80,7 @@ async def serve_udp(
                         # A fault of ours costs these questions, and never the house.
                         _log.exception("a batch of questions could not be answered")
                         break
-                    taken += count
+                    taken += count + _LONGER * len(errands)
                     for errand in errands:
                         if in_flight >= MAX_IN_FLIGHT or errand.client.pending >= MAX_OF_ONE:
                             door.dropped += 1

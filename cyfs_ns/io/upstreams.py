@@ -23,7 +23,7 @@ import trio
 
 from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import CyfsError, Unreachable
-from cyfs_ns.io.datagram import Datagram
+from cyfs_ns.io.datagram import Datagram, Forged
 from cyfs_ns.io.exchange import RESEND, Server, Wanted, Ways
 from cyfs_ns.io.light import in_task
 from cyfs_ns.io.merging import Merged
@@ -347,6 +347,9 @@ async def _quickly(server: Server, wanted: Wanted, until: float) -> tuple[Datagr
             if reply is not None and reply.rcode in _SOUND:
                 return None, reply
             begun.hold(data)
+        kept = True
+    except Forged as fault:
+        begun.hold(fault)  # asked again from the start, the guesser would have as many guesses again
         kept = True
     except CyfsError:
         return None, None

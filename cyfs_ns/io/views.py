@@ -19,7 +19,9 @@ from cyfs_ns.upstream import Group
 
 JsonObject = dict[str, Any]
 
-_SOURCES = ("hot", "cache", "stale", "upstream", "local", "blocked", "rewritten", "fake-ip", "refused", "failed")
+_SOURCES = (
+    *("hot", "cache", "stale", "upstream", "local", "blocked", "rewritten", "trusted", "fake-ip", "refused", "failed"),
+)
 
 
 def status_json(serving: Serving, started: float) -> JsonObject:
@@ -39,6 +41,7 @@ def status_json(serving: Serving, started: float) -> JsonObject:
             "unlogged": serving.unlogged,
             "lost": 0 if ring is None else ring.lost,
         },
+        **({} if serving.fake is None else {"fake-ip": {"names": len(serving.fake.pool), "fault": serving.fake.fault}}),
         "memory": resident_bytes(),
     }
 

@@ -6,6 +6,9 @@ or made anew all look alike, and events that are lost or mean nothing do no harm
 because ``/etc/resolv.conf`` usually is one: every directory on the way is watched.  Of a directory that does not exist
 its nearest existing ancestor is watched.  A *path* may itself be a directory: then its files count.
 
+Who reads a file and then has it watched notes its sign (:func:`signs_of`) before reading and gives it to the watch, so
+that no change falls between the two.
+
 Writers write in pieces, so word is passed on only when nothing has happened for a moment, or after ten such moments
 of constant writing.  Where the kernel does not help (no inotify left, network file systems) a slow look round does.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -36,7 +39,7 @@ _READ = 1 << 16
 # inotify(7): MODIFY, ATTRIB, CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE, DELETE, DELETE_SELF, MOVE_SELF; ONLYDIR
 _EVENTS = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800 | 0x01000000
 
-_Sign: TypeAlias = tuple[object, ...] | None
+Sign: TypeAlias = tuple[object, ...] | None
 """What tells one content of a file from another; ``None``: there is no file."""
 
 
@@ -44,33 +47,41 @@ async def watch_files(
     paths: Iterable[str | Path],
     changed: Callable[[frozenset[Path]], Awaitable[None]],
     *,
+    since: Mapping[Path, Sign] | None = None,
     settle: float = _SETTLE,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Await ``changed`` with those of ``paths`` that have changed, for ever.
 
-    Ready (``started()``) means that every change from now on is told.  Changes while ``changed`` runs are told after
-    it; what it raises ends the watch.
+    Ready (``started()``) means that every change from now on is told, and those ``since`` these signs were taken.
+    Changes while ``changed`` runs are told after it; what it raises ends the watch.
     """
     wanted = tuple(dict.fromkeys(map(Path, paths)))
     with _Inotify() as inotify:
-        signs = _look(wanted, inotify)
+        now = _look(wanted, inotify)
+        signs = now if since is None else since
         task_status.started()
-        while True:
-            await _something(inotify, settle)
+        if any(now[path] != signs.get(path) for path in wanted):
+            await _quiet(inotify, settle)
             now = _look(wanted, inotify)
-            told = frozenset(path for path in wanted if now[path] != signs[path])
+        while True:
+            told = frozenset(path for path in wanted if now[path] != signs.get(path))
             signs = now
             if told:
                 await changed(told)
+            await _something(inotify, settle)
+            now = _look(wanted, inotify)
 
 
 async def _something(inotify: _Inotify, settle: float) -> None:
     """Until something may have changed and nothing more happens."""
     with trio.move_on_after(_LOOK_ROUND if inotify.sees else _LOOK_ROUND_BLIND) as slept:
         await inotify.event()
-    if slept.cancelled_caught:
-        return
+    if not slept.cancelled_caught:
+        await _quiet(inotify, settle)
+
+
+async def _quiet(inotify: _Inotify, settle: float) -> None:
     with trio.move_on_after(settle * _PATIENCE):
         while True:
             with trio.move_on_after(settle) as quiet:
@@ -79,13 +90,18 @@ async def _something(inotify: _Inotify, settle: float) -> None:
                 return
 
 
-def _look(wanted: tuple[Path, ...], inotify: _Inotify) -> dict[Path, _Sign]:
+def signs_of(paths: Iterable[str | Path]) -> dict[Path, Sign]:
+    """What tells the content the files have now from others.  Blocks on the disk."""
+    return {path: _sign(path) for path in map(Path, paths)}
+
+
+def _look(wanted: tuple[Path, ...], inotify: _Inotify) -> dict[Path, Sign]:
     """Watch what has to be watched, and only then look: nothing can slip in between."""
     directories: set[Path] = set()
     for path in wanted:
         directories |= _directories(path)
     inotify.watch(directories)
-    return {path: _sign(path) for path in wanted}
+    return signs_of(wanted)
 
 
 def _directories(path: Path) -> set[Path]:
@@ -107,7 +123,7 @@ def _directories(path: Path) -> set[Path]:
     return found
 
 
-def _sign(path: Path) -> _Sign:
+def _sign(path: Path) -> Sign:
     try:
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):

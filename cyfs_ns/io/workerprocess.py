@@ -18,7 +18,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 from cyfs_ns import workerframes as frames
 from cyfs_ns.cookies import Cookies
@@ -29,6 +30,8 @@ from cyfs_ns.ratelimit import RateLimit
 MAX_IN_FLIGHT = 2048
 MAX_OF_ONE = 512
 
+_COUNTS = 32  # told before questions get their turn again
+_END = object()
 _UNKNOWN = Admission("")
 _FRAMES = 64  # read before the sockets get their turn
 
@@ -43,6 +46,7 @@ class Worker:
         self._in_flight: dict[int, tuple[UdpDoor, Errand]] = {}
         self._number = 0
         self._told_second = 0
+        self._telling: Iterator[None] | None = None
 
     def run(self) -> None:
         """Until the server is gone."""
@@ -50,7 +54,7 @@ class Worker:
         for fd in (self._line.fileno(), *self._doors):
             poll.register(fd, select.EPOLLIN)
         while True:
-            events = poll.poll(1)
+            events = poll.poll(1 if self._telling is None else 0)
             # The server counts seconds by the same clock: it is the machine's.
             second = int(time.monotonic())
             ready = {fd for fd, _ in events}
@@ -61,7 +65,9 @@ class Worker:
                 self._turn(self._doors[fd], second)
             if second != self._told_second:
                 self._told_second = second
-                self._tell_counts()
+                self._telling = self._telling or self._counts_told()
+            if self._telling is not None and next(self._telling, _END) is _END:
+                self._telling = None
 
     def _turn(self, door: UdpDoor, second: int) -> None:
         errands: list[Errand] = []
@@ -153,21 +159,27 @@ class Worker:
                 table.drop(name, below=scope == frames.BELOW)
 
     def _set_up(self, per_second: int, slip: int, refuse: int, max_bytes: int, *, secret: bytes) -> None:
-        self._tell_counts()
+        for _ in chain(self._telling or (), self._counts_told()):
+            pass
         limit = RateLimit(per_second, slip=slip) if per_second else None
         self._hot = HotDoor(_judge, limit=limit, refuse=bool(refuse), max_bytes=max_bytes)
         if secret:
             cookies = Cookies(secret)
             self._hot.vouch = lambda address, query: cookies.vouch(address, query, int(time.time()))
 
-    def _tell_counts(self) -> None:
-        told = [*frames.pack_counts(frames.CLIENTS, self._hot.harvest_clients().items())]
-        for view, table in self._hot.tables():
+    def _counts_told(self) -> Iterator[None]:
+        """Tell the server what was hit since the last time, some microseconds' worth at a turn."""
+        yield from self._told(frames.CLIENTS, iter(self._hot.harvest_clients().items()))
+        for view, table in list(self._hot.tables()):
             hits = ((entry.label, times) for entry, times in table.harvest() if isinstance(entry.label, bytes))
-            told += frames.pack_counts(frames.HITS, hits, view.encode())
-        with contextlib.suppress(BlockingIOError):  # counts may be lost, answers may not wait
-            for frame in told:
-                self._line.send(frame)
+            yield from self._told(frames.HITS, hits, view.encode())
+
+    def _told(self, kind: int, counts: Iterator[tuple[bytes, int]], *first: bytes) -> Iterator[None]:
+        while lot := list(islice(counts, _COUNTS)):
+            with contextlib.suppress(BlockingIOError):  # counts may be lost, answers may not wait
+                for frame in frames.pack_counts(kind, lot, *first):
+                    self._line.send(frame)
+            yield
 
 
 def _judge(_: bytes) -> Admission:

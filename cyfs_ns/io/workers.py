@@ -19,19 +19,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import trio
 
 from cyfs_ns import workerframes as frames
 from cyfs_ns.errors import BadWire
 from cyfs_ns.hot import Hot
+from cyfs_ns.io.light import LightWork, light_work
 from cyfs_ns.io.udp import MAX_IN_FLIGHT, Serve
 from cyfs_ns.peer import Peer
 
 _BACK_OFF = 1.0
 """Seconds between a worker's death and the next one's birth, so that a fault at birth is no storm."""
 _LINE_BUFFER = 4 << 20
+_FRAMES = 64  # read before the rest of the house gets its turn
 _SO_SNDBUFFORCE = 32
 _log = logging.getLogger("cyfs.dns")
 
@@ -132,27 +133,35 @@ class Crew:
 
     async def _attend(self, line: _Line) -> None:
         """Answer a worker's questions until it is gone."""
-        room = trio.CapacityLimiter(MAX_IN_FLIGHT)
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    kind, fields = frames.unpack(await line.receive())
-                except (OSError, BadWire):  # an empty frame is the line's end
-                    break
-                if kind == frames.ERRAND:
-                    # The worker bounds what it asks; a fuller house than this is a line that waits.
-                    await room.acquire_on_behalf_of(errand := object())
-                    nursery.start_soon(partial(self._run, line, fields, room, errand))
-                elif kind == frames.HITS:
-                    table = self._hot.doors["udp"].table(fields[0].decode())
-                    for query, times in frames.pairs(fields[1:]):
-                        table.add_hits(query, times)
-                elif kind == frames.CLIENTS:
-                    for address, times in frames.pairs(fields):
-                        self._hot.doors["udp"].add_hits(address, times)
-            nursery.cancel_scope.cancel()
+        with trio.CancelScope() as life:
+            async with light_work() as long_way:
+                with contextlib.suppress(OSError, BadWire):  # an empty frame is the line's end
+                    while True:
+                        await trio.lowlevel.wait_readable(line.sock)
+                        for _ in range(_FRAMES):
+                            # The worker bounds what it asks; a fuller house than this is a line that waits.
+                            await line.room(MAX_IN_FLIGHT)
+                            try:
+                                frame = line.sock.recv(1 << 17)
+                            except BlockingIOError:
+                                break
+                            self._hear(line, frame, long_way)
+                life.cancel()
 
-    async def _run(self, line: _Line, fields: list[bytes], room: trio.CapacityLimiter, errand: object) -> None:
+    def _hear(self, line: _Line, untrusted: bytes, long_way: LightWork) -> None:
+        kind, fields = frames.unpack(untrusted)
+        if kind == frames.ERRAND:
+            line.in_flight += 1
+            long_way.start(self._run(line, fields))
+        elif kind == frames.HITS:
+            table = self._hot.doors["udp"].table(fields[0].decode())
+            for query, times in frames.pairs(fields[1:]):
+                table.add_hits(query, times)
+        elif kind == frames.CLIENTS:
+            for address, times in frames.pairs(fields):
+                self._hot.doors["udp"].add_hits(address, times)
+
+    async def _run(self, line: _Line, fields: list[bytes]) -> None:
         number, address, query, ip, port, local, interface, local_port = fields
         try:
             answer = self._hot.doors["udp"].answer(address, query, int(self._clock()))
@@ -170,7 +179,7 @@ class Crew:
             _log.exception("a question could not be answered")
             answer = None
         finally:
-            room.release_on_behalf_of(errand)
+            line.done()
         door = self._hot.doors["udp"]
         client = door.client(address)
         if client is None:
@@ -195,13 +204,21 @@ class _Line:
     def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
         self.sock = sock
         self.process = process
+        self.in_flight = 0
+        self._room: trio.Event | None = None
 
-    async def receive(self) -> bytes:
-        """The next frame; empty at the end.  Raises ``OSError``."""
-        while True:
-            await trio.lowlevel.wait_readable(self.sock)
-            with contextlib.suppress(BlockingIOError):
-                return self.sock.recv(1 << 17)
+    async def room(self, most: int) -> None:
+        """Until fewer than ``most`` questions are on their way."""
+        while self.in_flight >= most:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def done(self) -> None:
+        """A question is on its way no more."""
+        self.in_flight -= 1
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
     def tell(self, frame: bytes) -> None:
         """Send at once; a worker that does not listen any more is ended, and its successor starts anew."""

@@ -40,16 +40,25 @@ class Pin:
 
 
 class Anchors:
-    """All pins of this machine, and the highest revision it ever believed of each document."""
+    """All pins of this machine, and the highest revision it ever believed of each document, by the key it was signed
+    with: whoever follows is not bound by the dates that the one before wrote."""
 
-    def __init__(self, pins: Iterable[Pin] = (), marks: Iterable[tuple[Did, str, Revision]] = ()) -> None:
+    def __init__(self, pins: Iterable[Pin] = (), marks: Iterable[tuple[Did, str, PublicKey, Revision]] = ()) -> None:
         self._pins = {pin.about.canonical: pin for pin in pins}
-        self._marks = {(about.canonical, kind): mark for about, kind, mark in marks}
+        self._marks = {(about.canonical, kind, key): mark for about, kind, key, mark in marks}
+        self.revoked_keys = frozenset(pin.key for pin in self._pins.values() if pin.revoked)
+        """Keys that nobody signs with any more, unless one is pinned for somebody else all the same."""
 
     def pin(self, about: Did) -> Pin | None:
         """What is pinned about ``about``."""
         return self._pins.get(about.canonical)
 
-    def mark(self, about: Did, kind: str) -> Revision | None:
-        """The highest revision believed of the document of ``kind`` about ``about``."""
-        return self._marks.get((about.canonical, kind))
+    def mark(self, about: Did, kind: str, key: PublicKey) -> Revision | None:
+        """The highest revision believed of the document of ``kind`` about ``about`` that ``key`` signed."""
+        return self._marks.get((about.canonical, kind, key))
+
+    @property
+    def not_before(self) -> int:
+        """It is no earlier than this (seconds since 1970): somebody who is pinned has dated a document so."""
+        keys = {pin.key for pin in self._pins.values() if not pin.revoked}
+        return max((mark.iat for (_, _, key), mark in self._marks.items() if key in keys), default=0)

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did
-from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, ZoneBoot, ZoneDoc, read_document, verify
+from cyfs_ns.identity.documents import (
+    DeviceDoc,
+    DeviceMini,
+    Document,
+    ZoneBoot,
+    ZoneDoc,
+    kind_of,
+    read_document,
+    verify,
+)
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.trust.anchors import Anchors, Pin
@@ -39,7 +48,11 @@ def check_up(token: Token, source: str, anchors: Anchors, now: float, given: Pub
 
     Raises ``BadWire`` for claims that are no document at all.
     """
-    document = read_document(token.claims)
+    kind = kind_of(token.claims)
+    try:
+        document = read_document(token.claims, kind)
+    except BadWire as bad:
+        raise BadWire(f"{kind} document: {str(bad).removeprefix(f'{kind} document: ')}") from None
     if given is not None:
         anchors = Anchors(
             Pin(about=whose, key=given, source="the command line", at=now) for whose in _speakers(document)

@@ -2,8 +2,8 @@
 
 Names below ``.eth`` and ``.did`` always are; such names are no part of the public DNS and never asked there.  A name of
 a zone that is pinned on this machine, or of one of its devices, is one too, and what its documents leave open is left
-to the DNS.  Before any of them may stand ``_did``, ``_dnslink`` or ``_ens`` (``cyfs_ns/ens/records.py``); and ``_trust``
-has the evidence in words.
+to the DNS.  Before any of them may stand ``_did``, ``_dnslink`` and ``_ens`` (``cyfs_ns/ens/records.py``), and
+``_trust`` for the evidence in words.
 
 Every answer says by an extended error (RFC 8914) how sure it is, and a refusal why:
 
@@ -36,7 +36,7 @@ from cyfs_ns.ens.records import (
     ens_records,
     holdings,
 )
-from cyfs_ns.errors import BadWire
+from cyfs_ns.errors import BadWire, CyfsError
 from cyfs_ns.identity.did import Bridges, Did, did_of_host
 from cyfs_ns.identity.txt import txt_record
 from cyfs_ns.message import AAAA, CNAME, TXT, A
@@ -44,10 +44,11 @@ from cyfs_ns.printable import printable
 from cyfs_ns.query import NOERROR, NXDOMAIN, SERVFAIL
 from cyfs_ns.records import HTTPS, SVCB, txt_data
 from cyfs_ns.reply import MAX_TTL, Reply, make_reply
+from cyfs_ns.special import IDENTITY_DOMAINS
 from cyfs_ns.trust.evidence import IDENTITY, Claim, Kind
 from cyfs_ns.trust.level import Purpose, Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak
-from cyfs_ns.trust.plan import Ask
+from cyfs_ns.trust.plan import Ask, Privacy
 from cyfs_ns.trust.printed import outcome_lines
 
 MOST_TTL = 3600
@@ -57,12 +58,13 @@ _OTHER, _STALE, _NO_AUTHORITY, _NETWORK = 0, 3, 22, 23  # extended errors
 _STALE_TTL = 30
 _NEGATIVE_TTL = 60
 _REFUSED_TTL = 30
-_MOST_TOLD = 160  # characters of an extended error
+_MOST_TOLD = 118  # characters of an extended error
 _MOST_LINES = 24
 _SIDES = {"_trust": "trust", "_did": "did", "_dnslink": "dnslink", "_ens": "ens"}
-_OURS = frozenset({"eth", "did"})
 _BESIDE_ADDRESSES = (A, AAAA, HTTPS, SVCB)
 _EVERYTHING: frozenset[Kind] = IDENTITY | {"address", "record"}
+_PLAIN = str.maketrans({"├": "|", "└": "`", "─": "-", "│": "|", "↑": "^", "…": "~"})
+"""The lines of a tree, in characters that tools for DNS show as they are."""
 _MARKS = (b"BOOT=", b"PKX=", b"DEV=", b"DID=")
 
 
@@ -93,7 +95,15 @@ class Place:
         """The question to be resolved; ``reach`` is the best level at which anybody can be asked."""
         if self.pinned:
             least = Trust.NONE if self.side == "trust" else Trust.KEY_PROVEN
-            return Ask(subject=self.subject, least=least, enough=Trust.OWNER_SIGNED, stale=True)
+            return Ask(
+                subject=self.subject,
+                kinds=IDENTITY | {"address"},
+                least=least,
+                enough=Trust.OWNER_SIGNED,
+                stale=True,
+                # Most names of a zone are nobody's: their hosts are not called for each, and not waited for.
+                privacy=Privacy.RESOLVER,
+            )
         # Whoever names fewer nodes than make a quorum has decided to believe them.
         least = min(Purpose.CHAIN.least, reach) if self.subject.method == "ens" else Purpose.DIAL.least
         return Ask(
@@ -140,7 +150,7 @@ class Shown:
 
 def is_ours(name: str) -> bool:
     """Whether a canonical name can only be answered here."""
-    return name.rpartition(".")[2] in _OURS
+    return name.rpartition(".")[2] in IDENTITY_DOMAINS
 
 
 def read_place(written: str, known: Known) -> Place | None:
@@ -155,6 +165,8 @@ def read_place(written: str, known: Known) -> Place | None:
     if is_ours(host):
         key = _known_key(host, known)
         subject = did_of_host(bare, known.bridges) if key is None else key
+        if subject.method == "web" and is_ours(subject.id):
+            raise BadWire(f"{host}: the DNS, where did:web stands, has no such names")
         spelled = key is None and host.endswith(".dev.did") and len(host) == 43 + len(".dev.did")
         return Place(subject=subject, host=host, side=side, spelled=spelled)
     subject_or_none = known.hosts.get(host)
@@ -206,14 +218,21 @@ def show(
     return Shown(reply=make_reply(question, rcode=SERVFAIL, ede=ede), why=outcome.why, trust=Trust.NONE)
 
 
-def nobodys(question: bytes, fault: BadWire) -> Shown:
-    """The answer about a name of ours that stands for nobody."""
+def nobodys(question: bytes, fault: CyfsError) -> Shown:
+    """The answer about a name of ours that stands for nobody, or that nobody can be asked about, by ``fault``."""
     return _refused(question, NXDOMAIN, str(fault), Trust.NONE)
 
 
 def is_published(data: bytes) -> bool:
     """Whether TXT data is of the kind that :class:`Documents` has."""
     return data[1:].startswith(_MARKS)
+
+
+def strongest(claims: Iterable[Claim]) -> list[Claim]:
+    """Those of the highest level: an address somebody signed is not to stand beside one that somebody said."""
+    found = list(claims)
+    best = max((claim.trust for claim in found), default=Trust.NONE)
+    return [claim for claim in found if claim.trust == best]
 
 
 def _known_key(host: str, known: Known) -> Did | None:
@@ -233,7 +252,7 @@ def _published(question: bytes, documents: Documents, outcome: Outcome, now: flo
 
 def _found(place: Place, question: bytes, rtype: int, found: Found, now: float) -> Shown | None:
     left = _STALE_TTL if found.stale else _left(found.until, now, MAX_TTL)
-    addresses = _strongest(found.of("address"))
+    addresses = strongest(found.of("address"))
     used = addresses if rtype in _BESIDE_ADDRESSES and addresses else [*found.of("content"), *found.of("text")]
     used = used or [claim for claim in found.claims if claim.about == found.subject]
     trust = min((claim.trust for claim in used), default=found.trust)
@@ -279,7 +298,7 @@ def _records(place: Place, rtype: int, held: Holdings, ttl: int) -> tuple[DnsRec
 
 def _told(question: bytes, rtype: int, outcome: Outcome, now: float) -> Shown:
     """The evidence in words: one record, whose strings are its lines in order."""
-    lines = list(outcome_lines(outcome, now))
+    lines = [line.translate(_PLAIN) for line in outcome_lines(outcome, now)]
     if len(lines) > _MOST_LINES:
         lines[_MOST_LINES - 1 :] = [f"and {len(lines) - _MOST_LINES + 1} lines more"]
     trust = outcome.trust if isinstance(outcome, Found) else Trust.NONE
@@ -292,7 +311,7 @@ def _told(question: bytes, rtype: int, outcome: Outcome, now: float) -> Shown:
 
 def _octets(line: str) -> bytes:
     octets = line.encode()
-    return octets if len(octets) < 256 else octets[:252].decode(errors="ignore").encode() + "…".encode()
+    return octets if len(octets) < 256 else octets[:254].decode(errors="ignore").encode() + b"~"
 
 
 def _empty(
@@ -326,12 +345,6 @@ def _by(used: Sequence[Claim], found: Found) -> str:
     fact = used[0].evidence
     told = [claim.evidence for claim in found.claims if claim.kind == "document"]
     return next((below.what for below in fact.walk() if below in told), f"{fact.what}, says {fact.source}")
-
-
-def _strongest(claims: Iterable[Claim]) -> list[Claim]:
-    found = list(claims)
-    best = max((claim.trust for claim in found), default=Trust.NONE)
-    return [claim for claim in found if claim.trust == best]
 
 
 def _left(until: float | None, now: float, without: int) -> int:

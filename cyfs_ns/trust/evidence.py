@@ -61,7 +61,7 @@ class Evidence:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """One thing said about ``about``.  ``key`` tells apart what is of one kind: the role of a key (``self`` or
-    ``owner``), the kind of a document, the name of a text."""
+    ``owner``), the kind of a document, the name of a text; a token that was kept here (``weigh.KEPT``)."""
 
     about: Did
     kind: Kind

@@ -19,7 +19,8 @@ from cyfs_ns.trust.level import Trust
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """``claims`` are all at or above the level that was asked for, strongest first; ``trust`` is the strongest's.
+    """``claims`` are all at or above the level that was asked for, strongest first; ``trust`` is the strongest's about
+    the subject: a strong word about somebody else proves nothing.
 
     ``until`` is when the first of their facts ends (seconds since 1970), None: no end.  ``stale`` ones are past it, and
     told because the policy allows it and nobody could be asked.  ``faults`` tells what was thrown away, and why.
@@ -33,7 +34,8 @@ class Found:
 
     @property
     def trust(self) -> Trust:
-        return max((claim.trust for claim in self.claims), default=Trust.NONE)
+        whom = self.subject.canonical
+        return max((claim.trust for claim in self.claims if claim.about.canonical == whom), default=Trust.NONE)
 
     @property
     def why(self) -> str:
@@ -41,11 +43,11 @@ class Found:
 
     def of(self, kind: Kind, key: str | None = None, about: Did | None = None) -> Iterator[Claim]:
         """The claims of one kind (and key) about the subject, or about another identity they brought along."""
-        whom = self.subject if about is None else about
+        whom = (self.subject if about is None else about).canonical
         return (
             claim
             for claim in self.claims
-            if claim.kind == kind and claim.about == whom and (key is None or claim.key == key)
+            if claim.kind == kind and claim.about.canonical == whom and (key is None or claim.key == key)
         )
 
     @property

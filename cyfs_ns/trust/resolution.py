@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cyfs_ns.identity.did import Did
 from cyfs_ns.trust.anchors import Anchors
 from cyfs_ns.trust.evidence import Claim
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
 from cyfs_ns.trust.plan import Plan, Step
-from cyfs_ns.trust.weigh import Accepted, Weighed, weigh
+from cyfs_ns.trust.weigh import Accepted, Weighed, is_within, weigh
 
 
 class Resolution:
@@ -24,18 +25,29 @@ class Resolution:
         self._revoked: list[Revoked] = []
         self._faults: list[str] = list(plan.why)
         self._missed = False
+        self._weighed: tuple[float, Weighed] | None = None
+
+    def judge_by(self, anchors: Anchors) -> None:
+        """Go on by other pins and marks."""
+        self._anchors, self._weighed = anchors, None
 
     def next_step(self, now: float) -> Step | None:
         """Whom to ask next; None when enough is known or nobody is left."""
-        if not self._steps or self._revoked or self._level(self._weigh(now)) >= self.plan.ask.stop_at:
+        if not self._steps or self._ended() is not None:
+            return None
+        known = max((revoked.evidence.trust for revoked in self._revoked), default=Trust.NONE)
+        if max(known, self._level(self._weigh(now))) >= self.plan.ask.stop_at:
             return None
         return self._steps.pop(0)
 
     def take(self, provider: str, brought: Outcome) -> None:
-        """What ``provider`` answered."""
+        """What ``provider`` answered.  It may speak of whom it was asked about, and of the names above."""
+        self._weighed = None
         if isinstance(brought, Found):
-            self._claims.extend(brought.claims)
+            strays = [claim.about for claim in brought.claims if not self._in_question(claim.about)]
+            self._claims.extend(claim for claim in brought.claims if self._in_question(claim.about))
             self._faults.extend(brought.faults)
+            self._faults.extend(f"{provider}: speaks of {stray}, and was not asked" for stray in dict.fromkeys(strays))
         elif isinstance(brought, Absent):
             self._absent.append(brought)
             self._faults.extend(brought.faults)
@@ -53,22 +65,23 @@ class Resolution:
         """What is known now."""
         ask, weighed = self.plan.ask, self._weigh(now)
         faults = (*self._faults, *weighed.faults)
-        if self._revoked:
-            return self._revoked[0]
+        best = self._level(weighed)
+        if (ended := self._ended()) is not None:
+            return replace(ended, faults=(*ended.faults, *faults))
+        revoked = max(self._revoked, key=lambda said: said.evidence.trust, default=None)
+        if revoked is not None and revoked.evidence.trust >= best:
+            return revoked
         about = [claim for claim in weighed.claims if claim.about.canonical == ask.subject.canonical]
         wanted = [claim for claim in about if claim.kind in ask.kinds]
-        if not wanted and weighed.revoked:
-            return Revoked(
-                subject=ask.subject,
-                why=f"{ask.subject}: its owner ended it",
-                evidence=weighed.revoked[0],
-                faults=faults,
-            )
-        best = self._level(weighed)
+        ended_by = [fact for whom, fact in weighed.revoked if whom == ask.subject.canonical]
+        if not wanted and ended_by:
+            why = f"{ask.subject}: its owner ended it"
+            return Revoked(subject=ask.subject, why=why, evidence=ended_by[0], faults=faults)
         for sides in weighed.conflicts:
             if sides[0].about.canonical == ask.subject.canonical and sides[0].trust >= max(ask.least, best):
                 return Conflicted(subject=ask.subject, sides=sides, faults=faults)
-        sure = tuple(claim for claim in weighed.claims if claim.trust >= ask.least)
+        disputed = {id(side) for sides in weighed.conflicts for side in sides}
+        sure = tuple(claim for claim in weighed.claims if claim.trust >= ask.least and id(claim) not in disputed)
         if any(claim in sure for claim in wanted):
             ends = [end for claim in sure if (end := claim.evidence.ends) is not None]
             return Found(subject=ask.subject, claims=sure, until=min(ends, default=None), faults=faults)
@@ -80,8 +93,26 @@ class Resolution:
         why = f"{ask.subject}: nobody who could be asked knows it"
         return Unreachable(subject=ask.subject, why=why, faults=faults)
 
+    def _ended(self) -> Revoked | None:
+        """The end that the owner of this machine has put to the subject."""
+        subject = self.plan.ask.subject
+        pin = self._anchors.pin(subject)
+        if pin is None or not pin.revoked:
+            return None
+        return Revoked(subject=subject, why=f"{subject}: revoked on this machine", evidence=pin.evidence)
+
+    def _in_question(self, about: Did) -> bool:
+        subject = self.plan.ask.subject
+        if about.canonical == subject.canonical:
+            return True
+        # The host of a DID with a port or a path is above it too.
+        return is_within(Did(subject.method, subject.id.partition("%")[0]), about)
+
     def _weigh(self, now: float) -> Weighed:
-        return weigh(self._claims, self._anchors, now)
+        """All claims together; as long as nothing new came and the second is the same, as weighed before."""
+        if self._weighed is None or int(self._weighed[0]) != int(now):
+            self._weighed = now, weigh(self._claims, self._anchors, now)
+        return self._weighed[1]
 
     def _level(self, weighed: Weighed) -> Trust:
         """How sure we are of what was asked for."""

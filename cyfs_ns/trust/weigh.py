@@ -4,11 +4,15 @@ Providers bring claims that are worth their channel.  Here they are joined:
 
 * a token is believed at *owner-signed* when the key it is signed with is pinned for whoever may speak here: for a name,
   the zone it belongs to; for an identity that is a key (``did:dev``), the owner its document names;
-* else it is worth what its signer's key is worth, and for a name no more than the channel it came by, since anybody may
-  sign that a name is theirs;
+* else it is worth what its signer's key is worth and no more than the channel it came by, since anybody may sign that
+  a name, or somebody's machine, is theirs; what a key signs of itself needs no channel;
+* a place speaks for itself and the machines below it: what is found there about others is worth nothing, unless
+  somebody who is pinned has signed it;
+* what was kept here counts as long as its pin does;
 * a document that goes back behind one we have believed, that was issued before its owner's least ``iat``, that is for
   another zone, has ended or comes from the future is thrown away, and the fault is told;
-* of several documents of one kind the newest of the strongest level stays; two for the same second are a conflict;
+* of several documents of one kind the newest that somebody pinned has signed stays, else the newest of the strongest
+  level; two for the same second are a conflict;
 * a document that is believed speaks: it gives its subject a key, names and addresses.
 
 A device stands in DNS as ``DEV`` under its zone, in so few characters that the zone is not among them (ours say it as
@@ -19,11 +23,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.did import Did, dev_did
+from cyfs_ns.identity.did import Did, dev_did, parse_did
 from cyfs_ns.identity.documents import (
+    CLOCK_SKEW,
     DeviceDoc,
     DeviceInfo,
     DeviceMini,
@@ -37,7 +42,7 @@ from cyfs_ns.identity.documents import (
     verify,
 )
 from cyfs_ns.identity.keys import PublicKey
-from cyfs_ns.identity.revision import Change, Revision, judge
+from cyfs_ns.identity.revision import Revision, judge
 from cyfs_ns.identity.token import Token
 from cyfs_ns.trust.anchors import Anchors
 from cyfs_ns.trust.evidence import Claim, Evidence, Kind
@@ -46,26 +51,35 @@ from cyfs_ns.trust.level import Trust
 _SINGLE: frozenset[Kind] = frozenset({"key", "document", "did", "content", "text"})
 """Kinds of which somebody has one of each name: two at one level cannot both be true."""
 
+KEPT = "kept"
+"""The key of a claim with a token that this machine believed under a pin and kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A token that was believed, for keeping: ``about`` whom, its revision, and the level it reached."""
+    """A token that was believed, for keeping: ``about`` whom, its revision, and the level it reached.
+
+    ``key`` has signed it; ``pinned``: by a pin it may speak here.
+    """
 
     about: Did
     document: Document
     token: Token
     revision: Revision
     trust: Trust
+    key: PublicKey
+    pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """``claims`` are what stays, strongest first; ``conflicts`` groups of claims that cannot all be true."""
+    """``claims`` are what stays, strongest first; ``conflicts`` groups of claims that cannot all be true; ``revoked``
+    whom something ended, and what."""
 
     claims: tuple[Claim, ...]
     accepted: tuple[Accepted, ...]
     conflicts: tuple[tuple[Claim, ...], ...]
-    revoked: tuple[Evidence, ...]
+    revoked: tuple[tuple[Did, Evidence], ...]
     faults: tuple[str, ...]
 
 
@@ -90,7 +104,7 @@ def weigh(claims: Iterable[Claim], anchors: Anchors, now: float) -> Weighed:
     strongest, conflicts = _strongest(scale.claims)
     return Weighed(
         claims=tuple(sorted(strongest, key=lambda claim: -claim.trust)),
-        accepted=tuple(scale.accepted.values()),
+        accepted=tuple(scale.accepted),
         conflicts=tuple(conflicts),
         revoked=tuple(scale.revoked),
         faults=tuple(dict.fromkeys(scale.faults)),
@@ -102,23 +116,35 @@ class _Scale:
 
     def __init__(self, claims: Sequence[Claim], anchors: Anchors, now: float) -> None:
         self._anchors, self._now = anchors, now
+        claims = [replace(claim, about=claim.about.canonical) for claim in claims]
         self._tokens = [claim for claim in claims if claim.kind == "token"]
         self.faults: list[str] = []
-        self.claims = [claim for claim in claims if claim.kind != "token" and not self._against_a_pin(claim)]
-        self.accepted: dict[tuple[Did, str], Accepted] = {}
-        self.revoked: list[Evidence] = []
-        self._best: dict[tuple[Did, str], tuple[Revision, Claim]] = {}
+        self.revoked: list[tuple[Did, Evidence]] = []
+        self.claims = [claim for claim in claims if claim.kind != "token" and self._may_stay(claim)]
+        self.accepted: list[Accepted] = []
+        self._slots: dict[tuple[Did, str], _Slot] = {}
 
-    def _against_a_pin(self, claim: Claim) -> bool:
-        """Whether a key was brought for somebody whose other key is pinned."""
-        pin = self._anchors.pin(claim.about) if claim.kind == "key" else None
-        if pin is None or claim.value == pin.key or not isinstance(claim.value, PublicKey):
+    def _may_stay(self, claim: Claim) -> bool:
+        """Whether what was brought unsigned is in force, and does not go against a pin."""
+        value, source = claim.value, claim.evidence.source
+        unsigned = None if isinstance(value, str | bytes | PublicKey | Token) else value
+        if unsigned is not None and not unsigned.iat - CLOCK_SKEW <= self._now < unsigned.exp:
+            self.faults.append(f"{source}: {unsigned.kind} document of {claim.about}: expired, or from the future")
             return False
+        pin = self._anchors.pin(claim.about)
+        if pin is None:
+            return True
+        if pin.revoked:
+            self.revoked.append((claim.about, pin.evidence))
+            return False
+        given = _key_in(claim)
+        if given in (None, pin.key) or (claim.kind != "key" and claim.trust >= Trust.HOST_SNAPSHOT):
+            return True
         self.faults.append(
-            f"{claim.evidence.source}: says the key of {claim.about} is {claim.value}, and {pin.key} is pinned in"
+            f"{source}: says the key of {claim.about} is {given}, and {pin.key} is pinned in"
             f" {pin.source}; if it was replaced, pin the new one"
         )
-        return True
+        return False
 
     def weigh_tokens(self) -> None:
         """Boot and zone documents first: those of devices lean on them."""
@@ -128,20 +154,24 @@ class _Scale:
                 self._weigh(claim, _token(claim))
             except BadWire as bad:
                 self.faults.append(f"{claim.evidence.source}: {bad}")
-        for _, claim in self._best.values():
-            self.claims.append(claim)
-            self.claims.extend(_spoken(claim))
+        for slot in self._slots.values():
+            # Two truths for one moment both speak, and are told as a conflict; neither is to be kept.
+            if len(slot.best) == 1:
+                self.accepted.extend(accepted for _, accepted in slot.best.values())
+            for claim, _ in slot.best.values():
+                self.claims.append(claim)
+                self.claims.extend(_spoken(claim))
 
     def _weigh(self, claim: Claim, token: Token) -> None:
         kind = kind_of(token.claims)
         written = read_document(token.claims, kind)
-        about = _subject(written, claim.about)
+        about = _subject(written, claim.about).canonical
         signer, document = self._signed_by(claim, token, written)
+        if claim.key == KEPT and not signer.anchored:
+            return
         self._bound(document, claim.about, signer)
         revision = revision_of(document, token)
-        change = judge(self._anchors.mark(about, kind), revision, signer.least_iat)
-        if change is Change.REVOKED:
-            self.revoked.append(signer.evidence)
+        change = judge(self._anchors.mark(about, kind, signer.key), revision, signer.least_iat)
         if not change.acceptable:
             raise BadWire(f"{kind} document of {about}: {change.value}")
         evidence = Evidence(
@@ -152,20 +182,9 @@ class _Scale:
             until=document.exp,
             because=(signer.evidence, claim.evidence),
         )
-        self._put(about, document, token, revision, evidence)
-
-    def _put(self, about: Did, document: Document, token: Token, revision: Revision, evidence: Evidence) -> None:
-        slot = (about, document.kind)
-        new = Claim(about=about, kind="document", key=document.kind, value=document, evidence=evidence)
-        if (held := self._best.get(slot)) is not None:
-            ours, theirs = (evidence.trust, revision.iat), (held[1].trust, held[0].iat)
-            if ours == theirs and revision.digest != held[0].digest:
-                self.claims.append(new)  # stays beside the other one: they are a conflict
-                return
-            if ours <= theirs:
-                return
-        self._best[slot] = (revision, new)
-        self.accepted[slot] = Accepted(about, document, token, revision, evidence.trust)
+        new = Claim(about=about, kind="document", key=kind, value=document, evidence=evidence)
+        accepted = Accepted(about, document, token, revision, evidence.trust, signer.key, signer.anchored)
+        self._slots.setdefault((about, kind), _Slot()).put(new, accepted)
 
     def _signed_by(self, claim: Claim, token: Token, written: Document) -> tuple[_Signer, Document]:
         """The strongest key that signed ``token`` and was allowed to, and what it says.  Raises ``BadWire``."""
@@ -179,27 +198,33 @@ class _Scale:
         for signer in signers:
             try:
                 # The key of a zone is its owner's, whatever name its documents give the owner.
-                whose = written.issuer if signer.issuer == claim.about and written.issuer else signer.issuer
+                zones = (claim.about, _zone_of(written))
+                whose = written.issuer if signer.issuer in zones and written.issuer else signer.issuer
                 return signer, verify(
                     token, written.kind, signer.key, self._now, issuer=whose, least_iat=signer.least_iat
                 )
             except BadWire as bad:
                 fault = fault or bad
                 if signer.least_iat and written.iat < signer.least_iat and token.verify(signer.key):
-                    self.revoked.append(signer.evidence)
+                    self.revoked.append((_subject(written, claim.about).canonical, signer.evidence))
         assert fault is not None
         raise fault
 
     def _signers(self, found_under: Did, written: Document) -> list[_Signer]:
         """Who may have signed, strongest first.  Where something is pinned nothing else counts: fail closed."""
-        speaker = _speaker(written, found_under)
-        if speaker is not None and (pin := self._anchors.pin(speaker)) is not None:
-            if pin.revoked:
-                self.revoked.append(pin.evidence)
-                raise BadWire(f"{written.kind} document: the key of {speaker} is revoked on this machine")
-            return [_Signer(pin.key, pin.evidence, speaker, anchored=True, least_iat=pin.least_iat)]
+        speakers = _speakers(written, found_under)
+        if pins := [pin for whose in speakers if (pin := self._anchors.pin(whose)) is not None]:
+            for pin in pins:
+                if pin.revoked:
+                    self.revoked.append((_subject(written, found_under).canonical, pin.evidence))
+                    raise BadWire(f"{written.kind} document: the key of {pin.about} is revoked on this machine")
+                if pin.key != pins[0].key:
+                    whose = f"{pin.about} and {pins[0].about}"
+                    raise BadWire(f"{written.kind} document: it is of {whose}, which are pinned with different keys")
+            least = max(pin.least_iat for pin in pins)
+            return [_Signer(pins[0].key, pins[0].evidence, pins[0].about.canonical, anchored=True, least_iat=least)]
         found = []
-        for issuer in dict.fromkeys(whose for whose in (speaker, written.issuer) if whose is not None):
+        for issuer in dict.fromkeys(whose.canonical for whose in (*speakers, written.issuer) if whose is not None):
             if (own := issuer.key) is not None:
                 found.append(
                     _Signer(
@@ -218,6 +243,8 @@ class _Scale:
         if isinstance(written, OwnerDoc) and not found:
             what = Evidence(trust=Trust.NONE, what="it names its own key", source="the document itself", at=self._now)
             found.append(_Signer(written.key, what, written.id))
+        if any(signer.key in self._anchors.revoked_keys for signer in found):
+            raise BadWire(f"{written.kind} document: signed with a key that is revoked on this machine")
         return sorted(found, key=lambda signer: -signer.evidence.trust)
 
     def _bound(self, document: Document, zone: Did, signer: _Signer) -> None:
@@ -233,18 +260,60 @@ class _Scale:
             told = document.extra.get("z")
             if told is not None and told != zone.id:
                 raise BadWire(f"device-mini document: it is for {str(told)[:80]!r}, found under {zone}")
-            if told is None and signer.anchored:
-                boot = self._best.get((zone, ZoneBoot.kind)) or self._best.get((zone, ZoneDoc.kind))
-                listed = boot[1].value.oods if boot and isinstance(boot[1].value, ZoneBoot | ZoneDoc) else ()
-                if document.name not in {ood.name for ood in listed}:
-                    raise BadWire(
-                        f"device-mini document: {document.name!r} does not say its zone, and no boot document of {zone}"
-                        " lists it; issue it again, or add it to the boot document"
-                    )
+            if told is None and signer.anchored and document.name not in self._machines(zone):
+                raise BadWire(
+                    f"device-mini document: {document.name!r} does not say its zone, and no boot document of {zone}"
+                    " lists it; issue it again, or add it to the boot document"
+                )
         elif isinstance(document, DeviceDoc) and document.id.key is None:
             above = document.zone
             if above is None or document.id != device_did(document.name, above):
                 raise BadWire(f"device document: {document.id} is not {document.name!r} of {above}; issue it again")
+        about = _subject(document, zone).canonical
+        if not signer.anchored and about.key is None and not is_within(about, zone):
+            raise BadWire(f"{document.kind} document of {about}: found under {zone}, which cannot speak for it")
+
+    def _machines(self, zone: Did) -> set[str]:
+        """The names that the zone's own documents list."""
+        slots = (self._slots.get((zone, kind)) for kind in (ZoneBoot.kind, ZoneDoc.kind))
+        lists = (claim.value for slot in slots if slot for claim, _ in slot.best.values())
+        return {ood.name for one in lists if isinstance(one, ZoneBoot | ZoneDoc) for ood in one.oods}
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The best documents of one kind about somebody, by their digests: more than one is a conflict."""
+
+    best: dict[str, tuple[Claim, Accepted]] = field(default_factory=dict)
+    rank: tuple[bool, int, int] = (False, -1, -1)
+
+    def put(self, claim: Claim, accepted: Accepted) -> None:
+        # The owner's newest word is in force, however it came; strangers' words go by how they came.
+        iat, trust = accepted.revision.iat, accepted.trust
+        rank = (True, iat, trust.value) if accepted.pinned else (False, trust.value, iat)
+        if rank > self.rank:
+            self.best, self.rank = {}, rank
+        if rank == self.rank:
+            self.best.setdefault(accepted.revision.digest, (claim, accepted))
+
+
+def is_within(about: Did, zone: Did) -> bool:
+    """Whether ``about`` is ``zone``, or a name below it."""
+    below = about.method == zone.method and not about.path and not zone.path and about.id.endswith(f".{zone.id}")
+    return about.canonical == zone.canonical or below
+
+
+def _key_in(claim: Claim) -> PublicKey | None:
+    """The key that an unsigned claim gives whom it is about, said in one way or another."""
+    value = claim.value
+    if isinstance(value, PublicKey):
+        return value
+    if claim.kind == "did" and isinstance(value, str):
+        try:
+            return parse_did(value).key
+        except BadWire:
+            return None
+    return None if isinstance(value, str | bytes | Token) else value.main_key
 
 
 def _token(claim: Claim) -> Token:
@@ -268,22 +337,30 @@ def _subject(document: Document, found_under: Did) -> Did:
     return subject
 
 
-def _speaker(document: Document, found_under: Did) -> Did | None:
-    """Whose pinned key may speak for the subject of ``document``."""
+def _speakers(document: Document, found_under: Did) -> list[Did]:
+    """Whose pinned keys decide about ``document``; where several are pinned, it is one key."""
     if isinstance(document, ZoneBoot | ZoneDoc | DeviceMini):
-        return found_under
-    if isinstance(document, DeviceDoc) and document.id.key is None:
-        return document.zone
+        return [found_under]
     if isinstance(document, DeviceInfo):
-        return document.device.id
-    return document.issuer
+        return [document.device.id]
+    zone, issuer = _zone_of(document), document.issuer
+    if isinstance(document, DeviceDoc) and document.id.key is None:
+        issuer = None
+    return [whose for whose in (zone, issuer) if whose is not None]
+
+
+def _zone_of(document: Document) -> Did | None:
+    """The zone that a machine says it belongs to."""
+    return document.zone if isinstance(document, DeviceDoc) else None
 
 
 def _worth(about: Did, signer: _Signer, claim: Claim) -> Trust:
     """The level of a token that ``signer`` signed and ``claim`` brought."""
     if signer.anchored:
         return Trust.HOST_SNAPSHOT if claim.trust == Trust.HOST_SNAPSHOT else Trust.OWNER_SIGNED
-    return signer.evidence.trust if about.key is not None else min(signer.evidence.trust, claim.trust)
+    if about.key is not None and signer.key == about.key:
+        return signer.evidence.trust
+    return min(signer.evidence.trust, claim.trust) if is_within(about, claim.about) else Trust.NONE
 
 
 def _spoken(claim: Claim) -> list[Claim]:

@@ -165,26 +165,33 @@ def is_fake(addresses: list[str]) -> bool:
     return [address[:7] for address in addresses] == ["198.18."]
 
 
-def test_a_disk_that_is_full(tmp_path: Path) -> None:
-    """Fake addresses that were told stay; new names get real ones until they can be written down."""
+@pytest.mark.parametrize(("size", "survive"), [("256k", 0), ("2m", 1000)])
+def test_a_disk_that_is_full(tmp_path: Path, size: str, survive: int) -> None:
+    """Fake addresses that were told stay, some new ones have room that was kept, the rest get no answer and no real
+    address, until there is room again."""
     port = free_port()
-    with small_disk(tmp_path / "home", "256k") as disk, upstream(everybody) as behind:
+    with small_disk(tmp_path / "home", size) as disk, upstream(everybody) as behind:
         text = FAKE.format(port=port, upstream=behind)
         with server(tmp_path, text, port) as running:
             kept = {f"kept{number}.example": dns(port, f"kept{number}.example") for number in range(50)}
             assert all(map(is_fake, kept.values()))
             filler = fill(disk)
             told = {}
-            for number in range(200):
-                name = f"during-the-want-{number}.example"
+            for number in range(survive + 600):
+                name = f"{number}.{'in-the-midst-of-want.' * 8}example"
+                if asked(port, name).header.rcode == SERVFAIL:
+                    break
                 told[name] = dns(port, name)
-            kept.update({name: addresses for name, addresses in told.items() if is_fake(addresses)})
-            assert list(told.values())[-1] == ["192.0.2.9"]
+            assert all(map(is_fake, told.values()))
+            assert survive <= len(told) < survive + 600
+            kept |= told
             assert dns(port, "kept7.example") == kept["kept7.example"]
+            assert "No space left" in running.run("status").stdout
             assert running.stop() == 0
+            assert running.log.read_text().count("fake addresses cannot be written down") == 1
         with server(tmp_path, text, port) as running:
             assert {name: dns(port, name) for name in kept} == kept
-            assert dns(port, "also-new.example") == ["192.0.2.9"]
+            assert asked(port, name).header.rcode == SERVFAIL
             filler.unlink()
             kept["later.example"] = dns(port, "later.example")
             assert is_fake(kept["later.example"])

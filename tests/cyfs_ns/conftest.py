@@ -13,8 +13,11 @@ import pytest
 
 from cyfs_ns import message
 from cyfs_ns.errors import BadWire
+from cyfs_ns.io import light
 from cyfs_ns.message import Question
 from tests.freeport import free_port
+
+light.checked = True
 
 RECORDS = [
     "--host-record=dual.test,192.0.2.1,2001:db8::1,300",

@@ -176,8 +176,8 @@ class Client:
     place: Place
     port: int
 
-    def ask(self, line: str) -> dns.message.Message | None:
-        """``NAME TYPE [@SERVER] [+ecs=PREFIX] [+tcp]``; ``None``: no answer that is worth anything."""
+    def ask(self, line: str, patience: float = 2.5) -> dns.message.Message | None:
+        """``NAME TYPE [@SERVER] [+ecs=PREFIX] [+tcp]``; ``None``: no answer worth anything in ``patience`` seconds."""
         name, rtype, *more = line.split()
         where = next((word[1:] for word in more if word.startswith("@")), "127.0.0.1")
         query = dns.message.make_query(name, rtype)
@@ -187,9 +187,18 @@ class Client:
                 query.use_edns(0, 0, 1232, options=[dns.edns.ECSOption(address, int(bits))])
         with suppress(dns.exception.Timeout, ConnectionError, OSError):
             if "+tcp" in more:
-                return self.place.call(lambda: dns.query.tcp(query, where, port=self.port, timeout=2.5))
-            return self.place.call(lambda: dns.query.udp(query, where, port=self.port, timeout=2.5))
+                return self.place.call(lambda: dns.query.tcp(query, where, port=self.port, timeout=patience))
+            # A connected socket hears at once that there is no such door.
+            with self.place.call(connected, where, self.port) as sock:
+                return dns.query.udp(query, where, port=self.port, timeout=patience, sock=sock)
         return None
+
+
+def connected(where: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in where else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.connect((where, port))
+    return sock
 
 
 def shown(reply: dns.message.Message | None, *, ttl: bool = True) -> tuple[str, list[str]]:

@@ -316,7 +316,7 @@ def test_answers_are_kept_no_longer_than_the_bound(kept: str, tmp_path: Path) ->
         def listen(client: Client) -> int:
             above.asked.clear()
             client.ask("long.example A")
-            time.sleep(2.1)
+            time.sleep(1.1)
             client.ask("long.example A")
             return above.times("long.example")
 
@@ -333,7 +333,7 @@ def test_old_answers_serve_while_nobody_answers(stale: str, tmp_path: Path) -> N
             above.down = False
             client.ask("brief.example A")
             above.down = True
-            time.sleep(2.1)
+            time.sleep(1.1)
             return shown(client.ask("brief.example A"), ttl=False)
 
         theirs, ours = told_by_both(config, port, listen)
@@ -474,7 +474,7 @@ def eventually(
 ) -> list[tuple[str, list[str]]]:
     """The answers, once ``heard`` likes them."""
     questions, end = list(questions), time.monotonic() + 20
-    while not heard(found := [shown(client.ask(each)) for each in questions]):
+    while not heard(found := [shown(client.ask(each, 0.5)) for each in questions]):
         assert time.monotonic() < end, found
         time.sleep(0.1)
     return found

@@ -136,9 +136,14 @@ def test_without_rule_sets_there_is_nothing_to_look_into() -> None:
 def test_what_cannot_be_written_down_is_not_told(fakes: FakeIps, monkeypatch: pytest.MonkeyPatch) -> None:
     told(fakes, "www.example")
     with monkeypatch.context() as full:
-        full.setattr("os.write", lambda fd, data: len(data) - 1)
+        full.setattr("os.pwrite", lambda fd, data, at: len(data) - 1)
         assert told(fakes, "www.example") == [(1, 1, bytes((198, 18, 0, 4)))]
-        assert told(fakes, "new.example") is None
+        for rtype in (1, 28):
+            stand = fakes.answer("new.example", name_wire("new.example") + rtype.to_bytes(2) + b"\0\1", rtype)
+            assert stand is not None
+            assert (stand.reply.rcode, stand.reply.counts, stand.life) == (2, (0, 0, 0), 0.0)
+            assert stand.reply.ede == ((0, "fake-ip: cannot be written down, disk full?"),)
+        assert "fake-ip." in fakes.fault
     assert told(fakes, "later.example") == [(1, 1, bytes((198, 18, 0, 5)))]
 
 

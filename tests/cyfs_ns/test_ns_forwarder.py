@@ -216,7 +216,10 @@ async def test_other_ids_and_other_questions_are_passed_over_and_counted() -> No
 
 
 async def test_a_flood_of_forgeries_leads_to_tcp() -> None:
+    heard = []
+
     def replies(query: bytes) -> list[bytes]:
+        heard.append(query)
         return [bytes(2) + b"\x81\x80" + bytes(20)] * 100
 
     port = free_port()
@@ -226,6 +229,7 @@ async def test_a_flood_of_forgeries_leads_to_tcp() -> None:
             forwarder = house()
             assert addresses(await forwarder.ask(WIRE, 1, group=group(server))) == ["192.0.2.2"]
             assert forwarder.servers()[0].strays > 64
+            assert len(heard) == 1, "asking again gives the guesser as many guesses again"
 
         await scripted_udp(replies, use, port)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 import trio.testing
@@ -157,6 +159,23 @@ async def test_a_bug_is_logged_and_ends_only_its_own(heavy: bool, caplog: pytest
     async with light_work() as work:
         work.start(fail())
     assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("scope", [trio.CancelScope, lambda: trio.move_on_after(9)])
+async def test_a_scope_that_is_left_hanging_is_noticed(
+    scope: Callable[[], trio.CancelScope], caplog: pytest.LogCaptureFixture
+) -> None:
+    word: Word[None] = Word()
+
+    async def wait() -> None:
+        with scope():
+            await word
+
+    before = trio.current_effective_deadline()
+    async with light_work() as work:
+        work.start(wait())
+        assert trio.current_effective_deadline() == before
+    assert "in_task() is missing" in caplog.text
 
 
 async def test_the_place_is_left_when_all_is_done() -> None:

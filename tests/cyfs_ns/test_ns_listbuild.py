@@ -105,6 +105,29 @@ async def test_a_list_is_fetched_built_and_swapped_in(make: Make, tmp_path: Path
     assert (state.fault, report and report.entries) == ("", 1)
 
 
+FORSAKEN = """
+import json, pathlib, sys
+pathlib.Path(sys.argv[1]).write_text(json.load(sys.stdin)["out"])
+sys.exit(1)
+"""
+WITH_ONE_FORSAKEN = """
+import pathlib, sys
+from cyfs_ns.io.listchild import main
+main()
+pathlib.Path(pathlib.Path(sys.argv[1]).read_text()).write_bytes(b"lists of yesterday")
+"""
+
+
+async def test_a_child_whose_server_was_killed_spoils_nothing(make: Make, tmp_path: Path):
+    note = str(tmp_path / "note")
+    assert not await make(child=(sys.executable, "-c", FORSAKEN, note)).refresh()
+    keeper = make(child=(sys.executable, "-c", WITH_ONE_FORSAKEN, note))
+    assert await keeper.refresh()
+    assert blocks(keeper)
+    await keeper.refresh()
+    assert files(tmp_path) == [".json", ".list", ".piece"]
+
+
 def blocks_with(lists: ListSet) -> bool:
     return lists.judge("a.example", 1).action is Action.BLOCK
 

@@ -551,6 +551,27 @@ def test_every_question_gets_one_of_three_answers(labels: list[bytes], below: by
     assert bool(EVERYTHING.why(name, rtype)) == (got is not None)
 
 
+BY_NAME_ALONE = house(
+    "*.w.lan TXT x", "d.lan DNAME e.lan", "nas.lan A 10.0.0.9", "a.*.star.lan TXT x",
+    zones={"z.lan": ZONE},
+    leases=(lease("10.0.0.7", "box"),),
+    leave=("left.z.lan",),
+    settings=LocalSettings(domain="house", local_domains=("", "kept.lan"), mail="self"),
+)  # fmt: skip
+assert not BY_NAME_ALONE._by_text
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"b", b"lan", b"box"]), max_size=3),
+    st.sampled_from(sorted({*BY_NAME_ALONE._nodes, *BY_NAME_ALONE._leases, *BY_NAME_ALONE._cuts, b"\0"})),
+    st.sampled_from([1, 5, 6, 12, 15, 16, 43, 255]),
+)
+@settings(max_examples=200)
+def test_the_cheap_look_passes_over_no_name_of_ours(labels: list[bytes], below: bytes, rtype: int) -> None:
+    name = b"".join(bytes((len(label),)) + label for label in labels) + below
+    assert (BY_NAME_ALONE.lookup(name, rtype) is None) == (not BY_NAME_ALONE.why(name, rtype))
+
+
 def test_an_escaped_dot_does_not_part_labels() -> None:
     names = house(hosts={"*.b.lan": ("10.0.0.1",)})
     assert ask(names, "a.b.lan") == ["a.b.lan A 10.0.0.1"]

@@ -26,8 +26,11 @@ from nsprogram import cyfs_ns, server
 from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.config.load import load_dns
 from cyfs_ns.errors import ConfigFault
+from cyfs_ns.hot import HotClient, HotEntry
 from cyfs_ns.io.doors import wanted_doors
 from cyfs_ns.io.serving import Serving
+from cyfs_ns.querylog import from_line
+from cyfs_ns.wire import name_wire
 from tests.freeport import free_port
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: binds sockets to a device")
@@ -200,6 +203,49 @@ async def test_files_that_change_are_read_again(tmp_path: Path) -> None:
         await says("nas.lan", "192.168.1.4")
 
 
+async def test_files_that_change_while_a_house_is_built_are_read_again(tmp_path: Path) -> None:
+    hosts, leases = tmp_path / "hosts", tmp_path / "leases"
+    hosts.write_text("192.168.1.2 nas.lan\n")
+    leases.write_text("")
+    port = free_port()
+    keys = {"hosts-files": [str(hosts)], "lease-files": [str(leases)], "domain": "lan"}
+    async with udp_server(WWW) as server, serving(tmp_path / "home", config(server, port, **keys)) as house:
+        staged = await house.stage(config(server, port, **keys), {}, house.around)
+        hosts.write_text("192.168.1.33 nas.lan\n")
+        leases.write_text("4102444800 02:00:00:00:00:01 192.168.1.50 laptop 01:02\n")
+        house.commit(staged)
+        for name, data in (("nas.lan", "192.168.1.33"), ("laptop.lan", "192.168.1.50")):
+
+            async def told(name: str = name, data: str = data) -> bool:
+                return [line.split()[-1] for line in shown(await ask(port, name))] == [data]
+
+            await eventually(told)
+
+
+async def test_hits_are_logged_a_few_at_a_time(tmp_path: Path) -> None:
+    port = free_port()
+    many = config("192.0.2.1", port, query_log={"privacy": "full"})
+    async with serving(tmp_path, many) as house:
+        ring, door = house.ring, house.server.hot.doors["udp"]
+        assert ring is not None and door.journal is not None
+        client = HotClient(bytes((127, 0, 0, 1)), "", door.table(""), limited=False)
+        for number in range(300):
+            entry = HotEntry(bytes(10) + name_wire(f"{number}.example") + b"\0\1\0\1", (), 0, 9, "hot")
+            door.journal += [(client, entry)] * 2
+        begun = house.server._note_hits()
+        lines, most = 0, 0
+        for _ in range(100):
+            next(begun)
+            now = sum(1 for _ in ring.lines())
+            lines, most = now, max(most, now - lines)
+        assert 0 < lines < 300
+        assert most <= 4
+        house.gather_log()
+        told = [from_line(line) for line in ring.lines()]
+        assert {each.name for each in told} == {f"{number}.example" for number in range(300)}
+        assert {each.times for each in told} == {2}
+
+
 async def test_reading_files_again_never_brings_an_old_configuration_back(tmp_path: Path) -> None:
     port = free_port()
     async with udp_server(WWW) as server, serving(tmp_path, config(server, port)) as house:
@@ -211,6 +257,18 @@ async def test_reading_files_again_never_brings_an_old_configuration_back(tmp_pa
                 nursery.start_soon(house.reread)
             assert house.config == newer
             assert shown(await ask(port, "nas.lan")) == [f"nas.lan 60 A 192.168.1.{last}"]
+
+
+async def test_files_read_again_beside_a_staged_change_wait_for_it(tmp_path: Path) -> None:
+    port, other = free_port(), free_port()
+    async with udp_server(WWW) as server, serving(tmp_path, config(server, port)) as house:
+        staged = await house.stage(config(server, other), {}, house.around)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.reread)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            house.commit(staged)
+        assert rcode(await ask(other, "www.example")) == "NOERROR"
+        assert house.config == staged.house.config
 
 
 async def test_lists_are_swapped_while_it_serves(tmp_path: Path) -> None:

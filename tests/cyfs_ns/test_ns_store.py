@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import dataclass, replace
 
 import pytest
@@ -247,6 +248,22 @@ def test_there_is_room_even_if_all_are_asked_for() -> None:
         origin = cache.origin(at)
         assert origin is not None and cache.size <= 20_000
         cache.credit(origin, 1)
+
+
+def test_a_flood_between_two_savings_leaves_no_trace() -> None:
+    cache = AnswerCache(100_000)
+    saved = b"".join(cache.dump(0.0, 0.0))
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            at = key(f"n{number:08d}.example.com")
+            cache.put(at, negative(at, 60), 0.0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 400_000
+    news = cache.news(0.0, 0.0)
+    assert news is not None and big().load(saved + b"".join(news), 0.0, 0.0) == len(cache) > 100
 
 
 def test_a_look_leaves_no_trace() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from cyfs_ns.io import watch
-from cyfs_ns.io.watch import watch_files
+from cyfs_ns.io.watch import signs_of, watch_files
 
 
 class Heard:
@@ -60,6 +61,24 @@ async def test_made_rewritten_replaced_and_removed(tmp_path: Path) -> None:
         (tmp_path / "nobody-asked").write_text("x")
         other.unlink()
         assert await heard.next() == {"other"}
+    assert heard.rounds == []
+
+
+async def test_what_changed_between_reading_and_watching_is_told(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("same", "rewritten", "made", "removed")]
+    for path in (paths[0], paths[1], paths[3]):
+        path.write_text("one")
+    signs = signs_of(paths)
+    paths[1].write_text("another")
+    paths[2].write_text("one")
+    paths[3].unlink()
+    heard = Heard()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(watch_files, paths, heard.changed, since=signs, settle=0.01))
+        assert await heard.next() == {"rewritten", "made", "removed"}
+        paths[0].write_text("another")
+        assert await heard.next() == {"same"}
+        nursery.cancel_scope.cancel()
     assert heard.rounds == []
 
 

@@ -20,7 +20,11 @@ from cyfs_ns import workerframes as frames
 from cyfs_ns.cookies import Cookies
 from cyfs_ns.errors import BadWire
 from cyfs_ns.hot import Admission, Hot, HotDoor, HotEntry
+from cyfs_ns.io import workers
 from cyfs_ns.io.datagrams import open_udp
+from cyfs_ns.io.light import Word
+from cyfs_ns.io.udp import Serve
+from cyfs_ns.io.workerprocess import Worker
 from cyfs_ns.io.workers import Crew, WorkerSocket
 from cyfs_ns.peer import Peer
 from cyfs_ns.query import Query, read_query
@@ -59,15 +63,27 @@ class House:
 
 
 @asynccontextmanager
-async def crew(house: House, many: int = 1, ip: str = "127.0.0.1") -> AsyncIterator[tuple[Crew, int]]:
+async def crew(
+    house: House, many: int = 1, ip: str = "127.0.0.1", serve: Serve | None = None
+) -> AsyncIterator[tuple[Crew, int]]:
     first = open_udp(ip, 0, reuse_port=True)
     port = first.getsockname()[1]
     sockets = [first, *(open_udp(ip, port, reuse_port=True) for _ in range(many - 1))]
-    workers = Crew(house.hot, house.serve)
+    made = Crew(house.hot, serve or house.serve)
     async with trio.open_nursery() as nursery:
-        await nursery.start(workers.run, [[WorkerSocket(sock)] for sock in sockets])
-        yield workers, port
+        await nursery.start(made.run, [[WorkerSocket(sock)] for sock in sockets])
+        yield made, port
         nursery.cancel_scope.cancel()
+
+
+class Spawned(trio.abc.Instrument):
+    """Counts the tasks that begin."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.tasks += 1
 
 
 class Client:
@@ -114,6 +130,69 @@ async def test_a_worker_asks_once_and_then_knows():
         assert kept is not None
         await until(lambda: kept.hits == 5)
         assert house.door.harvest_clients() == {b"\x7f\0\0\1": 5}
+
+
+async def test_counts_are_told_a_few_at_a_time():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
+        worker = Worker(theirs, [])
+        door = worker._hot
+        asked = [ask(f"{number}.example", 0) for number in range(100)]
+        for wire in asked:
+            entry = HotEntry(b"tail", (), 0, 9, wire)
+            door.table("home").adopt(wire, entry)
+            door.table("home").count(entry, 3)
+        told: dict[bytes, int] = {}
+        for _ in worker._counts_told():
+            kind, (view, *fields) = frames.unpack(ours.recv(1 << 17))
+            lot = dict(frames.pairs(fields))
+            assert (kind, view, len(lot) <= 32) == (frames.HITS, b"home", True)
+            told |= lot
+        assert told == dict.fromkeys(asked, 3)
+
+
+async def test_a_question_of_a_worker_is_no_task_of_its_own():
+    house, words = House(), {}
+
+    async def serve(wire: bytes, peer: Peer) -> bytes | None:
+        words[wire] = word = Word()
+        await word
+        return await house.serve(wire, peer)
+
+    async with crew(house, serve=serve) as (_, port), Client(port) as client:
+        counted = Spawned()
+        trio.lowlevel.add_instrument(counted)
+        await client.sock.send(ask("www.example"))
+        await until(lambda: bool(words))
+        words.popitem()[1].say(None)
+        with trio.fail_after(10):
+            assert (await client.sock.recv(4096))[-1] == 1
+        trio.lowlevel.remove_instrument(counted)
+    assert counted.tasks == 0
+
+
+async def test_what_a_worker_waits_for_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "MAX_IN_FLIGHT", 2)
+    house, words = House(), []
+
+    async def serve(wire: bytes, peer: Peer) -> bytes | None:
+        words.append(word := Word())
+        await word
+        return await house.serve(wire, peer)
+
+    async with crew(house, serve=serve) as (_, port), Client(port) as client:
+        for number in range(5):
+            await client.sock.send(ask(f"{number}.example", number))
+        await until(lambda: len(words) == 2)
+        got = set()
+        for _ in range(5):
+            await until(lambda: bool(words))
+            assert len(words) <= 2
+            words.pop(0).say(None)
+            with trio.fail_after(10):
+                got.add((await client.sock.recv(4096))[1])
+    assert got == set(range(5))
 
 
 async def test_workers_share_what_the_server_knows():
@@ -195,23 +274,23 @@ async def test_another_limit_is_told_to_the_workers():
 
 async def test_a_dead_worker_has_a_successor_that_finds_what_it_left():
     house = House()
-    async with crew(house) as (workers, port), Client(port) as client:
+    async with crew(house) as (made, port), Client(port) as client:
         assert (await client.ask("www.example"))[-1] == 1
-        (pid,) = workers.pids
+        (pid,) = made.pids
         os.kill(pid, signal.SIGSTOP)
         await client.sock.send(ask("www.example", 99))
         os.kill(pid, signal.SIGKILL)
         with trio.fail_after(20):
             assert (await client.sock.recv(4096))[1] == 99
-        assert workers.pids != [pid]
+        assert made.pids != [pid]
 
 
 async def test_workers_go_with_their_crew():
     house = House()
-    async with crew(house, many=2) as (workers, port):
+    async with crew(house, many=2) as (made, port):
         async with Client(port) as client:
             await client.ask("www.example")
-        pids = workers.pids
+        pids = made.pids
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

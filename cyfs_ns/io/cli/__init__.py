@@ -48,8 +48,8 @@ _ID = {
     "request": _Place("identity", "request", "Ask the owner for a document, as a file."),
     "sign": _Place("signing", "sign", "Sign documents with the owner's key."),
     "accept": _Place("identity", "accept", "Take the document the owner signed for this machine."),
-    "verify": _Place("signing", "verify", "Say what a document is, who signed it, and what is wrong."),
-    "txt": _Place("signing", "txt", "Print the DNS records to publish."),
+    "verify": _Place("verifying", "verify", "Say what a document is, who signed it, and what is wrong."),
+    "txt": _Place("publishing", "txt", "Print the DNS records to publish."),
     "trust": _Place("pinning", "trust", "Pin an identity's key on this machine."),
     "untrust": _Place("pinning", "untrust", "Take a pin away."),
 }
@@ -81,7 +81,12 @@ class _Commands(click.Group):
 id_commands = _Commands(
     _ID,
     name="id",
-    help="Who this machine is, what its owner signed, and whom it believes.",
+    help="""Who this machine is, what its owner signed, and whom it believes.
+
+    \b
+    Example:
+      cyfs-gateway id show
+    """,
     short_help="Who this machine is, what its owner signed, and whom it believes.",
 )
 """``id …``, of both programs."""

@@ -95,7 +95,7 @@ def resolve(
     try:
         server, heard, said = run_to_end(_first, wish, servers, timeout)
     except Unreachable as fault:
-        click.echo(f"cyfs-ns: {fault}", err=True)
+        click.echo(f"{click.get_current_context().find_root().info_name}: {fault}", err=True)
         raise SystemExit(NO_SERVER) from None
     _show(server, heard, said, short=short, as_json=as_json)
     raise SystemExit(1 if said.rcode else 0)

@@ -14,12 +14,21 @@ from cyfs_ns.printable import printable
 if TYPE_CHECKING:
     from cyfs_ns.identity.did import Did
     from cyfs_ns.identity.keys import PublicKey
+    from cyfs_ns.io.trusted.keystore import OwnerStore
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 out_option = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it.")
 zone_option = click.option("--zone", default="", metavar="HOST", help="The zone, as home.example.")
 days_option = click.option(
     "--days", default=3650, show_default=True, type=click.IntRange(1, 36_500), help="How long it is valid."
+)
+
+owner_option = click.option(
+    "--owner",
+    "pem",
+    type=click.Path(path_type=Path),
+    metavar="PEM",
+    help="The owner's key; what it signs is kept beside it. [default: HOME/identity/owner.pem]",
 )
 
 
@@ -110,3 +119,22 @@ def day(seconds: int) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
         return str(seconds)
+
+
+def put_out(out: Path | None, text: str) -> None:
+    """To the file ``out``, whole or not at all; to standard output without one."""
+    from cyfs_ns.io.atomic import write_atomic
+
+    if out is None:
+        click.echo(text, nl=False)
+    elif out.exists() and not out.is_file():  # /dev/stdout, a pipe
+        out.write_text(text)
+    else:
+        write_atomic(out, text.encode(), 0o644)
+
+
+def owner_store(pem: Path | None, home: Path) -> OwnerStore:
+    """Where the owner lives: beside the key of ``--owner``, else in the home."""
+    from cyfs_ns.io.trusted.keystore import OwnerStore
+
+    return OwnerStore(pem.absolute() if pem else home / "identity" / "owner.pem")

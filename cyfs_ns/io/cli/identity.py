@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cyfs_ns.io.cli.common import facts, identity_home_option, json_option, print_json
-from cyfs_ns.io.cli.identifying import day, out_option, sure, telling, yes_option, zone_of, zone_option
+from cyfs_ns.io.cli.identifying import day, out_option, put_out, sure, telling, yes_option, zone_of, zone_option
+
+if TYPE_CHECKING:
+    from cyfs_ns.identity.documents import DeviceDoc
+    from cyfs_ns.identity.keys import PublicKey
+    from cyfs_ns.trust.anchors import Anchors
 
 
 @click.command()
@@ -60,7 +66,8 @@ def show(as_json: bool, home: Path) -> None:
     if document is None:
         shown["document"] = "none yet; ask the owner: id request"
     else:
-        shown |= {"owned by": document["owner"], "zone": document["zone"], "valid until": day(document["exp"])}
+        if document["exp"] is not None:
+            shown |= {"owned by": document["owner"], "zone": document["zone"], "valid until": day(document["exp"])}
         if document["fault"]:
             shown["fault"] = document["fault"]
     if owner is not None:
@@ -176,10 +183,7 @@ def request(
             exp=now + LIFETIME,
         )
         written = json.dumps(write_request(wish, key), indent=2) + "\n"
-        if out is None:
-            click.echo(written, nl=False)
-        else:
-            out.write_text(written)
+        put_out(out, written)
     click.echo(f"{name} asks with the key {dev_did(key.public)}, until {day(wish.exp)}", err=True)
 
 
@@ -216,9 +220,16 @@ def accept(file: Path, key: str, yes: bool, home: Path) -> None:
             raise BadWire(
                 f"{file}: it is for the key {document.key}, another machine's or an old one; ask again: id request"
             )
-        found = check_up(token, str(file), TrustStore(home).anchors(), time.time(), public_key(key) if key else None)
+        anchors = TrustStore(home).anchors()
+        given = public_key(key) if key else _by_name(document, anchors)
+        found = check_up(token, str(file), anchors, time.time(), given)
         if not found.holds:
             raise BadWire(f"{file}: {'; '.join(found.faults)}")
+        above = None if document.zone is None else anchors.pin(document.zone)
+        if above is not None and above.key != found.signer:
+            raise BadWire(
+                f"{file}: not signed by {above.key}, which is pinned for {document.zone}; ask its owner for one"
+            )
         held = store.device_document()
         if held is not None and held[1].key == document.key:
             if held[1].owner != document.owner:
@@ -234,9 +245,18 @@ def accept(file: Path, key: str, yes: bool, home: Path) -> None:
         sure("Is that your owner?", yes)
         store.accept(token.text)
     click.echo(f"accepted as {store.device_jwt}")
+    if document.owner is not None and anchors.pin(document.owner) is None:
+        click.echo(f"to believe what your owner signs for others: id trust {document.owner}")
 
 
 def _label(name: str) -> str:
     from cyfs_ns.identity.fields import Fields
 
     return Fields({"name": name}, "machine").label("name")
+
+
+def _by_name(document: DeviceDoc, anchors: Anchors) -> PublicKey | None:
+    """The key that an owner who is a key signs with.  Nothing has to prove more: the person is asked who it is."""
+    if document.owner is None or anchors.pin(document.owner) is not None:
+        return None
+    return document.owner.key

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import click
 
 from cyfs_ns.io.cli.common import facts, identity_home_option
-from cyfs_ns.io.cli.identifying import days_option, sure, telling, yes_option, zone_of, zone_option
+from cyfs_ns.io.cli.identifying import (
+    days_option,
+    owner_option,
+    owner_store,
+    sure,
+    telling,
+    yes_option,
+    zone_of,
+    zone_option,
+)
 
 if TYPE_CHECKING:
     from cyfs_ns.identity.keys import SecretKey
@@ -96,9 +105,7 @@ def restore(name: str, zone: str, did: str, days: int, out: Path | None, home: P
 
 
 @owner.command()
-@click.option(
-    "--owner", "pem", type=click.Path(path_type=Path), metavar="PEM", help="[default: HOME/identity/owner.pem]"
-)
+@owner_option
 @yes_option
 @identity_home_option
 def words(pem: Path | None, yes: bool, home: Path) -> None:
@@ -108,10 +115,8 @@ def words(pem: Path | None, yes: bool, home: Path) -> None:
     Example:
       cyfs-gateway id owner words
     """
-    from cyfs_ns.io.trusted.keystore import OwnerStore
-
     with telling():
-        key = OwnerStore(pem or home / "identity" / "owner.pem").key()
+        key = owner_store(pem, home).key()
         sure("Show the words?  Whoever sees them is the owner.", yes)
         _show_words(key)
 

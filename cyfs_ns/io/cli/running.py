@@ -53,7 +53,9 @@ def status(home: Path, as_json: bool) -> None:
     if as_json:
         print_json(said)
         return
-    cache, log = said["cache"], said["query-log"]
+    cache, log, fakes = said["cache"], said["query-log"], {}
+    if fake := said.get("fake-ip"):
+        fakes["fake addresses"] = f"{fake['names']} names" + (fake["fault"] and f"; no new ones: {fake['fault']}")
     facts(
         {
             "version": said["version"],
@@ -63,6 +65,7 @@ def status(home: Path, as_json: bool) -> None:
             "answers": said["answers"],
             "cache": f"{cache['entries']} answers, {bytes_text(cache['bytes'])} of {bytes_text(cache['max-bytes'])}",
             "lists": f"{said['lists']} rules",
+            **fakes,
             "query log": log["privacy"] + (f", {log['unlogged']} questions without room" if log["unlogged"] else ""),
             "memory": bytes_text(said["memory"]),
         }

@@ -38,7 +38,7 @@ def resolve_trusted(
     from cyfs_ns.errors import BadWire, ConfigFault
     from cyfs_ns.identity.did import subject
     from cyfs_ns.io.resolver import Resolver
-    from cyfs_ns.io.trusted.build import build_trusted
+    from cyfs_ns.io.trusted.build import addresses_by, build_trusted
     from cyfs_ns.io.trusted.records import by_resolver
     from cyfs_ns.names import is_ip
     from cyfs_ns.trust.evidence import IDENTITY
@@ -55,7 +55,7 @@ def resolve_trusted(
         level = read_trust(least) if least else Trust.NONE
         resolver = Resolver(servers, timeout=timeout)
         records = by_resolver(resolver, identity.validators)
-        names = build_trusted(identity, home, records=records, addresses=resolver.addresses)
+        names = build_trusted(identity, home, records=records, addresses=addresses_by(lambda: resolver))
     except (BadWire, ConfigFault) as fault:
         raise click.UsageError(str(fault)) from None
     ask = Ask(subject=whom, kinds=IDENTITY | {"address"}, least=level)

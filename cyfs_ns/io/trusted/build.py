@@ -116,10 +116,22 @@ def _of_the_house(reply: Reply, rtype: int) -> RecordSet:
     )
 
 
-def local_addresses(local: Callable[[], LocalNames], resolver: Callable[[], Resolver]) -> Resolve:
-    """The addresses of a host, by the same ways."""
+def _nothing(host: str) -> Sequence[str]:
+    return ()
+
+
+def addresses_by(resolver: Callable[[], Resolver], local: Callable[[str], Sequence[str]] = _nothing) -> Resolve:
+    """The addresses of a host: those that ``local`` knows, else the resolver's; none when there surely are none."""
 
     async def find(host: str) -> Sequence[str]:
-        return local().addresses(host) or await resolver().addresses(host)
+        if known := local(host):
+            return known
+        asked = resolver()
+        try:
+            return await asked.addresses(host)
+        except Unreachable:
+            if asked.peek(host) == ():
+                return ()
+            raise
 
     return find

@@ -16,6 +16,7 @@ from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found, Outcome
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
+from cyfs_ns.trust.weigh import KEPT
 
 
 class Provider(Protocol):
@@ -90,7 +91,7 @@ class ThisMachine:
 
 
 class WhatWasKept:
-    """The last known good documents.  They count as a snapshot of this machine, not as current."""
+    """The last known good documents, while their pins last: a snapshot of this machine, not what is current."""
 
     card = Card(
         name="kept from earlier",
@@ -105,8 +106,10 @@ class WhatWasKept:
 
     async def ask(self, ask: Ask) -> Outcome:
         whom = _related(ask.subject)
-        kept = await trio.to_thread.run_sync(self._store.kept)
-        return Found(subject=ask.subject, claims=tuple(_again(one) for one in kept if one.about.canonical in whom))
+        pins, kept = await trio.to_thread.run_sync(lambda: (self._store.pins(), self._store.kept()))
+        keys = {pin.key for pin in pins}
+        held = (one for one in kept if one.about.canonical in whom and one.key in keys)
+        return Found(subject=ask.subject, claims=tuple(map(_again, held)))
 
 
 def _related(subject: Did) -> set[Did]:
@@ -135,7 +138,7 @@ def _from_file(file: Local) -> Claim:
 def _again(one: Kept) -> Claim:
     fact = Evidence(trust=Trust.HOST_SNAPSHOT, what="verified earlier and kept here", source=one.source, at=one.at)
     whom = _found_under(one.about, one.kind)
-    return Claim(about=whom, kind="token", value=one.token, evidence=fact)
+    return Claim(about=whom, kind="token", key=KEPT, value=one.token, evidence=fact)
 
 
 def _found_under(about: Did, kind: str) -> Did:

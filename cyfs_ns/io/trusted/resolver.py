@@ -1,8 +1,11 @@
 """Carries out plans: the one place where the house asks who somebody is.
 
 What was found is remembered for as long as its facts last; the same question of many is asked once; how much is under
-way and remembered is bounded.  What was believed at *host-snapshot* or better is kept on disk, and is the mark behind
-which nothing goes back.
+way and remembered is bounded.  What was believed by a pin is kept on disk, and is the mark behind which nothing goes
+back.
+
+A machine without a clock starts in 1970, and clocks are set back.  So it is never earlier here than the newest document
+that somebody pinned has dated: what had ended by then stays ended, and what was kept still counts.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import trio
@@ -21,6 +25,7 @@ from cyfs_ns.identity.did import Did
 from cyfs_ns.io.merging import Merged
 from cyfs_ns.io.trusted.providers import Provider
 from cyfs_ns.io.trusted.store import TrustStore
+from cyfs_ns.trust.anchors import Anchors
 from cyfs_ns.trust.evidence import Kind
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
@@ -35,6 +40,7 @@ _WAITING_MOST = 1024
 _LONGEST = 86_400.0  # seconds; a year is too long to hear nothing of an identity
 _SHORTEST = 1.0
 _NEGATIVE = 30.0
+_NEGATIVE_LONGEST = 900.0  # whoever can forge one answer of DNS chooses its TTL too
 _NOBODY = 5.0  # seconds before those who could not be asked are asked again
 _STALE = 7 * 86_400.0
 
@@ -63,16 +69,27 @@ class TrustedNames:
         self._timeout, self._wall, self._clock = timeout, wall, clock
         self._remembered: OrderedDict[_Key, tuple[float, Outcome]] = OrderedDict()
         self._flights: Merged[_Key, Outcome] = Merged()
+        self._flushed = 0
         self._room = trio.CapacityLimiter(_AT_ONCE)
 
     def plan(self, ask: Ask) -> Plan:
         """Whom :meth:`resolve` would ask."""
         return plan(ask, (provider.card for provider in self._providers.values()))
 
+    def reach(self, subject: Did) -> Trust:
+        """The best level at which others can be asked about ``subject``; NONE: nobody but this machine can be."""
+        cards = (provider.card for provider in self._providers.values())
+        return max((card.best for card in cards if card.cost and card.serves(subject)), default=Trust.NONE)
+
     def peek(self, ask: Ask) -> Outcome | None:
         """What is remembered and still holds: a dictionary's answer, for hot paths."""
         held = self._remembered.get(_key(ask))
-        return None if held is None or held[0] <= self._clock() else held[1]
+        if held is None or held[0] <= self._clock():
+            return None
+        outcome = held[1]
+        if isinstance(outcome, Found) and outcome.until is not None and outcome.until + _SHORTEST <= self._wall():
+            return None  # the clock was set while we slept on it
+        return outcome
 
     async def resolve(self, ask: Ask, *, fresh: bool = False) -> Outcome:
         """What is known of ``ask.subject``.  ``fresh``: not from memory.  Never raises for what others did wrong."""
@@ -80,35 +97,48 @@ class TrustedNames:
         if known is not None:
             await trio.lowlevel.checkpoint()
             return known
-        return await self._flights.run(_key(ask), lambda: self._find(ask))
+        outcome = await self._flights.run(_key(ask), lambda: self._find(ask))
+        return self._stale(ask, outcome) if ask.stale and isinstance(outcome, Unreachable) else outcome
 
     def flush(self, subject: Did | None = None) -> int:
         """Forget what is remembered of ``subject``, or of everybody; how much that was.  The disk keeps its own."""
         keys = [key for key in self._remembered if subject is None or key[0] == subject.canonical]
         for key in keys:
             del self._remembered[key]
+        self._flushed += 1
         return len(keys)
 
     async def _find(self, ask: Ask) -> Outcome:
         if self._room.statistics().tasks_waiting >= _WAITING_MOST:
             return Unreachable(subject=ask.subject, why=f"{ask.subject}: too many questions wait already")
-        async with self._room:
-            outcome = await self._carry_out(ask)
-        return self._remember(ask, outcome)
+        flushed = self._flushed
+        outcome = await self._carry_out(ask)
+        if flushed == self._flushed:
+            return self._remember(ask, outcome)
+        # What is to be forgotten may be what we have just learnt.
+        return await self._carry_out(ask)
 
     async def _carry_out(self, ask: Ask) -> Outcome:
         try:
             anchors = await trio.to_thread.run_sync(self.store.anchors)
+            resolution = Resolution(self.plan(ask), anchors)
+            while (step := resolution.next_step(self._now(anchors))) is not None:
+                far = any(self._providers[name].card.cost for name in step.providers)
+                # Names whose servers are slow hold up nobody who is known here.
+                async with self._room if far else nullcontext(), trio.open_nursery() as nursery:
+                    for name in step.providers:
+                        nursery.start_soon(self._ask_one, name, ask, resolution)
+            now = self._now(anchors)
+            if not await self._keep(resolution, now):
+                # Somebody has believed a newer one meanwhile.
+                resolution.judge_by(await trio.to_thread.run_sync(self.store.anchors))
+            return resolution.outcome(now)
         except (BadWire, OSError) as fault:
+            self._remembered.pop(_key(ask), None)
             return Unreachable(subject=ask.subject, why=f"{ask.subject}: the pins cannot be read: {fault}")
-        resolution = Resolution(self.plan(ask), anchors)
-        while (step := resolution.next_step(self._wall())) is not None:
-            async with trio.open_nursery() as nursery:
-                for name in step.providers:
-                    nursery.start_soon(self._ask_one, name, ask, resolution)
-        now = self._wall()
-        await self._keep(resolution, now)
-        return resolution.outcome(now)
+
+    def _now(self, anchors: Anchors) -> float:
+        return max(self._wall(), float(anchors.not_before))
 
     async def _ask_one(self, name: str, ask: Ask, resolution: Resolution) -> None:
         brought: Outcome
@@ -121,24 +151,26 @@ class TrustedNames:
             brought = _mute(ask, f"{name}: {fault}")
         except OSError as fault:
             brought = _mute(ask, f"{name}: {fault.strerror or fault}")
+        except Exception as fault:  # one stranger's bytes must not end the answers for everybody
+            log.exception("%s failed on %s", name, ask.subject)
+            brought = _mute(ask, f"{name}: failed ({type(fault).__name__}), a fault of this program")
         resolution.take(name, brought)
 
-    async def _keep(self, resolution: Resolution, now: float) -> None:
+    async def _keep(self, resolution: Resolution, now: float) -> bool:
+        """Whether all that was believed is still the newest."""
+        newest = True
         for accepted in resolution.accepted(now):
-            if accepted.trust < Trust.HOST_SNAPSHOT:
+            if not accepted.pinned:
                 continue
             try:
-                await trio.to_thread.run_sync(self.store.keep, accepted, now)
+                newest &= (await trio.to_thread.run_sync(self.store.keep, accepted, now)).acceptable
             except (OSError, CyfsError) as fault:
                 log.warning("a document of %s could not be kept: %s", accepted.about, fault)
+        return newest
 
     def _remember(self, ask: Ask, outcome: Outcome) -> Outcome:
         key, now = _key(ask), self._clock()
         held = self._remembered.get(key)
-        if isinstance(outcome, Unreachable) and ask.stale and held is not None and isinstance(held[1], Found):
-            old = held[1]
-            if now - held[0] < _STALE and all(_in_force(claim.value, self._wall()) for claim in old.claims):
-                return replace(old, stale=True, faults=(*outcome.faults, outcome.why))
         if isinstance(outcome, Unreachable) and held is not None and isinstance(held[1], Found):
             return outcome  # what was found stays, for those who take it stale
         self._remembered[key] = (now + self._lifetime(outcome), outcome)
@@ -146,6 +178,15 @@ class TrustedNames:
         while len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
         return outcome
+
+    def _stale(self, ask: Ask, outcome: Unreachable) -> Outcome:
+        """What was found earlier, as long as its documents last."""
+        held = self._remembered.get(_key(ask))
+        if held is None or not isinstance(old := held[1], Found) or self._clock() - held[0] >= _STALE:
+            return outcome
+        if not all(_in_force(claim.value, self._wall()) for claim in old.claims):
+            return outcome
+        return replace(old, stale=True, faults=(*outcome.faults, outcome.why))
 
     def _lifetime(self, outcome: Outcome) -> float:
         """Seconds for which ``outcome`` needs no asking again."""
@@ -156,7 +197,8 @@ class TrustedNames:
         until = outcome.until
         if until is None:
             return _NEGATIVE if isinstance(outcome, Absent) else _LONGEST
-        return min(max(until - self._wall(), _SHORTEST), _LONGEST)
+        longest = _NEGATIVE_LONGEST if isinstance(outcome, Absent) else _LONGEST
+        return min(max(until - self._wall(), _SHORTEST), longest)
 
 
 def _key(ask: Ask) -> _Key:

@@ -25,7 +25,7 @@ from cyfs_ns.io.dial import Dial, plain_dial
 from cyfs_ns.io.http import Response, fetch
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
-"""The addresses of a host, as text.  Raises ``Unreachable``."""
+"""The addresses of a host, as text; none when it surely has none.  Raises ``Unreachable`` when that is not known."""
 
 _UNFIT_SUFFIXES = ("eth", "did", "bns", "alt", "onion", "local", "localhost", "internal", "home.arpa")
 """Names that need a chain, or mean something at home only."""
@@ -48,6 +48,10 @@ _SPECIAL_V6 = tuple(
     for text in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class NoAddress(Unreachable):
+    """The host surely has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +95,12 @@ class SafeFetch:
         """The response, whatever its status.
 
         ``private`` and ``insecure`` are the owner's word: this host may stand at any address, and be asked by http.
-        Raises ``Refused`` for what nobody here will ask, else as :func:`cyfs_ns.io.http.fetch`.
+        Raises ``Refused`` for what nobody here will ask, ``NoAddress``, else as :func:`cyfs_ns.io.http.fetch`.
         """
         host = self.judge(url, private=private, insecure=insecure)
         limits = self.limits
+        if self._tls is None:
+            self._tls = ssl.create_default_context()  # reading all authorities of the system takes its time
 
         async def dial(name: str, port: int, via: str | None) -> trio.abc.Stream:
             return await self._dial_judged(name, port, via, private)
@@ -140,7 +146,7 @@ class SafeFetch:
         """Connects to an address that was judged, and tries the next that was."""
         addresses = (host,) if names.is_ip(host) else tuple(await self._resolve(host))
         if not addresses:
-            raise Unreachable(f"{host} has no address", "pre_connect_dns")
+            raise NoAddress(f"{host} has no address", "pre_connect_dns")
         if not private:
             for address in addresses:
                 # One bad address condemns the name: who mixes them is up to something.

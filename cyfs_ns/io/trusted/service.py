@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
@@ -27,6 +28,7 @@ from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted.keystore import read_token_file
 from cyfs_ns.io.trusted.resolver import TrustedNames
+from cyfs_ns.io.trusted.store import Kept, Local
 from cyfs_ns.trust.didresult import fault_page, page_of
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
@@ -73,6 +75,8 @@ class DidService:
         self._names, self._folder, self._serve = names, home / "identity", serve
         self._bridges, self._wall = dict(bridges or {}), wall
         self._room = trio.CapacityLimiter(_AT_ONCE)
+        self._seen: list[tuple[Path, int, int, int]] = []
+        self._read: list[_Own] = []
 
     async def page(self, wanted: PageWanted, *, owner: bool = False) -> Page | None:
         """What a client sees; None: there is no such page.  ``owner``: it is this machine's owner who asks."""
@@ -131,10 +135,10 @@ class DidService:
     def _held(self, subject: Did) -> Iterator[tuple[Token, Document]]:
         """Tokens on this disk that may be what was believed."""
         store = self._names.store
-        tokens = [one.token for one in store.kept() if one.about.canonical == subject.canonical]
-        tokens += [one.token for one in store.local() if one.token is not None]
-        for token in tokens:
-            yield token, read_document(token.claims)
+        held: list[Kept | Local] = [*store.kept(), *store.local()]
+        for one in held:
+            if one.token is not None and one.about.canonical == subject.canonical:
+                yield one.token, read_document(one.token.claims)
 
     def _is_known(self, subject: Did) -> bool:
         """Whether strangers may hear of ``subject``: it proves itself, or it or its zone is pinned here."""
@@ -156,16 +160,28 @@ class DidService:
         ]
         return min(fitting, key=lambda own: _RANK.index(own.document.kind), default=None)
 
-    def _own_documents(self) -> Iterator[_Own]:
-        for path in [*sorted(self._folder.glob("*.jwt")), *sorted(self._folder.glob("devices/*.jwt"))][:_MOST_OWN]:
-            try:
-                token, document = read_token_file(path)
-                at = path.stat().st_mtime
-            except (ConfigFault, OSError):
-                continue
-            if document.kind in _RANK:
-                for about in _subjects(document):
-                    yield _Own(about, token, document, str(path), at)
+    def _own_documents(self) -> Sequence[_Own]:
+        """Read again when a file has come, gone or changed."""
+        paths = [*sorted(self._folder.glob("*.jwt")), *sorted(self._folder.glob("devices/*.jwt"))][:_MOST_OWN]
+        state = []
+        for path in paths:
+            with suppress(OSError):
+                found = path.stat()
+                state.append((path, found.st_mtime_ns, found.st_size, found.st_ino))
+        if state != self._seen:
+            self._read, self._seen = [own for path, at, *_ in state for own in _owns(path, at / 1e9)], state
+        return self._read
+
+
+def _owns(path: Path, at: float) -> Iterator[_Own]:
+    """What a file of ours stands for; what cannot be read stands for nothing."""
+    try:
+        token, document = read_token_file(path)
+    except ConfigFault:
+        return
+    if document.kind in _RANK:
+        for about in _subjects(document):
+            yield _Own(about, token, document, str(path), at)
 
 
 def _meant(subject: Did, kind: str) -> tuple[Did, tuple[str, ...]]:

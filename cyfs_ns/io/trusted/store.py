@@ -9,7 +9,8 @@ Below ``<home>/names/``:
   and as marks: nothing older is ever believed again.
 
 Writing compares and sets under a lock on the directory, so that two processes cannot put an older document over a
-newer.  Everything is re-read when its directory has changed.  All of it blocks on the disk: from trio, in a thread.
+newer.  A file is read again when anything about it has changed.  What keeps us from reading all pins and marks keeps us
+from believing: fewer of them would mean more belief.  All of it blocks on the disk: from trio, in a thread.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from cyfs_ns.errors import BadWire, Unreachable
-from cyfs_ns.identity.did import Did, parse_did
+from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.documents import Document, read_document, revision_of
 from cyfs_ns.identity.fields import Fields
+from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.identity.revision import Change, Revision, judge
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
 from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
@@ -35,6 +40,7 @@ from cyfs_ns.trust.weigh import Accepted
 
 _MOST_FILE = MOST_TOKEN + 4096
 _MOST_FILES = 10_000
+_LONGEST_NAME = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Kept:
     about: Did
     kind: str
     token: Token
+    key: PublicKey
+    """Who has signed it, as was believed then."""
     revision: Revision
     at: float
     source: str
@@ -60,13 +68,18 @@ class Local:
     document: Document | None = None
 
 
-@dataclass(slots=True)
-class _Folder:
-    """What was read of one directory, and in which state it was then."""
+_Item: TypeAlias = Pin | Kept | Local
+_Sign: TypeAlias = tuple[int, int, int, int, int]
+"""Device, number, size and both times of a file: together they change with it, whatever the clock does."""
 
-    seen: tuple[int, int] = (0, -1)
-    items: list[Pin | Kept | Local] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """What was read of one directory: each file as it was then, with what it says or what is wrong with it."""
+
+    files: Mapping[str, tuple[_Sign, _Item | str]] = field(default_factory=dict)
+    items: tuple[_Item, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 class TrustStore:
@@ -74,30 +87,37 @@ class TrustStore:
 
     def __init__(self, home: Path) -> None:
         self.path = home / "names"
-        self._pins, self._kept, self._local = _Folder(), _Folder(), _Folder()
+        self._read_ones = {"pins": _Folder(), "kept": _Folder(), "local": _Folder()}
+        self._reading = threading.Lock()
 
     def pins(self) -> tuple[Pin, ...]:
         """All pins.  One that cannot be read raises ``BadWire``: without it somebody else could be believed."""
-        found = self._read(self._pins, "pins", "*.json", _read_pin)
-        if self._pins.faults:
-            raise BadWire(f"{self._pins.faults[0]}; mend or remove it, nothing is believed meanwhile")
-        return tuple(pin for pin in found if isinstance(pin, Pin))
+        found = self._read("pins", (".json",), _read_pin)
+        pins = {pin.about.canonical: pin for pin in found.items if isinstance(pin, Pin)}
+        faults = found.faults
+        if not faults and len(pins) < len(found.items):
+            twice = next(pin.about for pin in found.items if isinstance(pin, Pin) and pin not in pins.values())
+            faults = (f"{self.path / 'pins'}: two files pin {twice}",)
+        if faults:
+            raise BadWire(f"{faults[0]}; mend or remove it, nothing is believed meanwhile")
+        return tuple(pins.values())
 
     def kept(self) -> tuple[Kept, ...]:
         """The documents kept; one that cannot be read any more is passed over."""
-        return tuple(one for one in self._read(self._kept, "kept", "*.json", _read_kept) if isinstance(one, Kept))
+        return tuple(one for one in self._read("kept", (".json",), _read_kept).items if isinstance(one, Kept))
 
     def local(self) -> tuple[Local, ...]:
         """The documents put here by hand."""
-        return tuple(one for one in self._read(self._local, "local", "*.j*", _read_local) if isinstance(one, Local))
+        found = self._read("local", (".json", ".jwt"), _read_local)
+        return tuple(one for one in found.items if isinstance(one, Local))
 
     def faults(self) -> tuple[str, ...]:
         """What of the last reading could not be read."""
-        return (*self._pins.faults, *self._kept.faults, *self._local.faults)
+        return tuple(fault for folder in self._read_ones.values() for fault in folder.faults)
 
     def anchors(self) -> Anchors:
         """Pins and marks, as the scale needs them."""
-        return Anchors(self.pins(), ((one.about, one.kind, one.revision) for one in self.kept()))
+        return Anchors(self.pins(), ((one.about, one.kind, one.key, one.revision) for one in self.kept()))
 
     def pin(self, pin: Pin) -> Path:
         """Write ``pin`` down, over an older one for the same identity.  Returns the file."""
@@ -126,8 +146,8 @@ class TrustStore:
         """Put ``accepted`` in the place of an older revision.  What is no progress changes nothing and is told."""
         with self._locked():
             folder = self._folder("kept")
-            name = hashlib.sha256(f"{accepted.about.canonical} {accepted.document.kind}".encode()).hexdigest()[:40]
-            path = folder / f"{name}.json"
+            whose = f"{accepted.about.canonical} {accepted.document.kind} {accepted.key.x}"
+            path = folder / f"{hashlib.sha256(whose.encode()).hexdigest()[:40]}.json"
             try:
                 mark = _read_kept(path).revision
             except (FileNotFoundError, BadWire):
@@ -141,6 +161,7 @@ class TrustStore:
                 "about": str(accepted.about),
                 "kind": accepted.document.kind,
                 "token": accepted.token.text,
+                "key": accepted.key.x,
                 "trust": accepted.trust.label,
                 "at": int(now),
             }
@@ -162,36 +183,71 @@ class TrustStore:
         finally:
             os.close(lock)
 
-    def _read(
-        self, folder: _Folder, name: str, pattern: str, read: Callable[[Path], Pin | Kept | Local]
-    ) -> list[Pin | Kept | Local]:
+    def _read(self, name: str, suffixes: tuple[str, ...], read: Callable[[Path], _Item]) -> _Folder:
+        """What the directory ``name`` holds.  Raises ``OSError`` if that cannot be told."""
         path = self.path / name
-        try:
-            files = sorted(path.glob(pattern))
-            newest = max((file.stat().st_mtime_ns for file in files), default=0)
-            state = (max(path.stat().st_mtime_ns, newest), len(files))
-        except FileNotFoundError:
-            files, state = [], (0, 0)
-        if state == folder.seen:
-            return folder.items
-        items: list[Pin | Kept | Local] = []
-        faults = []
-        for file in files[:_MOST_FILES]:
-            try:
-                items.append(read(file))
-            except (BadWire, OSError) as fault:
-                faults.append(f"{file}: {fault}")
-        folder.seen, folder.items, folder.faults = state, items, faults
-        return items
+        with self._reading:
+            before = self._read_ones[name]
+            files: dict[str, tuple[_Sign, _Item | str]] = {}
+            for file in _listed(path, suffixes):
+                try:
+                    sign = _sign(path / file)
+                    held = before.files.get(file)
+                    files[file] = held if held is not None and held[0] == sign else (sign, _read_one(path / file, read))
+                except FileNotFoundError as gone:
+                    if os.path.lexists(path / file):
+                        files[file] = ((0, 0, 0, 0, 0), f"{path / file}: {gone.strerror}")
+            said = [one for _, one in files.values()]
+            if files != before.files:
+                before = _Folder(
+                    files,
+                    tuple(one for one in said if not isinstance(one, str)),
+                    tuple(one for one in said if isinstance(one, str)),
+                )
+            self._read_ones[name] = before
+            return before
+
+
+def _listed(path: Path, suffixes: tuple[str, ...]) -> list[str]:
+    try:
+        found = sorted(name for name in os.listdir(path) if name.endswith(suffixes) and name[0] != ".")
+    except FileNotFoundError:
+        return []
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise PermissionError(f"{path}: anybody may write there; chmod o-w it")
+    if len(found) > _MOST_FILES:
+        raise OSError(f"{path}: {len(found)} files, at most {_MOST_FILES} are read; remove what is not needed")
+    return found
+
+
+def _sign(path: Path) -> _Sign:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read_one(path: Path, read: Callable[[Path], _Item]) -> _Item | str:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise
+    except (BadWire, OSError) as fault:
+        return f"{path}: {fault}"
 
 
 def _file_name(about: Did) -> str:
-    """A file name that people recognise; what no file name may hold never is in a DID."""
-    return str(about.canonical).replace(":", "_").replace("%", "~")
+    """A file name that people recognise and that no other identity has; ``=`` and ``~`` never are in a DID."""
+    name = str(about.canonical).replace("_", "=").replace(":", "_").replace("%", "~")
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}~{hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def _bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
+    # Not to wait for somebody to write into a pipe.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise BadWire("not a file")
+        if mode & stat.S_IWOTH:
+            raise BadWire("anybody may write this file; chmod o-w it")
         data = file.read(_MOST_FILE + 1)
     if len(data) > _MOST_FILE:
         raise BadWire(f"larger than {_MOST_FILE} bytes")
@@ -212,12 +268,14 @@ def _read_pin(path: Path) -> Pin:
 
 def _read_kept(path: Path) -> Kept:
     claims = read_object(_bytes(path), "kept document")
-    text, about, kind, at = (claims.get(name) for name in ("token", "about", "kind", "at"))
-    if not (isinstance(text, str) and isinstance(about, str) and isinstance(kind, str) and isinstance(at, int)):
+    text = claims.get("token")
+    if not isinstance(text, str):
         raise BadWire("not a document we kept")
+    fields = Fields(claims, "kept document")
+    about, kind, key, at = fields.did("about"), fields.text("kind"), fields.x("key"), fields.number("at")
     token = read_token(text, "kept document")
     document = read_document(token.claims, kind)
-    return Kept(parse_did(about), kind, token, revision_of(document, token), at, str(path))
+    return Kept(about, kind, token, key, revision_of(document, token), at, str(path))
 
 
 def _read_local(path: Path) -> Local:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 import trio
@@ -26,7 +26,7 @@ from cyfs_ns.identity.did import Bridges, Did, host_of_did
 from cyfs_ns.identity.documents import Document
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.http import Response
-from cyfs_ns.io.trusted.safefetch import SafeFetch
+from cyfs_ns.io.trusted.safefetch import NoAddress, SafeFetch
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.didresult import DOCUMENT, TOKEN, read_body
 from cyfs_ns.trust.evidence import Claim, Evidence
@@ -38,6 +38,9 @@ _ACCEPT = (("accept", f"{TOKEN}, {DOCUMENT}, application/json;q=0.9, */*;q=0.5")
 _KINDS = ("zone", "owner")
 _USUAL_AGE = 3600
 _LEAST_AGE, _MOST_AGE = 60, 86_400
+_NONE_AGE = 300
+_PATIENCE = 9.0
+"""Seconds for all places of one name; what was found until then counts."""
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=([0-9]{1,9})").search
 
 
@@ -60,6 +63,8 @@ class _Look:
     missed: bool = False
     """Somewhere nobody could be asked."""
     signed: bool = False
+    nowhere: bool = False
+    """DNS says that there is no such host, and that is worth no more than it."""
 
 
 class WebDocuments:
@@ -97,19 +102,25 @@ class WebDocuments:
             await self._look_at(place, pinned, look)
 
         standard, *others = self._places(subject, host, port)
-        await one(standard)
-        if not look.signed:
-            async with trio.open_nursery() as nursery:
-                for place in others:
-                    nursery.start_soon(one, place)
+        with trio.move_on_after(_PATIENCE) as patience:
+            await one(standard)
+            if not look.signed:
+                async with trio.open_nursery() as nursery:
+                    for place in others:
+                        nursery.start_soon(one, place)
+        if patience.cancelled_caught:
+            look.missed = True
+            look.faults.append(f"{host}: not everything was looked at in {_PATIENCE:g} s")
         if look.claims:
             return Found(subject=subject, claims=tuple(look.claims), faults=tuple(look.faults))
         if look.missed:
             raise Unreachable("; ".join(look.faults))
-        fact = self._fact(f"{host} has no document of {subject}", host, _LEAST_AGE * 5)
+        fact = self._fact(f"{host} has no document of {subject}", host, _NONE_AGE)
+        if look.nowhere:
+            fact = replace(fact, trust=Trust.PLAIN_DNS, what=f"{host} has no address")
         return Absent(
             subject=subject,
-            why=f"{subject}: {host} has no document of it",
+            why=f"{subject}: {fact.what}",
             evidence=fact,
             until=fact.until,
             faults=tuple(look.faults),
@@ -138,6 +149,9 @@ class WebDocuments:
         ours = self._is_ours(host) or any(host == name or host.endswith("." + name) for name in pinned)
         try:
             response = await self._fetch.fetch(place.url, headers=_ACCEPT, private=ours)
+        except NoAddress:
+            look.nowhere |= place.canonical
+            return
         except CyfsError as fault:
             look.missed = True
             look.faults.append(f"{place.url}: {fault}")

@@ -18,6 +18,7 @@ from cyfs_gateway.facade import ConnectionView, Explanation, ProviderView, Proxy
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.table import RuleView
 from cyfs_ns.config.written import Fault
+from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer, Question, Record
@@ -222,6 +223,9 @@ class PaperGateway:
         )
 
     name_server = None
+
+    async def show_identity(self, wanted: PageWanted) -> Page | None:
+        return Page(200, "application/did+ld+json", wanted.target.encode(), 60)
 
     async def dns_query(self, name: str, rtype: str) -> Answer:
         if rtype == "NONSENSE":

@@ -106,9 +106,11 @@ def test_a_device_document_may_not_take_a_name_outside_its_zone() -> None:
 
 def test_what_a_key_says_of_itself_does_not_depend_on_the_channel() -> None:
     about = dev_did(NAS.public)
+    weighed = weigh([found(device("ood1", NAS, NAS), under=about)], Anchors(), NOW)
+    assert trust_of(weighed, about, "document", "device") == Trust.KEY_PROVEN
     token = device("ood1", NAS, ALICE)
     weighed = weigh([found(token, under=about)], Anchors(), NOW)
-    assert trust_of(weighed, about, "document", "device") == Trust.KEY_PROVEN
+    assert trust_of(weighed, about, "document", "device") == Trust.PLAIN_DNS
     pinned = weigh([found(token, under=about)], Anchors([pin(ALICE, dev_did(ALICE.public))]), NOW)
     assert trust_of(pinned, about, "document", "device") == Trust.OWNER_SIGNED
 
@@ -146,7 +148,7 @@ def test_two_for_the_same_second_are_a_conflict_that_names_both() -> None:
 def test_going_back_is_refused() -> None:
     new, old = mini("ood1", PI, ALICE), mini("ood1", NAS, ALICE, iat=NOW - 2 * DAY)
     mark = revision_of(read_document(new.claims), new)
-    anchors = Anchors([pin(ALICE)], [(OOD, "device-mini", mark)])
+    anchors = Anchors([pin(ALICE)], [(OOD, "device-mini", ALICE.public, mark)])
     weighed = weigh([found(old)], anchors, NOW)
     assert weighed.claims == () and "older than one we have believed" in weighed.faults[0]
     assert trust_of(weigh([found(new)], anchors, NOW), OOD) == Trust.OWNER_SIGNED

@@ -1,0 +1,219 @@
+"""Trusted names as a stop of the name server: from a question to an answer that says how sure it is.
+
+Who is pinned here, and which keys this machine knows, is held in memory; who sees the files change calls ``look``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from cyfs_ns.errors import BadWire, CyfsError, Unreachable
+from cyfs_ns.given import Given
+from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc, ZoneBoot, read_document
+from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
+from cyfs_ns.io.light import in_task
+from cyfs_ns.io.trusted.resolver import TrustedNames
+from cyfs_ns.message import TXT
+from cyfs_ns.query import Query
+from cyfs_ns.reply import make_reply, records
+from cyfs_ns.trust.dnsview import (
+    Documents,
+    Known,
+    Place,
+    Shown,
+    is_ours,
+    is_published,
+    nobodys,
+    read_place,
+    show,
+    strongest,
+)
+from cyfs_ns.trust.outcome import Found
+from cyfs_ns.trust.weigh import device_did
+from cyfs_ns.wire import name_text
+
+_MOST_DEVICES = 32
+
+_log = logging.getLogger("cyfs.dns")
+
+
+async def addresses_of(trusted: TrustedNames, host: str, bridges: Bridges) -> Sequence[str]:
+    """The addresses of a host whose name only trusted names know.  Raises ``Unreachable``, which says why not."""
+    try:
+        place = read_place(host, Known(bridges=bridges))
+    except BadWire as bad:
+        raise Unreachable(str(bad), "pre_connect_dns") from None
+    if place is None:
+        raise Unreachable(f"{host}: nobody's name", "pre_connect_dns")
+    outcome = await trusted.resolve(place.ask(trusted.reach(place.subject)))
+    if not isinstance(outcome, Found):
+        raise Unreachable(f"{host}: {outcome.why}", "pre_connect_dns")
+    if not (found := strongest(outcome.of("address"))):
+        raise Unreachable(f"{host}: {outcome.why}, but not where it is", "pre_connect_dns")
+    return tuple(dict.fromkeys(str(claim.value) for claim in found))
+
+
+class TrustedAnswers:
+    """Answers by what ``trusted`` knows, and publishes what the identity home ``home`` holds.
+
+    ``bridges`` say where names of other methods stand in DNS.  ``clock`` is monotonic, ``wall`` Unix time.
+    :meth:`look` must have been called before anything is asked.
+    """
+
+    def __init__(
+        self,
+        trusted: TrustedNames,
+        home: Path,
+        *,
+        bridges: Bridges | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.trusted = trusted
+        self._own, self._bridges = home / "identity", dict(bridges or {})
+        self._clock, self._wall = clock, wall
+        self._known = Known(bridges=self._bridges)
+
+    def knows(self, name: str) -> bool:
+        """Whether a question about a canonical name may be for us."""
+        if is_ours(name):
+            return True
+        hosts = self._known.hosts
+        if not hosts:
+            return False
+        above = name.partition(".")[2]
+        return name in hosts or above in hosts or above.partition(".")[2] in hosts
+
+    async def answer(self, query: Query, beside: Callable[[], Awaitable[Given]]) -> Shown | None:
+        """The answer, or None: the DNS knows as much.  ``beside`` asks the DNS the same question."""
+        try:
+            place = read_place(name_text(query.question[:-4]), self._known)
+        except BadWire as bad:
+            return nobodys(query.question, bad)
+        if place is None:
+            return None
+        reach = self.trusted.reach(place.subject)
+        ask = place.ask(reach)
+        outcome = self.trusted.peek(ask)
+        if outcome is None:
+            await in_task()
+            outcome = await self.trusted.resolve(ask)
+        documents = None
+        if query.rtype == TXT and place.pinned and not place.side:
+            await in_task()
+            documents = await trio.to_thread.run_sync(self._documents, place)
+        # As of a whole second of the clock by which answers age.
+        now = int(self._clock()) + (self._wall() - self._clock())
+        shown = show(place, query.question, outcome, now, documents=documents, reach=reach)
+        if shown is None or not shown.beside:
+            return shown if shown is None or not place.spelled else replace(shown, left=0)
+        return _joined(shown, await beside())
+
+    def look(self) -> None:
+        """Read who is pinned.  Blocks on the disk."""
+        store = self.trusted.store
+        hosts: dict[str, Did] = {}
+        keys: dict[str, Did] = {}
+        try:
+            pins, kept, local = store.pins(), store.kept(), store.local()
+        except (BadWire, OSError) as fault:
+            _log.error("%s", fault)
+            return
+        for pin in pins:
+            keys[pin.key.x.lower()] = dev_did(pin.key)
+            self._stand(hosts, pin.about)
+        own = [document for _, document in self._own_documents()]
+        for document in own:
+            if isinstance(document, ZoneBoot) and document.id is not None:
+                self._stand(hosts, document.id)
+        tokens = [one.token for one in kept] + [one.token for one in local if one.token is not None]
+        for document in (*own, *(read_document(token.claims) for token in tokens)):
+            if document.main_key is not None:
+                keys[document.main_key.x.lower()] = dev_did(document.main_key)
+        self._known = Known(hosts=hosts, keys=keys, bridges=self._bridges)
+
+    def _stand(self, hosts: dict[str, Did], about: Did) -> None:
+        if about.method in ("dev", "key") or about.path:
+            return
+        try:
+            host = host_of_did(about, self._bridges).lower()
+        except BadWire:
+            return  # one with a port: it has no name of its own
+        if not is_ours(host):
+            hosts[host] = about
+
+    def _documents(self, place: Place) -> Documents | None:
+        """What stands at a place in TXT records.  Blocks on the disk."""
+        zone, now = place.subject.canonical, self._wall()
+        pin = next((pin for pin in self.trusted.store.pins() if pin.about.canonical == zone), None)
+        if pin is not None and pin.revoked:
+            return None
+        found = [(one.token, read_document(one.token.claims, one.kind), one.about) for one in self.trusted.store.kept()]
+        key = "" if pin is None else pin.key.x
+        boot, devices, until = "", dict[str, str](), float("inf")
+        own = list(self._own_documents())
+        is_mine = any(isinstance(document, ZoneBoot) and document.id == place.subject for _, document in own)
+        for token, document in own if is_mine else ():
+            if isinstance(document, OwnerDoc):
+                key = document.key.x
+            elif isinstance(document, ZoneBoot):
+                found.append((token, document, zone))
+            elif isinstance(document, DeviceMini):
+                found.append((token, document, device_did(document.name, zone)))
+        # Of two the newer counts, which then stands last.
+        for token, document, about in sorted(found, key=lambda one: one[1].iat):
+            if document.exp <= now:
+                continue
+            if isinstance(document, ZoneBoot) and about.canonical == zone:
+                boot = token.text
+            elif isinstance(document, DeviceMini) and about == device_did(document.name, zone):
+                devices[document.name] = token.text
+            else:
+                continue
+            until = min(until, document.exp)
+        if not boot and not devices:
+            return None
+        return Documents(key=key, boot=boot, devices=tuple(devices.values())[:_MOST_DEVICES], until=until)
+
+    def _own_documents(self) -> list[tuple[Token, Document]]:
+        """The documents of a zone whose owner lives here; those of devices are inside longer ones."""
+        found: list[tuple[Token, Document]] = []
+        for path in (
+            self._own / "owner.jwt",
+            self._own / "boot.jwt",
+            *sorted((self._own / "devices").glob("*.jwt")),
+        ):
+            try:
+                with path.open("rb") as file:
+                    token = read_token(file.read(MOST_TOKEN + 1).decode("ascii").strip(), path.name)
+                document = read_document(token.claims)
+                if isinstance(document, DeviceDoc) and document.mini_jwt is not None:
+                    token = read_token(document.mini_jwt, f"device-mini document in {path.name}")
+                    document = read_document(token.claims, DeviceMini.kind)
+                found.append((token, document))
+            except FileNotFoundError:
+                continue
+            except (OSError, CyfsError, UnicodeDecodeError) as fault:
+                _log.warning("%s is not published: %s", path, fault)
+        return found
+
+
+def _joined(shown: Shown, told: Given) -> Shown:
+    """Our TXT records, and what else the DNS has at the name; where that is something, two decide how long it holds."""
+    owner = shown.reply.question[:-4]
+    others = [
+        (owner, TXT, max(told.ttl_min or 0, ttl - told.age), data)
+        for _, rtype, ttl, data in records(told.reply, 0)
+        if rtype == TXT and not told.reply.rcode and not is_published(data)
+    ]
+    if not others:
+        return shown
+    reply = make_reply(shown.reply.question, answer=[*records(shown.reply, 0), *others], ede=shown.reply.ede)
+    return replace(shown, reply=reply, left=0)

@@ -1,0 +1,94 @@
+"""Trusted names in the name server, from the moment somebody needs them.
+
+Most houses ask for no identity, and what resolves them costs megabytes; so it is made for the first question below
+``.eth`` or ``.did``, or when something is pinned on this machine.  What is pinned is read again when its files change,
+and ready-made answers are forgotten then: a key that was revoked a moment ago answers nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from cyfs_ns.errors import ConfigFault
+from cyfs_ns.given import Given
+from cyfs_ns.io.light import in_task
+from cyfs_ns.io.watch import watch_files
+from cyfs_ns.query import Query
+from cyfs_ns.special import IDENTITY_DOMAINS
+
+if TYPE_CHECKING:
+    from cyfs_ns.io.trusted.answers import TrustedAnswers
+    from cyfs_ns.trust.dnsview import Shown
+
+
+class TrustGate:
+    """``make`` makes what answers, after :meth:`renew` anew; it may raise ``ConfigFault``."""
+
+    def __init__(self, make: Callable[[], TrustedAnswers]) -> None:
+        self._make = make
+        self._answers: TrustedAnswers | None = None
+        self._is_old = False
+        self._turn = trio.Lock()
+
+    def renew(self) -> None:
+        """The configuration has changed."""
+        self._is_old = True
+
+    def knows(self, name: str) -> bool:
+        """Whether a question about a canonical name may be for us."""
+        return name.rpartition(".")[2] in IDENTITY_DOMAINS or (self._answers is not None and self._answers.knows(name))
+
+    async def answer(self, query: Query, beside: Callable[[], Awaitable[Given]]) -> Shown | None:
+        """As :meth:`TrustedAnswers.answer`."""
+        answers = self._answers
+        if answers is None or self._is_old:
+            await in_task()
+            try:
+                answers = await self._open()
+            except ConfigFault as fault:
+                from cyfs_ns.trust.dnsview import nobodys
+
+                return nobodys(query.question, fault)
+        return await answers.answer(query, beside)
+
+    async def look(self, home: Path) -> None:
+        """Know who is pinned below the identity home, if anybody is."""
+        if self._answers is not None or await trio.to_thread.run_sync(_is_any, home):
+            try:
+                answers = await self._open()
+            except ConfigFault:
+                return  # whoever asks hears of it
+            await trio.to_thread.run_sync(answers.look)
+
+    async def live(self, home: Path, changed: Callable[[], None]) -> None:
+        """Follow the files below the identity home, and call ``changed`` when others count; until cancelled."""
+        kept = home / "names" / "kept"
+
+        async def again(paths: frozenset[Path]) -> None:
+            await self.look(home)
+            if self._answers is not None and paths != {kept}:
+                self._answers.trusted.flush()
+                changed()
+
+        await watch_files((*_telling(home), kept), again)
+
+    async def _open(self) -> TrustedAnswers:
+        async with self._turn:
+            if self._answers is None or self._is_old:
+                self._is_old = False
+                answers = self._make()
+                await trio.to_thread.run_sync(answers.look)
+                self._answers = answers
+            return self._answers
+
+
+def _telling(home: Path) -> tuple[Path, ...]:
+    return home / "names" / "pins", home / "names" / "local", home / "identity"
+
+
+def _is_any(home: Path) -> bool:
+    return any(path.is_dir() and any(path.iterdir()) for path in _telling(home))

@@ -1,0 +1,73 @@
+"""Doors that are bound at the same time, for different reasons."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from cyfs_ns.config.dns import DoorsConfig
+from cyfs_ns.hot import Hot, HotDoor
+from cyfs_ns.io.datagrams import open_udp
+from cyfs_ns.io.doors import Doors, wanted_doors
+from cyfs_ns.io.streams import StreamHall
+from cyfs_ns.io.udp import serve_udp
+from cyfs_ns.peer import Peer
+from tests.freeport import free_port
+
+
+class _Nothing:
+    def answer(self, client_ip: bytes, query: bytes, door: str) -> bytes | None:
+        return None
+
+
+async def _silence(query: bytes, peer: Peer) -> bytes | None:
+    return None
+
+
+async def test_a_change_while_a_door_opens_again_knows_of_that_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails, bound, gate = trio.Event(), threading.Event(), threading.Event()
+
+    async def failing(sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        if not fails.is_set():
+            with sock:
+                await fails.wait()
+            raise RuntimeError("on purpose")
+        await serve_udp(sock, *arguments, **options)
+
+    def slow(*place: Any, **options: Any) -> socket.socket:
+        sock = open_udp(*place, **options)
+        if fails.is_set():
+            bound.set()
+            gate.wait(10)
+        return sock
+
+    monkeypatch.setattr("cyfs_ns.io.doors.serve_udp", failing)
+    monkeypatch.setattr("cyfs_ns.io.doors.open_udp", slow)
+    port = free_port()
+    narrow, wide = (DoorsConfig(plain=places) for places in ((("127.0.0.1", port),), (("", port), ("127.0.0.1", port))))
+    hot = Hot({kind: HotDoor(lambda address: None) for kind in ("udp", "tcp", "tls", "https")})
+    made = Doors(tmp_path, StreamHall(_Nothing(), _silence), hot, _silence)
+    async with trio.open_nursery() as nursery:
+        made.open_in(nursery)
+        made.commit(narrow, await made.stage(narrow))
+        await trio.testing.wait_all_tasks_blocked()
+        fails.set()
+        await trio.to_thread.run_sync(bound.wait, 10)
+
+        async def change() -> None:
+            made.commit(wide, await made.stage(wide))
+            assert {*made.keys} == {*wanted_doors(wide)}
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(change)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert "on purpose" in caplog.text

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,13 +35,18 @@ from rivals import HELPERS
 from rules import names as made_up_names
 from stage import Failed
 
+from cyfs_ns.identity.did import parse_did
 from cyfs_ns.io.selfsigned import ensure_certificate
+from cyfs_ns.io.trusted.store import TrustStore
+from cyfs_ns.trust.anchors import Pin
+from tests.cyfs_ns.identity.identities import ALICE, boot
 
 NAMES, GET_NAMES, CONNS, UNDER_WAY = 10_000, 1_000, 8, 100
 HIT_RATE, MISS_RATE = 5_000, 1_000
 CACHE_ENTRIES = 100_000
 BLOCKED = 1_000_000
 KEPT, FAKES = 50_000, 20_000
+ZONES = 200
 _LONGEST, _MOST_ROUNDS = 1.5, 3
 """Seconds of a round and, but for the first race, rounds of a race: there are many, and a cache settles at once."""
 _PROBES = 100
@@ -464,6 +469,64 @@ def _restart(server: NameServer, program: str, home: Path) -> list[Figure]:
     return figures
 
 
+# Identities
+
+
+def _believe(home: Path, zones: Mapping[str, str]) -> None:
+    """Pins for ``zones``, and what their owner has signed: where each is."""
+    store, now = TrustStore(home), int(time.time())
+    folder = home / "names" / "local"
+    folder.mkdir(parents=True)
+    for name, address in zones.items():
+        zone = parse_did(f"did:web:{name}")
+        store.pin(Pin(about=zone, key=ALICE.public, source="bench", at=now))
+        token = boot(ALICE, f"ood1:{address}@wan", zone=zone, iat=now - 60, exp=now + 86_400)
+        (folder / f"{name}.jwt").write_text(token.text)
+
+
+def _size(port: int, name: str, *, edns: bool) -> int:
+    query = bytearray(_query(name))
+    if edns:
+        query[11] = 1
+        query += b"\0\0\x29\x10\0\0\0\0\0\0\0"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2)
+        sock.sendto(query, ("127.0.0.1", port))
+        return len(sock.recv(4096))
+
+
+def _trusted(plan: DnsPlan, server: NameServer, program: str, home: Path) -> list[Figure]:
+    """Names of identities and of the DNS, asked of one server in turn; who goes first changes each round."""
+    zones = {f"z{number}.zone.bench.example": f"45.7.1.{number + 1}" for number in range(ZONES)}
+    names = {"ours": [*zones], "cached": [f"n{number}.name.bench.example" for number in range(ZONES)]}
+    _believe(home / "state", zones)
+    figures: list[Figure] = []
+    with _upstream(home) as (upstream, upstream_pid):
+        doors = _doors(home, upstream)
+        with _started(server.command(program, home, doors), home, doors) as (child, _):
+            _fill(doors.plain, names["cached"])
+            if (found := _ask_all(doors.plain, [*zones])) != zones:
+                wrong = next(name for name in zones if found.get(name) != zones[name])
+                raise Failed(f"{wrong} is {found.get(wrong)}, its owner says {zones[wrong]}")
+            for who, listed in names.items():
+                (home / who).write_text("".join(f"{name} A\n" for name in listed))
+            entry = _Entry("ours", child.pid, doors)
+            for measure, more in (("dns-trusted", []), ("dns-trusted-edns", ["-e"])):
+                pair = {who: Figure(measure, who, "/s", cost_unit="µs each") for who in names}
+                for turn in range(4 * min(plan.rounds, _MOST_ROUNDS) + 1):
+                    for who in [*names] if turn % 2 else reversed(names):
+                        load = [*_udp(entry), *more, "-d", home / who]
+                        if turn == 0:
+                            _dnsperf(load, 0.3)
+                        else:
+                            sample = partial(_dnsperf, load, min(plan.seconds, 0.5))
+                            one_round(pair[who], sample, child.pid, upstream_pid)
+                for who, figure in pair.items():
+                    figure.note = f"answers of {_size(doors.plain, names[who][0], edns=bool(more))} bytes"
+                figures += pair.values()
+    return figures
+
+
 MEASURES: dict[str, Callable[[DnsPlan], list[Figure]]] = {
     **{name: partial(_race, name) for name in _RACES},
     "dns-latency": lambda plan: _latency(
@@ -473,4 +536,5 @@ MEASURES: dict[str, Callable[[DnsPlan], list[Figure]]] = {
     "dns-blocklist": lambda plan: _alone(plan, ("ours",), "dns-blocklist", _blocklist),
     "dns-cache": lambda plan: _alone(plan, ("ours", "unbound"), "dns-cache", _cache),
     "dns-restart": lambda plan: _alone(plan, ("ours",), "dns-restart", _restart),
+    "dns-trusted": lambda plan: _alone(plan, ("ours",), "dns-trusted", partial(_trusted, plan)),
 }

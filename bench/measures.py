@@ -348,24 +348,25 @@ def _hold(size: int, socks: int, echo: int, pid: int, home: Path) -> float:
     return memory
 
 
-def rules(_plan: Plan) -> list[Figure]:
-    """What bench/rules.py tells: deciding by rules needs no network."""
-    told = json.loads(run_load([sys.executable, str(Path(__file__).with_name("rules.py")), "--json"], 600))
+def told_by(script: str, _plan: Plan) -> list[Figure]:
+    """What bench/``script``.py tells: neither deciding by rules nor checking who somebody is needs a network."""
+    told = json.loads(run_load([sys.executable, str(Path(__file__).with_name(f"{script}.py")), "--json"], 600))
     figures = []
     for subject, values in told.items():
         for key, value in values.items():
             name, _, unit = key.rpartition("_")
-            if unit in _RULE_UNITS:
+            if unit in _UNITS:
                 row = f"{subject}: {name.replace('_', ' ')}"
-                figures.append(Figure("rules", row, _RULE_UNITS[unit], [value]))
+                figures.append(Figure(script, row, _UNITS[unit], [value]))
     return figures
 
 
-_RULE_UNITS = {"us": "µs", "s": "s", "mb": "MB"}
+_UNITS = {"us": "µs", "ms": "ms", "s": "s", "mb": "MB", "modules": "modules"}
 
 
 def take(name: str, plan: Plan) -> list[Figure]:
     """Take one measure by its name; Failed when there is no stage for it."""
     if name in RACES:
         return race(name, plan)
-    return {"crowd": crowd, "start": start, "rules": rules}[name](plan)
+    alone = {"crowd": crowd, "start": start, "rules": partial(told_by, "rules"), "names": partial(told_by, "names")}
+    return alone[name](plan)

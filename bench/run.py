@@ -1,6 +1,6 @@
 """Race the gateway against the programs people use today, on this machine, now.
 
-    .venv/bin/python bench/run.py                                   everything, about thirteen minutes
+    .venv/bin/python bench/run.py                                   everything, about fourteen minutes
     .venv/bin/python bench/run.py --quick                           everything, shorter and noisier
     .venv/bin/python bench/run.py --only connrate --rivals ours,haproxy --seconds 2 --rounds 1
     .venv/bin/python bench/run.py --write-docs                      and keep the result in docs/benchmarks.md
@@ -33,7 +33,7 @@ from measures import RACES, Plan
 from rivals import HELPERS, OURS, RIVALS, Rival
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-NAMES = [*RACES, "crowd", "start", "rules", *dns.MEASURES]
+NAMES = [*RACES, "crowd", "start", "rules", "names", *dns.MEASURES]
 WHO = list(dict.fromkeys([*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), "direct"]))
 
 NOTES = """
@@ -66,6 +66,10 @@ NOTES = """
 * `dns-restart` counts from the creation of the process until 100 names from the cache and 100 fake addresses, drawn by
   chance, all had the right answer.  The upstream is gone by then, and 1,000 of the fake addresses are handed out right
   before the `kill -9`.
+* `dns-trusted` asks one server for names of zones pinned there, whose addresses stand in documents their owner signed,
+  and for names of the upstream that it has cached; names are as long and as many.  The two take turns in going first.
+* `names` takes memory and imports in fresh processes; *web3* there is with the libraries it brings along, and its first
+  chain name is the import and the making of one node's client, without asking it.
 * `start` counts from the creation of the process until an answer came back through SOCKS5, with warm file caches.
 * `crowd` holds as many connections as the limit of open files allows, at most 10,000; the growth is scaled up to
   10,000 where fewer were held, and each must still answer at the end.

@@ -11,7 +11,7 @@ Errors are read in all spellings that are about: ``notFound``, ``https://www.w3.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cyfs_ns.conversation import Page
@@ -20,7 +20,7 @@ from cyfs_ns.identity.documents import Document, read_document
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
 from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
-from cyfs_ns.trust.evidence import Evidence
+from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.outcome import Conflicted, Found, Outcome, Revoked, Unreachable
 
 DOCUMENT = "application/did+ld+json"
@@ -56,10 +56,12 @@ def page_of(
         kept = _LONGEST if outcome.until is None else max(0, min(_LONGEST, int(outcome.until - now)))
         if token is not None and (kinds or TOKEN in accept):
             return Page(200, TOKEN, token.text.encode(), kept)
-        document = _document_of(outcome, kinds)
-        if document is not None:
+        if (shown := _document_of(outcome, kinds)) is not None:
+            document, claim = shown
             if RESULT in accept or _OLD_RESULT in accept:
-                return Page(200, RESULT, _result(document, {"contentType": DOCUMENT}, _about(outcome)), kept)
+                # As sure as this document is; what else is known of its subject may be surer.
+                about = _about(replace(outcome, claims=(claim,)))
+                return Page(200, RESULT, _result(document, {"contentType": DOCUMENT}, about), kept)
             return Page(200, DOCUMENT, write_json(document), kept)
     status, error = _error_of(outcome)
     body = _result(None, {"error": error, "errorMessage": outcome.why[:400]}, _about(outcome))
@@ -140,17 +142,23 @@ def _error_word(error: Json) -> str:
     return head if not rest else head.lower() + "".join(part.capitalize() for part in rest)
 
 
-def _document_of(found: Found, kinds: Sequence[str]) -> dict[str, Json] | None:
-    """The strongest document about the subject; without one that is a DID document, one made of its key."""
+def _document_of(found: Found, kinds: Sequence[str]) -> tuple[dict[str, Json], Claim] | None:
+    """The strongest document about the subject; without one that is a DID document, one made of its key.
+
+    With it the claim that it is, or is made of.
+    """
     for claim in found.of("document"):
         if not isinstance(claim.value, str | bytes | PublicKey | Token) and (not kinds or claim.key in kinds):
             told = claim.value.claims()
             if kinds or told.get("id") == str(found.subject):
-                return told
-    key = None if kinds else found.public_key
-    if key is None:
-        return None
-    subject = str(found.subject)
+                return told, claim
+    for claim in () if kinds else found.of("key", "self"):
+        if isinstance(claim.value, PublicKey):
+            return _made_of(claim.value, str(found.subject)), claim
+    return None
+
+
+def _made_of(key: PublicKey, subject: str) -> dict[str, Json]:
     method: dict[str, Json] = {
         "id": f"{subject}#main_key",
         "type": "Ed25519VerificationKey2020",

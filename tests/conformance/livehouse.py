@@ -83,7 +83,6 @@ def live_house(
     settings: Mapping[str, object],
     *,
     ports: Mapping[str, int] | None = None,
-    save_seconds: float = 60.0,
     inside: Sequence[str] = (),
     trust: Path | None = None,
 ) -> Iterator[LiveHouse]:
@@ -104,7 +103,7 @@ def live_house(
     config, log = place / "config.yaml", place / "log"
     config.write_text(json.dumps({"dns": dns}))
     program = [sys.executable, str(Path(__file__).with_name("serve.py"))]
-    command = [*inside, *program, str(config), str(place / "home"), str(save_seconds)]
+    command = [*inside, *program, str(config), str(place / "home")]
     around = {**os.environ, "PYTHONPATH": str(ROOT), **({"SSL_CERT_FILE": str(trust)} if trust else {})}
     with log.open("ab") as output:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, cwd=ROOT, env=around)

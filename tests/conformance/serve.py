@@ -1,7 +1,4 @@
-"""The name server as a process: ``serve.py CONFIG HOME [SECONDS]``; says ``ready`` when it answers.
-
-With ``SECONDS`` the cache is saved that often.
-"""
+"""The name server as a process: ``serve.py CONFIG HOME``; says ``ready`` when it answers."""
 
 from __future__ import annotations
 
@@ -26,6 +23,4 @@ async def main(config: Path, home: Path) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    if len(sys.argv) > 3:
-        serving._SAVE_SECONDS = float(sys.argv[3])
     trio.run(main, Path(sys.argv[1]), Path(sys.argv[2]))

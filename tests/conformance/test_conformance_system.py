@@ -81,8 +81,8 @@ def test_a_black_hole_costs_no_client_a_failure(
 def test_the_cache_comes_back_after_a_kill(tmp_path: Path, harm: str) -> None:
     names = [f"kept{number}.example" for number in range(500)]
     port = free_port()
-    settings = {"nameserver": [f"udp://127.0.0.1:{port}"]}
-    with bad_server(honest, port=port), live_house(tmp_path, settings, save_seconds=0.2) as house:
+    settings = {"nameserver": [f"udp://127.0.0.1:{port}"], "cache": {"save-interval": 1}}
+    with bad_server(honest, port=port), live_house(tmp_path, settings) as house:
         first = many_over_udp(house.ports["plain"], [query(name) for name in names])
         assert [answers(reply) for reply in first] == [[ANSWER]] * len(names)
         saved = house.home / "cache"

@@ -14,6 +14,7 @@ import pytest
 
 import cyfs_ns.config.dns
 import cyfs_ns.config.house
+from cyfs_ns.config.identity import load_identity
 from cyfs_ns.config.load import load_dns
 from cyfs_ns.io.cli import _COMMANDS, main
 
@@ -57,16 +58,19 @@ def test_every_example_loads() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     assert examples
     for example in examples:
-        assert load_dns(example.encode()).faults == ()
+        faults = (
+            load_identity(example.encode())[1] if example.startswith("identity:") else load_dns(example.encode()).faults
+        )
+        assert faults == ()
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_every_command_and_option_stands_in_the_page(name: str) -> None:
-    section = re.search(rf"^### `cyfs-ns {name}\b.*?(?=^##)", PAGE, re.M | re.S)
-    assert section, f"no section about {name}"
+    sections = "".join(re.findall(rf"^### `cyfs-ns {name}\b.*?(?=^##)", PAGE, re.M | re.S))
+    assert sections, f"no section about {name}"
     command = commands()[name]
     for option in (one for one in command.params if isinstance(one, click.Option)):
-        assert any(each in section[0] for each in option.opts) or "--home" in option.opts, option.opts
+        assert any(each in sections for each in option.opts) or "--home" in option.opts, option.opts
 
 
 def test_the_examples_are_commands_there_are() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import dev_did
+from cyfs_ns.identity.documents import read_document
 from cyfs_ns.trust.didresult import Resolved, page_of, read_body, read_resolved
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
@@ -43,6 +44,23 @@ def test_what_we_say_is_what_we_read() -> None:
     plain = page_of(Found(subject=HOME, claims=(KEY,), until=NOW - 1), NOW)
     assert (plain.content_type, plain.max_age) == ("application/did+ld+json", 0)
     assert read_resolved(200, plain.content_type, plain.body).document == said.document
+
+
+def test_a_document_is_as_sure_as_its_own_claim_whatever_else_is_known() -> None:
+    token = boot(ALICE, "ood1")
+    weak = Evidence(trust=Trust.PLAIN_DNS, what="found", source="dns", at=NOW)
+    strong = Evidence(trust=Trust.OWNER_SIGNED, what="signed", source="zone", at=NOW)
+    address = Claim(about=HOME, kind="address", value="192.0.2.7", evidence=strong)
+    document = Claim(about=HOME, kind="document", key="boot", value=read_document(token.claims), evidence=weak)
+    for claims, kinds, trust, facts in (
+        ((address, document), ("boot",), "plain-dns", ["found"]),
+        ((address, KEY, document), ("boot",), "plain-dns", ["found"]),
+        ((address, KEY), (), "dnssec", ["published"]),
+    ):
+        page = page_of(Found(subject=HOME, claims=claims), NOW, accept=RESULT, kinds=kinds)
+        about = json.loads(page.body)["didDocumentMetadata"]
+        assert (about["trust"], [fact["what"] for fact in about["evidence"]]) == (trust, facts)
+        assert about["why"].endswith(trust)
 
 
 @pytest.mark.parametrize(

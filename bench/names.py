@@ -104,7 +104,9 @@ def memory() -> dict[str, dict[str, float]]:
         store = TrustStore(home)
         store.pin(PIN)
         names = TrustedNames(
-            [TheName(lambda: NOW), ThisMachine(store), WhatWasKept(store)], store, wall=lambda: float(NOW)
+            [TheName(lambda: NOW), ThisMachine(store), WhatWasKept(store, lambda: float(NOW))],
+            store,
+            wall=lambda: float(NOW),
         )
         question, took = Ask(subject=HOME), []
         assert isinstance(await names.resolve(question), Found)

@@ -67,20 +67,25 @@ class Card:
 class Ask:
     """A question about ``subject``, of which ``kinds`` are wanted.
 
-    ``least`` is the level an answer must have; ``enough`` (at least ``least``) ends the search.  ``stale``: whether an
-    answer past its end will do while nobody can be asked.  Nobody above ``privacy`` is told of the question.
+    ``least`` is the level an answer must have; ``enough`` (at least ``least``) ends the search.  By default a key is
+    enough for whoever is a key, and for a name what its owner says now: what was kept from earlier is for the days
+    nobody can be asked.  ``stale``: whether an answer past its end will do on such days.  Nobody above ``privacy`` is
+    told of the question.
     """
 
     subject: Did
     kinds: frozenset[Kind] = IDENTITY
     least: Trust = Trust.NONE
-    enough: Trust = Trust.KEY_PROVEN
+    enough: Trust | None = None
     stale: bool = False
     privacy: Privacy = Privacy.SERVICE
 
     @property
     def stop_at(self) -> Trust:
-        return max(self.least, self.enough)
+        enough = self.enough
+        if enough is None:
+            enough = Trust.OWNER_SIGNED if self.subject.key is None else Trust.KEY_PROVEN
+        return max(self.least, enough)
 
 
 @dataclass(frozen=True, slots=True)

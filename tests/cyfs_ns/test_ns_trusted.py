@@ -112,7 +112,7 @@ async def house(
         store.pin(Pin(about=HOME, key=pinned.public, source="test", at=0))
 
     def prepare(server: NameServer) -> None:
-        providers = [TheName(server.wall), ThisMachine(store), WhatWasKept(store)]
+        providers = [TheName(server.wall), ThisMachine(store), WhatWasKept(store, server.wall)]
         for one in (chain, zone):
             if one is not None:
                 one.server = server

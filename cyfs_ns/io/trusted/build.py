@@ -55,7 +55,7 @@ def build_trusted(
     providers: list[Provider] = [
         TheName(wall),
         ThisMachine(store),
-        WhatWasKept(store),
+        WhatWasKept(store, wall),
         DnsRecords(records, bridges=config.bridges, wall=wall),
         WebDocuments(fetch, store, bridges=config.bridges, is_ours=config.may_be_private, wall=wall),
     ]

@@ -18,6 +18,8 @@ from cyfs_ns.trust.outcome import Found, Outcome
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
 from cyfs_ns.trust.weigh import KEPT
 
+_KEPT_FOR = 300.0  # seconds
+
 
 class Provider(Protocol):
     """Somebody to ask.  A chain of the future is one class like this."""
@@ -91,7 +93,10 @@ class ThisMachine:
 
 
 class WhatWasKept:
-    """The last known good documents, while their pins last: a snapshot of this machine, not what is current."""
+    """The last known good documents, while their pins last: a snapshot of this machine, not what is current.
+
+    It holds for minutes, then those who know what is current are asked again.
+    """
 
     card = Card(
         name="kept from earlier",
@@ -101,15 +106,16 @@ class WhatWasKept:
         privacy=Privacy.NOBODY,
     )
 
-    def __init__(self, store: TrustStore) -> None:
-        self._store = store
+    def __init__(self, store: TrustStore, wall: Callable[[], float] = time.time) -> None:
+        self._store, self._wall = store, wall
 
     async def ask(self, ask: Ask) -> Outcome:
         whom = _related(ask.subject)
         pins, kept = await trio.to_thread.run_sync(lambda: (self._store.pins(), self._store.kept()))
         keys = {pin.key for pin in pins}
         held = (one for one in kept if one.about.canonical in whom and one.key in keys)
-        return Found(subject=ask.subject, claims=tuple(map(_again, held)))
+        until = self._wall() + _KEPT_FOR
+        return Found(subject=ask.subject, claims=tuple(_again(one, until) for one in held))
 
 
 def _related(subject: Did) -> set[Did]:
@@ -135,8 +141,10 @@ def _from_file(file: Local) -> Claim:
     return Claim(about=file.about, kind="document", key=file.document.kind, value=file.document, evidence=fact)
 
 
-def _again(one: Kept) -> Claim:
-    fact = Evidence(trust=Trust.HOST_SNAPSHOT, what="verified earlier and kept here", source=one.source, at=one.at)
+def _again(one: Kept, until: float) -> Claim:
+    fact = Evidence(
+        trust=Trust.HOST_SNAPSHOT, what="verified earlier and kept here", source=one.source, at=one.at, until=until
+    )
     whom = _found_under(one.about, one.kind)
     return Claim(about=whom, kind="token", key=KEPT, value=one.token, evidence=fact)
 

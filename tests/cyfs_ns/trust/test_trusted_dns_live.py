@@ -79,7 +79,7 @@ def names(home: Path, servers: str, ca: trustme.CA | None = None, validators: tu
     resolver = Resolver([parse_upstream(servers)], tls=None if ca is None else trust_in(ca))
     store = TrustStore(home)
     dns = DnsRecords(by_resolver(resolver, validators), wall=lambda: NOW)
-    return TrustedNames([ThisMachine(store), WhatWasKept(store), dns], store, wall=lambda: NOW)
+    return TrustedNames([ThisMachine(store), WhatWasKept(store, lambda: NOW), dns], store, wall=lambda: NOW)
 
 
 def told(outcome: Outcome) -> set[tuple[object, ...]]:

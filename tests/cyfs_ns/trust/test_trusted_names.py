@@ -63,7 +63,7 @@ class House:
     def __init__(self, home: Path, *providers: Records) -> None:
         self.now, self.store = float(NOW), TrustStore(home)
         self.names = TrustedNames(
-            [TheName(self.wall), ThisMachine(self.store), WhatWasKept(self.store), *providers],
+            [TheName(self.wall), ThisMachine(self.store), WhatWasKept(self.store, self.wall), *providers],
             self.store,
             wall=self.wall,
             clock=self.wall,
@@ -106,6 +106,19 @@ async def test_owner_signed_then_kept_then_refused_when_older(tmp_path: Path) ->
     answer = await rolled.ask(least=Trust.OWNER_SIGNED)
     assert isinstance(answer, TooWeak) and any("older than one we have believed" in fault for fault in answer.faults)
     assert (await rolled.ask()).public_key == NAS.public  # type: ignore[union-attr]
+
+
+async def test_after_a_day_without_network_the_owner_is_heard_again_in_minutes(tmp_path: Path) -> None:
+    dns = Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)])
+    house = House(tmp_path, dns)
+    house.pin()
+    assert isinstance(await house.ask(), Found)
+    dns.down, house.now = True, house.now + 400
+    kept = await house.ask()
+    assert isinstance(kept, Found) and kept.trust == Trust.HOST_SNAPSHOT and kept.public_key == NAS.public
+    dns.down, dns.tokens, house.now = False, [boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW)], house.now + 301
+    now = await house.ask()
+    assert isinstance(now, Found) and now.trust == Trust.OWNER_SIGNED and now.public_key == PI.public
 
 
 async def test_the_mark_survives_what_comes_after(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class House:
         self.store = TrustStore(home)
         provider = WebDocuments(web.fetch(), self.store, wall=lambda: NOW)
         self.names = TrustedNames(
-            [ThisMachine(self.store), WhatWasKept(self.store), provider], self.store, wall=lambda: NOW
+            [ThisMachine(self.store), WhatWasKept(self.store, lambda: NOW), provider], self.store, wall=lambda: NOW
         )
 
     async def ask(self, subject: Did, least: Trust = Trust.NONE) -> Outcome:

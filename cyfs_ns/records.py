@@ -402,7 +402,7 @@ def _power(value: int) -> int:
 def _print_loc(rdata: bytes, at: int) -> tuple[str, int]:
     body = _cut(rdata, at, 16)
     sizes = [(octet >> 4, octet & 15) for octet in body[1:4]]
-    if body[0] or any(digit > 9 or exponent > 9 for digit, exponent in sizes):
+    if body[0] or any(digit > 9 or exponent > (9 if digit else 0) for digit, exponent in sizes):
         raise BadWire("no place of version 0")
     latitude, longitude, altitude = (int.from_bytes(body[start : start + 4], "big") for start in (4, 8, 12))
     metres = [altitude - _SEA_LEVEL, *(digit * 10**exponent for digit, exponent in sizes)]

@@ -53,7 +53,7 @@ class Home(HomeLock):
             _log.error("this machine has no identity: %s", fault)
             return
         if made:
-            _log.info("this machine has an identity now", extra={"did": self.identity()["did"]})
+            _log.info("this machine has an identity now; see it with: cyfs-gateway id show")
 
     def identity(self) -> dict[str, Any]:
         """Who this machine is, as ``status`` shows it; ``fault`` where that cannot be read."""

@@ -18,11 +18,6 @@ DEFAULT_EVM = 0x8000_0000
 _HEX_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}\Z").match
 
 
-def evm_coin(chain: int) -> int:
-    """The coin of a chain like Ethereum (ENSIP-11)."""
-    return ETH if chain == 1 else DEFAULT_EVM | chain
-
-
 def is_evm(coin: int) -> bool:
     return coin == ETH or DEFAULT_EVM <= coin <= 0xFFFF_FFFF
 

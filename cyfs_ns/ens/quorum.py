@@ -92,10 +92,13 @@ def judge(answers: Mapping[Endpoint, _T | Fault], needed: int) -> Agreed[_T] | D
     return Agreed(value, tuple(backers), tuple(end for _, side in ranked[1:] for end in side))
 
 
-def level(backers: tuple[Endpoint, ...]) -> Trust:
-    """What it is worth that these agree: a quorum takes two that nobody on the way can speak for."""
+def level(backers: tuple[Endpoint, ...], asked: int) -> Trust:
+    """What it is worth that these agree, of the ``asked`` that are configured.
+
+    A quorum is most of them, and takes two that nobody on the way can speak for.
+    """
     authentic = sum(end.authentic for end in backers)
-    if authentic >= 2:
+    if authentic >= 2 and 2 * authentic > asked:
         return Trust.QUORUM
     return Trust.AUTH_CHANNEL if authentic else Trust.PLAIN_DNS if backers else Trust.NONE
 

@@ -4,9 +4,8 @@ Chains were not made for DNS, so most of these records are made up here, by rule
 
 * records that the name holds as DNS wire data are given as they are, for the types that are harmless when wrong; TLSA,
   SSHFP and CAA, on which other protocols rest their safety, only when they are proven and not merely reported;
-* A and AAAA: its addresses (data or text ``ip``); else, with a content hash, those of the IPFS gateway in use;
+* A and AAAA: its addresses (data or text ``ip``);
 * CNAME: text ``alias``, unless the name holds something else at that place;
-* HTTPS: that gateway again, as a hint to come by HTTP/2;
 * TXT: the DNSLink of the content hash, also at ``_dnslink.``; texts and coins as ``key=value`` at ``_ens.``;
 * URI at ``_did.``: data or text ``did``.
 """
@@ -23,7 +22,7 @@ from cyfs_ns import names
 from cyfs_ns.ens.contenthash import Content, read_content
 from cyfs_ns.errors import BadWire
 from cyfs_ns.message import AAAA, CNAME, IN, TXT, A, rtype_number
-from cyfs_ns.records import CAA, HTTPS, SSHFP, TLSA, URI, data_text, data_wire, txt_data
+from cyfs_ns.records import CAA, SSHFP, TLSA, URI, data_text, data_wire, txt_data
 from cyfs_ns.special import address_data
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found
@@ -54,13 +53,6 @@ class Holdings:
     """The level of the weakest of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebGateway:
-    """Where content of IPFS and its like can be had by HTTP: the addresses of the gateway in use."""
-
-    addresses: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class DnsRecord:
     """One record to answer with."""
@@ -78,9 +70,7 @@ class DnsRecord:
         return data_text(self.rtype, self.data)
 
 
-def dns_records(
-    name: str, rtype: int, held: Holdings, *, ttl: int, gateway: WebGateway = WebGateway()
-) -> tuple[DnsRecord, ...]:
+def dns_records(name: str, rtype: int, held: Holdings, *, ttl: int) -> tuple[DnsRecord, ...]:
     """The answer to a question for ``name`` (A-labels, without ``_dnslink.``, ``_ens.`` or ``_did.``) and ``rtype``.
 
     For those three places ask :func:`dnslink_records`, :func:`ens_records` and :func:`did_records`.
@@ -90,28 +80,15 @@ def dns_records(
         return stored
     ttl = _clamped(ttl)
     if rtype in (A, AAAA):
-        if not held.addresses and _alias(held) is not None:
-            return ()
-        shown = held.addresses or (gateway.addresses if held.content is not None else ())
         return tuple(
             DnsRecord(name, rtype, ttl, data)
-            for address in shown
+            for address in held.addresses
             for kind, _, data in (address_data(address, ttl),)
             if kind == rtype
         )
     if rtype == CNAME:
         alias = _alias(held)
         return () if alias is None or alias == name else (DnsRecord(name, CNAME, ttl, name_wire(alias)),)
-    if rtype == HTTPS and held.content is not None and gateway.addresses and not held.addresses:
-        hints = [
-            f"{key}={','.join(some)}"
-            for key, some in (
-                ("ipv4hint", [each for each in gateway.addresses if ":" not in each]),
-                ("ipv6hint", [each for each in gateway.addresses if ":" in each]),
-            )
-            if some
-        ]
-        return (DnsRecord(name, HTTPS, ttl, data_wire(HTTPS, f"1 . alpn=h2 {' '.join(hints)}")),)
     if rtype == TXT:
         return dnslink_records(name, held, ttl=ttl)
     return ()
@@ -174,15 +151,6 @@ def read_stored(untrusted: bytes) -> tuple[DnsRecord, ...]:
         data = data_wire(rtype, data_text(rtype, data))
         found.append(DnsRecord(name_text(owner).lower(), rtype, _clamped(ttl), data))
     return tuple(found)
-
-
-def joined_txt(data: bytes) -> bytes:
-    """The strings of TXT data as one."""
-    at, parts = 0, []
-    while at < len(data):
-        parts.append(data[at + 1 : at + 1 + data[at]])
-        at += 1 + data[at]
-    return b"".join(parts)
 
 
 def holdings(found: Found) -> Holdings:

@@ -3,20 +3,25 @@
 A public key is 32 bytes that name somebody, so the few bytes that name *everybody* are refused: points of small order,
 for which a signature can be made without a secret (RFC 8032 §8; the list is libsodium's).  A secret key never shows
 itself: not in ``repr``, not by comparison, only through :meth:`SecretKey.pem` and :attr:`SecretKey.seed`.
+
+OpenSSL comes in with the first signature and not before: it takes ten megabytes, and a gateway that only keeps its key
+needs none of them.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import re
 from dataclasses import dataclass, field
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing import TYPE_CHECKING
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.bases import from_base58, from_base64url, to_base58, to_base64url
 from cyfs_ns.identity.strictjson import Json
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _P = (1 << 255) - 19
 _SMALL_ORDER = frozenset(
@@ -35,6 +40,10 @@ _SMALL_ORDER = frozenset(
 _MULTICODECS = {"Ed25519": b"\xed\x01", "X25519": b"\xec\x01", "secp256k1": b"\xe7\x01", "P-256": b"\x80\x24"}
 _SIZES = {"Ed25519": 32, "X25519": 32, "secp256k1": 33, "P-256": 33}
 _MAX_PEM = 4096
+_PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
+"""What stands before the 32 bytes of an Ed25519 seed (RFC 8410 §7)."""
+_PEM = "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n"
+_OUR_PEM = re.compile(_PEM.format("([A-Za-z0-9+/]{64})").encode() + rb"\Z").match
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class PublicKey:
 
     def verify(self, signature: bytes, message: bytes) -> bool:
         """Whether the holder of this key signed ``message``."""
+        from cryptography.exceptions import InvalidSignature
+
         try:
             _verifier(self.raw).verify(signature, message)
         except InvalidSignature:
@@ -72,6 +83,8 @@ class PublicKey:
 
 @functools.lru_cache(maxsize=1024)
 def _verifier(raw: bytes) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     return Ed25519PublicKey.from_public_bytes(raw)
 
 
@@ -108,23 +121,33 @@ class SecretKey:
 
     @property
     def public(self) -> PublicKey:
-        return PublicKey(Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw())
+        return PublicKey(_signer(self.seed).public_key().public_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
         """64 bytes; the same for the same message (RFC 8032 is deterministic)."""
-        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
+        return _signer(self.seed).sign(message)
 
     def pem(self) -> bytes:
         """PKCS#8 in PEM, unencrypted (RFC 8410 §7)."""
-        return Ed25519PrivateKey.from_private_bytes(self.seed).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        return _PEM.format(base64.b64encode(_PKCS8 + self.seed).decode()).encode()
+
+
+def _signer(seed: bytes) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(seed)
 
 
 def read_pem(untrusted: bytes) -> SecretKey:
     """The Ed25519 key in a PKCS#8 PEM file.  Raises ``BadWire``, which never quotes the file."""
     if len(untrusted) > _MAX_PEM:
         raise BadWire("a PEM file with one key is smaller than this")
+    ours = _OUR_PEM(untrusted)
+    if ours is not None and (der := base64.b64decode(ours[1])).startswith(_PKCS8):
+        return SecretKey(der[len(_PKCS8) :])
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     try:
         key = serialization.load_pem_private_key(untrusted, password=None)
     except TypeError:

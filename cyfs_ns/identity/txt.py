@@ -87,6 +87,15 @@ def character_strings(text: str, most: int = 255) -> tuple[str, ...]:
     return tuple(text[at : at + most] for at in range(0, len(text), most)) or ("",)
 
 
+def joined_txt(data: bytes) -> bytes:
+    """The character strings of TXT data as one run of bytes."""
+    at, parts = 0, []
+    while at < len(data):
+        parts.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    return b"".join(parts)
+
+
 def _value(record: bytes, mark: str) -> str:
     if len(record) > MOST_TXT:
         raise BadWire(f"TXT {mark[:-1]}: {len(record)} bytes, at most {MOST_TXT} are read")

@@ -91,4 +91,7 @@ def _telling(home: Path) -> tuple[Path, ...]:
 
 
 def _is_any(home: Path) -> bool:
-    return any(path.is_dir() and any(path.iterdir()) for path in _telling(home))
+    try:
+        return any(path.is_dir() and any(path.iterdir()) for path in _telling(home))
+    except OSError:
+        return True  # and whoever looks says what is in the way

@@ -54,9 +54,7 @@ def check_up(token: Token, source: str, anchors: Anchors, now: float, given: Pub
     except BadWire as bad:
         raise BadWire(f"{kind} document: {str(bad).removeprefix(f'{kind} document: ')}") from None
     if given is not None:
-        anchors = Anchors(
-            Pin(about=whose, key=given, source="the command line", at=now) for whose in _speakers(document)
-        )
+        anchors = _as_given(given, _speakers(document), anchors, now)
     channel = Evidence(trust=Trust.NONE, what="a file that anybody may have written", source=source, at=now)
     claim, faults = _weighed(document, token, channel, anchors, given, now)
     signer = next((key for key in _keys(document, anchors, given) if token.verify(key)), None)
@@ -69,6 +67,16 @@ def check_up(token: Token, source: str, anchors: Anchors, now: float, given: Pub
             f"nothing here says that {who} may speak for {claim.about}: pin it (id trust), or give --key",
         ]
     return Checkup(document, claim, signer, tuple(faults))
+
+
+def _as_given(given: PublicKey, speakers: set[Did], anchors: Anchors, now: float) -> Anchors:
+    """``given`` pinned for all ``speakers``; what was said here of this very key, that it is revoked for one, stays."""
+    held = {whose: pin for whose in speakers if (pin := anchors.pin(whose)) is not None and pin.key == given}
+    revoked = given in anchors.revoked_keys and all(pin.revoked for pin in held.values())
+    return Anchors(
+        held.get(whose) or Pin(about=whose, key=given, revoked=revoked, source="the command line", at=now)
+        for whose in speakers
+    )
 
 
 def _weighed(

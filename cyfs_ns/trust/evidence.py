@@ -72,8 +72,3 @@ class Claim:
     @property
     def trust(self) -> Trust:
         return self.evidence.trust
-
-
-def weakest(*facts: Evidence) -> Trust:
-    """A chain holds as much as its weakest link."""
-    return min((fact.trust for fact in facts), default=Trust.NONE)

@@ -53,6 +53,7 @@ class Resolution:
             self._faults.extend(brought.faults)
         elif isinstance(brought, Revoked):
             self._revoked.append(brought)
+            self._faults.extend(brought.faults)
         else:
             self._missed = True
             self._faults.extend(brought.faults or (f"{provider}: {brought.why}",))
@@ -70,7 +71,7 @@ class Resolution:
             return replace(ended, faults=(*ended.faults, *faults))
         revoked = max(self._revoked, key=lambda said: said.evidence.trust, default=None)
         if revoked is not None and revoked.evidence.trust >= best:
-            return revoked
+            return replace(revoked, faults=faults)
         about = [claim for claim in weighed.claims if claim.about.canonical == ask.subject.canonical]
         wanted = [claim for claim in about if claim.kind in ask.kinds]
         ended_by = [fact for whom, fact in weighed.revoked if whom == ask.subject.canonical]
@@ -89,7 +90,7 @@ class Resolution:
             return TooWeak(subject=ask.subject, asked=ask.least, found=tuple(wanted), faults=faults)
         if self._absent and not self._missed and not weighed.faults:
             strongest = max(self._absent, key=lambda absent: absent.evidence.trust)
-            return replace(strongest, exists=any(absent.exists for absent in self._absent))
+            return replace(strongest, exists=any(absent.exists for absent in self._absent), faults=faults)
         why = f"{ask.subject}: nobody who could be asked knows it"
         return Unreachable(subject=ask.subject, why=why, faults=faults)
 

@@ -285,16 +285,29 @@ class _Slot:
     """The best documents of one kind about somebody, by their digests: more than one is a conflict."""
 
     best: dict[str, tuple[Claim, Accepted]] = field(default_factory=dict)
-    rank: tuple[bool, int, int] = (False, -1, -1)
 
     def put(self, claim: Claim, accepted: Accepted) -> None:
-        # The owner's newest word is in force, however it came; strangers' words go by how they came.
-        iat, trust = accepted.revision.iat, accepted.trust
-        rank = (True, iat, trust.value) if accepted.pinned else (False, trust.value, iat)
-        if rank > self.rank:
-            self.best, self.rank = {}, rank
-        if rank == self.rank:
-            self.best.setdefault(accepted.revision.digest, (claim, accepted))
+        """An owner's newest word is in force, however it came; strangers' words go by how they came.
+
+        Of two owners whom we know neither can outdo the other by a later date: they contradict each other.
+        """
+        rivals = [
+            (digest, other)
+            for digest, (_, other) in self.best.items()
+            if not (accepted.pinned and other.pinned) or other.key == accepted.key
+        ]
+        best = max((_rank(other) for _, other in rivals), default=(False, -1, -1))
+        if _rank(accepted) < best:
+            return
+        if _rank(accepted) > best:
+            for digest, _ in rivals:
+                del self.best[digest]
+        self.best.setdefault(accepted.revision.digest, (claim, accepted))
+
+
+def _rank(one: Accepted) -> tuple[bool, int, int]:
+    iat, trust = one.revision.iat, one.trust.value
+    return (True, iat, trust) if one.pinned else (False, trust, iat)
 
 
 def is_within(about: Did, zone: Did) -> bool:

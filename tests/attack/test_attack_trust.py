@@ -134,6 +134,16 @@ def _no_folder(folder: Path) -> None:
     folder.write_text("")
 
 
+def _a_folder_that_is_elsewhere(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("nowhere"))
+
+
+def _a_home_that_is_elsewhere(folder: Path) -> None:
+    folder.parent.rename(folder.parent.with_name("elsewhere"))
+    folder.parent.symlink_to(folder.parent.with_name("nowhere"))
+
+
 def _too_many(folder: Path) -> None:
     for number in range(10_001):
         os.mknod(folder / f"aa{number}.json", 0o600)
@@ -152,6 +162,8 @@ def _too_many(folder: Path) -> None:
         _a_folder_for_everybody,
         _a_second_pin,
         _no_folder,
+        _a_folder_that_is_elsewhere,
+        _a_home_that_is_elsewhere,
         _too_many,
     ],
 )

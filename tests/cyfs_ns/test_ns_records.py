@@ -169,6 +169,12 @@ def test_any_text_is_a_value_or_badwire(rtype: int, text: str) -> None:
     assert data_wire(rtype, data_text(rtype, wire)) == wire
 
 
+def test_a_size_of_nothing_has_one_form() -> None:
+    wire = bytearray(data_wire(29, "42 21 54 N 71 06 18 W -24m 30m", ORIGIN))
+    wire[1] = 1
+    assert data_text(29, bytes(wire)).startswith("\\#")
+
+
 STRICTER_THERE = ("DS", "SSHFP", "TLSA", "DNSKEY", "RRSIG")  # dnspython compares digests with their kind
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -331,6 +332,22 @@ async def test_a_forged_document_does_not_move_a_pinned_zone_and_a_revoked_one_i
         assert rcode(gone) == "NXDOMAIN" and "ended it" in gone.options[0].text
 
 
+async def test_what_is_not_believed_any_more_is_not_published_either(tmp_path: Path) -> None:
+    zone = published(NOW, "ood1")
+    async with house(tmp_path, pinned=ALICE, zone=zone) as lab:
+        store, trusted = TrustStore(tmp_path), lab.server.trusted.trusted  # type: ignore[union-attr]
+        assert [text[:5] for text in await texts_of(lab, "home.example")] == ['"BOOT', '"PKX=', '"DEV=']
+        zone.tokens = []
+        for changed in (
+            Pin(about=HOME, key=ALICE.public, least_iat=int(NOW), source="test", at=0),
+            Pin(about=HOME, key=MALLORY.public, source="test", at=0),
+        ):
+            store.pin(changed)
+            trusted.flush()
+            lab.server.hot.flush()
+            assert not await texts_of(lab, "home.example")
+
+
 async def test_a_device_is_found_by_its_key_in_any_spelling_that_leaves_no_doubt(tmp_path: Path) -> None:
     async with house(tmp_path, pinned=ALICE, zone=published(NOW, "ood1")) as lab:
         await lab.ask("home.example", "TXT")  # what was believed is kept, and so the device's key known
@@ -344,6 +361,19 @@ async def test_a_device_is_found_by_its_key_in_any_spelling_that_leaves_no_doubt
         before = lab.hits
         lost = await lab.ask(f"_did.{stranger.lower()}.dev.did", "URI", edns=True)
         assert rcode(lost) == "NXDOMAIN" and "lost the case" in lost.options[0].text and lab.hits == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to become somebody else")
+async def test_pins_that_only_root_may_read_end_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = TrustStore(tmp_path)
+    store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=0))
+    gate = TrustGate(lambda: TrustedAnswers(TrustedNames([ThisMachine(store)], store), tmp_path))
+    os.seteuid(65534)
+    try:
+        await gate.look(tmp_path)
+    finally:
+        os.seteuid(0)
+    assert "Permission denied" in caplog.text
 
 
 async def test_explain_tells_the_level(tmp_path: Path) -> None:

@@ -46,6 +46,25 @@ def telling() -> Iterator[None]:
         raise click.ClickException(printable(f"{where}{fault.strerror or fault}")) from None
 
 
+def writing(home: Path) -> None:
+    """Raises ``ConfigFault`` where root would write what the service that lives in ``home`` could not read."""
+    import os
+    import pwd
+
+    from cyfs_ns.errors import ConfigFault
+
+    if os.geteuid() or not home.exists() or not (owner := home.stat().st_uid):
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"user {owner}"
+    raise ConfigFault(
+        f"{home} belongs to {name}, who could not read what root writes there;"
+        f" say the same as {name}: runuser -u {name} -- …"
+    )
+
+
 def sure(question: str, yes: bool) -> None:
     """Ask on the terminal unless ``yes`` was said.  No, or nobody there to ask, ends the command."""
     if yes:
@@ -85,12 +104,14 @@ def public_key(text: str) -> PublicKey:
             raise ConfigFault(f"{text} is a name and not a key; give the key it has: did:dev:…, or its 43 characters")
         return key
     path = Path(text)
-    if len(text) != 43 or path.exists():
-        token, document = read_token_file(path)
-        if document.kind != "owner" or document.main_key is None or not token.verify(document.main_key):
-            raise ConfigFault(f"{path}: not an owner's document, signed by the key in it")
-        return document.main_key
-    return read_x(text.removeprefix("PKX="))
+    if not path.exists():
+        if len(text) != 43:
+            raise ConfigFault(f"{text[:80]!r} is neither a key (43 characters, did:dev:…, did:key:…) nor a file")
+        return read_x(text)
+    token, document = read_token_file(path)
+    if document.kind != "owner" or document.main_key is None or not token.verify(document.main_key):
+        raise ConfigFault(f"{path}: not an owner's document, signed by the key in it")
+    return document.main_key
 
 
 def seconds_of(text: str) -> int:
@@ -100,15 +121,19 @@ def seconds_of(text: str) -> int:
 
     if text == "now":
         return int(time.time())
-    if text.isascii() and text.isdigit():
-        return int(text)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        if text.isascii() and text.isdigit():
+            moment = datetime.fromtimestamp(int(text), UTC)
+        else:
+            moment = datetime.fromisoformat(text)
+        seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError, OSError):
+        seconds = -1
+    if seconds < 0:
         raise click.BadParameter(
-            f"{text[:40]!r} is no time: now, 2026-11-21, 2026-11-21T10:00:00, or seconds"
-        ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+            f"{text[:40]!r} is no time since 1970: now, 2026-11-21, 2026-11-21T10:00:00, or seconds"
+        )
+    return seconds
 
 
 def day(seconds: int) -> str:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from cyfs_ns.io.cli.common import facts, identity_home_option, json_option, print_json
-from cyfs_ns.io.cli.identifying import day, out_option, put_out, sure, telling, yes_option, zone_of, zone_option
+from cyfs_ns.io.cli.identifying import (
+    day,
+    out_option,
+    put_out,
+    sure,
+    telling,
+    writing,
+    yes_option,
+    zone_of,
+    zone_option,
+)
 
 if TYPE_CHECKING:
     from cyfs_ns.identity.documents import DeviceDoc
@@ -32,6 +42,7 @@ def new(name: str, home: Path) -> None:
     from cyfs_ns.io.trusted.keystore import KeyStore, host_label
 
     with telling():
+        writing(home)
         store = KeyStore(home)
         name = _label(name) if name else host_label()
         store.make_device(name)
@@ -120,6 +131,7 @@ def rotate(yes: bool, home: Path) -> None:
     from cyfs_ns.io.trusted.keystore import KeyStore
 
     with telling():
+        writing(home)
         store = KeyStore(home)
         store.device()
         sure("Give this machine a new key?  The document its owner signed ends with the old one.", yes)
@@ -212,6 +224,7 @@ def accept(file: Path, key: str, yes: bool, home: Path) -> None:
     from cyfs_ns.trust.checkup import check_up
 
     with telling():
+        writing(home)
         store = KeyStore(home)
         token, document = read_token_file(file)
         if not isinstance(document, DeviceDoc):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cyfs_ns.io.cli.common import identity_home_option, json_option, print_json, table
-from cyfs_ns.io.cli.identifying import day, did_of, public_key, seconds_of, sure, telling, yes_option
+from cyfs_ns.io.cli.identifying import day, did_of, public_key, seconds_of, sure, telling, writing, yes_option
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def trust(who: str, key: str, least_iat: str, revoke: bool, listed: bool, as_jso
             return
         if not who:
             raise click.UsageError("whom?  id trust DID|HOST --key KEY, or id trust FILE")
+        writing(home)
         least = seconds_of(least_iat) if least_iat else None
         pins = [
             replace(pin, least_iat=pin.least_iat if least is None else least, revoked=pin.revoked or revoke)
@@ -77,6 +78,7 @@ def untrust(who: str, home: Path) -> None:
     from cyfs_ns.io.trusted.store import TrustStore
 
     with telling():
+        writing(home)
         about = did_of(who)
         if not TrustStore(home).unpin(about):
             raise click.ClickException(f"{about} is not pinned here")
@@ -91,6 +93,7 @@ def _wanted(store: TrustStore, who: str, key: str) -> list[Pin]:
     from cyfs_ns.trust.anchors import Pin
 
     now = time.time()
+    pins = {pin.about.canonical: pin for pin in store.pins()}
     path = Path(who)
     if not key and not who.startswith("did:") and path.is_file():
         token, document = read_token_file(path)
@@ -99,9 +102,10 @@ def _wanted(store: TrustStore, who: str, key: str) -> list[Pin]:
         if document.exp <= now:
             raise ConfigFault(f"{path}: expired on {day(document.exp)}; ask {document.name} for a new one")
         whom = [document.id] if document.default_zone is None else [document.id, document.default_zone]
-        return [Pin(about=about, key=document.key, source=f"{path.absolute()}", at=now) for about in whom]
+        new = [Pin(about=about, key=document.key, source=f"{path.absolute()}", at=now) for about in whom]
+        return [_no_milder(pin, pins.get(pin.about.canonical)) for pin in new]
     about = did_of(who)
-    held = next((pin for pin in store.pins() if pin.about.canonical == about.canonical), None)
+    held = pins.get(about.canonical)
     if not key and held is not None:
         return [replace(held, at=now)]
     known = public_key(key) if key else about.key
@@ -109,8 +113,20 @@ def _wanted(store: TrustStore, who: str, key: str) -> list[Pin]:
         raise ConfigFault(f"{about} is a name: which key does it have?  Say --key, or give its owner's document")
     if about.key not in (None, known):
         raise ConfigFault(f"{about} is the key {about.key}, and can have no other")
-    least = held.least_iat if held is not None and held.key == known else 0
-    return [Pin(about=about, key=known, least_iat=least, source="id trust", at=now)]
+    return [_no_milder(Pin(about=about, key=known, source="id trust", at=now), held)]
+
+
+def _no_milder(pin: Pin, held: Pin | None) -> Pin:
+    """``pin`` in the place of ``held``: to name a key once more takes nothing back that was said of it."""
+    from cyfs_ns.errors import ConfigFault
+
+    if held is None or held.key != pin.key:
+        return pin
+    if held.revoked:
+        raise ConfigFault(
+            f"{pin.about}: the key {pin.key} is revoked on this machine; if that was a mistake: id untrust {pin.about}"
+        )
+    return replace(pin, least_iat=held.least_iat)
 
 
 def _told(pin: Pin, held: Pin | None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cyfs_ns.io.cli.common import print_json, run_to_end
+from cyfs_ns.io.cli.identifying import writing
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def resolve_trusted(
         raise click.UsageError("an address is nobody's identity; give a DID or a host name")
     identity = _section(config)
     try:
+        if not only_plan:
+            writing(home)  # what is believed is kept there
         whom = subject(words[0], identity.bridges)
         level = read_trust(least) if least else Trust.NONE
         resolver = Resolver(servers, timeout=timeout)

@@ -17,8 +17,9 @@ from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.given import Given
 from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
 from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc, ZoneBoot, read_document
-from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
+from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.io.light import in_task
+from cyfs_ns.io.trusted.keystore import read_token_file
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.message import TXT
 from cyfs_ns.query import Query
@@ -155,7 +156,11 @@ class TrustedAnswers:
         pin = next((pin for pin in self.trusted.store.pins() if pin.about.canonical == zone), None)
         if pin is not None and pin.revoked:
             return None
-        found = [(one.token, read_document(one.token.claims, one.kind), one.about) for one in self.trusted.store.kept()]
+        found = [
+            (one.token, read_document(one.token.claims, one.kind), one.about)
+            for one in self.trusted.store.kept()
+            if pin is not None and one.key == pin.key and one.revision.iat >= pin.least_iat
+        ]
         key = "" if pin is None else pin.key.x
         boot, devices, until = "", dict[str, str](), float("inf")
         own = list(self._own_documents())
@@ -191,17 +196,15 @@ class TrustedAnswers:
             *sorted((self._own / "devices").glob("*.jwt")),
         ):
             try:
-                with path.open("rb") as file:
-                    token = read_token(file.read(MOST_TOKEN + 1).decode("ascii").strip(), path.name)
-                document = read_document(token.claims)
+                if not path.exists():
+                    continue
+                token, document = read_token_file(path)
                 if isinstance(document, DeviceDoc) and document.mini_jwt is not None:
                     token = read_token(document.mini_jwt, f"device-mini document in {path.name}")
                     document = read_document(token.claims, DeviceMini.kind)
                 found.append((token, document))
-            except FileNotFoundError:
-                continue
-            except (OSError, CyfsError, UnicodeDecodeError) as fault:
-                _log.warning("%s is not published: %s", path, fault)
+            except (OSError, CyfsError) as fault:
+                _log.warning("not published: %s", fault)
         return found
 
 

@@ -24,13 +24,13 @@ from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.io.trusted.universal import UniversalResolver
 from cyfs_ns.io.trusted.web import WebDocuments
 from cyfs_ns.local import Alias, LocalNames
+from cyfs_ns.message import TXT
 from cyfs_ns.query import NOERROR
 from cyfs_ns.reply import Reply
 from cyfs_ns.reply import records as records_of
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.wire import name_text, name_wire
 
-_TXT = 16
 _MOST_ALIASES = 8
 
 
@@ -74,14 +74,15 @@ def _ens(
     wall: Callable[[], float],
 ) -> Provider:
     # Its tables are megabytes that nobody needs who has no Ethereum nodes.
-    from cyfs_ns.io.trusted.ccipgate import CcipGate, GateConfig
+    from cyfs_ns.io.trusted.ccipgate import CcipGate
     from cyfs_ns.io.trusted.chain import ChainConfig
     from cyfs_ns.io.trusted.ensprovider import MAINNET_REGISTRY, MAINNET_UNIVERSAL, EnsConfig, EnsProvider
 
     nodes = ChainConfig(endpoints=section.rpc, chain=section.chain, quorum=section.quorum, tls_ca=section.ca)
     universal = section.universal or ("" if section.registry else MAINNET_UNIVERSAL)
     ens = EnsConfig(nodes=nodes, registry=section.registry or MAINNET_REGISTRY, universal=universal)
-    gate = CcipGate(addresses, GateConfig(private=frozenset(config.private)), dial=dial, tls=tls)
+    # Not to hosts of the house: whoever owns a name on the chain chooses what is asked of whom.
+    gate = CcipGate(addresses, dial=dial, tls=tls)
     return EnsProvider(ens, gate, wall=wall)
 
 
@@ -112,7 +113,7 @@ def _of_the_house(reply: Reply, rtype: int) -> RecordSet:
         data=tuple(data for _, data in found),
         ttl=min((ttl for ttl, _ in found), default=0),
         server="the names of this house",
-        channel=Trust.HOST_SNAPSHOT if rtype == _TXT else Trust.PLAIN_DNS,
+        channel=Trust.HOST_SNAPSHOT if rtype == TXT else Trust.PLAIN_DNS,
     )
 
 

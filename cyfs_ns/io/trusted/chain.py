@@ -28,6 +28,7 @@ from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.trust.level import Trust
 
 _READ = 65536
+_PORTS = {"http": 80, "https": 443}
 _THREADS = 4
 """Requests to one node at the same time."""
 _OK_TO_SHOW = 120
@@ -89,7 +90,7 @@ class Node:
             raise ConfigFault(f"the URL of an Ethereum node begins with https:// or http://: {url[:80]!r}")
         local = host == "::1" or host == "localhost" or (names.is_ip(host) and host.startswith("127."))
         # The path of such a URL is often a secret.
-        shown = f"{host}:{port}" if port else host
+        shown = f"{host}:{port}" if port and port != _PORTS[parts.scheme] else host
         self.endpoint = Endpoint(shown, parts.scheme == "https" or local)
         self.chain: int | None = None
         self._url, self._config = url, config
@@ -224,7 +225,7 @@ class View:
 
     @property
     def trust(self) -> Trust:
-        return level(self.backers)
+        return level(self.backers, len(self.config.endpoints))
 
     async def call(self, call: Call) -> Returned | Reverted:
         """What the contract says, by enough nodes.  Raises ``Unreachable`` (too few) or ``BadWire`` (contradiction)."""

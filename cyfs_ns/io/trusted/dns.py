@@ -14,14 +14,13 @@ import trio
 
 from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.identity.did import Bridges, Did, host_of_did
-from cyfs_ns.identity.txt import Published, read_published
+from cyfs_ns.identity.txt import Published, joined_txt, read_published
 from cyfs_ns.io.trusted.records import AskRecords, RecordSet
+from cyfs_ns.message import AAAA, TXT, A
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Found, Outcome
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
-
-_A, _TXT, _AAAA = 1, 16, 28
 
 
 class DnsRecords:
@@ -54,16 +53,16 @@ class DnsRecords:
 
         async with trio.open_nursery() as nursery:
             for zone in zones:
-                nursery.start_soon(one, zone, _TXT)
-            for rtype in (_A, _AAAA) if "address" in ask.kinds else ():
+                nursery.start_soon(one, zone, TXT)
+            for rtype in (A, AAAA) if "address" in ask.kinds else ():
                 nursery.start_soon(one, own, rtype)
         claims: list[Claim] = []
         faults: list[str] = []
         for (whom, rtype), said in got.items():
             if isinstance(said, Exception):
                 faults.append(f"DNS: {said}")
-            elif rtype == _TXT:
-                published = read_published(_joined(data) for data in said.data)
+            elif rtype == TXT:
+                published = read_published(map(joined_txt, said.data))
                 claims.extend(self._said_by_txt(whom, published, said))
                 faults.extend(f"TXT of {host_of_did(whom, self._bridges)}: {fault}" for fault in published.faults)
             else:
@@ -100,7 +99,7 @@ class DnsRecords:
         return claims
 
     def _said_by_addresses(self, subject: Did, rtype: int, said: RecordSet) -> list[Claim]:
-        family, size = (socket.AF_INET, 4) if rtype == _A else (socket.AF_INET6, 16)
+        family, size = (socket.AF_INET, 4) if rtype == A else (socket.AF_INET6, 16)
         texts = [socket.inet_ntop(family, data) for data in said.data if len(data) == size]
         return [
             Claim(about=subject, kind="address", value=text, evidence=self._fact(said, f"DNS has it at {text}"))
@@ -110,12 +109,3 @@ class DnsRecords:
     def _fact(self, said: RecordSet, what: str) -> Evidence:
         now = self._wall()
         return Evidence(trust=said.channel, what=what, source=said.server, at=now, until=now + said.ttl)
-
-
-def _joined(rdata: bytes) -> bytes:
-    """The character strings of a TXT record as one run of bytes (RFC 1035 §3.3.14)."""
-    at, parts = 0, []
-    while at < len(rdata):
-        parts.append(rdata[at + 1 : at + 1 + rdata[at]])
-        at += 1 + rdata[at]
-    return b"".join(parts)

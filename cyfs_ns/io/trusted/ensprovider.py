@@ -37,11 +37,11 @@ from cyfs_ns.ens.lookup import (
 )
 from cyfs_ns.ens.namehash import from_dns, namehash
 from cyfs_ns.ens.normalise import Normal, normalise
-from cyfs_ns.ens.records import joined_txt, read_addresses, stored_for
+from cyfs_ns.ens.records import read_addresses, stored_for
 from cyfs_ns.ens.tables import spec_version
 from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.identity.did import parse_did
-from cyfs_ns.identity.txt import read_published
+from cyfs_ns.identity.txt import joined_txt, read_published
 from cyfs_ns.io.trusted.ccipgate import CcipGate
 from cyfs_ns.io.trusted.chain import Chain, ChainConfig, View
 from cyfs_ns.message import AAAA, TXT, A, rtype_number, rtype_text

@@ -121,8 +121,10 @@ class WhatWasKept:
 def _related(subject: Did) -> set[Did]:
     """The subject, and the names above it: what its zone says counts for it too."""
     found = {subject.canonical}
+    # The last label of a host is nobody's zone; on a chain it is a name like any other.
+    least = 1 if subject.method in ("web", "ens") else 0
     above = subject
-    while above.method in ("web", "bns", "ens") and above.id.count(".") > 1:
+    while above.id.count(".") > least:
         above = Did(above.method, above.id.partition(".")[2])
         found.add(above)
     return found

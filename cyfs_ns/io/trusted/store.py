@@ -212,6 +212,9 @@ def _listed(path: Path, suffixes: tuple[str, ...]) -> list[str]:
     try:
         found = sorted(name for name in os.listdir(path) if name.endswith(suffixes) and name[0] != ".")
     except FileNotFoundError:
+        for one in (path, *path.parents):
+            if one.is_symlink() and not one.exists():  # of a disk that is not there now
+                raise OSError(f"{path}: {one} leads nowhere") from None
         return []
     if path.stat().st_mode & stat.S_IWOTH:
         raise PermissionError(f"{path}: anybody may write there; chmod o-w it")

@@ -12,7 +12,6 @@ from cyfs_ns.ens.coins import (
     DEFAULT_EVM,
     ETH,
     address_text,
-    evm_coin,
     is_evm,
     read_address,
     read_reverse_host,
@@ -145,7 +144,6 @@ def test_mistyped_addresses_are_refused(text: str) -> None:
 
 
 def test_coins_of_chains() -> None:
-    assert (evm_coin(1), evm_coin(8453)) == (60, 0x80002105)
     assert is_evm(60) and is_evm(DEFAULT_EVM) and not is_evm(0) and not is_evm(0x1_0000_0000)
     assert address_text(0, b"\x76\xa9") == "0x76a9"
     with pytest.raises(BadWire, match="19 octets"):

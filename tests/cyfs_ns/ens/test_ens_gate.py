@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ import trio
 from enschain import GATEWAY, said, signed
 from ensworld import NFT_OWNER, OFFCHAIN, Ens
 
+from cyfs_ns.config.identity import EnsSection, IdentityConfig
 from cyfs_ns.ens import asks
 from cyfs_ns.ens.abi import encode
 from cyfs_ns.ens.lookup import Fetch
 from cyfs_ns.errors import Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.io.dial import plain_dial
+from cyfs_ns.io.trusted.build import build_trusted
 from cyfs_ns.io.trusted.ccipgate import CcipGate, GateConfig
 from cyfs_ns.io.trusted.ensprovider import EnsProvider
+from cyfs_ns.io.trusted.records import RecordSet
 from cyfs_ns.io.trusted.safefetch import is_public
 from cyfs_ns.trust.outcome import Absent, Found
 from cyfs_ns.trust.plan import Ask
@@ -255,6 +259,26 @@ async def test_private_and_insecure_gateways_need_the_owners_word(ens: Ens) -> N
     plain = gate_to(ens, [["127.0.0.1"]], dialled, private=frozenset({GATEWAY}), insecure=frozenset({GATEWAY}))
     refused = await plain.fetch(Fetch("http://other.example/0x"))
     assert refused.why == "only https is asked"
+
+
+async def test_what_is_private_for_the_house_is_closed_to_contracts(ens: Ens, tmp_path: Path) -> None:
+    dialled: list[str] = []
+
+    async def records(name: str, rtype: int) -> RecordSet:
+        raise Unreachable("no DNS here")
+
+    async def addresses(host: str) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def dial(host: str, port: int, via: str | None) -> trio.abc.Stream:
+        dialled.append(host)
+        return await plain_dial()(host, port, via)
+
+    config = IdentityConfig(private=(GATEWAY,), ens=EnsSection(rpc=(ens.node.url,), registry=ens.node.registry))
+    names = build_trusted(config, tmp_path, records=records, addresses=addresses, dial=dial, tls=ens.trust)
+    outcome = await names.resolve(Ask(subject=Did("ens", "test.offchaindemo.eth"), kinds=frozenset({"text"})))
+    assert any("is at 127.0.0.1, where no gateway of strangers is" in fault for fault in outcome.faults)
+    assert dialled == []
 
 
 async def test_a_certificate_of_somebody_else_is_refused(ens: Ens) -> None:

@@ -419,6 +419,7 @@ def test_what_a_node_is_worth_depends_on_the_way_to_it() -> None:
     [
         ((), 0, "nodes are needed"),
         (("https://a.example/one", "https://a.example/two"), 0, "no quorum"),
+        (("https://a.example", "https://a.example:443"), 0, "no quorum"),
         (("https://a.example",), 2, "can never agree"),
         (("ftp://a.example",), 0, "begins with https"),
         (("https://",), 0, "not the URL"),

@@ -40,11 +40,12 @@ def test_verdicts_say_who() -> None:
 
 def test_a_quorum_takes_two_that_nobody_can_speak_for() -> None:
     plain = Endpoint("plain", False)
-    assert level((A, B)) is Trust.QUORUM
-    assert level((A, B, plain)) is Trust.QUORUM
-    assert level((A, plain)) is Trust.AUTH_CHANNEL
-    assert level((plain, Endpoint("other", False))) is Trust.PLAIN_DNS
-    assert level(()) is Trust.NONE
+    assert level((A, B), 3) is Trust.QUORUM
+    assert level((A, B, plain), 3) is Trust.QUORUM
+    assert level((A, B), 4) is level((A, B), 5) is Trust.AUTH_CHANNEL, "half of them is not most of them"
+    assert level((A, plain), 2) is Trust.AUTH_CHANNEL
+    assert level((plain, Endpoint("other", False)), 2) is Trust.PLAIN_DNS
+    assert level((), 3) is Trust.NONE
 
 
 def test_the_block_is_one_that_all_near_ones_have() -> None:

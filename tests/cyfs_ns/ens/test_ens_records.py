@@ -12,18 +12,17 @@ from hypothesis import strategies as st
 from cyfs_ns.ens.contenthash import read_content
 from cyfs_ns.ens.records import (
     Holdings,
-    WebGateway,
     did_records,
     dns_records,
     dnslink_records,
     ens_records,
     holdings,
-    joined_txt,
     read_addresses,
     read_stored,
 )
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did
+from cyfs_ns.identity.txt import joined_txt
 from cyfs_ns.message import AAAA, CNAME, MX, TXT, A
 from cyfs_ns.records import CAA, HTTPS, SSHFP, TLSA, URI, data_wire
 from cyfs_ns.trust.evidence import Claim, Evidence
@@ -32,22 +31,17 @@ from cyfs_ns.trust.outcome import Found
 from cyfs_ns.wire import name_wire
 
 NAME = "house.eth"
-GATEWAY = WebGateway(addresses=("192.0.2.80", "2001:db8::80"))
 SITE = read_content("ipfs://bafybeibj6lixxzqtsb45ysdjnupvqkufgdvzqbnvmhw2kf7cfkesy7r7d4")
 
 
-def said(rtype: int, held: Holdings, gateway: WebGateway = GATEWAY) -> list[str]:
-    return [record.text for record in dns_records(NAME, rtype, held, ttl=300, gateway=gateway)]
+def said(rtype: int, held: Holdings) -> list[str]:
+    return [record.text for record in dns_records(NAME, rtype, held, ttl=300)]
 
 
-def test_addresses_of_its_own_come_before_a_gateways() -> None:
+def test_its_addresses_by_family() -> None:
     own = Holdings(addresses=("192.0.2.1", "2001:db8::1"), content=SITE)
     assert (said(A, own), said(AAAA, own), said(HTTPS, own)) == (["192.0.2.1"], ["2001:db8::1"], [])
-    site = Holdings(content=SITE)
-    assert (said(A, site), said(AAAA, site)) == (["192.0.2.80"], ["2001:db8::80"])
-    assert said(HTTPS, site) == ['1 . alpn="h2" ipv4hint=192.0.2.80 ipv6hint=2001:db8::80']
-    assert said(A, site, WebGateway()) == said(HTTPS, site, WebGateway()) == []
-    assert said(A, Holdings()) == []
+    assert said(A, Holdings(content=SITE)) == said(A, Holdings()) == []
 
 
 def test_the_dnslink_of_its_content() -> None:

@@ -26,6 +26,7 @@ from cyfs_ns.identity.keys import SecretKey, read_pem
 from cyfs_ns.identity.token import read_token, sign_token
 from cyfs_ns.identity.txt import read_published
 from cyfs_ns.io.cli import id_commands, main
+from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.zonefile import read_zone
 from tests.cyfs_ns.identity.identities import MALLORY
 from tests.cyfs_ns.nsprogram import CODE
@@ -329,7 +330,7 @@ def test_a_byte_that_changed_is_seen_wherever_it_is(house: Machines, tmp_path: P
         file.write_bytes(whole[:at] + byte + whole[at + 1 :])
         done = within("verify", file, "--owner", owner, "--home", tmp_path)
         assert done.exit_code == 1, at
-        assert "Get it again from whoever issued it" in done.output and "document" in done.output
+        assert "get it again from whoever issued it" in done.output.lower() and "document" in done.output
 
 
 def test_what_stands_inside_is_verified_too(house: Machines, tmp_path: Path) -> None:
@@ -353,6 +354,17 @@ def test_what_is_no_document_is_told_in_one_line(content: bytes, tmp_path: Path)
     assert done.exit_code == 1 and str(tmp_path / "f") in done.output
     seen = json.loads(within("verify", tmp_path / "f", "--home", tmp_path, "--json").output)
     assert not seen["holds"] and len(seen["faults"]) == 1
+
+
+def test_a_document_is_not_blamed_for_another_fault(house: Machines, tmp_path: Path) -> None:
+    file = house.file("alice", "owner.jwt")
+    for words, said in (
+        ((tmp_path / "none.jwt",), "No such file"),
+        ((file, "--key", "abc"), "is neither a key"),
+        ((house.file("alice", "owner.pem"),), "a secret key"),
+    ):
+        done = within("verify", *words, "--home", tmp_path)
+        assert done.exit_code == 1 and said in done.output and "Get it again" not in done.output
 
 
 def test_a_request_is_verified_as_what_it_is(house: Machines) -> None:
@@ -391,13 +403,69 @@ def test_a_revoked_owner_and_a_least_iat(copy: Machines) -> None:
     assert "is revoked on this machine" in copy.no("bob", "verify", zone)
 
 
+def test_to_trust_once_more_takes_nothing_back(house: Machines, tmp_path: Path) -> None:
+    owner, key = house.file("alice", "owner.jwt"), house.key("alice", "owner.pem").public
+
+    def trust(*words: str | Path) -> Result:
+        return within("trust", *words, "--yes", "--home", tmp_path)
+
+    for again in ((owner,), ("home.example", "--key", key.x)):
+        trust(owner)
+        trust("home.example", "--least-iat", "2001-01-01")
+        assert trust(*again).exit_code == 0
+        pins = {str(pin.about): pin for pin in TrustStore(tmp_path).pins()}
+        assert pins["did:web:home.example"].least_iat == 978_307_200
+        trust("home.example", "--revoke")
+        assert "is revoked on this machine" in trust(*again).output
+        assert next(pin for pin in TrustStore(tmp_path).pins() if str(pin.about) == "did:web:home.example").revoked
+        assert trust("home.example", "--key", MALLORY.public.x).exit_code == 0
+        within("untrust", "home.example", "--home", tmp_path)
+
+
+def test_a_key_that_was_revoked_here_signs_nothing_for_who_names_it(copy: Machines) -> None:
+    key, file = copy.key("alice", "owner.pem").public.x, copy.path / "ood1.jwt"
+    home = ("--home", copy.path / "ood1")
+    (copy.file("ood1", "device.jwt")).unlink()
+    for about in ("home.example", "elsewhere.example"):
+        within("trust", about, "--key", key, "--yes", *home)
+        assert within("verify", file, "--key", key, *home).exit_code == 0
+        within("trust", about, "--revoke", "--yes", *home)
+        for words in (("verify", file, "--key", key), ("accept", file, "--yes")):
+            done = within(*words, *home)
+            assert done.exit_code == 1 and "revoked on this machine" in done.output, words
+        within("untrust", about, *home)
+    assert within("accept", file, "--yes", *home).exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a home of somebody else")
+def test_root_looks_at_the_home_of_a_service_and_leaves_nothing_it_cannot_read(tmp_path: Path) -> None:
+    home = tmp_path / "service"
+    assert within("new", "--home", home).exit_code == 0
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 65534, 65534)
+    before = sorted(home.rglob("*"))
+    assert within("show", "--home", home).exit_code == 0
+    pin = ("did:dev:" + MALLORY.public.x, "--yes")
+    for words in (("trust", *pin), ("untrust", pin[0]), ("rotate", "--yes"), ("new",), ("accept", home, "--yes")):
+        done = within(*words, "--home", home)
+        assert done.exit_code == 1 and "say the same as nobody: runuser -u nobody" in done.output, words
+    resolve = ["resolve", pin[0], "--trust", "--home", str(home)]
+    assert "say the same as nobody" in CliRunner().invoke(main, resolve).output
+    assert CliRunner().invoke(main, [*resolve, "--plan"]).exit_code == 0
+    assert sorted(home.rglob("*")) == before
+
+
 def test_a_pin_that_makes_no_sense_is_refused(copy: Machines) -> None:
     x = MALLORY.public.x
     assert "which key does it have" in copy.no("bob", "trust", "home.example", "--yes")
     assert "can have no other" in copy.no("bob", "trust", f"did:dev:{copy.key('ood1').public.x}", "--key", x, "--yes")
     assert "not an owner's document" in copy.no("bob", "trust", "ood1.jwt", "--yes")
     assert "43 characters" in copy.no("bob", "trust", "home.example", "--key", "did:dev:x", "--yes")
-    assert "is no time" in copy.no("bob", "trust", "home.example", "--key", x, "--least-iat", "soon", "--yes", code=2)
+    for least in ("soon", "1960-01-01", "9" * 20, "9" * 5000):
+        done = within("trust", "home.example", "--key", x, "--least-iat", least, "--yes", "--home", copy.path / "bob")
+        assert done.exit_code == 2 and "is no time" in done.output
+    done = within("trust", "home.example", "--key", x[1:], "--yes", "--home", copy.path / "bob")
+    assert done.exit_code == 1 and "is neither a key (43 characters, did:dev:" in done.output
     assert "whom?" in copy.no("bob", "trust", code=2)
     assert json.loads(copy.ok("bob", "trust", "--list", "--json")) == []
 

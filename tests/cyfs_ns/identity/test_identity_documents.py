@@ -375,7 +375,20 @@ def test_txt_records_of_a_zone() -> None:
     assert [token.text for token in published.devices] == [tokens[1].text] and not published.faults
 
 
+def test_a_zone_of_the_first_forerunner_stands_in_one_record() -> None:
+    token = signed({"did": str(HOME), "auth_key": ALICE.public.jwk(), "oods": ["ood1"], "sn": "x.example", **TIMES})
+    published = read_published([b"v=spf1 -all", f"DID={token};".encode()])
+    assert published.zone is not None and published.zone.text == token and not published.faults
+    assert isinstance(read_document(published.zone.claims), ZoneDoc)
+    other = signed({"did": str(HOME), "auth_key": MALLORY.public.jwk(), "oods": ["ood1"], **TIMES}, MALLORY)
+    both = read_published([f"DID={text};".encode() for text in (token, other)])
+    assert both.zone is None and "none is believed" in both.faults[0]
+
+
 def test_forms_of_the_owners_key() -> None:
+    sample = "qJdNEtscIYwTo-I0K7iPEt_UZdBDRd4r16jdBfNR0tM"  # of the forerunner's own tests
+    told = read_published([f"PKX={sample};".encode()])
+    assert told.key is not None and told.key.x == sample
     assert read_published([f"PKX=0:{ALICE.public.x};".encode()]).key == ALICE.public
     named = read_published([f"PKX={ALICE.public.x}:bns:alice;".encode()])
     assert (named.key, named.owner) == (ALICE.public, OWNER_DID)

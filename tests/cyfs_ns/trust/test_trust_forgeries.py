@@ -23,7 +23,7 @@ from cyfs_ns.identity.token import Token, read_token, sign_token
 from cyfs_ns.trust.anchors import Anchors, Pin
 from cyfs_ns.trust.evidence import IDENTITY, Claim, Evidence
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.outcome import Absent, Found, Outcome, Revoked, Unreachable
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, Unreachable
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy, plan
 from cyfs_ns.trust.resolution import Resolution
 from cyfs_ns.trust.weigh import KEPT, Weighed, device_did, weigh
@@ -119,6 +119,17 @@ def test_a_friend_who_is_pinned_cannot_take_a_machine_into_my_zone() -> None:
     assert weighed.claims == () and weighed.faults
     mine = device("nas", NAS, ALICE, zone=HOME)
     assert level(weigh([brought(mine, NAS_ID)], anchors, NOW), NAS_ID) == Trust.OWNER_SIGNED
+
+
+def test_a_friend_who_is_pinned_cannot_take_my_machine_by_a_later_date() -> None:
+    anchors = Anchors([pin(dev_did(ALICE.public), ALICE), pin(MALLORY_ID, MALLORY)])
+    mine, theirs = device("nas", NAS, ALICE), device("nas", NAS, MALLORY, iat=NOW - 10)
+    for order in ([mine, theirs], [theirs, mine]):
+        outcome = concluded(NAS_ID, anchors, told(NAS_ID, *(brought(token, NAS_ID) for token in order)))
+        assert isinstance(outcome, Conflicted) and len(outcome.sides) == 2
+    newer = device("nas", NAS, ALICE, iat=NOW - 5)
+    weighed = weigh([brought(token, NAS_ID) for token in (mine, newer)], anchors, NOW)
+    assert not weighed.conflicts and level(weighed, NAS_ID) == Trust.OWNER_SIGNED
 
 
 def test_a_document_of_one_kind_is_not_taken_for_another() -> None:

@@ -59,6 +59,15 @@ def test_without_a_pin_the_same_records_are_worth_their_channel() -> None:
         assert trust_of(weigh(claims, Anchors(), NOW), OOD) == trust
 
 
+def test_a_zone_document_in_its_old_shape_counts_like_a_new_one() -> None:
+    old = {"owner_name": "did:ens:alice", "oods": ["ood1@192.0.2.1"], "iat": NOW - DAY, "exp": NOW + DAY}
+    claims = {"did": str(HOME), "auth_key": ALICE.public.jwk(), **old}
+    weighed = weigh([found(read_token(sign_token(claims, ALICE)))], Anchors([pin(ALICE)]), NOW)
+    assert trust_of(weighed, HOME) == trust_of(weighed, OOD, "address", "") == Trust.OWNER_SIGNED
+    forged = weigh([found(read_token(sign_token(claims, MALLORY)))], Anchors([pin(ALICE)]), NOW)
+    assert not forged.claims and "not signed by" in forged.faults[0]
+
+
 def test_a_pin_for_another_zone_is_no_word_for_this_one() -> None:
     friend = Anchors([pin(MALLORY, parse_did("did:web:friend.example")), pin(MALLORY, dev_did(MALLORY.public))])
     weighed = weigh([pkx(MALLORY), found(boot(MALLORY, "ood1")), found(mini("ood1", PI, MALLORY))], friend, NOW)

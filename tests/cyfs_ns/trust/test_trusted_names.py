@@ -10,16 +10,18 @@ import trio
 
 from cyfs_ns.errors import Unreachable as CannotAsk
 from cyfs_ns.identity.did import Did, dev_did
+from cyfs_ns.identity.documents import OwnerDoc
+from cyfs_ns.identity.strictjson import write_json
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted.providers import TheName, ThisMachine, WhatWasKept
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Pin
-from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.evidence import IDENTITY, Claim, Evidence, Kind
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
-from cyfs_ns.trust.weigh import device_did
+from cyfs_ns.trust.weigh import device_did, weigh
 from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, mini
 
 OOD = device_did("ood1", HOME)
@@ -130,6 +132,49 @@ async def test_the_mark_survives_what_comes_after(tmp_path: Path) -> None:
     assert isinstance(outcome, Found) and outcome.public_key == PI.public
     kept = {one.kind: one for one in TrustStore(tmp_path).kept()}
     assert kept["device-mini"].revision.iat == NOW - 10
+
+
+async def test_of_a_chain_name_too_the_zone_is_kept_with_its_machines(tmp_path: Path) -> None:
+    zone = Did("bns", "alice")
+    fact = Evidence(trust=Trust.PLAIN_DNS, what="published", source="dns", at=NOW, until=NOW + 300)
+    tokens = [boot(ALICE, "ood1:192.0.2.1", zone=zone), mini("ood1", NAS, ALICE, zone=None)]
+    store = TrustStore(tmp_path)
+    store.pin(Pin(about=zone, key=ALICE.public, source="test", at=NOW - DAY))
+    claims = [Claim(about=zone, kind="token", value=token, evidence=fact) for token in tokens]
+    for accepted in weigh(claims, store.anchors(), NOW).accepted:
+        store.keep(accepted, NOW)
+    kinds: frozenset[Kind] = IDENTITY | {"address"}
+    alone = await House(tmp_path).ask(device_did("ood1", zone), kinds=kinds)
+    assert isinstance(alone, Found) and alone.public_key == NAS.public
+    assert [claim.value for claim in alone.of("address")] == ["192.0.2.1"]
+
+
+async def test_whatever_comes_out_says_what_was_thrown_away(tmp_path: Path) -> None:
+    class Says(Records):
+        async def ask(self, ask: Ask) -> Outcome:
+            await trio.lowlevel.checkpoint()
+            fact = Evidence(trust=Trust.AUTH_CHANNEL, what="said", source=self.name, at=NOW)
+            if self.name == "ended":
+                return Revoked(subject=ask.subject, why="ended", evidence=fact, faults=("one",))
+            return Absent(subject=ask.subject, why="none", evidence=fact, faults=(self.name,))
+
+    ended = await House(tmp_path, Says(name="ended"), Says(name="two")).ask()
+    assert isinstance(ended, Revoked) and set(ended.faults) == {"one", "two"}
+    absent = await House(tmp_path, Says(name="two"), Says(name="three")).ask()
+    assert isinstance(absent, Absent) and set(absent.faults) == {"two", "three"}
+
+
+async def test_what_is_put_here_by_hand_is_this_machines_own_word(tmp_path: Path) -> None:
+    local = tmp_path / "names" / "local"
+    local.mkdir(parents=True)
+    file = local / "home.json"
+    file.write_bytes(write_json(OwnerDoc(id=HOME, key=ALICE.public, name="a", iat=NOW - DAY, exp=NOW + DAY).claims()))
+    outcome = await House(tmp_path).ask(HOME)
+    assert isinstance(outcome, Found) and outcome.trust == Trust.HOST_SNAPSHOT
+    assert [(claim.key, claim.evidence.source) for claim in outcome.of("document")] == [("owner", str(file))]
+    file.chmod(0o666)
+    refused = await House(tmp_path).ask(HOME)
+    assert isinstance(refused, Unreachable) and any("chmod o-w" in fault for fault in refused.faults)
 
 
 async def test_not_there_not_reachable_not_enough_and_revoked_are_different(tmp_path: Path) -> None:

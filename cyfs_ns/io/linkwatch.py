@@ -60,6 +60,9 @@ class LinkWatch:
         self.picture = Picture()
         """The last one."""
         self._looked = False
+        self._early: list[Message] | None = []
+        """Heard before :meth:`run` could hear it; None: some got lost."""
+        self._waiting = trio.CancelScope()
         self._settle = settle
         self._mark = mark
         self._watched = watching_socket(_ROUTE, WATCHED_GROUPS)
@@ -68,6 +71,27 @@ class LinkWatch:
         except OSError:
             self._watched.close()
             raise
+
+    def mac(self, ip: str) -> str | None:
+        """The MAC address behind a canonical IP address.
+
+        The kernel tells of a neighbour before it hands over the neighbour's first packet; so where one is unknown, what
+        it has told by now is heard at once, and not when :meth:`run` has its turn.
+        """
+        known = self.neighbours.mac(ip)
+        if known is not None or not self._looked:
+            return known
+        try:
+            heard = notices(self._watched)
+        except OSError:
+            return None  # run() meets the same fault, and tells it
+        if heard is None or self._early is None:
+            self._early = None
+        else:
+            self._early += heard
+        if heard != []:
+            self._waiting.cancel()
+        return next((one.mac for one in reversed(_neighbours(self._early or ())) if one.ip == ip), None)
 
     async def run(
         self,
@@ -88,9 +112,12 @@ class LinkWatch:
             task_status.started()
             while True:
                 heard: list[Message] | None = []
-                with trio.move_on_at(look_at):
-                    await trio.lowlevel.wait_readable(self._watched)
+                with trio.move_on_at(look_at) as self._waiting:
+                    if self._early == []:
+                        await trio.lowlevel.wait_readable(self._watched)
                     heard = notices(self._watched)
+                early, self._early = self._early, []
+                heard = None if heard is None or early is None else early + heard
                 if learned := self._learn(_neighbours(heard or ())):
                     tell(learned)
                 if heard is None or any(matters(notice) for notice in heard):

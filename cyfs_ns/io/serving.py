@@ -154,7 +154,7 @@ class Serving:
             marks=_or_none(ConntrackMarks, "marks") if config.house.sets.connmark else None,
             note=self._note,
             note_hits=self._note_hits,
-            mac_of=self._links.neighbours.mac if self._links is not None else None,
+            mac_of=self._links.mac if self._links is not None else None,
         )
         self.ring: Ring | None = None
         self.lists: ListKeeper | None = None

@@ -147,6 +147,18 @@ async def test_neighbours_are_learned_and_remembered(ns, watched):
     assert watched.watch.neighbours.mac("198.51.100.9") == OTHER
 
 
+async def test_a_neighbour_is_known_as_soon_as_its_first_packet_is_here(ns, watched):
+    ns.run("ip", "neigh", "add", "198.51.100.10", "lladdr", OTHER, "dev", "wan")
+    ns.run("ip", "addr", "add", "203.0.113.6/24", "dev", "wan")
+    assert watched.watch.neighbours.mac("198.51.100.10") is None, "its task had no turn yet"
+    assert watched.watch.mac("198.51.100.10") == OTHER
+    assert watched.watch.mac("198.51.100.10") == OTHER
+    assert watched.watch.mac("198.51.100.11") is None
+    wanted = NeighbourLearned("198.51.100.10", OTHER), AddressAppeared("wan", "203.0.113.6")
+    await watched.hears(*wanted)
+    assert watched.watch.neighbours.mac("198.51.100.10") == OTHER
+
+
 async def test_after_lost_notices_everything_is_asked_anew(ns, watched, monkeypatch):
     notices = linkwatch.notices
 

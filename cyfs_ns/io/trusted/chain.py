@@ -1,6 +1,6 @@
 """Ethereum nodes, several at once: the one place that knows web3.
 
-web3 blocks and is heavy (half a second and 55 MB), so it is imported when the first chain name is asked for, and lives
+web3 blocks and is heavy (a second and 40 MB), so it is imported when the first chain name is asked for, and lives
 in worker threads behind deadlines.  Only its transport is used: a call's revert is data to us, and its own CCIP client
 must never run (``ccipgate.py`` tells why).  What a node sends is bounded, whatever it sends.
 

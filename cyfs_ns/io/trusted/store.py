@@ -103,7 +103,7 @@ class TrustStore:
         return tuple(pins.values())
 
     def kept(self) -> tuple[Kept, ...]:
-        """The documents kept; one that cannot be read any more is passed over."""
+        """The documents kept; one that cannot be read any more is passed over, and its mark with it."""
         return tuple(one for one in self._read("kept", (".json",), _read_kept).items if isinstance(one, Kept))
 
     def local(self) -> tuple[Local, ...]:

@@ -21,9 +21,11 @@ somebody unknown, or known less well, meets none of them.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 
 import ahocorasick
@@ -304,13 +306,7 @@ def _entries(rule: Rule, geo: Geo) -> tuple[_Entries, bool] | None:
         case Words():
             return [(_COLUMN_OF[rule.word], word) for word in _meant(rule)], True
         case Numbers():
-            width = NUMBER_LIMITS[rule.word].bit_length()
-            column = _COLUMN_OF[rule.word]
-            return [
-                (column, _key(number, bits, width))
-                for low, high in rule.ranges
-                for number, bits in range_prefixes(low, high, width)
-            ], True
+            return _number_entries(rule.word, rule.ranges), True
         case Cidr(prefix=prefix) if rule.word.endswith("IP-CIDR"):
             side = "src" if rule.src else "dst"
             return [(f"{side}{prefix.family}", _key(prefix.number, prefix.bits, WIDTH[prefix.family]))], True
@@ -320,9 +316,31 @@ def _entries(rule: Rule, geo: Geo) -> tuple[_Entries, bool] | None:
             return _or_entries(rule, geo)
         case Logic(word="AND"):
             return _and_entries(rule, geo)
+        case Logic(word="NOT", parts=(Numbers() as part,)) if not _may_ask(part):
+            return _number_entries(part.word, _others(part)), True
         case Always():
             return [("any", 0)], True
     return None
+
+
+def _number_entries(word: str, ranges: Iterable[tuple[int, int]]) -> _Entries:
+    width = NUMBER_LIMITS[word].bit_length()
+    return [
+        (_COLUMN_OF[word], _key(number, bits, width))
+        for low, high in ranges
+        for number, bits in range_prefixes(low, high, width)
+    ]
+
+
+def _others(rule: Numbers) -> list[tuple[int, int]]:
+    """The ranges of all numbers that ``rule`` does not want."""
+    free, at = [], 0
+    for low, high in sorted(rule.ranges):
+        if low > at:
+            free.append((at, low - 1))
+        at = max(at, high + 1)
+    limit = NUMBER_LIMITS[rule.word]
+    return [*free, (at, limit)] if at <= limit else free
 
 
 def _place_entries(rule: Place, geo: Geo) -> tuple[_Entries, bool] | None:
@@ -358,7 +376,7 @@ def _and_entries(rule: Logic, geo: Geo) -> tuple[_Entries, bool] | None:
 
 
 def _rank(entries: _Entries) -> int:
-    return max(_SELECTIVITY[column] for column, _ in entries)
+    return max((_SELECTIVITY[column] for column, _ in entries), default=-1)  # none: it never holds
 
 
 def _may_ask(rule: Rule) -> bool:
@@ -462,28 +480,47 @@ class _Patterns:
 class _Prefixes:
     """Numbers by leading bits: addresses by network, ports and user ids by ranges cut into aligned blocks.
 
-    Answers are remembered for a while: a look-up costs one probe a prefix length, and clients and ports come again.
+    Such blocks lie inside or outside each other, so they cut the line of numbers into stretches with the same rules
+    all along; a number is looked up by where its stretch begins.
     """
-
-    _REMEMBERED = 4096
 
     def __init__(self, posts: dict[int, Posting], width: int, value: Callable[[View], int]) -> None:
         self.lowest = _lowest(posts)
-        self._posts, self._value = posts, value
-        lengths = sorted({key.bit_length() - 1 for key in posts}, reverse=True)
-        self._shapes = [(width - bits, 1 << bits) for bits in lengths]
-        self._memory: dict[int, list[Posting]] = {-1: []}
+        self._value = value
+        self._starts, self._found = _stretches(posts, width)
 
-    def postings(self, view: View) -> list[Posting]:
-        number = self._value(view)
-        found = self._memory.get(number)
-        if found is None:
-            get = self._posts.get
-            found = [here for shift, mark in self._shapes if (here := get(number >> shift | mark)) is not None]
-            if len(self._memory) > self._REMEMBERED:
-                self._memory = {-1: []}
-            self._memory[number] = found
-        return found
+    def postings(self, view: View) -> tuple[Posting, ...]:
+        return self._found[bisect_right(self._starts, self._value(view))]
+
+
+def _stretches(posts: dict[int, Posting], width: int) -> tuple[Sequence[int], list[tuple[Posting, ...]]]:
+    """Where stretches begin, ascending, and what holds below the first, from the first on, from the second on..."""
+    blocks = []
+    for key, posting in posts.items():
+        bits = key.bit_length() - 1
+        low = (key ^ 1 << bits) << (width - bits)
+        blocks.append((low, bits, low + (1 << (width - bits)), posting))
+    blocks.sort(key=itemgetter(0, 1))
+    starts: list[int] = []
+    found: list[tuple[Posting, ...]] = [()]
+    around: list[tuple[int, tuple[Posting, ...]]] = []  # the blocks we are in, outermost first: ends and rules
+
+    def begin(at: int) -> None:
+        holds = around[-1][1] if around else ()
+        if starts and starts[-1] == at:
+            found[-1] = holds
+        else:
+            starts.append(at)
+            found.append(holds)
+
+    for low, _, end, posting in blocks:
+        while around and around[-1][0] <= low:
+            begin(around.pop()[0])
+        around.append((end, (*around[-1][1], posting) if around else (posting,)))
+        begin(low)
+    while around:
+        begin(around.pop()[0])
+    return array("Q", starts) if width < 64 else starts, found
 
 
 class _Countries:

@@ -342,6 +342,47 @@ def test_addresses_are_compared_whatever_their_spelling():
     assert rules.match(replace(WEB, dst_ip="no address")) is NO_MATCH
 
 
+@pytest.mark.parametrize(
+    ("rule", "ports"),
+    [
+        ("NOT,((DST-PORT,0-65535)),x", ""),
+        ("NOT,((DST-PORT,1-65534)),x", "0 65535"),
+        ("NOT,((DST-PORT,80/90-100/443/95-97)),x", "0 79 81 89 101 442 444 65535"),
+        ("AND,((NETWORK,TCP),(NOT,((DST-PORT,0-65535)))),x", ""),
+        ("AND,((DST-PORT,440-450),(NOT,((DST-PORT,443)))),x", "442 444"),
+        ("OR,((NOT,((DST-PORT,0-65535))),(DST-PORT,81)),x", "81"),
+        ("NOT,((DST-PORT,80-100,no-resolve)),x", "0 79 101 442 443 444 65535"),
+    ],
+)
+def test_all_ports_but_some_are_those_and_no_others(rule, ports):
+    rules = table(rule)
+    asked = (0, 79, 80, 81, 89, 90, 95, 97, 98, 100, 101, 442, 443, 444, 65_535)
+    met = [port for port in asked if rules.match(replace(WEB, dst_port=port)) != NO_MATCH]
+    assert met == [int(port) for port in ports.split()]
+
+
+@pytest.mark.parametrize(
+    ("goes", "ips"),
+    [
+        ("host", "10.1.2.3"),
+        ("street", "10.1.2.0 10.1.2.2 10.1.2.4 10.1.2.255"),
+        ("next", "10.1.3.0 10.1.3.255"),
+        ("town", "10.1.0.0 10.1.1.255 10.1.4.0 10.1.255.255"),
+        ("land", "10.0.0.0 10.0.255.255 10.2.0.0 10.255.255.255"),
+        ("end", "255.255.255.255"),
+        ("four", "0.0.0.0 9.255.255.255 11.0.0.0 255.255.255.254"),
+        ("six", ":: 2001:db8::1 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ],
+)
+def test_of_networks_inside_each_other_the_first_rule_wins_wherever_they_end(goes, ips):
+    rules = table(
+        *("IP-CIDR,10.1.2.3/32,host", "IP-CIDR,10.1.2.0/24,street", "IP-CIDR,10.1.3.0/24,next"),
+        *("IP-CIDR,10.1.0.0/16,town", "IP-CIDR,10.0.0.0/8,land", "IP-CIDR,255.255.255.255/32,end"),
+        *("IP-CIDR6,::/0,six", "IP-CIDR,0.0.0.0/0,four"),
+    )
+    assert {rules.match(replace(WEB, dst_ip=ip)).outbound for ip in ips.split()} == {goes}
+
+
 def test_many_regexes_run_together():
     rules = table(*(rf"DOMAIN-REGEX,^host{n}[a-z]*\.example$,P{n}" for n in range(600)), "MATCH,Z")
     assert rules.match(replace(WEB, host="host587abc.example")).outbound == "P587"

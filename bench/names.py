@@ -23,7 +23,8 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cyfs_ns.identity.did import Did
-from cyfs_ns.identity.documents import DeviceDoc, verify
+from cyfs_ns.identity.documents import DeviceDoc
+from cyfs_ns.identity.proof import verify
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted.providers import TheName, ThisMachine, WhatWasKept
 from cyfs_ns.io.trusted.resolver import TrustedNames

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from netnslab.plugin import lab
 
-__all__ = ["lab"]
+from tests.conftest import pytest_runtest_makereport
+
+__all__ = ["lab", "pytest_runtest_makereport"]
 
 _HERE = Path(__file__).parent
 

@@ -21,8 +21,8 @@ from enum import IntEnum
 
 from cyfs_ns.errors import BadWire, Refused
 from cyfs_ns.identity.did import Did, dev_did, subject
-from cyfs_ns.identity.documents import read_document
 from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import Token, read_token
 from rtcp.packet import Hello
 from rtcp.party import Local
@@ -71,7 +71,7 @@ class Standing:
 
     ``key`` is what the verified document gives (None: nothing vouches for it); ``disowned``: its authority said no
     once; ``fresh_word``: the document came just now from that authority itself; ``bound_to``: the device that holds
-    the name already.
+    the name already.  ``about`` is the resolver's own: it comes back in ``party.Peer``.
     """
 
     key: PublicKey | None
@@ -79,6 +79,7 @@ class Standing:
     disowned: bool = False
     fresh_word: bool = False
     bound_to: Did | None = None
+    about: object = field(default=None, repr=False)
 
 
 def examine(hello: Hello, local: Local, now: float, policy: Policy) -> Proven:

@@ -33,7 +33,11 @@ class Leg:
         """``plain`` as it travels.  Raises ``Spent`` when the keys may carry no more; then nothing was sealed."""
         return self._sealer.seal(plain)
 
-    def receive_data(self, untrusted: bytes) -> None:
+    def finish(self) -> bytes:
+        """What has to travel before we say that we have finished."""
+        return self._sealer.finish()
+
+    def receive_data(self, untrusted: bytes | memoryview) -> None:
         self._opener.receive_data(untrusted)
 
     def receive_eof(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
@@ -36,6 +37,10 @@ class Local:
         return did.canonical in {one.canonical for one in (self.did, self.canonical, *self.also)}
 
 
+Address = tuple[str, int]
+"""A host, by name or IP text, and a TCP port."""
+
+
 @dataclass(frozen=True, slots=True)
 class Remote:
     """Whom we dial: by which name, and the key that the resolver found for it."""
@@ -46,3 +51,31 @@ class Remote:
     @property
     def canonical(self) -> Did:
         return dev_did(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a resolver knows of somebody we want to dial: the key to expect, and the addresses to try in this order.
+
+    ``about`` is the resolver's own: it comes back in :class:`Peer`.
+    """
+
+    key: PublicKey
+    addresses: Sequence[Address] = ()
+    about: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who is at the other end of a tunnel.
+
+    ``device`` was proven.  ``did``, the name it goes by, was vouched for by a resolver, unless it is the device itself.
+    ``about`` is what that resolver gave along.  ``dialled``: whether we dialled it; ``source``: the address it came
+    from, empty for one we dialled.
+    """
+
+    did: Did
+    device: Did
+    about: object = field(default=None, repr=False)
+    dialled: bool
+    source: str = ""

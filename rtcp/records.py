@@ -51,13 +51,22 @@ class RecordSealer:
 
     def seal(self, plain: bytes | memoryview) -> bytes:
         """``plain`` in as many records as it takes.  Raises ``Spent``, and then has sealed nothing of it."""
+        if not plain:
+            return b""
         count = -(-len(plain) // MOST_PLAIN)
         if self._seq + count > self._budget.records or self._octets + len(plain) > self._budget.octets:
             raise Spent(f"{self._octets} bytes in {self._seq} records were sent under one key; no more may follow")
+        return self._seal(plain)
+
+    def finish(self) -> bytes:
+        """What has to travel before the end: an end before the first record is a fault, so then a record of nothing."""
+        return b"" if self._seq else self._seal(b"")
+
+    def _seal(self, plain: bytes | memoryview) -> bytes:
         self._octets += len(plain)
         view = memoryview(plain)
         parts: list[bytes] = []
-        for at in range(0, len(plain), MOST_PLAIN):
+        for at in range(0, len(plain) or 1, MOST_PLAIN):
             sealed = self._aead.encrypt(_nonce(self._base, self._seq), view[at : at + MOST_PLAIN], None)
             self._seq += 1
             parts += (len(sealed).to_bytes(2, "big"), sealed)
@@ -76,7 +85,7 @@ class RecordOpener:
         self._octets = 0
         self._fault: str | None = None
 
-    def receive_data(self, untrusted: bytes) -> None:
+    def receive_data(self, untrusted: bytes | memoryview) -> None:
         self._buffer += untrusted
 
     def receive_eof(self) -> None:
@@ -102,12 +111,12 @@ class RecordOpener:
         self._octets += length - TAG_SIZE
         if self._seq >= self._budget.records or self._octets > self._budget.octets:
             raise self._broken("more was sent under one key than may be")
-        sealed = bytes(self._buffer[2 : 2 + length])
-        del self._buffer[: 2 + length]
         try:
-            plain = self._aead.decrypt(_nonce(self._base, self._seq), sealed, None)
+            with memoryview(self._buffer) as whole, whole[2 : 2 + length] as sealed:
+                plain = self._aead.decrypt(_nonce(self._base, self._seq), sealed, None)
         except InvalidTag:
             raise self._broken(f"record {self._seq} is not from our peer") from None
+        del self._buffer[: 2 + length]
         self._seq += 1
         return plain
 

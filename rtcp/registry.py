@@ -1,4 +1,4 @@
-"""Which of two tunnels between the same two devices stands.
+"""The tunnels that stand, and which of two between the same two devices does.
 
 The first that was accepted wins while it lives, as the forerunner has it: two devices that dial each other at once then
 agree on one.  But a device whose address changed comes back while its old tunnel still seems to live, and refusing it
@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Generic, TypeVar
 
 from cyfs_ns.identity.did import Did
+
+Owner = TypeVar("Owner")
 
 FRESH = 1.0
 """Seconds after which a sign of life no longer counts as proof."""
@@ -56,3 +59,65 @@ def arbitrate(last_heard: float | None, now: float, probed_at: float | None = No
     if probed_at is not None:
         return Verdict.REPLACE if now >= probed_at + PROBE else Verdict.PROBE
     return Verdict.REFUSE if now - last_heard <= FRESH else Verdict.PROBE
+
+
+class Register(Generic[Owner]):
+    """The tunnels of one device, by their keys and by the names their peers go by.
+
+    A name belongs to one device as long as a tunnel to that device stands; a device may have several names.
+    """
+
+    def __init__(self, local: Did) -> None:
+        self._local = local
+        self._standing: dict[TunnelKey, Owner] = {}
+        self._devices: dict[Did, Did] = {}
+        self._names: dict[Did, set[Did]] = {}
+        self._ways: dict[Did, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._standing)
+
+    def tunnels(self) -> list[Owner]:
+        return list(self._standing.values())
+
+    def get(self, key: TunnelKey) -> Owner | None:
+        return self._standing.get(key)
+
+    def find(self, name: Did, bootstrap: str = "") -> Owner | None:
+        """The tunnel to whoever is called ``name``."""
+        name = name.canonical
+        return self._standing.get(TunnelKey(self._local, self._devices.get(name, name), bootstrap))
+
+    def holder(self, name: Did) -> Did | None:
+        """The device that has ``name`` now."""
+        return self._devices.get(name.canonical)
+
+    def add(self, key: TunnelKey, tunnel: Owner) -> None:
+        """``tunnel`` stands now, in the place of what stood there."""
+        if key not in self._standing:
+            self._ways[key.remote] = self._ways.get(key.remote, 0) + 1
+        self._standing[key] = tunnel
+
+    def call(self, device: Did, name: Did) -> bool:
+        """``device``, which has a tunnel, is also called ``name``; False: another device is."""
+        name = name.canonical
+        if name == device:
+            return True
+        if self._devices.setdefault(name, device) != device:
+            return False
+        self._names.setdefault(device, set()).add(name)
+        return True
+
+    def remove(self, key: TunnelKey, tunnel: Owner) -> None:
+        """``tunnel`` is over; harmless if another stands in its place.
+
+        With its last tunnel a device loses its names.
+        """
+        if self._standing.get(key) is not tunnel:
+            return
+        del self._standing[key]
+        self._ways[key.remote] -= 1
+        if not self._ways[key.remote]:
+            del self._ways[key.remote]
+            for name in self._names.pop(key.remote, ()):
+                del self._devices[name]

@@ -143,8 +143,9 @@ def _read(source: Source, reader: Reader, kept: RuleLists | None) -> Loaded:
     proxy_providers = [(n, e, read_proxy_provider(n, e, home)) for n, e in top.named_tables("proxy-providers")]
     rule_providers = [(n, e, read_rule_provider(n, e, home)) for n, e in top.named_tables("rule-providers")]
     outbounds = read_roster(top, [name for name, _, _ in proxy_providers])
+    identity = read_identity(top)
     if kept is None:
-        rules, sub_rules = read_rules(top, outbounds.names, {name for name, _, _ in rule_providers})
+        rules, sub_rules = read_rules(top, outbounds.names, {name for name, _, _ in rule_providers}, identity.bridges)
     else:
         rules, sub_rules = kept
         top.node("rules"), top.node("sub-rules")
@@ -176,7 +177,7 @@ def _read(source: Source, reader: Reader, kept: RuleLists | None) -> Loaded:
         sub_rules=sub_rules,
         hosts=read_hosts(top),
         dns=read_dns(top),
-        identity=read_identity(top),
+        identity=identity,
         sniffer=read_sniffer(top),
         find_process_mode=read_find_process(top),
         tcp_concurrent=top.flag("tcp-concurrent"),

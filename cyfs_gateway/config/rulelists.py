@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from cyfs_gateway.config.outbounds import find_circle
 from cyfs_gateway.rules.model import Always, InSet, Logic, Rule, SubRule
@@ -14,11 +14,15 @@ RuleLists = tuple[tuple[Rule, ...], dict[str, tuple[Rule, ...]]]
 """``rules``, and the named lists of ``sub-rules``."""
 
 
-def read_rules(top: Section, names: Collection[str], sets: Collection[str]) -> RuleLists:
+def read_rules(top: Section, names: Collection[str], sets: Collection[str], bridges: Mapping[str, str]) -> RuleLists:
     below = top.table("sub-rules")
     sub_names = frozenset(below) if below is not None else frozenset()
-    rules = _rule_list(top, "rules", names, sets, sub_names)
-    sub_rules = {name: _rule_list(below, name, names, sets, sub_names) for name in below} if below is not None else {}
+
+    def listed(section: Section, key: str) -> tuple[Rule, ...]:
+        return _rule_list(section, key, names, sets, sub_names, bridges)
+
+    rules = listed(top, "rules")
+    sub_rules = {name: listed(below, name) for name in below} if below is not None else {}
     edges = {name: [rule.outbound for rule in found if isinstance(rule, SubRule)] for name, found in sub_rules.items()}
     circle = find_circle(edges)
     if circle is not None:
@@ -27,7 +31,12 @@ def read_rules(top: Section, names: Collection[str], sets: Collection[str]) -> R
 
 
 def _rule_list(
-    section: Section, key: str, names: Collection[str], sets: Collection[str], sub_names: Collection[str]
+    section: Section,
+    key: str,
+    names: Collection[str],
+    sets: Collection[str],
+    sub_names: Collection[str],
+    bridges: Mapping[str, str],
 ) -> tuple[Rule, ...]:
     node = section.node(key)
     if node is None:
@@ -43,7 +52,7 @@ def _rule_list(
         if text is None:
             continue
         try:
-            rule = parse_rule(text)
+            rule = parse_rule(text, bridges)
         except RuleFault as fault:
             reader.error(f"{place}/{index}", item, str(fault))
             continue

@@ -222,21 +222,24 @@ class RuleProvider(_Provider):
         home: Path,
         download: Download,
         on_change: Callable[[RuleProvider], None],
+        bridges: Mapping[str, str],
     ) -> None:
         super().__init__(config, home, download)
         self.config = config
-        self._on_change = on_change
+        self._on_change, self._bridges = on_change, bridges
         self.content = RuleSet(behavior=config.behavior)
         if config.type == "inline":
             try:
-                self.content = inline_rule_set(config.payload, config.behavior)
+                self.content = inline_rule_set(config.payload, config.behavior, bridges)
             except BadWire as fault:
                 raise ConfigFault(f"rule provider {config.name}: {fault}") from fault
             self.updated_at = time.time()
 
     async def _take(self, body: bytes) -> None:
         config = self.config
-        content = await trio.to_thread.run_sync(parse_rule_set, body, config.behavior, config.format, self._limit)
+        content = await trio.to_thread.run_sync(
+            parse_rule_set, body, config.behavior, config.format, self._limit, self._bridges
+        )
         for fault in content.faults:
             _log.warning("rule provider %s: %s", self.name, fault)
         self.content = content

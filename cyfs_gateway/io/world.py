@@ -195,7 +195,7 @@ class World:
             for entry in config.proxy_providers
         }
         self.rule_providers = {
-            entry.name: RuleProvider(entry, self._home, self.download, self._on_rules)
+            entry.name: RuleProvider(entry, self._home, self.download, self._on_rules, config.identity.bridges)
             for entry in config.rule_providers
         }
         self.provided: dict[str, dict[str, Outbound]] = {name: {} for name in self.proxy_providers}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from cyfs_gateway.rules.model import Rule
 from cyfs_gateway.rules.parse import RuleFault, parse_condition
@@ -19,8 +21,17 @@ from cyfs_ns.setfiles import (
     parse_domains,
 )
 
+if TYPE_CHECKING:
+    from cyfs_ns.identity.did import Bridges
 
-def parse_rule_set(untrusted: bytes, behavior: Behavior, format: Format, max_bytes: int = MAX_BYTES) -> RuleSet:
+
+def parse_rule_set(
+    untrusted: bytes,
+    behavior: Behavior,
+    format: Format,
+    max_bytes: int = MAX_BYTES,
+    bridges: Bridges | None = None,
+) -> RuleSet:
     """What a rule-provider of this behaviour and format delivered.  Raises BadWire."""
     match behavior:
         case "domain":
@@ -31,10 +42,10 @@ def parse_rule_set(untrusted: bytes, behavior: Behavior, format: Format, max_byt
             return RuleSet(behavior=behavior, cidrs=cidrs, faults=faults)
     if format == "mrs":
         raise BadWire("mrs holds domains or addresses, never classical rules")
-    return _conditions(entry_lines(untrusted, format, max_bytes))
+    return _conditions(entry_lines(untrusted, format, max_bytes), bridges)
 
 
-def inline_rule_set(payload: Iterable[str], behavior: Behavior) -> RuleSet:
+def inline_rule_set(payload: Iterable[str], behavior: Behavior, bridges: Bridges | None = None) -> RuleSet:
     """A rule-provider whose list stands in the configuration itself.  Raises BadWire when no entry is good."""
     lines = (line.strip().encode(errors="replace") for line in payload)
     match behavior:
@@ -44,19 +55,19 @@ def inline_rule_set(payload: Iterable[str], behavior: Behavior) -> RuleSet:
         case "ipcidr":
             cidrs, faults = cidr_set(lines)
             return RuleSet(behavior=behavior, cidrs=cidrs, faults=faults)
-    return _conditions(lines)
+    return _conditions(lines, bridges)
 
 
-def _conditions(lines: Iterable[bytes]) -> RuleSet:
+def _conditions(lines: Iterable[bytes], bridges: Bridges | None) -> RuleSet:
     faults: list[str] = []
-    rules = tuple(kept_entries(lines, _condition, faults))
+    rules = tuple(kept_entries(lines, partial(_condition, bridges=bridges), faults))
     if faults and not rules:
         raise BadWire(f"no line is an entry of a classical rule set: {faults[0]}")
     return RuleSet(behavior="classical", rules=rules, faults=tuple(faults))
 
 
-def _condition(line: bytes) -> Rule:
+def _condition(line: bytes, bridges: Bridges | None) -> Rule:
     try:
-        return parse_condition(line.decode())
+        return parse_condition(line.decode(), bridges)
     except UnicodeDecodeError:
         raise RuleFault(f"{line[:80].decode(errors='replace')!r} is not UTF-8") from None

@@ -8,6 +8,7 @@ run under a time limit (``cyfs_ns.patterns``).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import idna
 
@@ -24,11 +25,13 @@ from cyfs_gateway.rules.model import (
     Text,
     Words,
 )
-from cyfs_ns import names
 from cyfs_ns.address import parse_prefix
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.patterns import backtracks, check_regex
 from cyfs_ns.trust.level import read_trust
+
+if TYPE_CHECKING:
+    from cyfs_ns.identity.did import Bridges
 
 MAX_TEXT = 65_536
 """Longest rule line in characters; long OR lists are real, longer ones are not."""
@@ -40,8 +43,19 @@ class RuleFault(ConfigFault):
     """A rule line that cannot be used; the message says what is wrong and what to write instead."""
 
 
-def parse_rule(text: str) -> Rule:
-    """The rule that a line of ``rules:`` or ``sub-rules:`` spells.  Raises RuleFault."""
+class _Scope(NamedTuple):
+    """Where a condition stands."""
+
+    bridges: Bridges | None
+    depth: int = MAX_DEPTH
+    """How much deeper AND, OR and NOT may nest."""
+
+
+def parse_rule(text: str, bridges: Bridges | None = None) -> Rule:
+    """The rule that a line of ``rules:`` or ``sub-rules:`` spells; ``bridges`` say whose DIDs hosts stand for.
+
+    Raises RuleFault.
+    """
     if len(text) > MAX_TEXT:
         raise RuleFault(f"a rule of {len(text)} characters is too long (limit {MAX_TEXT}): use a rule-provider")
     word, rest = _word(text)
@@ -52,27 +66,27 @@ def parse_rule(text: str) -> Rule:
         payload, comma, outbound = rest.rpartition(",")
         if not comma or (word in _LOGIC and ")" in outbound):
             raise RuleFault(f"{text!r} names no outbound: write {word},<payload>,<outbound>")
-        return _condition(word, payload.strip(), (), _outbound(outbound.strip(), text), MAX_DEPTH)
+        return _condition(word, payload.strip(), (), _outbound(outbound.strip(), text), _Scope(bridges))
     payload, *tail = [part.strip() for part in rest.split(",")]
     outbound = tail[0] if tail else ""
-    return _condition(word, payload, tuple(tail[1:]), _outbound(outbound, text), MAX_DEPTH)
+    return _condition(word, payload, tuple(tail[1:]), _outbound(outbound, text), _Scope(bridges))
 
 
-def parse_condition(text: str) -> Rule:
+def parse_condition(text: str, bridges: Bridges | None = None) -> Rule:
     """A bare condition, as a classical rule set lists them: no outbound, and no MATCH, RULE-SET or SUB-RULE."""
     if len(text) > MAX_TEXT:
         raise RuleFault(f"a condition of {len(text)} characters is too long (limit {MAX_TEXT})")
     word, rest = _word(text)
     if word in {"MATCH", "RULE-SET", "SUB-RULE"}:
         raise RuleFault(f"{word} has no place inside a rule set: put it in rules:")
-    return _bare(word, rest, MAX_DEPTH)
+    return _bare(word, rest, _Scope(bridges))
 
 
-def _bare(word: str, rest: str, depth: int) -> Rule:
+def _bare(word: str, rest: str, scope: _Scope) -> Rule:
     if word in _WITH_COMMAS:
-        return _condition(word, rest.strip(), (), "", depth)
+        return _condition(word, rest.strip(), (), "", scope)
     payload, *options = [part.strip() for part in rest.split(",")]
-    return _condition(word, payload, tuple(options), "", depth)
+    return _condition(word, payload, tuple(options), "", scope)
 
 
 def _word(text: str) -> tuple[str, str]:
@@ -98,10 +112,10 @@ def _outbound(name: str, text: str) -> str:
     return name
 
 
-def _condition(word: str, payload: str, options: tuple[str, ...], outbound: str, depth: int) -> Rule:
+def _condition(word: str, payload: str, options: tuple[str, ...], outbound: str, scope: _Scope) -> Rule:
     if not payload:
         raise RuleFault(f"{word} needs a payload: write {word},<payload>,<outbound>")
-    return _BUILD[word](word, payload, options, outbound, depth)
+    return _BUILD[word](word, payload, options, outbound, scope)
 
 
 def _unused(options: tuple[str, ...], *used: str) -> tuple[str, ...]:
@@ -113,32 +127,32 @@ def _unused(options: tuple[str, ...], *used: str) -> tuple[str, ...]:
 # one builder for each shape of payload
 
 
-def _host(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _host(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     return Text(word=word, text=host_name(payload), outbound=outbound, ignored=_unused(options))
 
 
-def _suffix(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _suffix(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     # ".example.com" is how other programs write it; taken literally it could never match
     return Text(word=word, text=host_name(payload.lstrip(".") or payload), outbound=outbound, ignored=_unused(options))
 
 
-def _fragment(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _fragment(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     text = payload.lower() if payload.isascii() else host_name(payload)
     return Text(word=word, text=text, outbound=outbound, ignored=_unused(options))
 
 
-def _regex(word: str, payload: str, _options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _regex(word: str, payload: str, _options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     fault = check_regex(payload)
     if fault and not backtracks(payload):
         raise RuleFault(f"{payload[:80]!r} is no regex: {fault[:120]}")
     return Text(word=word, text=payload, outbound=outbound)
 
 
-def _verbatim(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _verbatim(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     return Text(word=word, text=payload, outbound=outbound, ignored=_unused(options))
 
 
-def _in_type(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _in_type(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     words = tuple(part.strip().upper() for part in payload.split("/"))
     for part in words:
         if part not in _IN_TYPES:
@@ -146,17 +160,17 @@ def _in_type(word: str, payload: str, options: tuple[str, ...], outbound: str, _
     return Words(word=word, words=words, outbound=outbound, ignored=_unused(options))
 
 
-def _names(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _names(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     return Words(word=word, words=tuple(payload.split("/")), outbound=outbound, ignored=_unused(options))
 
 
-def _network(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _network(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     if payload.lower() not in {"tcp", "udp"}:
         raise RuleFault(f"NETWORK is tcp or udp, not {payload!r}")
     return Words(word=word, words=(payload.lower(),), outbound=outbound, ignored=_unused(options))
 
 
-def _numbers(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _numbers(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     limit, ranges = NUMBER_LIMITS[word], []
     for part in filter(None, payload.split("/")):
         low, dash, high = (piece.strip("[ ]") for piece in part.partition("-"))
@@ -170,26 +184,28 @@ def _numbers(word: str, payload: str, options: tuple[str, ...], outbound: str, _
     return Numbers(word=word, ranges=tuple(ranges), outbound=outbound, ignored=_unused(options))
 
 
-def _did(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _did(word: str, payload: str, options: tuple[str, ...], outbound: str, scope: _Scope) -> Rule:
     # Most configurations do without identities, and what reads them brings a library for keys along.
     from cyfs_ns.identity.did import subject
 
     try:
-        text = str(subject(payload).canonical)
+        text = str(subject(payload, scope.bridges).canonical)
     except BadWire as fault:
         raise RuleFault(f"{word} takes a DID such as did:web:home.example, or its host name: {fault}") from None
     return Text(word=word, text=text, outbound=outbound, ignored=_unused(options))
 
 
-def _did_suffix(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _did_suffix(word: str, payload: str, options: tuple[str, ...], outbound: str, scope: _Scope) -> Rule:
+    from cyfs_ns.identity.did import host_suffix
+
     try:
-        text = names.name(payload.lstrip(".") or payload)
+        text = host_suffix(payload.lstrip(".") or payload, scope.bridges)
     except BadWire as fault:
         raise RuleFault(f"{word} takes the end of a host name such as home.example or dev.did: {fault}") from None
     return Text(word=word, text=text, outbound=outbound, ignored=_unused(options))
 
 
-def _trust(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _trust(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     try:
         text = read_trust(payload).label
     except BadWire as fault:
@@ -204,7 +220,7 @@ def _on_address(word: str, options: tuple[str, ...]) -> tuple[str, bool]:
     return word, "no-resolve" in options and not word.startswith("SRC-")
 
 
-def _cidr(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _cidr(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     prefix = parse_prefix(payload)
     if prefix is None:
         raise RuleFault(f"{word} takes address/bits such as 192.0.2.0/24 or 2001:db8::/32, not {payload!r}")
@@ -213,31 +229,32 @@ def _cidr(word: str, payload: str, options: tuple[str, ...], outbound: str, _dep
     return Cidr(word=word, prefix=prefix, no_resolve=no_resolve, outbound=outbound, ignored=unused)
 
 
-def _country(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _country(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     word, no_resolve = _on_address(word, options)
     unused = _unused(options, "src", "no-resolve")
     return Place(word=word, code=payload.lower(), no_resolve=no_resolve, outbound=outbound, ignored=unused)
 
 
-def _asn(word: str, payload: str, options: tuple[str, ...], outbound: str, depth: int) -> Rule:
+def _asn(word: str, payload: str, options: tuple[str, ...], outbound: str, scope: _Scope) -> Rule:
     if not (payload.isascii() and payload.isdecimal() and len(payload) <= 10):
         raise RuleFault(f"{word} takes the bare number of an autonomous system such as 13335, not {payload!r}")
-    return _country(word, str(int(payload)), options, outbound, depth)
+    return _country(word, str(int(payload)), options, outbound, scope)
 
 
-def _rule_set(word: str, payload: str, options: tuple[str, ...], outbound: str, _depth: int) -> Rule:
+def _rule_set(word: str, payload: str, options: tuple[str, ...], outbound: str, _scope: _Scope) -> Rule:
     swap = "src" in options
     no_resolve = "no-resolve" in options and not swap
     unused = _unused(options, "src", "no-resolve")
     return InSet(word=word, name=payload, swap=swap, no_resolve=no_resolve, outbound=outbound, ignored=unused)
 
 
-def _logic(word: str, payload: str, _options: tuple[str, ...], outbound: str, depth: int) -> Rule:
-    if depth == 0:
+def _logic(word: str, payload: str, _options: tuple[str, ...], outbound: str, scope: _Scope) -> Rule:
+    if scope.depth == 0:
         raise RuleFault(f"AND, OR and NOT nest at most {MAX_DEPTH} deep: use SUB-RULE")
     if not _is_group(payload):
         raise RuleFault(f"{word} takes ((TYPE,payload),(TYPE,payload)) with balanced brackets, not {payload[:80]!r}")
-    parts = tuple(_part(part, depth - 1) for part in _groups(payload[1:-1]))
+    deeper = scope._replace(depth=scope.depth - 1)
+    parts = tuple(_part(part, deeper) for part in _groups(payload[1:-1]))
     if not parts:
         raise RuleFault(f"{word} holds no condition: write {word},((TYPE,payload)),<outbound>, with two brackets")
     if word == "NOT" and len(parts) != 1:
@@ -245,17 +262,17 @@ def _logic(word: str, payload: str, _options: tuple[str, ...], outbound: str, de
     return Logic(word=word, parts=parts, outbound=outbound)
 
 
-def _sub_rule(word: str, payload: str, _options: tuple[str, ...], outbound: str, depth: int) -> Rule:
+def _sub_rule(word: str, payload: str, _options: tuple[str, ...], outbound: str, scope: _Scope) -> Rule:
     if not _is_group(payload):
         raise RuleFault(f"SUB-RULE takes one condition in brackets, (NETWORK,tcp), not {payload[:80]!r}")
-    return SubRule(word=word, condition=_part(payload[1:-1], depth), outbound=outbound)
+    return SubRule(word=word, condition=_part(payload[1:-1], scope), outbound=outbound)
 
 
-def _part(text: str, depth: int) -> Rule:
+def _part(text: str, scope: _Scope) -> Rule:
     word, rest = _word(text)
     if word in {"MATCH", "SUB-RULE"}:
         raise RuleFault(f"{word} cannot stand inside a logic rule")
-    return _bare(word, rest, depth)
+    return _bare(word, rest, scope)
 
 
 def _is_group(text: str) -> bool:
@@ -309,7 +326,7 @@ _IN_TYPES = frozenset(
     }
 )
 
-_BUILD: dict[str, Callable[[str, str, tuple[str, ...], str, int], Rule]] = {
+_BUILD: dict[str, Callable[[str, str, tuple[str, ...], str, _Scope], Rule]] = {
     "DOMAIN": _host,
     "DOMAIN-SUFFIX": _suffix,
     "DOMAIN-KEYWORD": _fragment,

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 from cyfs_ns import names
 from cyfs_ns.config.source import BadYaml, Map, parse_yaml
 from cyfs_ns.config.written import Fault, Reader, ReadFile, Section, shown
+from cyfs_ns.ens.quorum import voice
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.special import IDENTITY_DOMAINS
 from cyfs_ns.upstream import parse_upstream
 
 Serve: TypeAlias = Literal["own", "open", "off"]
@@ -107,15 +109,27 @@ def load_identity(
 
 def _bridges(section: Section) -> Iterator[tuple[str, str]]:
     table = section.table("bridges")
+    taken: list[str] = []
     for method in table or ():
         assert table is not None
         if not _METHOD(method) or method in _FIXED_METHODS:
             table.error(method, f"{method[:40]!r} is no method of DIDs that has a bridge")
             continue
         try:
-            yield method, names.name(table.needed(method))
+            bridge = names.name(table.needed(method))
         except BadWire as fault:
             table.error(method, str(fault))
+            continue
+        beside = next(
+            (one for one in taken if f".{bridge}".endswith(f".{one}") or f".{one}".endswith(f".{bridge}")), ""
+        )
+        if beside:
+            table.error(method, f"{bridge} and {beside} overlap: a host below both would have two names")
+        elif bridge.rpartition(".")[2] in IDENTITY_DOMAINS:
+            table.error(method, f"{bridge}: there is no such name in the DNS, where bridges stand")
+        else:
+            taken.append(bridge)
+            yield method, bridge
 
 
 def _validator(text: str) -> str:
@@ -159,7 +173,7 @@ def _ens(section: Section) -> EnsSection | None:
         universal=_contract(table, "universal"),
         ca=table.text("ca"),
     )
-    hosts = [urlsplit(url).netloc.rpartition("@")[2].lower() for url in rpc]
+    hosts = [voice(urlsplit(url).hostname or "") for url in rpc]
     if len(set(hosts)) < len(hosts):
         table.error("rpc", "two nodes on one host: one that counts twice is no quorum")
     if len(rpc) > _MOST_NODES:

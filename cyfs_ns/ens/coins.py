@@ -6,16 +6,12 @@ coin the bytes are shown as they stand, in hexadecimal: nothing here pays anybod
 
 from __future__ import annotations
 
-import re
-
 from cyfs_ns.ens.namehash import keccak
 from cyfs_ns.errors import BadWire
 
 ETH = 60
 DEFAULT_EVM = 0x8000_0000
 """Stands for all chains like Ethereum that have no address of their own (ENSIP-19)."""
-
-_HEX_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}\Z").match
 
 
 def is_evm(coin: int) -> bool:
@@ -31,18 +27,6 @@ def address_text(coin: int, raw: bytes) -> str:
     plain = raw.hex()
     digest = keccak(plain.encode()).hex()
     return "0x" + "".join(c.upper() if int(d, 16) > 7 else c for c, d in zip(plain, digest, strict=False))
-
-
-def read_address(untrusted: str) -> bytes:
-    """The octets of an address of Ethereum and its like.  Raises ``BadWire``, also if its capitals are those of another
-    address (ERC-55)."""
-    if _HEX_ADDRESS(untrusted) is None:
-        raise BadWire(f"not an address: {untrusted[:80]!a}")
-    raw = bytes.fromhex(untrusted[2:])
-    mixed = untrusted[2:] not in (untrusted[2:].lower(), untrusted[2:].upper())
-    if mixed and address_text(ETH, raw) != untrusted:
-        raise BadWire(f"mistyped, its checksum does not fit: {untrusted}")
-    return raw
 
 
 def reverse_host(coin: int, raw: bytes) -> str:

@@ -4,10 +4,14 @@ A node can lie, lag or be on another fork, and one alone can do all of it unseen
 same block.  The block is one they all have: the lowest head of those that are near each other, less a margin, because
 heads move and are sometimes taken back.  A node that is far behind the others is left out and named, or it could hold
 everybody in the past.
+
+A voice is a host: whoever runs it can make all its ports and URLs say the same.  Whether two hosts are two people's
+nobody here can tell.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -18,6 +22,9 @@ MARGIN = 2
 """Blocks below the common head."""
 LAG = 25
 """Blocks (five minutes) that a node may be behind most others and still be asked."""
+
+_THIS_MACHINE = "127.0.0.1"
+_LOOPBACK_6 = ipaddress.ip_address("::1")
 
 _T = TypeVar("_T")
 
@@ -72,6 +79,20 @@ class TooFew:
 
 
 Verdict: TypeAlias = "Agreed[_T] | Disagreed | TooFew"
+
+
+def voice(host: str) -> str:
+    """Whose voice that of ``host`` (a name or an address, without its port) is: all names of this machine are one."""
+    host = host.lower().removesuffix(".")
+    if host.endswith("localhost"):
+        return _THIS_MACHINE if host == "localhost" or host.endswith(".localhost") else host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = address if mapped is None else mapped
+    return _THIS_MACHINE if address.is_unspecified or address == _LOOPBACK_6 else str(address)
 
 
 def judge(answers: Mapping[Endpoint, _T | Fault], needed: int) -> Agreed[_T] | Disagreed | TooFew:

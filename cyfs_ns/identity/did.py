@@ -173,3 +173,23 @@ def _dev_label(label: str) -> Did:
 def subject(untrusted: str, bridges: Bridges | None = None) -> Did:
     """What a person typed, a DID or a host name, as an identity.  Raises ``BadWire``."""
     return parse_did(untrusted) if untrusted.startswith("did:") else did_of_host(untrusted, bridges)
+
+
+def short_form(did: Did) -> str:
+    """``did`` in few characters, as :func:`subject` reads it with any bridges: of ``did:web`` the host."""
+    return did.id if did.method == "web" and not did.path and "%" not in did.id else str(did)
+
+
+def host_suffix(untrusted: str, bridges: Bridges | None = None) -> str:
+    """What ends the host names of an identity and all below it, or of a whole method (``dev.did``); in the form that
+    :func:`host_of_did` gives them, case-safe.  Raises ``BadWire``."""
+    try:
+        return host_of_did(did_of_host(untrusted, bridges).canonical, bridges, case_safe=True)
+    except BadWire:
+        name = names.name(untrusted)
+        method, dot, rest = name.partition(".")
+        if name in ("eth", "did"):
+            return name
+        if not dot or rest != "did":
+            raise
+        return (bridges or {}).get(method, name)

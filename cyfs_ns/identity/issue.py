@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.did import Did, dev_did
-from cyfs_ns.identity.documents import CLOCK_SKEW, DeviceDoc, DeviceMini, OwnerDoc, ZoneBoot, ZoneDoc
+from cyfs_ns.identity.did import Did, dev_did, short_form
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, OwnerDoc, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.identity.oods import Ood
+from cyfs_ns.identity.proof import CLOCK_SKEW
 from cyfs_ns.identity.request import DeviceRequest
+from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.identity.token import sign_token
+
+_NOTHING: Mapping[str, Json] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,15 @@ class Issuer:
     iat: int
     exp: int
 
-    def owner(self, name: str, full_name: str = "", zone: Did | None = None) -> OwnerDoc:
+    def owner(
+        self, name: str, full_name: str = "", zone: Did | None = None, extra: Mapping[str, Json] = _NOTHING
+    ) -> OwnerDoc:
+        """What the owner says of themselves; ``extra`` is what an earlier document said that is not known here.
+
+        Raises ``BadWire`` for an owner who is a key, and another one than signs.
+        """
+        if self.id.key not in (None, self.key.public):
+            raise BadWire(f"owner document: {self.id} is a key, and {self.key.public} signs; let its holder sign")
         return OwnerDoc(
             id=self.id,
             key=self.key.public,
@@ -36,6 +49,7 @@ class Issuer:
             default_zone=zone,
             iat=self.iat,
             exp=self.exp,
+            extra=extra,
         )
 
     def device(self, request: DeviceRequest, zone: Did | None) -> DeviceDoc:
@@ -48,7 +62,7 @@ class Issuer:
                 rtcp_port=request.rtcp_port,
                 iat=self.iat,
                 exp=self.exp,
-                extra={"z": zone.id},
+                extra={"z": short_form(zone)},
             )
             mini = sign_token(short.claims(), self.key)
         return DeviceDoc(

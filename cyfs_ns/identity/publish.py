@@ -10,20 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.did import Did, host_of_did
-from cyfs_ns.identity.documents import (
-    DeviceDoc,
-    DeviceMini,
-    OwnerDoc,
-    ZoneBoot,
-    ZoneDoc,
-    kind_of,
-    read_document,
-    verify,
-)
+from cyfs_ns.identity.did import Bridges, Did, host_of_did
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, OwnerDoc, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.proof import verify
+from cyfs_ns.identity.reading import kind_of, read_document
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.identity.txt import MOST_TXT, character_strings, txt_record
+from cyfs_ns.special import IDENTITY_DOMAINS
 
 TTL = 600
 """Seconds, as the forerunner publishes."""
@@ -39,11 +33,16 @@ class Publication:
 
 
 def publication(
-    tokens: Sequence[tuple[str, Token]], key: PublicKey, now: float, zone: Did | None = None
+    tokens: Sequence[tuple[str, Token]],
+    key: PublicKey,
+    now: float,
+    zone: Did | None = None,
+    bridges: Bridges | None = None,
 ) -> Publication:
     """What to publish of ``tokens`` (each with the file it is from), all signed with ``key`` and in force at ``now``.
 
-    ``zone``: where no document says it.  Raises ``BadWire``, which names the file.
+    ``zone``: where no document says it; ``bridges``: where those of other methods stand in DNS.  Raises ``BadWire``,
+    which names the file.
     """
     boot: tuple[str, str, ZoneBoot] | None = None
     devices: dict[str, tuple[str, str]] = {}
@@ -60,14 +59,18 @@ def publication(
             elif isinstance(document, DeviceDoc):
                 zone = _agreed(zone, document.zone)
             elif isinstance(document, DeviceMini):
-                if isinstance(written := document.extra.get("z"), str):
-                    zone = _agreed(zone, Did("web" if zone is None else zone.method, written))
+                zone = _agreed(zone, document.zone(bridges))
                 if devices.setdefault(document.name, (source, token.text))[1] != token.text:
                     raise BadWire(f"another document of {document.name!r} than in {devices[document.name][0]}")
         except BadWire as bad:
             raise BadWire(f"{source}: {bad}") from None
     if zone is None:
         raise BadWire("nothing here says which zone it is for; say it with --zone")
+    name = host_of_did(zone, bridges)
+    if name.rpartition(".")[2] in IDENTITY_DOMAINS:
+        raise BadWire(
+            f"{zone}: nothing says where in the DNS it stands; a configuration with identity.bridges does: -c"
+        )
     records = [txt_record("PKX", key.x)]
     if boot is not None:
         records.append(txt_record("BOOT", boot[1]))
@@ -77,7 +80,7 @@ def publication(
             raise BadWire(
                 f"a record of {len(record)} bytes is longer than the {MOST_TXT} that are read; name less in it"
             )
-    return Publication(host_of_did(zone), tuple(records), _notes(boot and boot[2], frozenset(devices)))
+    return Publication(name, tuple(records), _notes(boot and boot[2], frozenset(devices)))
 
 
 def as_zone(published: Publication) -> str:

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from cyfs_ns.identity.documents import Document
+from cyfs_ns.identity.token import Token
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Revision:
@@ -21,6 +24,11 @@ class Revision:
 
     def __str__(self) -> str:
         return f"{self.iat}/{self.digest[:12]}"
+
+
+def revision_of(document: Document, token: Token) -> Revision:
+    """Where the document stands among those of its subject."""
+    return Revision(document.iat, token.digest)
 
 
 class Change(Enum):

@@ -5,6 +5,9 @@ against forgers, is left out), whether it reads EDNS (else we write none), its k
 
 Over UDP a reply that is cut short, spelt otherwise than our question or lost among forgeries leads to TCP, where it
 needs no such guards.  A server known by name is found by others, again when none of its addresses answers.
+
+While this machine's clock is not set no certificate is in force, and without a name server nobody hears of the time.
+Then certificates count whatever their dates; answers say so, and what was opened like that is closed once it is set.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import os
 import secrets
 import ssl
 import struct
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -22,12 +26,13 @@ import trio
 
 from cyfs_ns import edns, query
 from cyfs_ns.asking import Asking, FramedAsking
+from cyfs_ns.clock import is_unset, why_unset
 from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.io.datagram import Datagram, Forged, OpenDatagrams, concerns
 from cyfs_ns.io.dial import Dial, is_interface, plain_dial
 from cyfs_ns.io.kept import IDLE, Pool
-from cyfs_ns.query import FORMERR, NOTIMP
+from cyfs_ns.query import AD, FORMERR, NOTIMP
 from cyfs_ns.reply import Reply, make_reply, read_reply
 from cyfs_ns.subnet import fixed_subnet
 from cyfs_ns.upstream import RCODE_WORDS, Upstream
@@ -41,6 +46,8 @@ _FIND_AGAIN = 5.0  # seconds between two lookups of a server that does not answe
 _MOST_POOLS = 32
 _IDLE_ASIDE = 1.0  # seconds a connection is kept to a server usually asked over UDP: some serve one client at a time
 _TYPE_AND_CLASS = struct.Struct("!2H")
+_OTHER = 0  # extended error
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for
 _ALPN: dict[str, list[str]] = {"tls": [], "https": ["h2", "http/1.1"]}
 _HTTP_PORTS = {"https": 443, "http": 80}
 
@@ -90,6 +97,7 @@ class Ways:
     tls: ssl.SSLContext | None = None
     """In place of the system's trust."""
     mix_case: bool = True
+    wall: Callable[[], float] = time.time
     contexts: dict[bool, ssl.SSLContext] = field(default_factory=dict)
     """Made when first needed, by whether certificates go unchecked."""
 
@@ -122,6 +130,7 @@ class Server:
         self._edns = True
         self._pools: dict[tuple[str, int], Pool] = {}
         self._session: trio.SSLStream[trio.abc.Stream] | None = None
+        self._undated = False  # certificates count whatever their dates
         self._failed_at: float | None = None
         self._answering = ""  # of the addresses of a name, the one that answered last
 
@@ -323,16 +332,27 @@ class Server:
     # Streams
 
     async def _stream(self, wanted: Wanted, address: str) -> Reply:
-        encrypted = self.upstream.scheme in ("tls", "https")
-        edns_was = self._edns
+        encrypted = self.upstream.scheme in _ALPN
+        if encrypted:
+            self._look_at_the_clock()
+        edns_was, undated = self._edns, self._undated
         built, _ = self._query(wanted, ident=0, mix=False, padding=edns.QUERY_BLOCK if encrypted else 0)
         data = await self._pool(address, wanted.mark).ask(built)
         reply = read_reply(data, wanted.name, wanted.rtype, wanted.rclass, 0, do=wanted.do)
         if reply.truncated:
             raise BadWire("DNS reply truncated where there was room for it")
+        if undated:
+            reply = replace(reply, flags=reply.flags & ~AD, ede=(*reply.ede, (_OTHER, why_unset(self._ways.wall()))))
         if edns_was and reply.rcode in (FORMERR, NOTIMP):
             return await self._without_edns(wanted, lambda: self._stream(wanted, address), reply)
         return reply
+
+    def _look_at_the_clock(self) -> None:
+        undated = is_unset(self._ways.wall())
+        if self._undated and not undated:
+            self.close()
+            self._session = None  # to take it up would be to take its certificate
+        self._undated = undated
 
     def _pool(self, address: str, mark: int) -> Pool:
         pool = self._pools.get((address, mark))
@@ -371,6 +391,8 @@ class Server:
         context = self._ways.context(upstream.skip_cert_verify)
         # Read when the stream is made, and so never another server's.
         context.set_alpn_protocols(_ALPN[upstream.scheme])
+        flags = context.verify_flags & ~_NO_CHECK_TIME
+        context.verify_flags = flags | _NO_CHECK_TIME if self._undated else flags
         secured = trio.SSLStream(stream, context, server_hostname=upstream.host.partition("%")[0])
         if self._session is not None and self._session.session is not None:
             secured.session = self._session.session

@@ -32,6 +32,7 @@ from cyfs_ns import edns
 from cyfs_ns.address import parse_address
 from cyfs_ns.blockanswer import Alias as Rewritten
 from cyfs_ns.blockanswer import answer_of, negative_soa
+from cyfs_ns.clock import is_unset
 from cyfs_ns.cookies import Cookies
 from cyfs_ns.errors import Misuse
 from cyfs_ns.filters import REBIND, AnswerRules, Fate, empty_reply, inspect, other_family, yielded
@@ -51,7 +52,7 @@ from cyfs_ns.message import rtype_text
 from cyfs_ns.names import ip as canonical_ip
 from cyfs_ns.peer import Peer
 from cyfs_ns.policy import Client, Policy, View
-from cyfs_ns.query import NOTIMP, NXDOMAIN, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
+from cyfs_ns.query import AD, NOTIMP, NXDOMAIN, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
 from cyfs_ns.ratelimit import RateLimit
 from cyfs_ns.records import HINFO, data_text, data_wire
 from cyfs_ns.reply import CNAME, Reply, make_reply, records, render, shape_of, with_ttls
@@ -373,8 +374,14 @@ class NameServer:
             given = await self._vouched(query, name, peer, view, judgement, tell, passed)
             if given is not None:
                 return given
+        return await self._unvouched(query, name, peer, view, judgement, tell)
+
+    async def _unvouched(
+        self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell
+    ) -> Given:
+        """The answer about a name like any other: a fake address, or what the servers say."""
         if self.fake is not None:
-            stand = self.fake.answer(name, query.question, rtype)
+            stand = self.fake.answer(name, query.question, query.rtype)
             if stand is not None:
                 tell("fake address", ", ".join(_shown(stand.reply)))
                 if stand.reply.rcode:
@@ -463,6 +470,10 @@ class NameServer:
             tell("trusted names", "nothing that the DNS could not say as well")
             return None
         tell("trusted names", shown.why)
+        if shown.by_dns:
+            given = await self._unvouched(query, name, peer, view, judgement, tell)
+            marked = replace(given.reply, flags=given.reply.flags & ~AD, ede=(*shown.reply.ede, *given.reply.ede))
+            return replace(given, reply=marked, until=0.0)  # a document may be heard the next moment
         given = self._of_shown(shown)
         if shown.alias is not None:
             alias = tuple(records(with_ttls(shown.reply, 0, shown.most), 0))
@@ -476,7 +487,7 @@ class NameServer:
 
         async def twin(wanted: Query) -> Given | None:
             other = await trusted.answer(wanted, lambda: self._asked(wanted, name, peer, view, judgement, tell_nobody))
-            return None if other is None else self._of_shown(other)
+            return None if other is None or other.by_dns else self._of_shown(other)
 
         return await self._held(query, name, view, judgement, given, tell, rules, twin)
 
@@ -662,6 +673,8 @@ class NameServer:
             drifted = now - self.clock() - lag
             lag += drifted
             jumped = abs(drifted) > _JUMP
+            if is_unset(now - drifted) and not is_unset(now):
+                self.flush()  # what servers said whose certificates may be over
             if jumped or (self._change is not None and now >= self._change):
                 self.forget_ready_made()
             # A clock that is set right brings leases back, too.

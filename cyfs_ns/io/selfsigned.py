@@ -16,10 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cyfs_ns.clock import SET_SINCE
 from cyfs_ns.io.atomic import write_atomic
 
-_SURELY_PAST = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-"""A clock that says less is not set yet."""
 _LIFE = datetime.timedelta(days=3650)
 _BEFORE = datetime.timedelta(days=365)
 """Clients' clocks may be behind."""
@@ -33,7 +32,7 @@ def ensure_certificate(path: Path, names: Sequence[str]) -> Path:
     """
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        now = max(datetime.datetime.now(datetime.UTC), _SURELY_PAST)
+        now = max(datetime.datetime.now(datetime.UTC), datetime.datetime.fromtimestamp(SET_SINCE, datetime.UTC))
         write_atomic(path, make_certificate(names, now))
     return path
 

@@ -230,11 +230,11 @@ class Serving:
         self, config: DnsConfig, hosts: Mapping[str, tuple[str, ...]], around: Surroundings
     ) -> StagedHouse:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Who is pinned speaks for their names from the first question on.
+        await self._gate.look(around.identity_home or self.home)
         if not self._restored:
             self._restored = True
             await trio.to_thread.run_sync(self._restore)
-            # Who is pinned speaks for their names from the first question on.
-            await self._gate.look(around.identity_home or self.home)
             if self._links is not None:
                 # Who is on our links is to be known before the first of them asks.
                 with suppress(OSError, BadWire):

@@ -3,10 +3,14 @@
 Most houses ask for no identity, and what resolves them costs megabytes; so it is made for the first question below
 ``.eth`` or ``.did``, or when something is pinned on this machine.  What is pinned is read again when its files change,
 and ready-made answers are forgotten then: a key that was revoked a moment ago answers nobody.
+
+A server that cannot tell who is pinned does not begin, and does not change: it would tell whatever the DNS says in
+somebody's place.  One that runs goes on with those it knew, and refuses to answer for them.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +27,8 @@ from cyfs_ns.special import IDENTITY_DOMAINS
 if TYPE_CHECKING:
     from cyfs_ns.io.trusted.answers import TrustedAnswers
     from cyfs_ns.trust.dnsview import Shown
+
+_log = logging.getLogger("cyfs.dns")
 
 
 class TrustGate:
@@ -56,12 +62,9 @@ class TrustGate:
         return await answers.answer(query, beside)
 
     async def look(self, home: Path) -> None:
-        """Know who is pinned below the identity home, if anybody is."""
+        """Know who is pinned below the identity home, if anybody is.  Raises ``ConfigFault`` if that cannot be told."""
         if self._answers is not None or await trio.to_thread.run_sync(_is_any, home):
-            try:
-                answers = await self._open()
-            except ConfigFault:
-                return  # whoever asks hears of it
+            answers = await self._open()
             await trio.to_thread.run_sync(answers.look)
 
     async def live(self, home: Path, changed: Callable[[], None]) -> None:
@@ -69,7 +72,10 @@ class TrustGate:
         kept = home / "names" / "kept"
 
         async def again(paths: frozenset[Path]) -> None:
-            await self.look(home)
+            try:
+                await self.look(home)
+            except ConfigFault as fault:
+                _log.error("%s", fault)
             if self._answers is not None and paths != {kept}:
                 self._answers.trusted.flush()
                 changed()
@@ -79,10 +85,15 @@ class TrustGate:
     async def _open(self) -> TrustedAnswers:
         async with self._turn:
             if self._answers is None or self._is_old:
-                self._is_old = False
                 answers = self._make()
-                await trio.to_thread.run_sync(answers.look)
-                self._answers = answers
+                if self._answers is not None:
+                    answers.follow(self._answers)
+                try:
+                    await trio.to_thread.run_sync(answers.look)
+                except ConfigFault:
+                    if self._answers is None:
+                        raise
+                self._is_old, self._answers = False, answers
             return self._answers
 
 
@@ -92,6 +103,8 @@ def _telling(home: Path) -> tuple[Path, ...]:
 
 def _is_any(home: Path) -> bool:
     try:
-        return any(path.is_dir() and any(path.iterdir()) for path in _telling(home))
+        return any(path.is_symlink() or (path.is_dir() and any(path.iterdir())) for path in _telling(home)) or any(
+            path.is_symlink() and not path.exists() for path in (home / "names", home, *home.parents)
+        )
     except OSError:
         return True  # and whoever looks says what is in the way

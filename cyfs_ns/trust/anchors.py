@@ -7,7 +7,8 @@ an owner we know, but who is not pinned for this very zone, cannot speak for it,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cyfs_ns.identity.did import Did
@@ -39,13 +40,34 @@ class Pin:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The highest revision ever believed of the document of ``kind`` about ``about`` that ``key`` signed."""
+
+    about: Did
+    kind: str
+    key: PublicKey
+    revision: Revision
+
+    @property
+    def id(self) -> str:
+        """A name for the three that it is of."""
+        return _mark_id(self.about, self.kind, self.key)
+
+
 class Anchors:
     """All pins of this machine, and the highest revision it ever believed of each document, by the key it was signed
-    with: whoever follows is not bound by the dates that the one before wrote."""
+    with: whoever follows is not bound by the dates that the one before wrote.
 
-    def __init__(self, pins: Iterable[Pin] = (), marks: Iterable[tuple[Did, str, PublicKey, Revision]] = ()) -> None:
+    ``lost`` tells by the id of a mark that there was one, and why nobody knows it any more.
+    """
+
+    def __init__(
+        self, pins: Iterable[Pin] = (), marks: Iterable[Mark] = (), lost: Mapping[str, str] | None = None
+    ) -> None:
         self._pins = {pin.about.canonical: pin for pin in pins}
-        self._marks = {(about.canonical, kind, key): mark for about, kind, key, mark in marks}
+        self._marks = {(mark.about.canonical, mark.kind, mark.key): mark.revision for mark in marks}
+        self._lost = lost or {}
         self.revoked_keys = frozenset(pin.key for pin in self._pins.values() if pin.revoked)
         """Keys that nobody signs with any more, unless one is pinned for somebody else all the same."""
 
@@ -57,8 +79,16 @@ class Anchors:
         """The highest revision believed of the document of ``kind`` about ``about`` that ``key`` signed."""
         return self._marks.get((about.canonical, kind, key))
 
+    def lost(self, about: Did, kind: str, key: PublicKey) -> str | None:
+        """Why the mark of such a document is lost, if it is: then nobody can tell whether one goes back."""
+        return self._lost.get(_mark_id(about, kind, key)) if self._lost else None
+
     @property
     def not_before(self) -> int:
         """It is no earlier than this (seconds since 1970): somebody who is pinned has dated a document so."""
         keys = {pin.key for pin in self._pins.values() if not pin.revoked}
         return max((mark.iat for (_, _, key), mark in self._marks.items() if key in keys), default=0)
+
+
+def _mark_id(about: Did, kind: str, key: PublicKey) -> str:
+    return hashlib.sha256(f"{about.canonical} {kind} {key.x}".encode()).hexdigest()[:40]

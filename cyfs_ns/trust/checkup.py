@@ -10,23 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.did import Did
-from cyfs_ns.identity.documents import (
-    DeviceDoc,
-    DeviceMini,
-    Document,
-    ZoneBoot,
-    ZoneDoc,
-    kind_of,
-    read_document,
-    verify,
-)
+from cyfs_ns.identity.did import Bridges, Did
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.proof import verify
+from cyfs_ns.identity.reading import kind_of, read_document
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.trust.anchors import Anchors, Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.weigh import device_did, weigh
+from cyfs_ns.trust.places import device_did
+from cyfs_ns.trust.weigh import weigh
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +37,16 @@ class Checkup:
         return self.claim is not None and not self.faults
 
 
-def check_up(token: Token, source: str, anchors: Anchors, now: float, given: PublicKey | None = None) -> Checkup:
-    """``token`` from the file ``source``.  ``given``: the key it has to be signed with.
+def check_up(
+    token: Token,
+    source: str,
+    anchors: Anchors,
+    now: float,
+    given: PublicKey | None = None,
+    bridges: Bridges | None = None,
+) -> Checkup:
+    """``token`` from the file ``source``.  ``given``: the key it has to be signed with; ``bridges``: whose DIDs the
+    host names in it stand for.
 
     Raises ``BadWire`` for claims that are no document at all.
     """
@@ -53,13 +55,14 @@ def check_up(token: Token, source: str, anchors: Anchors, now: float, given: Pub
         document = read_document(token.claims, kind)
     except BadWire as bad:
         raise BadWire(f"{kind} document: {str(bad).removeprefix(f'{kind} document: ')}") from None
+    place = _place(document, bridges)
     if given is not None:
-        anchors = _as_given(given, _speakers(document), anchors, now)
+        anchors = _as_given(given, _speakers(document, place), anchors, now)
     channel = Evidence(trust=Trust.NONE, what="a file that anybody may have written", source=source, at=now)
-    claim, faults = _weighed(document, token, channel, anchors, given, now)
-    signer = next((key for key in _keys(document, anchors, given) if token.verify(key)), None)
+    claim, faults = _weighed(document, place, token, channel, anchors, given, now)
+    signer = next((key for key in _keys(document, place, anchors, given) if token.verify(key)), None)
     if claim is not None and signer is not None:
-        faults = [*faults, *_inside(document, signer, now)]
+        faults = [*faults, *_inside(document, signer, now, bridges)]
     if claim is not None and claim.trust is Trust.NONE:
         who = document.issuer or signer
         faults = [
@@ -80,9 +83,14 @@ def _as_given(given: PublicKey, speakers: set[Did], anchors: Anchors, now: float
 
 
 def _weighed(
-    document: Document, token: Token, channel: Evidence, anchors: Anchors, given: PublicKey | None, now: float
+    document: Document,
+    place: Did | None,
+    token: Token,
+    channel: Evidence,
+    anchors: Anchors,
+    given: PublicKey | None,
+    now: float,
 ) -> tuple[Claim | None, list[str]]:
-    place = _place(document)
     if place is not None:
         weighed = weigh([Claim(about=place, kind="token", value=token, evidence=channel)], anchors, now)
         found = (one for one in weighed.claims if one.kind == "document" and one.key == document.kind)
@@ -99,25 +107,22 @@ def _weighed(
     return Claim(about=about, kind="document", key=held.kind, value=held, evidence=fact), []
 
 
-def _place(document: Document) -> Did | None:
-    """The name under which the document is found, if it says so itself."""
-    if isinstance(document, DeviceMini):
-        zone = document.extra.get("z")
-        return Did("web", zone) if isinstance(zone, str) else None
-    return document.subject
+def _place(document: Document, bridges: Bridges | None) -> Did | None:
+    """The name under which the document is found, if it says so itself.  Raises ``BadWire``."""
+    return document.zone(bridges) if isinstance(document, DeviceMini) else document.subject
 
 
-def _speakers(document: Document) -> set[Did]:
+def _speakers(document: Document, place: Did | None) -> set[Did]:
     """All whose key may have to be the one that is given."""
     zone = document.zone if isinstance(document, DeviceDoc) else None
-    return {whose for whose in (_place(document), document.issuer, zone) if whose is not None}
+    return {whose for whose in (place, document.issuer, zone) if whose is not None}
 
 
-def _keys(document: Document, anchors: Anchors, given: PublicKey | None) -> Iterator[PublicKey]:
+def _keys(document: Document, place: Did | None, anchors: Anchors, given: PublicKey | None) -> Iterator[PublicKey]:
     """The keys the document may be signed with."""
     if given is not None:
         yield given
-    for whose in _speakers(document):
+    for whose in _speakers(document, place):
         if (pin := anchors.pin(whose)) is not None:
             yield pin.key
         if (own := whose.key) is not None:
@@ -126,7 +131,7 @@ def _keys(document: Document, anchors: Anchors, given: PublicKey | None) -> Iter
         yield document.main_key
 
 
-def _inside(document: Document, signer: PublicKey, now: float) -> Iterator[str]:
+def _inside(document: Document, signer: PublicKey, now: float, bridges: Bridges | None) -> Iterator[str]:
     """What is wrong with the tokens that the document carries: the same owner signed them, of the same names."""
     if isinstance(document, DeviceDoc) and document.mini_jwt:
         what, kind, text = "its short form for DNS", DeviceMini.kind, document.mini_jwt
@@ -136,14 +141,14 @@ def _inside(document: Document, signer: PublicKey, now: float) -> Iterator[str]:
         return
     try:
         inner = verify(read_token(text, what), kind, signer, now)
+        zone = inner.zone(bridges) if isinstance(inner, DeviceMini) else None
     except BadWire as bad:
         yield f"{what}: {bad}"
         return
     if isinstance(document, DeviceDoc) and isinstance(inner, DeviceMini):
-        zone = inner.extra.get("z")
         if (inner.name, inner.key) != (document.name, document.key):
             yield f"{what}: names another machine or key than the document around it; have it signed again"
-        elif zone is not None and document.zone is not None and zone != document.zone.id:
-            yield f"{what}: is for {device_did(inner.name, Did('web', str(zone)))}; have it signed again"
+        elif zone is not None and document.zone is not None and zone != document.zone:
+            yield f"{what}: is for {device_did(inner.name, zone)}; have it signed again"
     elif isinstance(document, ZoneDoc) and isinstance(inner, ZoneBoot) and inner.id != document.id:
         yield f"{what}: is for {inner.id}; have it signed again"

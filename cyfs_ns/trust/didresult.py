@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 
 from cyfs_ns.conversation import Page
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.documents import Document, read_document
+from cyfs_ns.identity.documents import Document
 from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
 from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
 from cyfs_ns.trust.evidence import Claim, Evidence
-from cyfs_ns.trust.outcome import Conflicted, Found, Outcome, Revoked, Unreachable
+from cyfs_ns.trust.outcome import Conflicted, Found, Outcome, Refused, Revoked, Unreachable
 
 DOCUMENT = "application/did+ld+json"
 TOKEN = "application/jwt"
@@ -172,7 +173,7 @@ def _made_of(key: PublicKey, subject: str) -> dict[str, Json]:
 def _error_of(outcome: Outcome) -> tuple[int, str]:
     if isinstance(outcome, Revoked):
         return 410, "deactivated"
-    if isinstance(outcome, Unreachable | Conflicted):
+    if isinstance(outcome, Unreachable | Refused | Conflicted):
         return 500, "internalError"
     return 404, "notFound"
 

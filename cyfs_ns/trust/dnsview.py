@@ -2,8 +2,9 @@
 
 Names below ``.eth`` and ``.did`` always are; such names are no part of the public DNS and never asked there.  A name of
 a zone that is pinned on this machine, or of one of its devices, is one too, and what its documents leave open is left
-to the DNS.  Before any of them may stand ``_did``, ``_dnslink`` and ``_ens`` (``cyfs_ns/ens/records.py``), and
-``_trust`` for the evidence in words.
+to the DNS.  Of a zone none of whose documents is heard the DNS alone speaks, and its answers are marked; once something
+is heard of it that its pin refuses, nobody does.  Before any of them may stand ``_did``, ``_dnslink`` and ``_ens``
+(``cyfs_ns/ens/records.py``), and ``_trust`` for the evidence in words.
 
 Every answer says by an extended error (RFC 8914) how sure it is, and a refusal why:
 
@@ -14,8 +15,10 @@ no such name          NXDOMAIN  0
 its owner ended it    NXDOMAIN  0
 nobody to ask         NXDOMAIN  0, with what to write into the configuration
 nobody could be asked SERVFAIL  22, and 23 with what went wrong
+refused by a pin      SERVFAIL  24 (invalid data): which document, which rule
 not sure enough       SERVFAIL  0
 two truths            SERVFAIL  0
+left to the DNS       as there  0 *trust=plain-dns: …* if no document was heard; no AD
 ====================  ========  =================================================
 
 A TTL lasts no longer than the first of the facts below it.
@@ -27,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cyfs_ns.blockanswer import negative_soa
+from cyfs_ns.clock import is_unset, why_unset
 from cyfs_ns.ens.records import (
     DnsRecord,
     Holdings,
@@ -45,23 +49,28 @@ from cyfs_ns.query import NOERROR, NXDOMAIN, SERVFAIL
 from cyfs_ns.records import HTTPS, SVCB, txt_data
 from cyfs_ns.reply import MAX_TTL, Reply, make_reply
 from cyfs_ns.special import IDENTITY_DOMAINS
-from cyfs_ns.trust.evidence import IDENTITY, Claim, Kind
+from cyfs_ns.trust.evidence import IDENTITY, Claim, Kind, Refusal
 from cyfs_ns.trust.level import Purpose, Trust
-from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak
 from cyfs_ns.trust.plan import Ask, Privacy
 from cyfs_ns.trust.printed import outcome_lines
+from cyfs_ns.trust.webservice import https_data, split_port
 
 MOST_TTL = 3600
 """Seconds: the highest TTL told."""
 
-_OTHER, _STALE, _NO_AUTHORITY, _NETWORK = 0, 3, 22, 23  # extended errors
+_OTHER, _STALE, _NO_AUTHORITY, _NETWORK, _INVALID = 0, 3, 22, 23, 24  # extended errors
 _STALE_TTL = 30
 _NEGATIVE_TTL = 60
 _REFUSED_TTL = 30
 _MOST_TOLD = 118  # characters of an extended error
 _MOST_LINES = 24
+_MOST_REFUSED = 3
 _SIDES = {"_trust": "trust", "_did": "did", "_dnslink": "dnslink", "_ens": "ens"}
-_BESIDE_ADDRESSES = (A, AAAA, HTTPS, SVCB)
+_WEB = "https"
+"""The side of a name that is a port's: ``_8443._https``."""
+_BESIDE_ADDRESSES = {"": (A, AAAA, HTTPS, SVCB), _WEB: (HTTPS, SVCB)}
+"""Of each side: whoever says where the host is, says these too."""
 _EVERYTHING: frozenset[Kind] = IDENTITY | {"address", "record"}
 _PLAIN = str.maketrans({"├": "|", "└": "`", "─": "-", "│": "|", "↑": "^", "…": "~"})
 """The lines of a tree, in characters that tools for DNS show as they are."""
@@ -86,6 +95,7 @@ class Place:
     host: str
     """The name without its side, lower case."""
     side: str = ""
+    port: int | None = None
     pinned: bool = False
     """A name of the public DNS; what is not said of it here is said there."""
     spelled: bool = False
@@ -146,6 +156,8 @@ class Shown:
     """The wire name where the way leads on, behind the one CNAME in ``reply``."""
     beside: bool = False
     """Whether TXT records that the DNS has of the name stand beside ours."""
+    by_dns: bool = False
+    """Whether what the DNS says is told instead of ``reply``, with its extended errors, and without AD."""
 
 
 def is_ours(name: str) -> bool:
@@ -158,9 +170,7 @@ def read_place(written: str, known: Known) -> Place | None:
 
     Raises ``BadWire`` for a name of ours that stands for nobody.
     """
-    first, _, rest = written.partition(".")
-    side = _SIDES.get(first.lower(), "")
-    bare = rest if side else written
+    side, port, bare = split_side(written)
     host = bare.lower()
     if is_ours(host):
         key = _known_key(host, known)
@@ -168,7 +178,7 @@ def read_place(written: str, known: Known) -> Place | None:
         if subject.method == "web" and is_ours(subject.id):
             raise BadWire(f"{host}: the DNS, where did:web stands, has no such names")
         spelled = key is None and host.endswith(".dev.did") and len(host) == 43 + len(".dev.did")
-        return Place(subject=subject, host=host, side=side, spelled=spelled)
+        return Place(subject=subject, host=host, side=side, port=port, spelled=spelled)
     subject_or_none = known.hosts.get(host)
     if subject_or_none is None:
         label, _, above = host.partition(".")
@@ -176,7 +186,16 @@ def read_place(written: str, known: Known) -> Place | None:
         if zone is None or label.startswith("_"):
             return None
         subject_or_none = Did(zone.method, f"{label}.{zone.id}")
-    return Place(subject=subject_or_none, host=host, side=side, pinned=True)
+    return Place(subject=subject_or_none, host=host, side=side, port=port, pinned=True)
+
+
+def split_side(name: str) -> tuple[str, int | None, str]:
+    """What is asked of a name, the port if it is asked of one, and the name itself."""
+    first, _, rest = name.partition(".")
+    if side := _SIDES.get(first.lower()):
+        return side, None, rest
+    port, host = split_port(name)
+    return ("" if port is None else _WEB), port, host
 
 
 def show(
@@ -202,10 +221,12 @@ def show(
         return _refused(question, NXDOMAIN, outcome.why, outcome.evidence.trust)
     if documents is not None and rtype == TXT and not place.side:
         return _published(question, documents, outcome, now)
+    if isinstance(outcome, Refused):
+        return _invalid(question, outcome.why, outcome.refused)
     if isinstance(outcome, Found):
         return _found(place, question, rtype, outcome, now)
     if place.pinned:
-        return None
+        return None if outcome.heard else _left_to_dns(question, place.subject, now)
     if isinstance(outcome, TooWeak):
         return _refused(question, SERVFAIL, outcome.why, max(claim.trust for claim in outcome.found))
     if isinstance(outcome, Absent):
@@ -253,12 +274,13 @@ def _published(question: bytes, documents: Documents, outcome: Outcome, now: flo
 def _found(place: Place, question: bytes, rtype: int, found: Found, now: float) -> Shown | None:
     left = _STALE_TTL if found.stale else _left(found.until, now, MAX_TTL)
     addresses = strongest(found.of("address"))
-    used = addresses if rtype in _BESIDE_ADDRESSES and addresses else [*found.of("content"), *found.of("text")]
+    beside = addresses and rtype in _BESIDE_ADDRESSES.get(place.side, ())
+    used = addresses if beside else [*found.of("content"), *found.of("text")]
     used = used or [claim for claim in found.claims if claim.about == found.subject]
     trust = min((claim.trust for claim in used), default=found.trust)
     try:
         held = replace(holdings(found), addresses=tuple(dict.fromkeys(str(claim.value) for claim in addresses)))
-        records = _records(place, rtype, held, left)
+        records = _records(place, rtype, held, left) or _web_record(place, rtype, found, held, left)
         aliases = () if records or place.side else dns_records(place.host, CNAME, held, ttl=left)
     except BadWire as bad:
         return _refused(question, SERVFAIL, f"{found.subject} holds what cannot be read: {bad}", trust)
@@ -267,7 +289,11 @@ def _found(place: Place, question: bytes, rtype: int, found: Found, now: float) 
     mark = f"trust={trust}: {_by(used, found)}"
     ede = ((_OTHER, _cut(mark)), *(((_STALE, ""),) if found.stale else ()))
     if not said:
-        if place.pinned and not (addresses and rtype in _BESIDE_ADDRESSES and not place.side):
+        if found.refused:
+            return _invalid(question, f"{found.subject}: {found.refused[0].why}", found.refused)
+        if place.pinned and not found.heard:
+            return _left_to_dns(question, place.subject, now)
+        if place.pinned and not beside:
             return None
         return _empty(question, NOERROR, left, trust, mark, ede)
     # A record that a name holds with a lifetime of its own keeps it.
@@ -284,6 +310,8 @@ def _found(place: Place, question: bytes, rtype: int, found: Found, now: float) 
 
 def _records(place: Place, rtype: int, held: Holdings, ttl: int) -> tuple[DnsRecord, ...]:
     owner = f"_{place.side}.{place.host}"
+    if place.side == _WEB:
+        return ()
     if place.side == "did":
         named = held.did or ("" if place.subject.method == "ens" else str(place.subject))
         records = did_records(owner, replace(held, did=named), ttl=ttl)
@@ -294,6 +322,13 @@ def _records(place: Place, rtype: int, held: Holdings, ttl: int) -> tuple[DnsRec
     else:
         records = dns_records(place.host, rtype, held, ttl=ttl)
     return tuple(record for record in records if record.rtype == rtype)
+
+
+def _web_record(place: Place, rtype: int, found: Found, held: Holdings, ttl: int) -> tuple[DnsRecord, ...]:
+    if rtype != HTTPS or place.side not in ("", _WEB):
+        return ()
+    data = https_data(place.host, place.port, found, held.addresses)
+    return () if data is None else (DnsRecord(place.host, HTTPS, ttl, data),)
 
 
 def _told(question: bytes, rtype: int, outcome: Outcome, now: float) -> Shown:
@@ -328,6 +363,19 @@ def _refused(question: bytes, rcode: int, why: str, trust: Trust) -> Shown:
     return Shown(
         reply=make_reply(question, rcode=rcode, authority=soa, ede=((_OTHER, _cut(why)),)), why=why, trust=trust
     )
+
+
+def _invalid(question: bytes, why: str, refused: Sequence[Refusal]) -> Shown:
+    """What was heard goes against a pin.  The DNS would say it as well, so it is not asked instead."""
+    told = [_cut(said.why) for said in refused[:_MOST_REFUSED]] or [_cut(why)]
+    reply = make_reply(question, rcode=SERVFAIL, ede=tuple((_INVALID, text) for text in told))
+    return Shown(reply=reply, why=why, trust=Trust.NONE)
+
+
+def _left_to_dns(question: bytes, subject: Did, now: float) -> Shown:
+    trust = Trust.PLAIN_DNS
+    why = f"trust={trust}: {why_unset(now) if is_unset(now) else f'no document of {subject} is heard'}"
+    return Shown(reply=make_reply(question, ede=((_OTHER, _cut(why)),)), why=why, trust=trust, by_dns=True)
 
 
 def _how_to(subject: Did) -> str:

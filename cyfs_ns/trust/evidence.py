@@ -58,6 +58,15 @@ class Evidence:
         return replace(self, because=(*self.because, *below))
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that was said of ``about``, or found where ``about`` publishes itself, and is not believed.  ``why``
+    names the document and the rule it breaks."""
+
+    about: Did
+    why: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """One thing said about ``about``.  ``key`` tells apart what is of one kind: the role of a key (``self`` or

@@ -1,8 +1,12 @@
 """What came out of asking who somebody is.  Not knowing has several forms, and they call for different next steps.
 
 ``Absent`` is an answer: there is no such name.  ``Revoked`` too: there was one, and its owner ended it.
-``Unreachable`` is none: nobody could be asked.  ``TooWeak`` found something that is not sure enough for what was asked.
-``Conflicted`` found two truths of equal weight, and names both.
+``Unreachable`` is none: nobody could be asked.  ``Refused`` heard what must not be believed where a pin says who may
+speak, and nothing else.  ``TooWeak`` found something that is not sure enough for what was asked.  ``Conflicted`` found
+two truths of equal weight, and names both.
+
+Whoever is pinned, or is a machine of a zone that is, has ``heard`` said of those that found nothing: whether a document
+of theirs holds, which leaves open what was asked.
 """
 
 from __future__ import annotations
@@ -12,8 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cyfs_ns.identity.did import Did
-from cyfs_ns.identity.keys import PublicKey
-from cyfs_ns.trust.evidence import Claim, Evidence, Kind
+from cyfs_ns.trust.evidence import Claim, Evidence, Kind, Refusal
 from cyfs_ns.trust.level import Trust
 
 
@@ -23,7 +26,8 @@ class Found:
     the subject: a strong word about somebody else proves nothing.
 
     ``until`` is when the first of their facts ends (seconds since 1970), None: no end.  ``stale`` ones are past it, and
-    told because the policy allows it and nobody could be asked.  ``faults`` tells what was thrown away, and why.
+    told because the policy allows it and nobody could be asked.  ``faults`` tells what was thrown away, and why;
+    ``refused`` what of it a pin decides.  In the end that stays empty for whom a document holds.
     """
 
     subject: Did
@@ -31,6 +35,7 @@ class Found:
     until: float | None = None
     stale: bool = False
     faults: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
     @property
     def trust(self) -> Trust:
@@ -41,6 +46,11 @@ class Found:
     def why(self) -> str:
         return f"{self.subject} is known: {self.trust}" + (", stale" if self.stale else "")
 
+    @property
+    def heard(self) -> bool:
+        """Whether a document holds, of the subject or of a name above it."""
+        return any(claim.kind == "document" and claim.trust >= Trust.HOST_SNAPSHOT for claim in self.claims)
+
     def of(self, kind: Kind, key: str | None = None, about: Did | None = None) -> Iterator[Claim]:
         """The claims of one kind (and key) about the subject, or about another identity they brought along."""
         whom = (self.subject if about is None else about).canonical
@@ -49,11 +59,6 @@ class Found:
             for claim in self.claims
             if claim.kind == kind and claim.about.canonical == whom and (key is None or claim.key == key)
         )
-
-    @property
-    def public_key(self) -> PublicKey | None:
-        """The subject's own key, the strongest claim."""
-        return next((c.value for c in self.of("key", "self") if isinstance(c.value, PublicKey)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,7 @@ class Absent:
     evidence: Evidence
     until: float | None = None
     exists: bool = False
+    heard: bool = False
     faults: tuple[str, ...] = ()
 
 
@@ -87,6 +93,17 @@ class Unreachable:
 
     subject: Did
     why: str
+    heard: bool = False
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """All that was heard goes against a pin, or nobody can tell whether it does: the pins cannot be read."""
+
+    subject: Did
+    why: str
+    refused: tuple[Refusal, ...] = ()
     faults: tuple[str, ...] = ()
 
 
@@ -97,6 +114,7 @@ class TooWeak:
     subject: Did
     asked: Trust
     found: tuple[Claim, ...]
+    heard: bool = False
     faults: tuple[str, ...] = ()
 
     @property
@@ -120,4 +138,4 @@ class Conflicted:
         return f"{self.subject}: two different truths about its {what}, both {self.sides[0].trust}: {said}"
 
 
-Outcome: TypeAlias = Found | Absent | Revoked | Unreachable | TooWeak | Conflicted
+Outcome: TypeAlias = Found | Absent | Revoked | Unreachable | Refused | TooWeak | Conflicted

@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from tests.cyfs_ns.dnsfakes import Counted, zone
 from tests.cyfs_ns.nsprogram import Running, server, upstream
 from tests.e2e.e2e_house import Gateway, gateway, until
 from tests.freeport import free_port
+from tests.webserver import Quiet, WebServer
 
 YEARS = 30 * 365 * 86400
 JUMPS = {"30 years on": YEARS, "30 years back": -YEARS, "an hour on": 3600, "an hour back": -3600}
@@ -79,14 +79,14 @@ def clock(shim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WallCl
     return made
 
 
-class Library:
+class Library(WebServer):
     """A web server that has a rule set for whoever asks, and counts them by path."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         library = self
 
-        class Answer(BaseHTTPRequestHandler):
+        class Answer(Quiet):
             def do_GET(self) -> None:
                 library.asked[self.path] += 1
                 body = b"payload: ['+.listed.test']\n"
@@ -97,16 +97,7 @@ class Library:
 
             do_HEAD = do_GET
 
-            def log_message(self, *_: object) -> None:
-                """The test's output is for the test."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Answer)
 
 
 @pytest.fixture
@@ -208,7 +199,7 @@ def seconds_ago(moment: str, now: float) -> float:
 
 def house(library: Library, mixed: int, names: int, tls: int, behind: int) -> dict[str, Any]:
     def provided(path: str, interval: int) -> dict[str, Any]:
-        url = f"{library.url}/{path}"
+        url = f"{library.address}/{path}"
         return {"type": "http", "behavior": "domain", "url": url, "interval": interval, "proxy": "DIRECT"}
 
     return {
@@ -225,7 +216,7 @@ def house(library: Library, mixed: int, names: int, tls: int, behind: int) -> di
         },
         "proxy-groups": [
             {
-                "name": "auto", "type": "url-test", "proxies": ["DIRECT"], "url": f"{library.url}/check",
+                "name": "auto", "type": "url-test", "proxies": ["DIRECT"], "url": f"{library.address}/check",
                 "interval": 1, "lazy": False,
             }
         ],
@@ -319,7 +310,7 @@ NAMES = zone(*(f"{letter}.real.example. 600 A 192.0.2.{number}" for number, lett
 
 @contextlib.contextmanager
 def name_server(place: Path, library: Library, port: int, behind: int) -> Iterator[Running]:
-    text = HOUSE.format(port=port, upstream=behind, url=library.url, leases=place / "leases")
+    text = HOUSE.format(port=port, upstream=behind, url=library.address, leases=place / "leases")
     with server(place, text, port) as running:
         yield running
         assert running.stop() == 0

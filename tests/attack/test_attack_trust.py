@@ -13,9 +13,9 @@ import trio
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did, parse_did
-from cyfs_ns.identity.documents import read_document, revision_of
 from cyfs_ns.identity.keys import SecretKey
-from cyfs_ns.identity.revision import Change
+from cyfs_ns.identity.reading import read_document
+from cyfs_ns.identity.revision import Change, revision_of
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted.dns import DnsRecords
 from cyfs_ns.io.trusted.providers import Provider, TheName, ThisMachine, WhatWasKept
@@ -25,10 +25,11 @@ from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.places import device_did
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
-from cyfs_ns.trust.weigh import Accepted, device_did
-from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, mini, secret
+from cyfs_ns.trust.strongest import Accepted
+from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, mini, own_key, secret
 
 OOD = device_did("ood1", HOME)
 
@@ -175,11 +176,11 @@ async def test_whatever_hides_a_pin_stops_all_belief(
     line = Line(mini("ood1", PI, MALLORY))
     house = House(tmp_path, line)
     if warm:
-        assert isinstance(await house.ask(), Unreachable)
+        assert isinstance(await house.ask(), Refused)
         house.passed += 60
     damage(tmp_path / "names" / "pins")
     outcome = await house.ask(least=Trust.NONE, stale=True)
-    assert isinstance(outcome, Unreachable) and "the pins cannot be read" in outcome.why
+    assert isinstance(outcome, Refused) and "the pins cannot be read" in outcome.why
 
 
 async def test_a_mark_is_not_lost_by_a_broken_link_beside_it(tmp_path: Path) -> None:
@@ -314,7 +315,7 @@ async def test_who_was_pinned_anew_is_not_bound_by_what_the_thief_has_dated(tmp_
     assert isinstance(await House(tmp_path, ahead).ask(least=Trust.OWNER_SIGNED), Found)
     pinned(tmp_path, ALICE)
     outcome = await House(tmp_path, Line(mini("ood1", NAS, ALICE))).ask(least=Trust.OWNER_SIGNED)
-    assert isinstance(outcome, Found) and outcome.public_key == NAS.public
+    assert isinstance(outcome, Found) and own_key(outcome) == NAS.public
 
 
 async def test_a_revoked_pin_is_no_answer(tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ async def test_a_clock_set_forward_ends_what_is_remembered(tmp_path: Path) -> No
     house = House(tmp_path, line)
     assert isinstance(await house.ask(), Found)
     house.now = NOW + 7200
-    assert isinstance(await house.ask(), Unreachable)
+    assert isinstance(await house.ask(), Refused)
 
 
 # --- lines

@@ -96,30 +96,6 @@ class Upstream:
 
 
 @contextmanager
-def serving(upstream: Upstream, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """The upstream at work; its port."""
-    with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.bind((host, port))
-        sock.settimeout(0.05)
-        over = threading.Event()
-
-        def serve() -> None:
-            while not over.is_set():
-                with suppress(TimeoutError):
-                    query, client = sock.recvfrom(4096)
-                    if (reply := upstream(query)) is not None:
-                        sock.sendto(reply, client)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield sock.getsockname()[1]
-        finally:
-            over.set()
-            thread.join()
-
-
-@contextmanager
 def inside(place: Place, manager: AbstractContextManager[T]) -> Iterator[T]:
     """The manager's thing, made in ``place``."""
     found = place.call(manager.__enter__)

@@ -29,10 +29,10 @@ def cyfs_ns(*words: str | Path, env: dict[str, str] | None = None) -> subprocess
 
 
 @contextmanager
-def upstream(handler: Handler) -> Iterator[int]:
-    """A UDP server on 127.0.0.1 in a thread; its port."""
+def upstream(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A UDP server on an IPv4 address, in a thread; its port."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((host, port))
         sock.settimeout(0.05)
         over = threading.Event()
 

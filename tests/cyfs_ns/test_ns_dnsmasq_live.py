@@ -21,8 +21,9 @@ import dns.query
 import dns.rdatatype
 import dns.reversename
 import pytest
-from dnsmasqpair import MACHINE, Client, Upstream, inside, serving, shown, told_by_both
+from dnsmasqpair import MACHINE, Client, Upstream, inside, shown, told_by_both
 from netns import Namespace, namespace
+from nsprogram import upstream
 
 from cyfs_ns.config.load import load_dns
 from cyfs_ns.dnsmasq import imported_yaml, read_dnsmasq
@@ -269,7 +270,7 @@ def files(tmp: Path, **ports: int) -> None:
 def world(tmp: Path, text: str, **more: int) -> Iterator[tuple[Path, int, Upstream, Upstream]]:
     """The file, its port, and the servers it names."""
     first, second, port = Upstream(WORLD), Upstream(OTHER), free_port()
-    with serving(first) as up, serving(second) as other:
+    with upstream(first) as up, upstream(second) as other:
         files(tmp, port=port, up=up, other=other)
         (tmp / "same.conf").write_text(text.format(tmp=tmp, port=port, up=up, other=other))
         yield tmp / "same.conf", port, first, second
@@ -493,7 +494,7 @@ def test_the_servers_of_the_system_are_asked_in_the_same_order(order: str, alone
         f"port=5300\nlisten-address=127.0.0.1\nbind-interfaces\nno-hosts\n{order}\nresolv-file={tmp_path}/resolv.conf\n"
     )
     first, second = Upstream(WORLD), Upstream(OTHER)
-    with inside(alone, serving(first, "127.0.1.1", 53)), inside(alone, serving(second, "127.0.1.2", 53)):
+    with inside(alone, upstream(first, "127.0.1.1", 53)), inside(alone, upstream(second, "127.0.1.2", 53)):
 
         def listen(client: Client) -> list[object]:
             first.down = False
@@ -559,7 +560,7 @@ def test_a_zone_of_our_own_is_told_the_same(links: Namespace, tmp_path: Path) ->
 @contextmanager
 def firewalled(tmp: Path, lines: str) -> Iterator[tuple[Path, Namespace, int]]:
     """A namespace with an upstream, and a file that asks it."""
-    with namespace("nft", "ipset") as ns, inside(ns, serving(Upstream(WORLD))) as up:
+    with namespace("nft", "ipset") as ns, inside(ns, upstream(Upstream(WORLD))) as up:
         (tmp / "same.conf").write_text(USUAL.format(port=5300, up=up) + lines)
         yield tmp / "same.conf", ns, up
 

@@ -6,11 +6,9 @@ import gzip
 import shutil
 import ssl
 import subprocess
-import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.io.dial import plain_dial
 from cyfs_ns.io.http import fetch
 from tests.freeport import free_port
+from tests.webserver import Quiet, WebServer
 
 DIAL = plain_dial()
 TEXT = b"proxies:\n" + b"  - {name: a, type: direct}\n" * 500
@@ -31,11 +30,8 @@ TEXT = b"proxies:\n" + b"  - {name: a, type: direct}\n" * 500
 # --- a plain server --------------------------------------------------------------------------------------------------
 
 
-class _Pages(BaseHTTPRequestHandler):
+class _Pages(Quiet):
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
     def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -92,13 +88,9 @@ class _Pages(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Pages)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    server = WebServer(_Pages)
+    yield server.address
+    server.close()
 
 
 @pytest.mark.parametrize("page", ["plain", "gzip", "members", "deflate", "bare", "chunked"])

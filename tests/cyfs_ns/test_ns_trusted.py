@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import dns.message
 import pytest
@@ -17,13 +18,16 @@ from dnsfakes import zone
 from nameserving import CLIENT, Lab, edes, name_server, query_wire, rcode, shown
 from nsprogram import Running, server, upstream
 
+from cyfs_ns.errors import ConfigFault
 from cyfs_ns.errors import Unreachable as CannotAsk
+from cyfs_ns.given import Given, Stand
 from cyfs_ns.identity.did import dev_did, host_of_did
-from cyfs_ns.identity.documents import read_document
+from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.identity.issue import Issuer
 from cyfs_ns.identity.oods import read_ood
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.request import DeviceRequest
-from cyfs_ns.identity.token import Token
+from cyfs_ns.identity.token import Token, read_token, sign_token
 from cyfs_ns.identity.txt import read_published
 from cyfs_ns.io.explain import explain, question_of
 from cyfs_ns.io.nameserver import NameServer
@@ -32,6 +36,9 @@ from cyfs_ns.io.trusted.providers import TheName, ThisMachine, WhatWasKept
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.io.trustgate import TrustGate
+from cyfs_ns.message import A
+from cyfs_ns.query import SERVFAIL, Query, read_query
+from cyfs_ns.reply import make_reply
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
@@ -41,6 +48,7 @@ from tests.cyfs_ns.identity.identities import ALICE, HOME, MALLORY, NAS, SecretK
 from tests.freeport import free_port
 
 MIXED = "AlIcE.eTh"
+WEB, PORTS = ("HTTPS", "SVCB"), ("", ":8443")
 X = NAS.public.x
 IN_BASE32 = host_of_did(dev_did(NAS.public), case_safe=True)
 
@@ -131,6 +139,11 @@ def published(lab_now: float, *oods: str, owner: SecretKey = ALICE) -> Zone:
     now = int(lab_now)
     times = {"iat": now - 100, "exp": now + 7200}
     return Zone([boot(owner, *oods, **times), mini("ood1", NAS, owner, **times)])
+
+
+def signed_zone(owner: SecretKey, **more: Any) -> Token:
+    said = ZoneDoc(id=HOME, key=owner.public, owner=dev_did(owner.public), oods=(), **more)
+    return read_token(sign_token(said.claims(), owner))
 
 
 async def texts_of(lab: Lab, name: str) -> list[str]:
@@ -299,6 +312,41 @@ async def test_a_pinned_zone_speaks_for_its_machines_and_the_dns_for_the_rest(tm
         assert texts[2].replace('" "', "") == f'"DEV={zone.tokens[1].text};"'
 
 
+async def test_web_servers_stand_where_the_owner_says_and_what_the_dns_says_of_them_does_not_count(
+    tmp_path: Path,
+) -> None:
+    hosts = ("home.example", "_8443._https.home.example", "ood1.home.example", "_443._https.ood1.home.example")
+    says = {
+        **{
+            (name, kind): [f"60 {kind} 1 evil.example. alpn=h3 ipv4hint=203.0.113.66"] for name in hosts for kind in WEB
+        },
+        ("www.home.example", "HTTPS"): ["60 HTTPS 1 . alpn=h2"],
+        ("_8443._https.home.example", "A"): ["60 A 203.0.113.66"],
+    }
+    zone = published(NOW, "ood1:192.0.2.1@wan")
+    async with house(tmp_path, None, says, pinned=ALICE, zone=zone) as lab:
+        for name in hosts:
+            for kind in WEB:
+                told = await lab.ask(name, kind, edns=True)
+                assert (rcode(told), told.answer) == ("NOERROR", []), told
+                assert told.options[0].text.startswith("trust=owner-signed: boot document of did:web:home.example")
+        assert not lab.upstreams.asked
+        assert shown(await lab.ask("www.home.example", "HTTPS")) == ['www.home.example 60 HTTPS 1 . alpn="h2"']
+        assert shown(await lab.ask("_8443._https.home.example"))  # no address of the host
+
+    service = [
+        {"id": "#web", "type": "LinkedDomains", "serviceEndpoint": f"https://home.example{port}/"} for port in PORTS
+    ]
+    times = {"iat": int(NOW) - 50, "exp": int(NOW) + 7200}
+    zone.tokens.append(signed_zone(ALICE, extra={"service": service}, **times))
+    async with house(tmp_path / "more", None, says, pinned=ALICE, zone=zone) as lab:
+        host, port, *others = [shown(await lab.ask(name, "HTTPS")) for name in hosts]
+        assert host == ['home.example 600 HTTPS 1 . ipv4hint="192.0.2.1"'] == shown(await lab.ask(hosts[0], "HTTPS"))
+        assert port == ['_8443._https.home.example 600 HTTPS 1 home.example. ipv4hint="192.0.2.1"']
+        assert others == [[], []]
+        assert not lab.upstreams.asked
+
+
 async def test_a_zone_whose_owner_lives_here_is_published_from_the_owners_files(tmp_path: Path) -> None:
     folder = tmp_path / "identity"
     (folder / "devices").mkdir(parents=True)
@@ -320,7 +368,9 @@ async def test_a_forged_document_does_not_move_a_pinned_zone_and_a_revoked_one_i
     says = {("home.example", "A"): ["60 A 192.0.2.80"]}
     zone = published(NOW, "ood1:203.0.113.66@wan", owner=MALLORY)
     async with house(tmp_path, says=says, pinned=ALICE, zone=zone) as lab:
-        assert shown(await lab.ask("home.example")) == ["home.example 60 A 192.0.2.80"]
+        forged = await lab.ask("home.example", edns=True)
+        assert rcode(forged) == "SERVFAIL" and not shown(forged) and edes(forged) == [24]
+        assert "boot document: not signed by" in forged.options[0].text and not lab.upstreams.asked
         (explained,) = await texts_of(lab, "_trust.home.example")
         assert "not signed by" in explained
         store = TrustStore(tmp_path)
@@ -348,6 +398,21 @@ async def test_what_is_not_believed_any_more_is_not_published_either(tmp_path: P
             assert not await texts_of(lab, "home.example")
 
 
+async def test_a_pinned_name_that_is_left_to_the_dns_gets_its_fake_address_marked(tmp_path: Path) -> None:
+    class Fakes:
+        def answer(self, name: str, question: bytes, rtype: int) -> Stand | None:
+            record = (question[:-4].lower(), 1, 1, bytes((198, 18, 0, 1)))
+            return Stand(make_reply(question, answer=[record]), 300.0) if rtype == A else None
+
+    async with house(tmp_path, pinned=ALICE, zone=Zone()) as lab:
+        lab.server.fake = Fakes()
+        for _ in range(2):
+            told = await lab.ask("ood1.home.example", edns=True)
+            assert shown(told) == ["ood1.home.example 1 A 198.18.0.1"] and edes(told) == [0]
+            assert told.options[0].text == "trust=plain-dns: no document of did:web:ood1.home.example is heard"
+        assert not lab.upstreams.asked
+
+
 async def test_a_device_is_found_by_its_key_in_any_spelling_that_leaves_no_doubt(tmp_path: Path) -> None:
     async with house(tmp_path, pinned=ALICE, zone=published(NOW, "ood1")) as lab:
         await lab.ask("home.example", "TXT")  # what was believed is kept, and so the device's key known
@@ -364,16 +429,33 @@ async def test_a_device_is_found_by_its_key_in_any_spelling_that_leaves_no_doubt
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to become somebody else")
-async def test_pins_that_only_root_may_read_end_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_pins_that_only_root_may_read_let_no_server_begin_and_end_none(tmp_path: Path) -> None:
     store = TrustStore(tmp_path)
     store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=0))
-    gate = TrustGate(lambda: TrustedAnswers(TrustedNames([ThisMachine(store)], store), tmp_path))
+    blind, running = (
+        TrustGate(lambda: TrustedAnswers(TrustedNames([ThisMachine(store)], store), tmp_path)) for _ in range(2)
+    )
+    await running.look(tmp_path)
     os.seteuid(65534)
     try:
-        await gate.look(tmp_path)
+        for gate in (blind, running):
+            with pytest.raises(ConfigFault, match="Permission denied; the pins of this machine cannot be read"):
+                await gate.look(tmp_path)
+        running.renew()
+        for name in ("home.example", "ood1.home.example"):
+            assert running.knows(name) and not blind.knows(name)
+            query = read_query(query_wire(name))
+            assert isinstance(query, Query)
+            shown = await running.answer(query, nobody_asks)
+            assert shown is not None and shown.reply.rcode == SERVFAIL and "the pins cannot be read" in shown.why
     finally:
         os.seteuid(0)
-    assert "Permission denied" in caplog.text
+    await blind.look(tmp_path)
+    assert blind.knows("home.example")
+
+
+async def nobody_asks() -> Given:
+    raise AssertionError("the DNS was asked instead")
 
 
 async def test_explain_tells_the_level(tmp_path: Path) -> None:
@@ -431,7 +513,11 @@ dns:
 def running(tmp_path_factory: pytest.TempPathFactory) -> object:
     folder, port = tmp_path_factory.mktemp("trusted"), free_port()
     asked: list[str] = []
-    answer = zone("www.home.example. 60 IN A 192.0.2.80", "home.example. 60 IN A 203.0.113.66")
+    answer = zone(
+        "www.home.example. 60 IN A 192.0.2.80",
+        "home.example. 60 IN A 203.0.113.66",
+        "home.example. 60 IN HTTPS 1 evil.example. alpn=h3",
+    )
 
     def upstream_says(query: bytes) -> bytes | None:
         asked.append(dns.message.from_wire(query).question[0].name.to_text().lower())
@@ -444,6 +530,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> object:
     local.mkdir(parents=True)
     token = boot(ALICE, "ood1:192.0.2.7@wan", iat=now - 100, exp=now + 7200)
     (local / "boot.jwt").write_text(token.text)
+    service = [{"id": "#web", "type": "LinkedDomains", "serviceEndpoint": "https://home.example/"}]
+    (local / "zone.jwt").write_text(signed_zone(ALICE, extra={"service": service}, iat=now - 100, exp=now + 7200).text)
     with upstream(upstream_says) as behind, server(folder, CONFIG.format(port=port, upstream=behind), port) as program:
         yield program, asked
 
@@ -471,6 +559,9 @@ def test_dig_and_kdig_read_levels_and_documents(running: tuple[Running, list[str
     assert dig(program, "+short", "www.home.example", "A") == "192.0.2.80\n"
     assert "203.0.113.66" not in dig(program, "+short", "home.example", "A")
     assert "www.home.example." in asked
+    web = tool("kdig", "@127.0.0.1", "-p", str(program.port), "+short", "home.example", "HTTPS")
+    assert web == "1 . ipv4hint=192.0.2.7\n"
+    assert tool("kdig", "@127.0.0.1", "-p", str(program.port), "+short", "ood1.home.example", "HTTPS") == ""
 
 
 def test_names_of_identities_never_reach_the_upstream(running: tuple[Running, list[str]]) -> None:

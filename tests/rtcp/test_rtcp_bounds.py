@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire, Misuse
 from cyfs_ns.identity.did import dev_did
+from rtcp.backoff import Backoff
 from rtcp.datagrams import MOST_DATAGRAM, DatagramReader, write_datagram
 from rtcp.doorstep import Doorstep
 from rtcp.legs import Leg, LegBook
 from rtcp.limits import Limits
+from rtcp.paths import Paths
 from rtcp.records import Budget, Spent
-from rtcp.registry import FRESH, PROBE, TunnelKey, Verdict, arbitrate
+from rtcp.registry import FRESH, PROBE, Register, TunnelKey, Verdict, arbitrate
 from rtcp.schedule import Keys
-from tests.rtcp.pair import ALICE, BOB, ID
+from tests.rtcp.pair import ALICE, ALICES_NAME, BOB, BOBS_NAME, ID, MALLORY
 
 KEYS = Keys(b"k" * 32, b"i" * 16)
 
@@ -50,6 +52,16 @@ def test_a_leg_tells_when_its_keys_are_spent():
         leg.seal(b"5")
 
 
+def test_a_leg_that_has_nothing_to_say_says_so_in_a_record():
+    dialler, accepter = Leg(KEYS, ID, True, 0), Leg(KEYS, ID, False, 0)
+    wire = dialler.finish()
+    accepter.receive_data(wire)
+    assert accepter.next_data() is None
+    accepter.receive_eof()
+    accepter.seal(b"something")
+    assert len(wire) == 18 and accepter.finish() == b""
+
+
 def datagrams(pieces: list[bytes]) -> tuple[list[bytes], bool]:
     reader, found = DatagramReader(), []
     for piece in pieces:
@@ -79,21 +91,51 @@ def test_datagrams_of_strangers_are_read_the_same_however_they_come(wire):
 
 def test_the_doorstep_holds_so_many_at_a_time():
     door = Doorstep(most=2)
+    first = door.enter("a", 0)
+    assert first and door.enter("b", 0) and not door.enter("c", 0)
+    door.leave(first)
+    door.leave(first)
+    assert door.enter("c", 0) and not door.enter("d", 0)
+
+
+def test_one_address_does_not_take_all_places():
+    door = Doorstep(most=10, each=3)
+    places = [door.enter("a", 0) for _ in range(5)]
+    assert [place is not None for place in places] == [True, True, True, False, False]
+    assert door.enter("b", 0)
+    door.leave(places[0])
+    assert door.enter("a", 0)
+
+
+def test_a_flood_at_the_door_does_not_reach_those_we_know():
+    door = Doorstep(most=2, each=40)
     assert door.enter("a", 0) and door.enter("b", 0) and not door.enter("c", 0)
-    door.leave()
-    assert door.enter("c", 0)
+    places = [door.enter("friend", 0, known=True) for _ in range(41)]
+    assert [place is not None for place in places] == [True] * 40 + [False]
+    knocks = [door.knock(place, 0) for place in places if place]
+    assert knocks == [True] * 32 + [False] * 8, "a handshake costs them the same as everybody"
+    for place in places[:40]:
+        door.leave(place)
+    assert not door.enter("c", 0), "and they took no places from strangers"
+
+
+def test_even_those_we_know_are_not_without_number():
+    door = Doorstep(room=3, each=2)
+    assert [door.enter(source, 0, known=True) is not None for source in "aaabb"] == [True, True, False, True, False]
 
 
 def test_the_doorstep_lets_one_address_in_only_so_often():
     door = Doorstep(most=1000)
-    assert [door.enter("a", 0) for _ in range(33)].count(True) == 32
+    entered = [door.enter("a", 0) for _ in range(33)]
+    assert entered.count(None) == 1
+    assert all(door.knock(place, 0) for place in entered if place), "it paid on entering"
     assert door.enter("b", 0)
-    assert [door.enter("a", 1) for _ in range(20)].count(True) == 16
+    assert [door.enter("a", 1) for _ in range(20)].count(None) == 4
 
 
 def test_the_doorstep_remembers_so_many_addresses():
     door = Doorstep(most=1000, burst=1, sources=2)
-    assert [door.enter(source, 0) for source in "aabcb"] == [True, False, True, True, False]
+    assert [door.enter(source, 0) is not None for source in "aabcb"] == [True, False, True, True, False]
     assert door.enter("a", 0), "forgotten, so it starts afresh"
 
 
@@ -122,6 +164,60 @@ def test_tunnels_are_known_by_both_keys_and_the_way_around():
     alice, bob = dev_did(ALICE.public), dev_did(BOB.public)
     assert str(TunnelKey(alice, bob)) == f"{alice}_{bob}"
     assert str(TunnelKey(alice, bob, "socks://relay")) == f"{alice}_{bob}|bootstrap=socks://relay"
+
+
+def test_tunnels_that_stand_are_found_by_every_name_of_their_peer():
+    alice, bob, mallory = dev_did(ALICE.public), dev_did(BOB.public), dev_did(MALLORY.public)
+    register: Register[str] = Register(alice)
+    direct, around = TunnelKey(alice, bob), TunnelKey(alice, bob, "socks://relay")
+    register.add(direct, "direct")
+    register.add(around, "around")
+    assert register.call(bob, BOBS_NAME) and register.call(bob, bob)
+    assert register.find(BOBS_NAME) == register.find(bob) == "direct"
+    assert register.find(BOBS_NAME, "socks://relay") == "around"
+    assert register.find(mallory) is None and register.find(ALICES_NAME) is None
+    assert not register.call(mallory, BOBS_NAME) and register.holder(BOBS_NAME) == bob
+    register.remove(direct, "another")
+    register.remove(direct, "direct")
+    assert register.find(BOBS_NAME) is None and register.holder(BOBS_NAME) == bob, "one way to it is left"
+    register.remove(around, "around")
+    assert register.holder(BOBS_NAME) is None and len(register) == 0
+    assert register.call(mallory, BOBS_NAME)
+
+
+def test_a_tunnel_that_took_the_place_of_another_outlives_it():
+    register: Register[str] = Register(dev_did(ALICE.public))
+    key = TunnelKey(dev_did(ALICE.public), dev_did(BOB.public))
+    register.add(key, "old")
+    register.add(key, "new")
+    register.remove(key, "old")
+    assert register.tunnels() == ["new"]
+
+
+def test_each_failure_makes_us_wait_longer_until_a_tunnel_has_stood():
+    backoff = Backoff(first=1, longest=8)
+    assert [backoff.failed(0) for _ in range(5)] == [0.5, 1, 2, 4, 4]
+    assert 4 < backoff.failed(0.5) < 8
+    backoff.stood(1)
+    assert backoff.failed(0) == 4
+    backoff.stood(60)
+    assert backoff.failed(0) == 0.5
+
+
+def test_addresses_that_worked_come_first_and_those_that_failed_last():
+    paths = Paths(most=4)
+    a, b, c, d = (("192.0.2.1", port) for port in range(4))
+    paths.worked(b, 0.5)
+    paths.worked(d, 0.1)
+    paths.failed(a)
+    assert paths.arrange([a, b, c, d, c]) == [d, b, c, a]
+    for _ in range(30):
+        paths.worked(b, 0.01)
+    paths.worked(a, 0.2)
+    assert paths.arrange([a, b, c, d]) == [b, d, a, c]
+    for port in range(10, 14):
+        paths.failed(("192.0.2.2", port))
+    assert paths.arrange([a, b, c, d]) == [a, b, c, d], "only so many are remembered"
 
 
 def test_the_ids_of_an_epoch_have_a_hard_bound():

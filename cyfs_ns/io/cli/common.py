@@ -27,8 +27,19 @@ _GATEWAY_SOCKET = "cyfs-gateway.sock"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def config_option(help: str) -> Callable[[F], F]:
-    return click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help=help)
+def config_option(
+    help: str, read: Callable[[click.Context, click.Parameter, Path | None], None] | None = None
+) -> Callable[[F], F]:
+    """``-c FILE``.  With ``read``, it is what takes the path, and the command does not."""
+    return click.option(
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=help,
+        expose_value=read is None,
+        callback=read,
+    )
 
 
 def home_option(command: F) -> F:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cyfs_ns.io.cli.common import F, config_option
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
-    from cyfs_ns.identity.did import Did
-    from cyfs_ns.identity.keys import PublicKey
+    from cyfs_ns.config.identity import IdentityConfig
+    from cyfs_ns.identity.did import Bridges, Did
+    from cyfs_ns.identity.keys import PublicKey, SecretKey
+    from cyfs_ns.identity.request import Request
     from cyfs_ns.io.trusted.keystore import OwnerStore
+
+_BRIDGES = "cyfs.bridges"
+_ZONE = "The zone, as home.example."
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 out_option = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it.")
-zone_option = click.option("--zone", default="", metavar="HOST", help="The zone, as home.example.")
 days_option = click.option(
     "--days", default=3650, show_default=True, type=click.IntRange(1, 36_500), help="How long it is valid."
 )
@@ -30,6 +36,54 @@ owner_option = click.option(
     metavar="PEM",
     help="The owner's key; what it signs is kept beside it. [default: HOME/identity/owner.pem]",
 )
+
+
+def bridges_option(command: F) -> F:
+    """``-c FILE``, whose ``identity.bridges`` say whose names hosts are, to :func:`did_of` and :func:`bridges`."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            context.meta[_BRIDGES] = identity_section(value).bridges
+
+    return config_option("The file whose identity.bridges say what other names stand for.", read)(command)
+
+
+def zone_option(command: F) -> F:
+    """``--zone``, for :func:`zone_of`."""
+    zone = click.option("--zone", default="", metavar="HOST", help=_ZONE)
+    return zone(bridges_option(command))
+
+
+def needed_zone_option(command: F) -> F:
+    """``--zone`` where it has to be said, for :func:`did_of`."""
+    return click.option("--zone", required=True, metavar="HOST", help=_ZONE)(bridges_option(command))
+
+
+def bridges() -> Bridges:
+    """What the command's ``-c`` says; none without one."""
+    found: Bridges = click.get_current_context().meta.get(_BRIDGES, {})
+    return found
+
+
+def identity_section(path: Path | None) -> IdentityConfig:
+    """``identity`` of a configuration file, whatever else is in it.  Raises ``click.UsageError``."""
+    from cyfs_ns.config.identity import IdentityConfig, load_identity
+    from cyfs_ns.config.source import MAX_BYTES
+    from cyfs_ns.errors import ConfigFault
+    from cyfs_ns.io.configfile import files_beside, read_bounded
+
+    if path is None:
+        return IdentityConfig()
+    try:
+        data, _ = read_bounded(path, MAX_BYTES)
+    except ConfigFault as fault:
+        raise click.UsageError(str(fault)) from None
+    config, told = load_identity(data, environ=os.environ, read_file=files_beside(path))
+    for each in told:
+        click.echo(f"{path}: {printable(str(each))}", err=True)
+    if any(each.severity == "error" for each in told):
+        raise click.UsageError(f"{path} cannot be used")
+    return config
 
 
 @contextmanager
@@ -48,7 +102,6 @@ def telling() -> Iterator[None]:
 
 def writing(home: Path) -> None:
     """Raises ``ConfigFault`` where root would write what the service that lives in ``home`` could not read."""
-    import os
     import pwd
 
     from cyfs_ns.errors import ConfigFault
@@ -80,7 +133,7 @@ def did_of(text: str) -> Did:
     """A DID, or the identity that a host name stands for.  Raises ``BadWire``."""
     from cyfs_ns.identity.did import subject
 
-    return subject(text)
+    return subject(text, bridges())
 
 
 def zone_of(text: str) -> Did | None:
@@ -156,6 +209,19 @@ def put_out(out: Path | None, text: str) -> None:
         out.write_text(text)
     else:
         write_atomic(out, text.encode(), 0o644)
+
+
+def put_request(request: Request, key: SecretKey, out: Path | None) -> None:
+    """The file that asks for ``request``, which is proven by ``key``."""
+    import json
+
+    from cyfs_ns.identity.did import dev_did
+    from cyfs_ns.identity.request import write_request
+
+    put_out(out, json.dumps(write_request(request, key), indent=2) + "\n")
+    click.echo(
+        f"{request.name or 'this machine'} asks with the key {dev_did(key.public)}, until {day(request.exp)}", err=True
+    )
 
 
 def owner_store(pem: Path | None, home: Path) -> OwnerStore:

@@ -12,7 +12,7 @@ from cyfs_ns.io.cli.common import facts, identity_home_option, json_option, prin
 from cyfs_ns.io.cli.identifying import (
     day,
     out_option,
-    put_out,
+    put_request,
     sure,
     telling,
     writing,
@@ -169,12 +169,9 @@ def request(
     Example:
       cyfs-gateway id request --zone home.example --ip 192.0.2.1 -o ood1.request
     """
-    import json
-
     from cyfs_ns import names
-    from cyfs_ns.identity.did import dev_did
     from cyfs_ns.identity.oods import read_ood
-    from cyfs_ns.identity.request import LIFETIME, DeviceRequest, write_request
+    from cyfs_ns.identity.request import LIFETIME, DeviceRequest
     from cyfs_ns.io.trusted.keystore import KeyStore, host_label
 
     with telling():
@@ -194,9 +191,7 @@ def request(
             iat=now,
             exp=now + LIFETIME,
         )
-        written = json.dumps(write_request(wish, key), indent=2) + "\n"
-        put_out(out, written)
-    click.echo(f"{name} asks with the key {dev_did(key.public)}, until {day(wish.exp)}", err=True)
+        put_request(wish, key, out)
 
 
 @click.command()
@@ -216,8 +211,8 @@ def accept(file: Path, key: str, yes: bool, home: Path) -> None:
       cyfs-gateway id accept ood1.jwt
     """
     from cyfs_ns.errors import BadWire, ConfigFault
-    from cyfs_ns.identity.documents import DeviceDoc, revision_of
-    from cyfs_ns.identity.revision import judge
+    from cyfs_ns.identity.documents import DeviceDoc
+    from cyfs_ns.identity.revision import judge, revision_of
     from cyfs_ns.io.cli.identifying import public_key
     from cyfs_ns.io.trusted.keystore import KeyStore, read_token_file
     from cyfs_ns.io.trusted.store import TrustStore

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cyfs_ns.io.cli.common import facts, identity_home_option
 from cyfs_ns.io.cli.identifying import (
     days_option,
+    did_of,
+    out_option,
     owner_option,
     owner_store,
+    put_request,
     sure,
     telling,
     yes_option,
@@ -25,11 +30,55 @@ from cyfs_ns.io.cli.identifying import (
 if TYPE_CHECKING:
     from cyfs_ns.identity.keys import SecretKey
 
-_place_option = click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the owner is to live. [default: HOME/identity]"
-)
-_name_option = click.option("--name", required=True, metavar="NAME", help="What the owner is called.")
-_did_option = click.option("--did", default="", metavar="DID", help="Who the owner is. [default: the key itself]")
+
+@dataclass(frozen=True, slots=True)
+class _Newcomer:
+    """Who an owner is to be, for how many days, and the directory they are to live in."""
+
+    name: str
+    zone: str
+    did: str
+    days: int
+    folder: Path
+
+    def settle(self, key: SecretKey) -> None:
+        """Write the key and a document signed with it, and say where."""
+        from cyfs_ns.identity.did import dev_did, parse_did
+        from cyfs_ns.identity.issue import Issuer, next_iat
+        from cyfs_ns.io.trusted.keystore import OwnerStore, put_owner
+
+        pem = self.folder / "owner.pem"
+        last, now = OwnerStore(pem).document(), time.time()
+        iat = next_iat(None if last is None else last.iat, now)
+        id = parse_did(self.did) if self.did else dev_did(key.public)
+        issuer = Issuer(key=key, id=id, iat=iat, exp=iat + self.days * 86_400)
+        document = issuer.owner(self.name, zone=zone_of(self.zone))
+        put_owner(self.folder, key, issuer.sign(document))
+        click.echo(f"{pem} is the secret, {self.folder / 'owner.jwt'} is for everybody")
+        facts({"name": self.name, "did": issuer.id, "key": key.public.x, "zone": self.zone or "none"})
+
+
+def _of_newcomer(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say who an owner is, handed over as a ``_Newcomer``."""
+
+    @functools.wraps(command)
+    def named(name: str, zone: str, did: str, days: int, out: Path | None, home: Path, **more: Any) -> None:
+        command(_Newcomer(name, zone, did, days, out.absolute() if out else home / "identity"), **more)
+
+    options = (
+        click.option("--name", required=True, metavar="NAME", help="What the owner is called."),
+        zone_option,
+        click.option("--did", default="", metavar="DID", help="Who the owner is. [default: the key itself]"),
+        days_option,
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Where the owner is to live. [default: HOME/identity]",
+        ),
+        identity_home_option,
+    )
+    return functools.reduce(lambda told, option: option(told), reversed(options), named)
 
 
 @click.group()
@@ -38,19 +87,14 @@ def owner() -> None:
 
 
 @owner.command()
-@_name_option
-@zone_option
-@_did_option
-@days_option
-@_place_option
+@_of_newcomer
 @click.option(
     "--words-to",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write the 24 words there instead of showing them.",
 )
-@identity_home_option
-def new(name: str, zone: str, did: str, days: int, out: Path | None, words_to: Path | None, home: Path) -> None:
+def new(newcomer: _Newcomer, words_to: Path | None) -> None:
     """Make an owner: a key, and a document signed with it.
 
     The machine need not be on any network.  The 24 words that are shown once bring the key back; they belong on paper.
@@ -66,26 +110,20 @@ def new(name: str, zone: str, did: str, days: int, out: Path | None, words_to: P
     from cyfs_ns.io.trusted.keystore import read_secret
 
     with telling():
-        folder = out.absolute() if out else home / "identity"
-        if (folder / "owner.jwt").exists():
-            raise ConfigFault(f"{folder / 'owner.jwt'}: an owner lives here already; choose another place with --out")
-        pem = folder / "owner.pem"
+        if (there := newcomer.folder / "owner.jwt").exists():
+            raise ConfigFault(f"{there}: an owner lives here already; choose another place with --out")
+        pem = newcomer.folder / "owner.pem"
         key = read_secret(pem) if pem.exists() else SecretKey(secrets.token_bytes(32))
         if words_to is not None:
             _words_to(words_to, key)
-        _settle(folder, key, name, zone, did, days)
+        newcomer.settle(key)
         if words_to is None:
             _show_words(key)
 
 
 @owner.command()
-@_name_option
-@zone_option
-@_did_option
-@days_option
-@_place_option
-@identity_home_option
-def restore(name: str, zone: str, did: str, days: int, out: Path | None, home: Path) -> None:
+@_of_newcomer
+def restore(newcomer: _Newcomer) -> None:
     """Bring an owner's key back from its 24 words, read from the terminal or from standard input.
 
     The document is signed anew.
@@ -101,7 +139,7 @@ def restore(name: str, zone: str, did: str, days: int, out: Path | None, home: P
             written = click.prompt(f"The {COUNT} words", hide_input=True, err=True)
         else:
             written = sys.stdin.read(8192)
-        _settle(out.absolute() if out else home / "identity", key_of(written), name, zone, did, days)
+        newcomer.settle(key_of(written))
 
 
 @owner.command()
@@ -121,18 +159,38 @@ def words(pem: Path | None, yes: bool, home: Path) -> None:
         _show_words(key)
 
 
-def _settle(folder: Path, key: SecretKey, name: str, zone: str, did: str, days: int) -> None:
-    from cyfs_ns.identity.did import dev_did, parse_did
-    from cyfs_ns.identity.issue import Issuer, next_iat
-    from cyfs_ns.io.trusted.keystore import OwnerStore, put_owner
+@owner.command()
+@click.option("--name", metavar="NAME", help="What the owner is to be called.")
+@click.option("--full-name", metavar="TEXT", help="What the owner is called in full.")
+@zone_option
+@click.option("--did", default="", metavar="DID", help="Who the owner is to be.")
+@out_option
+@identity_home_option
+def request(name: str | None, full_name: str | None, zone: str, did: str, out: Path | None, home: Path) -> None:
+    """Ask the owner, whose key is elsewhere, to sign their own document anew.
 
-    last, now = OwnerStore(folder / "owner.pem").document(), time.time()
-    iat = next_iat(None if last is None else last.iat, now)
-    issuer = Issuer(key=key, id=parse_did(did) if did else dev_did(key.public), iat=iat, exp=iat + days * 86_400)
-    document = issuer.owner(name, zone=zone_of(zone))
-    put_owner(folder, key, issuer.sign(document))
-    click.echo(f"{folder / 'owner.pem'} is the secret, {folder / 'owner.jwt'} is for everybody")
-    facts({"name": name, "did": issuer.id, "key": key.public.x, "zone": zone or "none"})
+    What is not said stays as it was signed last.  The file holds no secret, and is good for three days.
+
+    \b
+    Example:
+      cyfs-gateway id owner request --zone home.example -o alice.request
+    """
+    from cyfs_ns.identity.request import LIFETIME, OwnerRequest
+    from cyfs_ns.io.trusted.keystore import KeyStore
+
+    with telling():
+        key = KeyStore(home).device()
+        now = int(time.time())
+        wish = OwnerRequest(
+            key=key.public,
+            name=name or None,
+            full_name=full_name,
+            id=did_of(did) if did else None,
+            zone=zone_of(zone),
+            iat=now,
+            exp=now + LIFETIME,
+        )
+        put_request(wish, key, out)
 
 
 def _words_to(path: Path, key: SecretKey) -> None:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from cyfs_ns.io.cli.common import identity_home_option, json_option, print_json, table
-from cyfs_ns.io.cli.identifying import day, did_of, public_key, seconds_of, sure, telling, writing, yes_option
+from cyfs_ns.io.cli.identifying import (
+    bridges_option,
+    day,
+    did_of,
+    public_key,
+    seconds_of,
+    sure,
+    telling,
+    writing,
+    yes_option,
+)
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--revoke", is_flag=True, help="Refuse everything it signs.")
 @click.option("--list", "listed", is_flag=True, help="Show all pins.")
+@bridges_option
 @json_option
 @yes_option
 @identity_home_option
@@ -67,6 +78,7 @@ def trust(who: str, key: str, least_iat: str, revoke: bool, listed: bool, as_jso
 
 @click.command()
 @click.argument("who", metavar="DID|HOST")
+@bridges_option
 @identity_home_option
 def untrust(who: str, home: Path) -> None:
     """Take a pin away.

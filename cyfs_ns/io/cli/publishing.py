@@ -11,6 +11,7 @@ import click
 
 from cyfs_ns.io.cli.common import identity_home_option
 from cyfs_ns.io.cli.identifying import (
+    bridges,
     out_option,
     owner_option,
     owner_store,
@@ -65,7 +66,8 @@ def txt(
         whose = public_key(key) if key else _key_of(tokens, store)
         if whose is None:
             raise BadWire("whose key is to be published?  Name the owner's document too, or say --key")
-        published = publish.publication([(str(path), token) for path, token in tokens], whose, time.time(), wanted)
+        named = [(str(path), token) for path, token in tokens]
+        published = publish.publication(named, whose, time.time(), wanted, bridges())
     written = {
         "zone": publish.as_zone,
         "records": publish.as_records,
@@ -110,7 +112,8 @@ def _signed_here(store: OwnerStore, zone: Did | None) -> list[tuple[Path, Token]
 
 def _key_of(tokens: Sequence[tuple[Path, Token]], store: OwnerStore) -> PublicKey | None:
     """The owner's key: from an owner's document among the files, an issuer that is a key, or who lives here."""
-    from cyfs_ns.identity.documents import OwnerDoc, read_document
+    from cyfs_ns.identity.documents import OwnerDoc
+    from cyfs_ns.identity.reading import read_document
 
     documents = [read_document(token.claims) for _, token in tokens]
     for document in documents:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cyfs_ns.io.cli.common import print_json, run_to_end
-from cyfs_ns.io.cli.identifying import writing
-from cyfs_ns.printable import printable
+from cyfs_ns.io.cli.identifying import identity_section, writing
 
 if TYPE_CHECKING:
-    from cyfs_ns.config.identity import IdentityConfig
     from cyfs_ns.io.trusted.resolver import TrustedNames
     from cyfs_ns.trust.outcome import Outcome
     from cyfs_ns.trust.plan import Ask
@@ -50,7 +47,7 @@ def resolve_trusted(
         raise click.UsageError("wanted one name: a DID or a host name")
     if is_ip(words[0]):
         raise click.UsageError("an address is nobody's identity; give a DID or a host name")
-    identity = _section(config)
+    identity = identity_section(config)
     try:
         if not only_plan:
             writing(home)  # what is believed is kept there
@@ -71,27 +68,6 @@ def resolve_trusted(
             "cyfs-ns: ENS is not asked: -c FILE with identity.ens.rpc, URLs of Ethereum nodes, is needed", err=True
         )
     return _show(outcome, as_json=as_json)
-
-
-def _section(path: Path | None) -> IdentityConfig:
-    """``identity`` of a configuration file, whatever else is in it."""
-    from cyfs_ns.config.identity import IdentityConfig, load_identity
-    from cyfs_ns.config.source import MAX_BYTES
-    from cyfs_ns.errors import ConfigFault
-    from cyfs_ns.io.configfile import files_beside, read_bounded
-
-    if path is None:
-        return IdentityConfig()
-    try:
-        data, _ = read_bounded(path, MAX_BYTES)
-    except ConfigFault as fault:
-        raise click.UsageError(str(fault)) from None
-    config, told = load_identity(data, environ=os.environ, read_file=files_beside(path))
-    for each in told:
-        click.echo(f"{path}: {printable(str(each))}", err=True)
-    if any(each.severity == "error" for each in told):
-        raise click.UsageError(f"{path} cannot be used")
-    return config
 
 
 def _show_plan(names: TrustedNames, ask: Ask, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cyfs_ns.io.cli.common import facts, identity_home_option, json_option, print_json
-from cyfs_ns.io.cli.identifying import day, public_key
+from cyfs_ns.io.cli.identifying import bridges, bridges_option, day, public_key
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _BROKEN = "It does not hold, and nothing in it should be believed."
     "--key", default="", metavar="KEY", help="The key it has to be signed with. [default: what is pinned here]"
 )
 @click.option("--owner", "owner_file", default="", metavar="FILE", help="The owner's document, for the key in it.")
+@bridges_option
 @json_option
 @identity_home_option
 def verify(file: Path, key: str, owner_file: str, as_json: bool, home: Path) -> None:
@@ -57,7 +58,7 @@ def verify(file: Path, key: str, owner_file: str, as_json: bool, home: Path) -> 
         if data.lstrip()[:1] == b"{":
             wish = read_request(data[: MOST_REQUEST + 1], now)
             shown = {
-                "kind": "device-request",
+                "kind": wish.kind,
                 "holds": True,
                 "claims": wish.claims(),
                 "signer": wish.key.x,
@@ -68,7 +69,7 @@ def verify(file: Path, key: str, owner_file: str, as_json: bool, home: Path) -> 
                 token = read_token(data.decode("ascii").strip(), "document")
             except UnicodeDecodeError:
                 raise BadWire("document: not ASCII, as every token is; get it again from whoever issued it") from None
-            found = check_up(token, str(file), anchors, now, given)
+            found = check_up(token, str(file), anchors, now, given, bridges())
             if not as_json:
                 _show_checkup(file, found, now)
                 raise SystemExit(0 if found.holds else 1)
@@ -78,7 +79,7 @@ def verify(file: Path, key: str, owner_file: str, as_json: bool, home: Path) -> 
     if as_json:
         print_json({"file": str(file), **shown})
     elif shown["holds"]:
-        click.echo(f"{file}: the request of a device, made by the key it names, not signed by any owner yet")
+        click.echo(f"{file}: {shown['kind']}, made by the machine whose key it names, not signed by any owner yet")
         facts(
             {
                 name: ", ".join(map(str, value)) if isinstance(value, list) else value

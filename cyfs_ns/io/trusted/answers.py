@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
-from cyfs_ns.errors import BadWire, CyfsError, Unreachable
+from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Unreachable
 from cyfs_ns.given import Given
 from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
-from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc, ZoneBoot, read_document
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc, ZoneBoot
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.io.light import in_task
 from cyfs_ns.io.trusted.keystore import read_token_file
@@ -34,10 +36,11 @@ from cyfs_ns.trust.dnsview import (
     nobodys,
     read_place,
     show,
+    split_side,
     strongest,
 )
 from cyfs_ns.trust.outcome import Found
-from cyfs_ns.trust.weigh import device_did
+from cyfs_ns.trust.places import device_did
 from cyfs_ns.wire import name_text
 
 _MOST_DEVICES = 32
@@ -89,8 +92,8 @@ class TrustedAnswers:
         hosts = self._known.hosts
         if not hosts:
             return False
-        above = name.partition(".")[2]
-        return name in hosts or above in hosts or above.partition(".")[2] in hosts
+        host = split_side(name)[2]
+        return host in hosts or host.partition(".")[2] in hosts
 
     async def answer(self, query: Query, beside: Callable[[], Awaitable[Given]]) -> Shown | None:
         """The answer, or None: the DNS knows as much.  ``beside`` asks the DNS the same question."""
@@ -109,7 +112,8 @@ class TrustedAnswers:
         documents = None
         if query.rtype == TXT and place.pinned and not place.side:
             await in_task()
-            documents = await trio.to_thread.run_sync(self._documents, place)
+            with suppress(BadWire, OSError):  # then the outcome says so too
+                documents = await trio.to_thread.run_sync(self._documents, place)
         # As of a whole second of the clock by which answers age.
         now = int(self._clock()) + (self._wall() - self._clock())
         shown = show(place, query.question, outcome, now, documents=documents, reach=reach)
@@ -117,19 +121,33 @@ class TrustedAnswers:
             return shown if shown is None or not place.spelled else replace(shown, left=0)
         return _joined(shown, await beside())
 
+    def follow(self, former: TrustedAnswers) -> None:
+        """Know whom ``former`` knew, until the next look."""
+        self._known = replace(former._known, bridges=self._bridges)
+
     def look(self) -> None:
-        """Read who is pinned.  Blocks on the disk."""
+        """Read who is pinned.  Blocks on the disk.
+
+        A pin that cannot be read makes its name one that is not answered.  Raises ``ConfigFault`` where it cannot even
+        be told whose names those are; who was known before is then known still.
+        """
         store = self.trusted.store
         hosts: dict[str, Did] = {}
-        keys: dict[str, Did] = {}
+        try:
+            for about in store.pinned():
+                self._stand(hosts, about)
+        except OSError as fault:
+            what = f"{fault.filename}: {fault.strerror}" if fault.filename else str(fault)
+            raise ConfigFault(f"{what}; the pins of this machine cannot be read: mend that, as its owner") from None
+        except BadWire as bad:
+            raise ConfigFault(str(bad)) from None
         try:
             pins, kept, local = store.pins(), store.kept(), store.local()
         except (BadWire, OSError) as fault:
             _log.error("%s", fault)
+            self._known = replace(self._known, hosts={**self._known.hosts, **hosts})
             return
-        for pin in pins:
-            keys[pin.key.x.lower()] = dev_did(pin.key)
-            self._stand(hosts, pin.about)
+        keys = {pin.key.x.lower(): dev_did(pin.key) for pin in pins}
         own = [document for _, document in self._own_documents()]
         for document in own:
             if isinstance(document, ZoneBoot) and document.id is not None:

@@ -76,7 +76,8 @@ def _ens(
     # Its tables are megabytes that nobody needs who has no Ethereum nodes.
     from cyfs_ns.io.trusted.ccipgate import CcipGate
     from cyfs_ns.io.trusted.chain import ChainConfig
-    from cyfs_ns.io.trusted.ensprovider import MAINNET_REGISTRY, MAINNET_UNIVERSAL, EnsConfig, EnsProvider
+    from cyfs_ns.io.trusted.enslookups import MAINNET_REGISTRY, MAINNET_UNIVERSAL, EnsConfig
+    from cyfs_ns.io.trusted.ensprovider import EnsProvider
 
     nodes = ChainConfig(endpoints=section.rpc, chain=section.chain, quorum=section.quorum, tls_ca=section.ca)
     universal = section.universal or ("" if section.registry else MAINNET_UNIVERSAL)

@@ -10,10 +10,12 @@ others or is slow loses its voice for the rest of the lookup, and its name goes 
 
 from __future__ import annotations
 
+import socket
 import ssl
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,7 +25,7 @@ import trio
 
 from cyfs_ns import names
 from cyfs_ns.ens.lookup import Call, Returned, Reverted
-from cyfs_ns.ens.quorum import Agreed, Endpoint, Fault, TooFew, common_block, judge, level
+from cyfs_ns.ens.quorum import Agreed, Endpoint, Fault, TooFew, common_block, judge, level, voice
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.trust.level import Trust
 
@@ -92,6 +94,7 @@ class Node:
         # The path of such a URL is often a secret.
         shown = f"{host}:{port}" if port and port != _PORTS[parts.scheme] else host
         self.endpoint = Endpoint(shown, parts.scheme == "https" or local)
+        self.host, self.voice = host, voice(host)
         self.chain: int | None = None
         self._url, self._config = url, config
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -107,6 +110,7 @@ class Node:
 
     def _request(self, method: str, params: list[Any]) -> Any:
         if self._provider is None:
+            self.voice = _resolved_voice(self.host)
             with _IMPORTING:
                 self._provider = self._provider or _provider(self._url, self._config)
         try:
@@ -132,11 +136,16 @@ class Chain:
     def __init__(self, config: ChainConfig, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self._clock = clock
-        self._nodes = {node.endpoint: node for node in (Node(url, config) for url in config.endpoints)}
-        if not self._nodes or len(self._nodes) < len(config.endpoints):
+        nodes = [Node(url, config) for url in config.endpoints]
+        if not nodes:
+            raise ConfigFault("Ethereum nodes are needed")
+        voices = Counter(node.voice for node in nodes)
+        if twice := next((node for node in nodes if voices[node.voice] > 1), None):
+            others = " and ".join(node.endpoint.name for node in nodes if node.voice == twice.voice)
             raise ConfigFault(
-                "Ethereum nodes are needed, each on a host of its own: one that counts twice is no quorum"
+                f"Ethereum nodes {others} are one host: one that counts twice is no quorum; name one of them"
             )
+        self._nodes = {node.endpoint: node for node in nodes}
         if config.needed > len(self._nodes):
             raise ConfigFault(f"{config.needed} of {len(self._nodes)} Ethereum nodes can never agree")
         self._pinning = trio.Lock()
@@ -161,6 +170,12 @@ class Chain:
                 faults[end.name] = head.why
             else:
                 known[end] = head
+        first: dict[str, Endpoint] = {}
+        for end in list(known):
+            other = first.setdefault(self._nodes[end].voice, end)
+            if other is not end:
+                faults[end.name] = f"is this machine, as {other.name} is"
+                del known[end]
         if len(known) < self.config.needed:
             told = tuple(f"{name}: {why}" for name, why in faults.items())
             raise Unreachable(TooFew(told, self.config.needed).why)
@@ -294,6 +309,18 @@ async def _everybody(
             for end, node in asked:
                 nursery.start_soon(one, end, node)
     return {end: said.get(end, Fault("is slower than the others")) for end, _ in asked}
+
+
+def _resolved_voice(host: str) -> str:
+    """:func:`voice`, once the system has said whether a name is only another one of this machine."""
+    if names.is_ip(host):
+        return voice(host)
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return voice(host)  # who asks there hears of it
+    loopback = all(address == "::1" or address.startswith("127.") for address in found)
+    return voice("localhost") if found and loopback else voice(host)
 
 
 def _provider(url: str, config: ChainConfig) -> Any:

@@ -17,9 +17,9 @@ from cyfs_ns.identity.did import Bridges, Did, host_of_did
 from cyfs_ns.identity.txt import Published, joined_txt, read_published
 from cyfs_ns.io.trusted.records import AskRecords, RecordSet
 from cyfs_ns.message import AAAA, TXT, A
-from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.evidence import Claim, Evidence, Refusal
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.outcome import Absent, Found, Outcome
+from cyfs_ns.trust.outcome import Absent, Found, Outcome, Refused
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
 
 
@@ -58,18 +58,24 @@ class DnsRecords:
                 nursery.start_soon(one, own, rtype)
         claims: list[Claim] = []
         faults: list[str] = []
+        refused: list[Refusal] = []
         for (whom, rtype), said in got.items():
             if isinstance(said, Exception):
                 faults.append(f"DNS: {said}")
             elif rtype == TXT:
                 published = read_published(map(joined_txt, said.data))
                 claims.extend(self._said_by_txt(whom, published, said))
-                faults.extend(f"TXT of {host_of_did(whom, self._bridges)}: {fault}" for fault in published.faults)
+                unread = [f"TXT of {host_of_did(whom, self._bridges)}: {fault}" for fault in published.faults]
+                faults.extend(unread)
+                refused.extend(Refusal(whom, why) for why in unread)
             else:
                 claims.extend(self._said_by_addresses(subject, rtype, said))
         heard = [said for said in got.values() if isinstance(said, RecordSet)]
         if claims:
-            return Found(subject=subject, claims=tuple(claims), faults=tuple(faults))
+            return Found(subject=subject, claims=tuple(claims), faults=tuple(faults), refused=tuple(refused))
+        if refused:
+            why = f"{subject}: nothing of it can be read"
+            return Refused(subject=subject, why=why, faults=tuple(faults), refused=tuple(refused))
         if faults:
             # Whoever adds garbage to a zone must not make it vanish.
             raise Unreachable("; ".join(faults))

@@ -27,9 +27,10 @@ from typing import Any
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.identity.bases import to_base32
 from cyfs_ns.identity.did import dev_did, host_of_did
-from cyfs_ns.identity.documents import DeviceDoc, Document, OwnerDoc, read_document
+from cyfs_ns.identity.documents import DeviceDoc, Document, OwnerDoc
 from cyfs_ns.identity.fields import Fields
 from cyfs_ns.identity.keys import Multikey, PublicKey, SecretKey, read_pem
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.strictjson import read_object, write_json
 from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
 from cyfs_ns.io.atomic import write_atomic

@@ -10,9 +10,10 @@ import trio
 
 from cyfs_ns.identity.did import Did, dev_did
 from cyfs_ns.identity.keys import read_multikey
-from cyfs_ns.io.trusted.store import Kept, Local, TrustStore
+from cyfs_ns.io.trusted.keeping import Kept
+from cyfs_ns.io.trusted.store import Local, TrustStore
 from cyfs_ns.trust.anchors import Pin
-from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.evidence import Claim, Evidence, Refusal
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found, Outcome
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
@@ -89,7 +90,9 @@ class ThisMachine:
         for file in local:
             if file.about.canonical in whom:
                 claims.append(_from_file(file))
-        return Found(subject=ask.subject, claims=tuple(claims), faults=self._store.faults())
+        # What cannot be read may be about any of those who are pinned.
+        unread = [Refusal(pin.about, why) for pin in pins if pin.about.canonical in whom for why in self._store.unread]
+        return Found(subject=ask.subject, claims=tuple(claims), faults=self._store.faults(), refused=tuple(unread))
 
 
 class WhatWasKept:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
+from cyfs_ns.clock import NOT_SET
 from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.io.resolver import Resolver
 from cyfs_ns.io.upstreams import Told
@@ -53,6 +54,8 @@ def channel(upstream: Upstream | None, told: Told, validators: Collection[str] =
     """What it is worth that ``upstream`` said so: nothing of its own, a checked certificate, or a validation too."""
     if upstream is None or upstream.scheme not in _ENCRYPTED or upstream.skip_cert_verify:
         return Trust.PLAIN_DNS
+    if any(said.startswith(NOT_SET) for _, said in told.reply.ede):
+        return Trust.PLAIN_DNS  # a certificate that may be over
     validated = told.server in validators and told.reply.flags & AD
     return Trust.DNSSEC if validated else Trust.AUTH_CHANNEL
 

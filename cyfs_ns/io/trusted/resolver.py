@@ -3,9 +3,6 @@
 What was found is remembered for as long as its facts last; the same question of many is asked once; how much is under
 way and remembered is bounded.  What was believed by a pin is kept on disk, and is the mark behind which nothing goes
 back.
-
-A machine without a clock starts in 1970, and clocks are set back.  So it is never earlier here than the newest document
-that somebody pinned has dated: what had ended by then stays ended, and what was kept still counts.
 """
 
 from __future__ import annotations
@@ -19,16 +16,16 @@ from dataclasses import replace
 
 import trio
 
+from cyfs_ns.clock import is_unset
 from cyfs_ns.errors import BadWire, CyfsError, Misuse
 from cyfs_ns.errors import Unreachable as CannotAsk
 from cyfs_ns.identity.did import Did
 from cyfs_ns.io.merging import Merged
 from cyfs_ns.io.trusted.providers import Provider
 from cyfs_ns.io.trusted.store import TrustStore
-from cyfs_ns.trust.anchors import Anchors
 from cyfs_ns.trust.evidence import Kind
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak, Unreachable
 from cyfs_ns.trust.plan import Ask, Plan, plan
 from cyfs_ns.trust.resolution import Resolution
 
@@ -98,7 +95,7 @@ class TrustedNames:
             await trio.lowlevel.checkpoint()
             return known
         outcome = await self._flights.run(_key(ask), lambda: self._find(ask))
-        return self._stale(ask, outcome) if ask.stale and isinstance(outcome, Unreachable) else outcome
+        return self._stale(ask, outcome) if ask.stale and isinstance(outcome, Unreachable | Refused) else outcome
 
     def flush(self, subject: Did | None = None) -> int:
         """Forget what is remembered of ``subject``, or of everybody; how much that was.  The disk keeps its own."""
@@ -122,23 +119,20 @@ class TrustedNames:
         try:
             anchors = await trio.to_thread.run_sync(self.store.anchors)
             resolution = Resolution(self.plan(ask), anchors)
-            while (step := resolution.next_step(self._now(anchors))) is not None:
+            while (step := resolution.next_step(self._wall())) is not None:
                 far = any(self._providers[name].card.cost for name in step.providers)
                 # Names whose servers are slow hold up nobody who is known here.
                 async with self._room if far else nullcontext(), trio.open_nursery() as nursery:
                     for name in step.providers:
                         nursery.start_soon(self._ask_one, name, ask, resolution)
-            now = self._now(anchors)
+            now = self._wall()
             if not await self._keep(resolution, now):
                 # Somebody has believed a newer one meanwhile.
                 resolution.judge_by(await trio.to_thread.run_sync(self.store.anchors))
             return resolution.outcome(now)
         except (BadWire, OSError) as fault:
             self._remembered.pop(_key(ask), None)
-            return Unreachable(subject=ask.subject, why=f"{ask.subject}: the pins cannot be read: {fault}")
-
-    def _now(self, anchors: Anchors) -> float:
-        return max(self._wall(), float(anchors.not_before))
+            return Refused(subject=ask.subject, why=f"{ask.subject}: the pins cannot be read: {fault}")
 
     async def _ask_one(self, name: str, ask: Ask, resolution: Resolution) -> None:
         brought: Outcome
@@ -171,7 +165,7 @@ class TrustedNames:
     def _remember(self, ask: Ask, outcome: Outcome) -> Outcome:
         key, now = _key(ask), self._clock()
         held = self._remembered.get(key)
-        if isinstance(outcome, Unreachable) and held is not None and isinstance(held[1], Found):
+        if isinstance(outcome, Unreachable | Refused) and held is not None and isinstance(held[1], Found):
             return outcome  # what was found stays, for those who take it stale
         self._remembered[key] = (now + self._lifetime(outcome), outcome)
         self._remembered.move_to_end(key)
@@ -179,7 +173,7 @@ class TrustedNames:
             self._remembered.popitem(last=False)
         return outcome
 
-    def _stale(self, ask: Ask, outcome: Unreachable) -> Outcome:
+    def _stale(self, ask: Ask, outcome: Unreachable | Refused) -> Outcome:
         """What was found earlier, as long as its documents last."""
         held = self._remembered.get(_key(ask))
         if held is None or not isinstance(old := held[1], Found) or self._clock() - held[0] >= _STALE:
@@ -190,9 +184,9 @@ class TrustedNames:
 
     def _lifetime(self, outcome: Outcome) -> float:
         """Seconds for which ``outcome`` needs no asking again."""
-        if isinstance(outcome, Unreachable):
+        if isinstance(outcome, Unreachable) or (is_unset(self._wall()) and not isinstance(outcome, Found)):
             return _NOBODY
-        if isinstance(outcome, Revoked | TooWeak | Conflicted):
+        if isinstance(outcome, Refused | Revoked | TooWeak | Conflicted):
             return _NEGATIVE
         until = outcome.until
         if until is None:

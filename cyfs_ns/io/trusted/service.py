@@ -24,17 +24,19 @@ from cyfs_ns.config.identity import Serve
 from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.identity.did import Bridges, Did, did_of_host, parse_did
-from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc, ZoneBoot, ZoneDoc, read_document
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc, ZoneBoot, ZoneDoc
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import Token
+from cyfs_ns.io.trusted.keeping import Kept
 from cyfs_ns.io.trusted.keystore import read_token_file
 from cyfs_ns.io.trusted.resolver import TrustedNames
-from cyfs_ns.io.trusted.store import Kept, Local
+from cyfs_ns.io.trusted.store import Local
 from cyfs_ns.trust.didresult import fault_page, page_of
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found, Outcome
+from cyfs_ns.trust.places import device_did
 from cyfs_ns.trust.plan import Ask, Privacy
-from cyfs_ns.trust.weigh import device_did
 
 IDENTIFIERS = "/1.0/identifiers/"
 WELL_KNOWN = "/.well-known/"
@@ -46,7 +48,7 @@ _MOST_OWN = 300
 _KINDS = {kind: kind for kind in (ZoneDoc.kind, OwnerDoc.kind, ZoneBoot.kind, DeviceDoc.kind, "info")}
 _FORERUNNERS = {"device_mini_doc": DeviceMini.kind, "did.json": "", "": ""}
 _RANK = (ZoneDoc.kind, DeviceDoc.kind, OwnerDoc.kind, ZoneBoot.kind, DeviceMini.kind)
-"""Which of several own documents stands for its subject."""
+"""Which of several documents stands for its subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,11 @@ class DidService:
                 now = self._wall()
                 if own is not None:
                     return page_of(_told(subject, own), now, accept=accept, token=own.token, kinds=kinds)
-                if not ask_others and not await trio.to_thread.run_sync(self._is_known, subject):
+                try:
+                    is_known = ask_others or await trio.to_thread.run_sync(self._is_known, subject)
+                except (BadWire, OSError):
+                    return fault_page(500, "internalError", "whom this machine knows cannot be read; its log says more")
+                if not is_known:
                     return fault_page(404, "notFound", f"{subject} is not known here")
                 outcome, token = await self._resolved(subject, kinds, ask_others)
                 return page_of(outcome, now, accept=accept, token=token, kinds=kinds)
@@ -130,7 +136,9 @@ class DidService:
             return outcome, None
         believed = [claim.value for claim in outcome.of("document") if not kinds or claim.key in kinds]
         held = await trio.to_thread.run_sync(lambda: list(self._held(subject)))
-        return outcome, next((token for token, document in held if document in believed), None)
+        fitting = [one for one in held if one[1] in believed and one[1].kind in _RANK]
+        best = min(fitting, key=lambda one: _RANK.index(one[1].kind), default=None)
+        return outcome, None if best is None else best[0]
 
     def _held(self, subject: Did) -> Iterator[tuple[Token, Document]]:
         """Tokens on this disk that may be what was believed."""
@@ -144,7 +152,7 @@ class DidService:
         """Whether strangers may hear of ``subject``: it proves itself, or it or its zone is pinned here."""
         if subject.key is not None:
             return True
-        pinned = {pin.about.canonical for pin in self._names.store.pins()}
+        pinned = {about.canonical for about in self._names.store.pinned()}
         above = Did(subject.method, subject.id.partition(".")[2])
         return subject.canonical in pinned or above in pinned
 
@@ -169,18 +177,21 @@ class DidService:
                 found = path.stat()
                 state.append((path, found.st_mtime_ns, found.st_size, found.st_ino))
         if state != self._seen:
-            self._read, self._seen = [own for path, at, *_ in state for own in _owns(path, at / 1e9)], state
+            self._read, self._seen = (
+                [own for path, at, *_ in state for own in _owns(path, at / 1e9, self._bridges)],
+                state,
+            )
         return self._read
 
 
-def _owns(path: Path, at: float) -> Iterator[_Own]:
+def _owns(path: Path, at: float, bridges: Bridges) -> Iterator[_Own]:
     """What a file of ours stands for; what cannot be read stands for nothing."""
     try:
         token, document = read_token_file(path)
     except ConfigFault:
         return
     if document.kind in _RANK:
-        for about in _subjects(document):
+        for about in _subjects(document, bridges):
             yield _Own(about, token, document, str(path), at)
 
 
@@ -195,14 +206,16 @@ def _meant(subject: Did, kind: str) -> tuple[Did, tuple[str, ...]]:
     return parse_did(str(child)), (DeviceDoc.kind, DeviceMini.kind)
 
 
-def _subjects(document: Document) -> Iterator[Did]:
+def _subjects(document: Document, bridges: Bridges) -> Iterator[Did]:
     """Everybody whom a document of ours is about."""
     if document.subject is not None:
         yield document.subject
     if isinstance(document, DeviceDoc) and document.zone is not None:
         yield device_did(document.name, document.zone)
-    if isinstance(document, DeviceMini) and isinstance(zone := document.extra.get("z"), str):
-        yield Did("web", f"{document.name}.{zone}")
+    if isinstance(document, DeviceMini):
+        with suppress(BadWire):
+            if (zone := document.zone(bridges)) is not None:
+                yield device_did(document.name, zone)
 
 
 def _told(subject: Did, own: _Own) -> Found:

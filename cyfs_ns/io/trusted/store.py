@@ -2,11 +2,10 @@
 
 Below ``<home>/names/``:
 
-* ``pins/<did>.json``: one identity and its key each, made by ``id trust``;
+* ``pins/<did>.json``: one identity and its key each, made by ``id trust``; the name of the file alone says whose;
 * ``local/*.jwt``, ``local/*.json``: documents put here by hand; ``.json`` files are unsigned and count as this
   machine's own word;
-* ``kept/<hash>.json``: documents that were believed at *host-snapshot* or better, for the days nobody can be asked,
-  and as marks: nothing older is ever believed again.
+* ``kept/``, ``marks/``: what was believed, and how new it was (``keeping.py``).
 
 Writing compares and sets under a lock on the directory, so that two processes cannot put an older document over a
 newer.  A file is read again when anything about it has changed.  What keeps us from reading all pins and marks keeps us
@@ -15,46 +14,28 @@ from believing: fewer of them would mean more belief.  All of it blocks on the d
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import stat
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-from cyfs_ns.errors import BadWire, Unreachable
-from cyfs_ns.identity.did import Did
-from cyfs_ns.identity.documents import Document, read_document, revision_of
+from cyfs_ns.errors import BadWire
+from cyfs_ns.identity.did import Did, parse_did
+from cyfs_ns.identity.documents import Document
 from cyfs_ns.identity.fields import Fields
 from cyfs_ns.identity.keys import PublicKey
-from cyfs_ns.identity.revision import Change, Revision, judge
+from cyfs_ns.identity.reading import read_document
+from cyfs_ns.identity.revision import Change
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
-from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
+from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.io.atomic import write_atomic
+from cyfs_ns.io.trusted.folder import Folder, read_small
+from cyfs_ns.io.trusted.keeping import Keeping, Kept
+from cyfs_ns.io.trusted.lock import locked
 from cyfs_ns.trust.anchors import Anchors, Pin
-from cyfs_ns.trust.weigh import Accepted
+from cyfs_ns.trust.strongest import Accepted
 
-_MOST_FILE = MOST_TOKEN + 4096
 _MOST_FILES = 10_000
 _LONGEST_NAME = 150
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A document on this disk, verified when it was put there, and to be verified again."""
-
-    about: Did
-    kind: str
-    token: Token
-    key: PublicKey
-    """Who has signed it, as was believed then."""
-    revision: Revision
-    at: float
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,60 +49,60 @@ class Local:
     document: Document | None = None
 
 
-_Item: TypeAlias = Pin | Kept | Local
-_Sign: TypeAlias = tuple[int, int, int, int, int]
-"""Device, number, size and both times of a file: together they change with it, whatever the clock does."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """What was read of one directory: each file as it was then, with what it says or what is wrong with it."""
-
-    files: Mapping[str, tuple[_Sign, _Item | str]] = field(default_factory=dict)
-    items: tuple[_Item, ...] = ()
-    faults: tuple[str, ...] = ()
-
-
 class TrustStore:
     """The directory ``<home>/names``; ``home`` need not exist before something is written."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / "names"
-        self._read_ones = {"pins": _Folder(), "kept": _Folder(), "local": _Folder()}
-        self._reading = threading.Lock()
+        self._pins = Folder(self.path / "pins", (".json",), _read_pin, _MOST_FILES)
+        self._local = Folder(self.path / "local", (".json", ".jwt"), _read_local, _MOST_FILES)
+        self._keeping = Keeping(self.path)
 
     def pins(self) -> tuple[Pin, ...]:
         """All pins.  One that cannot be read raises ``BadWire``: without it somebody else could be believed."""
-        found = self._read("pins", (".json",), _read_pin)
-        pins = {pin.about.canonical: pin for pin in found.items if isinstance(pin, Pin)}
-        faults = found.faults
-        if not faults and len(pins) < len(found.items):
-            twice = next(pin.about for pin in found.items if isinstance(pin, Pin) and pin not in pins.values())
-            faults = (f"{self.path / 'pins'}: two files pin {twice}",)
+        seen = self._pins.look()
+        pins = {pin.about.canonical: pin for pin in seen.items}
+        faults = [one.why for one in seen.unread]
+        if not faults and len(pins) < len(seen.items):
+            twice = next(pin.about for pin in seen.items if pin not in pins.values())
+            faults = [f"{self._pins.path}: two files pin {twice}"]
         if faults:
             raise BadWire(f"{faults[0]}; mend or remove it, nothing is believed meanwhile")
         return tuple(pins.values())
 
+    def pinned(self) -> tuple[Did, ...]:
+        """Whom pins are about, also those that cannot be read: then the name of the file says so.
+
+        Raises ``BadWire`` or ``OSError``, with what to do, where that cannot be told either.
+        """
+        seen = self._pins.look()
+        named = (_named(self._pins.path / one.name) for one in seen.unread)
+        return tuple(dict.fromkeys([*(pin.about for pin in seen.items), *named]))
+
     def kept(self) -> tuple[Kept, ...]:
-        """The documents kept; one that cannot be read any more is passed over, and its mark with it."""
-        return tuple(one for one in self._read("kept", (".json",), _read_kept).items if isinstance(one, Kept))
+        """The documents kept.  One that is damaged is passed over; its mark is not."""
+        return self._keeping.documents()
 
     def local(self) -> tuple[Local, ...]:
         """The documents put here by hand."""
-        found = self._read("local", (".json", ".jwt"), _read_local)
-        return tuple(one for one in found.items if isinstance(one, Local))
+        return self._local.look().items
 
     def faults(self) -> tuple[str, ...]:
         """What of the last reading could not be read."""
-        return tuple(fault for folder in self._read_ones.values() for fault in folder.faults)
+        return (*(one.why for one in self._pins.seen.unread), *self.unread, *self._keeping.faults())
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What of the documents put here by hand could not be read, and why."""
+        return tuple(one.why for one in self._local.seen.unread)
 
     def anchors(self) -> Anchors:
         """Pins and marks, as the scale needs them."""
-        return Anchors(self.pins(), ((one.about, one.kind, one.key, one.revision) for one in self.kept()))
+        return Anchors(self.pins(), *self._keeping.marks())
 
     def pin(self, pin: Pin) -> Path:
         """Write ``pin`` down, over an older one for the same identity.  Returns the file."""
-        path = self._folder("pins") / f"{_file_name(pin.about)}.json"
+        path = self._pins.make() / f"{_file_name(pin.about)}.json"
         claims: dict[str, Json] = {
             "about": str(pin.about),
             "key": pin.key.x,
@@ -130,111 +111,27 @@ class TrustStore:
             "source": pin.source,
             "at": int(pin.at),
         }
-        with self._locked():
+        with locked(self.path):
             write_atomic(path, write_json(claims) + b"\n")
         return path
 
     def unpin(self, about: Did) -> bool:
         """Whether there was a pin to take away."""
-        with self._locked():
+        with locked(self.path):
             path = self.path / "pins" / f"{_file_name(about)}.json"
             there = path.exists()
             path.unlink(missing_ok=True)
         return there
 
     def keep(self, accepted: Accepted, now: float) -> Change:
-        """Put ``accepted`` in the place of an older revision.  What is no progress changes nothing and is told."""
-        with self._locked():
-            folder = self._folder("kept")
-            whose = f"{accepted.about.canonical} {accepted.document.kind} {accepted.key.x}"
-            path = folder / f"{hashlib.sha256(whose.encode()).hexdigest()[:40]}.json"
-            try:
-                mark = _read_kept(path).revision
-            except (FileNotFoundError, BadWire):
-                mark = None
-            change = judge(mark, accepted.revision)
-            if change not in (Change.FIRST, Change.NEWER):
-                return change
-            if mark is None and len(os.listdir(folder)) >= _MOST_FILES:
-                raise Unreachable(f"{folder}: {_MOST_FILES} documents are kept already; remove what is not needed")
-            claims: dict[str, Json] = {
-                "about": str(accepted.about),
-                "kind": accepted.document.kind,
-                "token": accepted.token.text,
-                "key": accepted.key.x,
-                "trust": accepted.trust.label,
-                "at": int(now),
-            }
-            write_atomic(path, write_json(claims) + b"\n")
-        return change
+        """Put ``accepted`` in the place of an older revision.  What is no progress changes nothing and is told.
 
-    def _folder(self, name: str) -> Path:
-        folder = self.path / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        Raises as :meth:`Keeping.keep`.
+        """
+        return self._keeping.keep(accepted, now, self._pinned_keys)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-    def _read(self, name: str, suffixes: tuple[str, ...], read: Callable[[Path], _Item]) -> _Folder:
-        """What the directory ``name`` holds.  Raises ``OSError`` if that cannot be told."""
-        path = self.path / name
-        with self._reading:
-            before = self._read_ones[name]
-            files: dict[str, tuple[_Sign, _Item | str]] = {}
-            for file in _listed(path, suffixes):
-                try:
-                    sign = _sign(path / file)
-                    held = before.files.get(file)
-                    files[file] = held if held is not None and held[0] == sign else (sign, _read_one(path / file, read))
-                except FileNotFoundError as gone:
-                    if os.path.lexists(path / file):
-                        files[file] = ((0, 0, 0, 0, 0), f"{path / file}: {gone.strerror}")
-            said = [one for _, one in files.values()]
-            if files != before.files:
-                before = _Folder(
-                    files,
-                    tuple(one for one in said if not isinstance(one, str)),
-                    tuple(one for one in said if isinstance(one, str)),
-                )
-            self._read_ones[name] = before
-            return before
-
-
-def _listed(path: Path, suffixes: tuple[str, ...]) -> list[str]:
-    try:
-        found = sorted(name for name in os.listdir(path) if name.endswith(suffixes) and name[0] != ".")
-    except FileNotFoundError:
-        for one in (path, *path.parents):
-            if one.is_symlink() and not one.exists():  # of a disk that is not there now
-                raise OSError(f"{path}: {one} leads nowhere") from None
-        return []
-    if path.stat().st_mode & stat.S_IWOTH:
-        raise PermissionError(f"{path}: anybody may write there; chmod o-w it")
-    if len(found) > _MOST_FILES:
-        raise OSError(f"{path}: {len(found)} files, at most {_MOST_FILES} are read; remove what is not needed")
-    return found
-
-
-def _sign(path: Path) -> _Sign:
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _read_one(path: Path, read: Callable[[Path], _Item]) -> _Item | str:
-    try:
-        return read(path)
-    except FileNotFoundError:
-        raise
-    except (BadWire, OSError) as fault:
-        return f"{path}: {fault}"
+    def _pinned_keys(self) -> set[PublicKey]:
+        return {pin.key for pin in self.pins()}
 
 
 def _file_name(about: Did) -> str:
@@ -243,22 +140,19 @@ def _file_name(about: Did) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}~{hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def _bytes(path: Path) -> bytes:
-    # Not to wait for somebody to write into a pipe.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise BadWire("not a file")
-        if mode & stat.S_IWOTH:
-            raise BadWire("anybody may write this file; chmod o-w it")
-        data = file.read(_MOST_FILE + 1)
-    if len(data) > _MOST_FILE:
-        raise BadWire(f"larger than {_MOST_FILE} bytes")
-    return data
+def _named(path: Path) -> Did:
+    """The identity whose pin the file ``path`` should be, by its name."""
+    try:
+        about = parse_did(path.stem.replace("_", ":").replace("=", "_").replace("~", "%"))
+    except BadWire:
+        about = None
+    if about is None or _file_name(about) != path.stem:
+        raise BadWire(f"{path}: cannot be read, and its name does not say whose pin it is; mend or remove it")
+    return about
 
 
 def _read_pin(path: Path) -> Pin:
-    fields = Fields(read_object(_bytes(path), "pin"), "pin")
+    fields = Fields(read_object(read_small(path), "pin"), "pin")
     return Pin(
         about=fields.did("about"),
         key=fields.x("key"),
@@ -269,20 +163,8 @@ def _read_pin(path: Path) -> Pin:
     )
 
 
-def _read_kept(path: Path) -> Kept:
-    claims = read_object(_bytes(path), "kept document")
-    text = claims.get("token")
-    if not isinstance(text, str):
-        raise BadWire("not a document we kept")
-    fields = Fields(claims, "kept document")
-    about, kind, key, at = fields.did("about"), fields.text("kind"), fields.x("key"), fields.number("at")
-    token = read_token(text, "kept document")
-    document = read_document(token.claims, kind)
-    return Kept(about, kind, token, key, revision_of(document, token), at, str(path))
-
-
 def _read_local(path: Path) -> Local:
-    data, at = _bytes(path), path.stat().st_mtime
+    data, at = read_small(path), path.stat().st_mtime
     if path.suffix == ".jwt":
         try:
             token = read_token(data.decode("ascii").strip(), "local document")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
@@ -181,7 +182,11 @@ class WebDocuments:
         look.claims.extend(unsigned_claims(place.about, said, fact, self._wall()))
 
     def _pinned_hosts(self) -> frozenset[str]:
-        return frozenset(pin.about.id.partition("%")[0] for pin in self._store.pins() if pin.about.method == "web")
+        found = set()
+        for pin in self._store.pins():
+            with suppress(BadWire):  # one without a host
+                found.add(_host_and_port(pin.about, self._bridges)[0])
+        return frozenset(found)
 
     def _fact(self, what: str, source: str, age: float) -> Evidence:
         now = self._wall()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,12 +13,13 @@ import trio
 from inprocess import Living, dead_port, echo, living, serve, socks5, until
 
 from cyfs_ns.errors import ConfigFault, CyfsError
+from tests.webserver import Quiet, WebServer
 
 GOOD_RULES = b"payload: ['+.listed.test']\n"
 GOOD_PROXIES = b"proxies:\n- {name: near, type: socks5, server: 127.0.0.1, port: 9}\n- {name: far, type: direct}\n"
 
 
-class Library:
+class Library(WebServer):
     """A web server whose one answer the test sets."""
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class Library:
         self.asked: list[dict[str, str]] = []
         library = self
 
-        class Answer(BaseHTTPRequestHandler):
+        class Answer(Quiet):
             def do_GET(self) -> None:
                 library.asked.append({key.lower(): value for key, value in self.headers.items()})
                 unchanged = library.etag and self.headers.get("If-None-Match") == library.etag
@@ -47,16 +46,8 @@ class Library:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
-                """The test's output is for the test."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/list"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Answer)
+        self.url = f"{self.address}/list"
 
 
 @pytest.fixture
@@ -257,6 +248,7 @@ async def test_a_proxy_provider_fills_groups_and_changes_them(
         assert code == 0
         (view,) = house.gateway.connections()
         assert view.chains == ("far", "all")
+        await until(lambda: "subscriptionInfo" in house.gateway.proxy_providers()["far"].body)
         body = house.gateway.proxy_providers()["far"].body
         assert body["subscriptionInfo"] == {"Upload": 1, "Download": 2, "Total": 30, "Expire": 4}
         library.body = b"proxies:\n- {name: nigh, type: direct}\n"
@@ -285,3 +277,21 @@ async def test_without_its_provider_a_group_goes_straight(tmp_path: Path, nurser
         stream, code = await socks5(house.port(), "127.0.0.1", port)
         assert code == 0
         await stream.aclose()
+
+
+async def test_hosts_below_a_bridge_are_names_of_its_method_in_every_list(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("payload: ['OWNER,alice.web3.example']\n")
+    config = """
+identity: {bridges: {bns: web3.example}}
+rule-providers:
+  near: {type: inline, behavior: classical, payload: ['ZONE,alice.web3.example']}
+  far: {type: file, behavior: classical, path: ./list.yaml}
+sub-rules: {more: ['DID,ood1.alice.web3.example,DIRECT']}
+rules: ['RULE-SET,near,DIRECT', 'RULE-SET,far,DIRECT', 'SUB-RULE,(OWNER,bob.web3.example),more', 'MATCH,DIRECT']
+"""
+    async with living(tmp_path, config) as house:
+        world = house.gateway._world
+        listed = [str(rule) for name in ("near", "far") for rule in world.rule_providers[name].content.rules]
+        assert listed == ["ZONE,did:bns:alice", "OWNER,did:bns:alice"]
+        assert str(world.config.rules[2]) == "SUB-RULE,(OWNER,did:bns:bob),more"
+        assert str(world.config.sub_rules["more"][0]) == "DID,did:bns:ood1.alice,DIRECT"

@@ -81,6 +81,29 @@ def test_a_rule_of_every_type_shows_itself_as_clash_would(line, type, payload, o
     assert parse_rule(str(rule)) == rule
 
 
+@pytest.mark.parametrize(
+    ("line", "payload"),
+    [
+        ("DID,alice.web3.example,A", "did:bns:alice"),
+        ("DID,ood1.alice.Web3.Example.,A", "did:bns:ood1.alice"),
+        ("OWNER,alice.web3.example,A", "did:bns:alice"),
+        ("ZONE,alice.web3.example,A", "did:bns:alice"),
+        ("ZONE,home.example,A", "did:web:home.example"),
+        ("DID-SUFFIX,alice.web3.example,A", "alice.web3.example"),
+        ("DID-SUFFIX,alice.bns.did,A", "alice.web3.example"),
+        ("DID-SUFFIX,bns.did,A", "web3.example"),
+        (
+            "AND,((OWNER,alice.web3.example),(NOT,((ZONE,bob.web3.example)))),A",
+            "((Owner,did:bns:alice) && (NOT,(!(Zone,did:bns:bob))))",
+        ),
+    ],
+)
+def test_a_host_below_a_bridge_is_a_name_of_its_method(line, payload):
+    rule = parse_rule(line, {"bns": "web3.example"})
+    assert rule.payload == payload
+    assert parse_rule(str(rule), {"bns": "web3.example"}) == rule
+
+
 def test_the_examples_leave_no_type_out():
     assert {parse_rule(line).word for line, *_ in EXAMPLES} == set(TYPE_NAMES)
 

@@ -61,6 +61,13 @@ def test_both_programs_read_it() -> None:
     [
         ("bridges: {web: x.example}", "/identity/bridges/web 2 error: 'web' is no method of DIDs that has a bridge"),
         ("bridges: {bns: 'a b'}", "/identity/bridges/bns 2 error"),
+        (
+            "bridges: {bns: web3.example, sns: web3.example}",
+            "/identity/bridges/sns 2 error: web3.example and web3.exam",
+        ),
+        ("bridges: {bns: a.web3.example, sns: web3.example}", "/identity/bridges/sns 2 error: web3.example and a.web3"),
+        ("bridges: {bns: web3.example, sns: a.web3.example}", "/identity/bridges/sns 2 error: a.web3.example and web3"),
+        ("bridges: {bns: bns.did}", "/identity/bridges/bns 2 error: bns.did: there is no such name in the DNS"),
         ("validators: [9.9.9.9]", "/identity/validators/0 2 error: the word of a validator counts over a checked line"),
         ("validators: ['tls://9.9.9.9#skip-cert-verify=true']", "/identity/validators/0 2 error: the word of"),
         ("resolvers: ['http://resolver.example/']", "/identity/resolvers/0 2 error: a resolver is asked by https"),
@@ -73,6 +80,11 @@ def test_both_programs_read_it() -> None:
         ("ens: {rpc: [ws://a.example]}", "/identity/ens/rpc/0 2 error: expected the https URL of an Ethereum node"),
         ("ens: {rpc: ['https://a.example', 'https://b.example'], quorum: 3}", "/identity/ens/quorum 2 error: 3 of 2"),
         ("ens: {rpc: ['https://a.example/1', 'https://A.example/2']}", "/identity/ens/rpc 2 error: two nodes on one"),
+        (
+            "ens: {rpc: ['https://a.example:1', 'https://k@a.example:2/x']}",
+            "/identity/ens/rpc 2 error: two nodes on one",
+        ),
+        ("ens: {rpc: ['http://localhost:1', 'http://[::1]:2']}", "/identity/ens/rpc 2 error: two nodes on one"),
         ("ens: {rpc: ['https://a.example'], registry: '0x12'}", "/identity/ens/registry 2 error: expected the address"),
         ("ens: {rpc: ['https://a.example']}", "/identity/ens/rpc 2 warning: a single node can lie unnoticed"),
         ("validator: [tls://9.9.9.9]", "/identity/validator 2 warning: unknown key 'validator', ignored; did you mean"),

@@ -51,8 +51,8 @@ def _type(text: str) -> Any:
     return {"uint64": "uint256", "uint16": "uint256"}.get(text, text)
 
 
-def posted(port: int, body: bytes) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+def posted(port: int, body: bytes, host: str = "127.0.0.1") -> Any:
+    connection = http.client.HTTPConnection(host, port, timeout=20)
     try:
         connection.request("POST", "/", body, {"content-type": "application/json"})
         return json.load(connection.getresponse())
@@ -63,9 +63,9 @@ def posted(port: int, body: bytes) -> Any:
 class Anvil:
     """The node, and what a developer does with it."""
 
-    def __init__(self, chain: int = 1) -> None:
+    def __init__(self, chain: int = 1, host: str = "127.0.0.1") -> None:
         dying_with_us = ["setpriv", "--pdeathsig", "KILL"]
-        command = [str(ANVIL), "--host", "127.0.0.1", "--port", "0", "--chain-id", str(chain), "--accounts", "1"]
+        command = [str(ANVIL), "--host", host, "--port", "0", "--chain-id", str(chain), "--accounts", "1"]
         self._child = subprocess.Popen(
             dying_with_us + command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -73,13 +73,13 @@ class Anvil:
         said = []
         for line in self._child.stdout:
             said.append(line)
-            if found := re.search(r"Listening on 127\.0\.0\.1:(\d+)", line):
+            if found := re.search(rf"Listening on {re.escape(host)}:(\d+)", line):
                 self.port = int(found[1])
                 break
         else:
             raise AssertionError("anvil ended: " + "".join(said))
         threading.Thread(target=self._drain, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.host, self.url = host, f"http://{host}:{self.port}"
         self.account: str = self.rpc("eth_accounts")[0]
         self.labels: set[str] = set()
         self.registry = self.resolver = ""
@@ -95,7 +95,7 @@ class Anvil:
 
     def rpc(self, method: str, *params: Any) -> Any:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-        reply = posted(self.port, body)
+        reply = posted(self.port, body, self.host)
         assert "error" not in reply, reply["error"]
         return reply["result"]
 
@@ -162,12 +162,14 @@ def compiled() -> dict[str, str]:
     return found
 
 
-def serve(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> ThreadingHTTPServer:
+def serve(
+    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> ThreadingHTTPServer:
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Clients that hang up are part of the tests."""
 
-    server = Server(("127.0.0.1", 0), handler)
+    server = Server((host, 0), handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
@@ -180,8 +182,13 @@ Mend = Callable[[str, list[Any], Any], Any]
 
 
 @contextmanager
-def proxied(target: int, mend: Mend, tls: ssl.SSLContext | None = None, location: str = "") -> Iterator[str]:
-    """The URL of a node that passes everything on to port ``target`` and changes the replies, or redirects."""
+def proxied(
+    target: int, mend: Mend, tls: ssl.SSLContext | None = None, location: str = "", host: str = "127.0.0.1"
+) -> Iterator[str]:
+    """The URL of a node at ``host`` that passes everything on to port ``target`` and changes the replies, or redirects.
+
+    Every address of 127.0.0.0/8 is a host of its own.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -200,9 +207,9 @@ def proxied(target: int, mend: Mend, tls: ssl.SSLContext | None = None, location
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
-    server = serve(Handler, tls)
+    server = serve(Handler, tls, host)
     try:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
+        yield f"{'https' if tls else 'http'}://{host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

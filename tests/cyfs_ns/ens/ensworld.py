@@ -9,16 +9,20 @@ from typing import Any
 from enschain import GATEWAY, SIGNER, Anvil, Gateway, artifact, call_data, compiled, selector, signed
 
 from cyfs_ns.ens.abi import Array, encode
-from cyfs_ns.ens.asks import coin_address, text
-from cyfs_ns.ens.coins import read_address
+from cyfs_ns.ens.asks import RecordAsk, coin_address, text
+from cyfs_ns.ens.claims import called
 from cyfs_ns.ens.contenthash import write_contenthash
 from cyfs_ns.ens.lookup import Fetch, Fetched
 from cyfs_ns.ens.namehash import namehash
+from cyfs_ns.ens.normalise import normalise
+from cyfs_ns.errors import Unreachable
 from cyfs_ns.io.trusted.ccipgate import CcipGate, GateConfig
 from cyfs_ns.io.trusted.chain import ChainConfig
-from cyfs_ns.io.trusted.ensprovider import EnsConfig, EnsProvider
+from cyfs_ns.io.trusted.enslookups import EnsConfig
+from cyfs_ns.io.trusted.ensprovider import EnsProvider
 from cyfs_ns.message import AAAA, TXT, A
 from cyfs_ns.records import data_wire
+from cyfs_ns.trust.evidence import Evidence
 from cyfs_ns.wire import name_wire
 
 BASE = 0x8000_2105
@@ -61,8 +65,21 @@ class Ens:
             **given,
         )
 
-    def provider(self, *urls: str, gate: CcipGate | None = None, **given: Any) -> EnsProvider:
-        return EnsProvider(self.config(*urls, **given), gate or self.gate())
+    def provider(self, *urls: str, gate: CcipGate | None = None, **given: Any) -> Asking:
+        return Asking(self.config(*urls, **given), gate or self.gate())
+
+
+class Asking(EnsProvider):
+    """One that also tells a single record, however it is asked for."""
+
+    async def record(self, name: str, wanted: RecordAsk) -> tuple[str | bytes | None, Evidence]:
+        """The record of a name in any spelling, and the evidence.  Raises as ``ask`` does, and ``NoResolver``."""
+        normal, view = normalise(name), await self._lookups.view()
+        learnt = await self._lookups.learn(normal, [wanted], view)
+        if learnt.faults:
+            raise Unreachable(learnt.faults[0])
+        value, answer = learnt.values.get(wanted, (None, None))
+        return value, self._evidence(called(wanted), normal, view, answer)
 
 
 class Recorder(CcipGate):
@@ -108,7 +125,7 @@ def published(node: Anvil, gate: Gateway, trusting: ssl.SSLContext) -> Ens:
     put("integration-tests.eth", "setContenthash(bytes32,bytes)", write_contenthash(SITE))
     node.own("ur.integration-tests.eth", contracts["TwoFaced"])
     node.own("coins.integration-tests.eth", public)
-    put("coins.integration-tests.eth", "setAddr(bytes32,uint256,bytes)", BASE, read_address(ON_BASE))
+    put("coins.integration-tests.eth", "setAddr(bytes32,uint256,bytes)", BASE, bytes.fromhex(ON_BASE[2:]))
     node.own("nft-owner.eth", contracts["Wildcard"])
     node.do(contracts["Wildcard"], "set(bytes32,address)", namehash("moo331.nft-owner.eth"), NFT_OWNER)
     node.own("offchaindemo.eth", contracts["Offchain"])

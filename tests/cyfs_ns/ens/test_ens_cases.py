@@ -25,7 +25,7 @@ from ensworld import (
 
 from cyfs_ns.ens import asks
 from cyfs_ns.ens.asks import RecordAsk
-from cyfs_ns.ens.coins import ETH, read_address, reverse_host
+from cyfs_ns.ens.coins import ETH, reverse_host
 from cyfs_ns.ens.contenthash import read_contenthash
 from cyfs_ns.identity.did import Did
 from cyfs_ns.trust.level import Trust
@@ -80,8 +80,8 @@ async def test_a_forward_case_is_right_and_says_its_level(ens: Ens, case: Forwar
 
 async def test_with_three_nodes_all_eleven_are_a_quorums_and_a_gateway_is_asked_once(ens: Ens) -> None:
     with (
-        proxied(ens.node.port, lambda *asked: asked[2]) as two,
-        proxied(ens.node.port, lambda *asked: asked[2]) as three,
+        proxied(ens.node.port, lambda *asked: asked[2], host="127.0.0.2") as two,
+        proxied(ens.node.port, lambda *asked: asked[2], host="127.0.0.3") as three,
     ):
         provider = ens.provider(ens.node.url, two, three)
         for case in FORWARD:
@@ -91,7 +91,7 @@ async def test_with_three_nodes_all_eleven_are_a_quorums_and_a_gateway_is_asked_
             assert evidence.trust is Trust.QUORUM
             assert len(ens.gateway.asked) == ("offchain" in case.case)
         for _, coin, address, name in REVERSE:
-            subject = Did("ens", reverse_host(coin, read_address(address)))
+            subject = Did("ens", reverse_host(coin, bytes.fromhex(address[2:])))
             found = await provider.ask(Ask(subject=subject, kinds=frozenset({"name"})))
             assert isinstance(found, Found)
             assert [(claim.value, claim.trust) for claim in found.claims] == [(name, Trust.QUORUM)]
@@ -103,7 +103,7 @@ async def test_a_reverse_case_is_right_and_says_its_level(
     ens: Ens, case: str, coin: int, address: str, name: str, universal: bool
 ) -> None:
     provider = ens.provider(universal=universal)
-    subject = Did("ens", reverse_host(coin, read_address(address)))
+    subject = Did("ens", reverse_host(coin, bytes.fromhex(address[2:])))
     found = await provider.ask(Ask(subject=subject, kinds=frozenset({"name"})))
     assert isinstance(found, Found), found
     (claim,) = found.claims

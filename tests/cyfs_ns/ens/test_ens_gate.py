@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 from enschain import GATEWAY, said, signed
-from ensworld import NFT_OWNER, OFFCHAIN, Ens
+from ensworld import NFT_OWNER, OFFCHAIN, Asking, Ens
 
 from cyfs_ns.config.identity import EnsSection, IdentityConfig
 from cyfs_ns.ens import asks
@@ -358,4 +358,4 @@ async def test_what_is_no_answer_of_a_gateway_is_none(ens: Ens, body: bytes) -> 
 
 async def test_without_a_gate_nobody_is_asked(ens: Ens) -> None:
     with pytest.raises(Unreachable, match="gateways are not asked here"):
-        await EnsProvider(ens.config(universal=False)).record("test.offchaindemo.eth", asks.coin_address())
+        await Asking(ens.config(universal=False)).record("test.offchaindemo.eth", asks.coin_address())

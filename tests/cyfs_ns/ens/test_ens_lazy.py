@@ -24,7 +24,8 @@ def test_nothing_heavy_is_imported_at_start() -> None:
 
 def test_a_provider_that_nobody_asks_imports_nothing_heavy() -> None:
     made = (
-        "from cyfs_ns.io.trusted.ensprovider import EnsConfig, EnsProvider\n"
+        "from cyfs_ns.io.trusted.enslookups import EnsConfig\n"
+        "from cyfs_ns.io.trusted.ensprovider import EnsProvider\n"
         "from cyfs_ns.io.trusted.chain import ChainConfig\n"
         "EnsProvider(EnsConfig(nodes=ChainConfig(endpoints=('https://rpc.example',))))"
     )

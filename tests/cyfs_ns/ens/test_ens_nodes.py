@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import trio
 import trustme
 from enschain import GATEWAY, Anvil, Mend, proxied, selector
-from ensworld import DEVREL, PKX, Ens, Recorder
+from ensworld import DEVREL, PKX, Asking, Ens, Recorder
 
 from cyfs_ns.ens import asks
 from cyfs_ns.ens.abi import Array, encode
@@ -24,7 +25,6 @@ from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.io.trusted.ccipgate import GateConfig
 from cyfs_ns.io.trusted.chain import Chain, ChainConfig, _reverted
-from cyfs_ns.io.trusted.ensprovider import EnsProvider
 from cyfs_ns.trust.evidence import Kind
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Found
@@ -57,9 +57,10 @@ def saying(method: str, said: Any) -> Mend:
 
 @pytest.fixture
 def proxies(ens: Ens) -> Iterator[Any]:
-    """Makes URLs of nodes that are the real one as ``mend`` changes it."""
+    """Makes URLs of nodes, each on a host of its own, that are the real one as ``mend`` changes it."""
+    hosts = (f"127.0.0.{number}" for number in count(2))
     with ExitStack() as stack:
-        yield lambda *mends: [stack.enter_context(proxied(ens.node.port, mend)) for mend in mends]
+        yield lambda *mends: [stack.enter_context(proxied(ens.node.port, mend, host=next(hosts))) for mend in mends]
 
 
 def name_of(url: str) -> str:
@@ -125,8 +126,8 @@ async def test_three_opinions_are_no_answer(ens: Ens, proxies: Any) -> None:
 
 async def test_one_that_is_down_is_named_and_two_are_enough(ens: Ens, proxies: Any) -> None:
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        down = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        closed.bind(("127.0.0.99", 0))
+        down = f"http://127.0.0.99:{closed.getsockname()[1]}"
         (true,) = proxies(honest)
         value, evidence = await ens.provider(ens.node.url, true, down).record(NAME, RECORD)
         assert (value, evidence.trust) == (DEVREL, Trust.QUORUM)
@@ -158,7 +159,7 @@ async def test_one_that_hangs_is_left_behind(ens: Ens, proxies: Any) -> None:
 
 async def test_another_fork_another_chain_and_the_past_have_no_voice(ens: Ens, proxies: Any) -> None:
     height = int(ens.node.rpc("eth_blockNumber"), 16)
-    fork, other = Anvil(), Anvil(chain=5)
+    fork, other = Anvil(host="127.0.0.50"), Anvil(chain=5, host="127.0.0.51")
     try:
         (true,) = proxies(honest)
         for mined, why in ((0, f"is at block {height - 60}, far behind the others"), (60, "another fork")):
@@ -295,18 +296,18 @@ async def test_a_resolver_that_breaks_down_has_no_records(ens: Ens, universal: b
 async def test_everybody_is_asked_as_little_as_possible(ens: Ens, proxies: Any) -> None:
     asked: list[str] = []
 
-    def count(method: str, params: list[Any], reply: Any) -> Any:
+    def noting(method: str, params: list[Any], reply: Any) -> Any:
         asked.append(method)
         return reply
 
-    async def methods(provider: EnsProvider, *names: str) -> list[str]:
+    async def methods(provider: Asking, *names: str) -> list[str]:
         asked.clear()
         async with trio.open_nursery() as nursery:
             for name in names:
                 nursery.start_soon(provider.record, name, RECORD)
         return sorted(asked)
 
-    (url,) = proxies(count)
+    (url,) = proxies(noting)
     pin = ["eth_blockNumber", "eth_getBlockByNumber"]
     for universal, calls in ((True, 1), (False, 5)):
         provider = ens.provider(url, universal=universal, nodes={"keep": 60.0})
@@ -408,9 +409,10 @@ def test_what_a_node_is_worth_depends_on_the_way_to_it() -> None:
     def level_of(*urls: str) -> list[bool]:
         return [end.authentic for end in Chain(ChainConfig(endpoints=urls))._nodes]
 
-    assert (
-        level_of("https://rpc.example/key", "http://127.0.0.1:8545", "http://[::1]:1", "http://localhost") == [True] * 4
-    )
+    assert level_of("https://rpc.example/key", "http://127.0.0.1:8545", "http://127.0.0.2:1", "http://[::2]:1") == [
+        True
+    ] * 3 + [False]
+    assert level_of("http://[::1]:1") == level_of("http://localhost") == [True]
     assert level_of("http://192.168.1.2:8545", "http://rpc.example") == [False] * 2
 
 
@@ -418,8 +420,15 @@ def test_what_a_node_is_worth_depends_on_the_way_to_it() -> None:
     ("urls", "quorum", "why"),
     [
         ((), 0, "nodes are needed"),
-        (("https://a.example/one", "https://a.example/two"), 0, "no quorum"),
+        (("https://a.example/one", "https://a.example/two"), 0, "a.example and a.example are one host"),
         (("https://a.example", "https://a.example:443"), 0, "no quorum"),
+        (("https://a.example:1", "https://b.example", "https://a.example:2"), 0, "a.example:1 and a.example:2 are one"),
+        (("https://a.example", "http://a.example."), 0, "no quorum"),
+        (("https://one@a.example", "https://two@A.example:8545"), 0, "no quorum"),
+        (("http://127.0.0.1:1", "http://localhost:2"), 0, "no quorum"),
+        (("http://[::1]:1", "http://127.0.0.1:2"), 0, "no quorum"),
+        (("http://[::ffff:127.0.0.1]:1", "http://node.localhost:2"), 0, "no quorum"),
+        (("http://0.0.0.0:1", "http://[::]:2"), 0, "no quorum"),
         (("https://a.example",), 2, "can never agree"),
         (("ftp://a.example",), 0, "begins with https"),
         (("https://",), 0, "not the URL"),
@@ -429,6 +438,24 @@ def test_what_a_node_is_worth_depends_on_the_way_to_it() -> None:
 def test_nodes_that_make_no_sense_are_the_owners_to_mend(urls: tuple[str, ...], quorum: int, why: str) -> None:
     with pytest.raises(ConfigFault, match=why):
         Chain(ChainConfig(endpoints=urls, quorum=quorum))
+
+
+async def test_a_name_that_leads_to_this_machine_is_no_second_voice(
+    ens: Ens, proxies: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = socket.getaddrinfo
+
+    def found(host: Any, *more: Any, **given: Any) -> Any:
+        return find("127.0.0.1" if host == "node.example" else host, *more, **given)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    itself = ens.node.url.replace("127.0.0.1", "node.example")
+    with pytest.raises(Unreachable, match=r"fewer than 2 .*is this machine, as .* is"):
+        await ens.provider(ens.node.url, itself).record(NAME, RECORD)
+    (other,) = proxies(honest)
+    value, evidence = await ens.provider(ens.node.url, itself, other).record(NAME, RECORD)
+    assert (value, evidence.trust) == (DEVREL, Trust.QUORUM)
+    assert any(fact.what.startswith("2 of 3 Ethereum nodes agree") for fact in evidence.because)
 
 
 def test_a_nodes_secret_path_is_not_shown() -> None:

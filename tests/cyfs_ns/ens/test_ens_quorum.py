@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_ns.ens.quorum import LAG, MARGIN, Agreed, Disagreed, Endpoint, Fault, TooFew, common_block, judge, level
+from cyfs_ns.ens.quorum import (
+    LAG,
+    MARGIN,
+    Agreed,
+    Disagreed,
+    Endpoint,
+    Fault,
+    TooFew,
+    common_block,
+    judge,
+    level,
+    voice,
+)
 from cyfs_ns.trust.level import Trust
 
 A, B, C, D, E = (Endpoint(name, True) for name in "abcde")
@@ -76,3 +88,18 @@ def test_whatever_is_agreed_has_the_voices(answers: dict[Endpoint, int | Fault],
         assert all(answers[end] == verdict.value for end in verdict.backers)
         assert all(answers[end] != verdict.value for end in verdict.dissenters)
         assert len(verdict.backers) + len(verdict.dissenters) + list(answers.values()).count(DOWN) == len(answers)
+
+
+@pytest.mark.parametrize(
+    ("host", "whose"),
+    [
+        *((host, "127.0.0.1") for host in ("localhost", "LOCALHOST.", "a.localhost", "::1", "0.0.0.0", "::")),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("2001:DB8::1", "2001:db8::1"),
+        ("Node.example.", "node.example"),
+        ("notlocalhost", "notlocalhost"),
+    ],
+)
+def test_a_voice_is_a_host_whatever_it_is_called(host: str, whose: str) -> None:
+    assert voice(host) == whose

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from cyfs_ns.identity.did import Did, dev_did, parse_did
+from cyfs_ns.identity.did import Did, dev_did, parse_did, short_form
 from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, ZoneBoot
-from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.identity.keys import PublicKey, SecretKey
 from cyfs_ns.identity.oods import read_ood
 from cyfs_ns.identity.token import Token, read_token, sign_token
+from cyfs_ns.trust.outcome import Found, Outcome
 
 NOW = 1_790_000_000
 DAY = 86_400
@@ -25,7 +26,7 @@ HOME = parse_did("did:web:home.example")
 def mini(
     name: str, device: SecretKey, owner: SecretKey, zone: Did | None = HOME, iat: int = NOW - DAY, **more: Any
 ) -> Token:
-    extra = {} if zone is None else {"z": zone.id}
+    extra = {} if zone is None else {"z": short_form(zone)}
     document = DeviceMini(name=name, key=device.public, iat=iat, exp=more.pop("exp", NOW + DAY), extra=extra, **more)
     return read_token(sign_token(document.claims(), owner))
 
@@ -48,3 +49,9 @@ def device(name: str, key: SecretKey, owner: SecretKey, iat: int = NOW - DAY, **
         **more,
     )
     return read_token(sign_token(document.claims(), owner))
+
+
+def own_key(outcome: Outcome) -> PublicKey | None:
+    """The subject's own key, the strongest claim."""
+    assert isinstance(outcome, Found)
+    return next((claim.value for claim in outcome.of("key", "self") if isinstance(claim.value, PublicKey)), None)

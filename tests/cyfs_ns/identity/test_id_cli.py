@@ -21,8 +21,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cyfs_ns.identity.did import dev_did, did_of_host
-from cyfs_ns.identity.documents import read_document
+from cyfs_ns.identity.documents import OwnerDoc
 from cyfs_ns.identity.keys import SecretKey, read_pem
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import read_token, sign_token
 from cyfs_ns.identity.txt import read_published
 from cyfs_ns.io.cli import id_commands, main
@@ -300,6 +301,79 @@ def test_the_owner_may_live_on_a_stick(copy: Machines) -> None:
     assert not (copy.path / "nowhere").exists()
 
 
+def owner_of(file: Path) -> OwnerDoc:
+    document = read_document(read_token(file.read_text().strip()).claims)
+    assert isinstance(document, OwnerDoc)
+    return document
+
+
+def test_an_owner_signs_their_own_document_anew_and_what_is_not_said_stays(copy: Machines) -> None:
+    before = owner_of(copy.file("alice", "owner.jwt"))
+    assert "nothing was done" in copy.no("alice", "sign", "owner", "--name", "al", input="n\n")
+    assert owner_of(copy.file("alice", "owner.jwt")) == before
+    said = copy.ok("alice", "sign", "owner", "--full-name", "Alice A.", "-o", "new.jwt", input="y\n")
+    assert re.search(r"full name: +Alice A\.  \(was: none\)", said) and re.search(r"name: +alice\n", said)
+    new = owner_of(copy.path / "new.jwt")
+    assert (new.name, new.full_name, new.default_zone, new.key) == (
+        "alice",
+        "Alice A.",
+        before.default_zone,
+        before.key,
+    )
+    assert new.iat > before.iat and owner_of(copy.file("alice", "owner.jwt")) == new
+    assert "It holds." in copy.ok("bob", "verify", "new.jwt")
+    copy.ok("alice", "sign", "owner", "--zone", "b.example", "--days", "1", "--yes")
+    last = owner_of(copy.file("alice", "owner.jwt"))
+    assert (str(last.default_zone), last.full_name, last.exp - last.iat) == ("did:web:b.example", "Alice A.", 86_400)
+
+
+def test_what_a_later_version_says_of_an_owner_stays_in_the_next_document(copy: Machines) -> None:
+    file, key = copy.file("alice", "owner.jwt"), copy.key("alice", "owner.pem")
+    file.write_text(sign_token({**read_token(file.read_text().strip()).claims, "meta": {"a": 1}}, key))
+    copy.ok("alice", "sign", "owner", "--name", "al", "--yes")
+    assert owner_of(file).extra["meta"] == {"a": 1}
+
+
+def test_a_machine_asks_an_owner_whose_key_is_elsewhere(copy: Machines) -> None:
+    stick = copy.path / "stick"
+    copy.ok("away", "owner", "new", "--name", "carol", "--zone", "c.example", "--out", stick, "--words-to", "theirs")
+    copy.ok("ood1", "owner", "request", "--zone", "d.example", "--did", "did:bns:carol", "-o", "c.request")
+    assert "PRIVATE" not in (copy.path / "c.request").read_text()
+    assert "owner-request, made by the machine" in copy.ok("bob", "verify", "c.request")
+    said = copy.ok("away", "sign", "owner", "c.request", "--owner", stick / "owner.pem", "-o", "carol.jwt", input="y\n")
+    assert f"asked for by {dev_did(copy.key('ood1').public)}" in said and "sign devices, boot and zone again" in said
+    assert re.search(r"zone: +did:web:d\.example  \(was: did:web:c\.example\)", said)
+    document = owner_of(copy.path / "carol.jwt")
+    assert (str(document.id), document.name, str(document.default_zone)) == (
+        "did:bns:carol",
+        "carol",
+        "did:web:d.example",
+    )
+    copy.ok("ood1", "trust", "carol.jwt", "--yes")
+    assert not copy.file("ood1", "owner.pem").exists() and not (copy.path / "away").exists()
+
+
+def test_an_owners_document_is_not_signed_for_somebody_else(copy: Machines) -> None:
+    before = copy.file("alice", "owner.jwt").read_bytes()
+    copy.ok("ood1", "owner", "request", "--name", "al", "-o", "o.request")
+    for words, said in (
+        (("--did", f"did:dev:{MALLORY.public.x}"), "is a key, and"),
+        (("ood1.request",), "device-request, and not owner-request; say: id sign device"),
+        (("ood1.jwt",), "ood1.jwt: request"),
+    ):
+        assert said in copy.no("alice", "sign", "owner", *words, "--yes")
+    assert "say: id sign owner" in copy.no("alice", "sign", "device", "o.request", "--yes")
+    assert "either REQUEST says" in copy.no("alice", "sign", "owner", "o.request", "--name", "x", "--yes", code=2)
+    copy.ok("mallory", "owner", "new", "--name", "mallory", "--words-to", "w")
+    shutil.copy(copy.file("mallory", "owner.pem"), copy.file("alice", "owner.pem"))
+    assert "is another owner's" in copy.no("alice", "sign", "owner", "o.request", "--yes")
+    assert copy.file("alice", "owner.jwt").read_bytes() == before
+    copy.file("alice", "owner.jwt").unlink()
+    assert "say what the owner is called" in copy.no("alice", "sign", "owner", "--zone", "x.example", "--yes")
+    copy.ok("alice", "sign", "owner", "o.request", "--yes")
+    assert owner_of(copy.file("alice", "owner.jwt")).name == "al"
+
+
 # --- verifying -------------------------------------------------------------------------------------------------------
 
 
@@ -460,6 +534,10 @@ def test_a_pin_that_makes_no_sense_is_refused(copy: Machines) -> None:
     assert "which key does it have" in copy.no("bob", "trust", "home.example", "--yes")
     assert "can have no other" in copy.no("bob", "trust", f"did:dev:{copy.key('ood1').public.x}", "--key", x, "--yes")
     assert "not an owner's document" in copy.no("bob", "trust", "ood1.jwt", "--yes")
+    claims = read_token(copy.file("alice", "owner.jwt").read_text().strip()).claims
+    claims["verificationMethod"][0]["publicKeyJwk"]["x"] = x
+    (copy.path / "theirs.jwt").write_text(sign_token(claims, MALLORY))
+    assert f"but the key in it is {x}" in copy.no("bob", "trust", "theirs.jwt", "--yes")
     assert "43 characters" in copy.no("bob", "trust", "home.example", "--key", "did:dev:x", "--yes")
     for least in ("soon", "1960-01-01", "9" * 20, "9" * 5000):
         done = within("trust", "home.example", "--key", x, "--least-iat", least, "--yes", "--home", copy.path / "bob")
@@ -526,6 +604,48 @@ def test_no_command_printed_a_secret(house: Machines) -> None:
             assert form not in everything
 
 
+# --- names of other methods ------------------------------------------------------------------------------------------
+
+
+def test_a_host_below_a_bridge_is_pinned_signed_and_published_as_a_name_of_its_method(
+    house: Machines, tmp_path: Path
+) -> None:
+    machines = Machines(tmp_path, house.printed)
+    there = ("-c", "gateway.yaml")
+    (tmp_path / "gateway.yaml").write_text("mixed-port: 7890\nidentity: {bridges: {bns: web3.example}}\n")
+    zone = ("--zone", "alice.web3.example", *there)
+    machines.ok("alice", "owner", "new", "--name", "alice", *zone, "--words-to", "words")
+    machines.ok("ood1", "new", "--name", "ood1")
+    machines.ok("ood1", "request", *zone, "-o", "ood1.request")
+    machines.ok("alice", "sign", "device", "ood1.request", "-o", "ood1.jwt", "--yes")
+    for kind, written in (("boot", zone), ("zone", ("--zone", "did:bns:alice"))):
+        machines.ok("alice", "sign", kind, *written, "--ood", "ood1:192.0.2.1", "--yes")
+    records = machines.ok("alice", "txt", "--format", "records", *there)
+    assert [line.partition("\t")[0] for line in records.splitlines()] == ["alice.web3.example"] * 3
+    assert "nothing says where in the DNS" in machines.no("alice", "txt")
+
+    key = machines.key("alice", "owner.pem").public.x
+    machines.ok("bob", "trust", "alice.web3.example", "--key", key, *there, "--yes")
+    assert [pin["about"] for pin in json.loads(machines.ok("bob", "trust", "--list", "--json"))] == ["did:bns:alice"]
+    mini = read_token((tmp_path / "ood1.jwt").read_text().strip(), "device document").claims["device_mini_config_jwt"]
+    (tmp_path / "mini.jwt").write_text(str(mini))
+    for name in ("ood1.jwt", "mini.jwt"):
+        held = json.loads(machines.ok("bob", "verify", name, "--json", *there))
+        assert (held["holds"], held["trust"]) == (True, "owner-signed")
+    machines.no("bob", "untrust", "alice.web3.example")  # that is did:web's without the file
+    machines.ok("bob", "untrust", "alice.web3.example", *there)
+    assert json.loads(machines.ok("bob", "trust", "--list", "--json")) == []
+
+
+def test_a_configuration_that_is_broken_pins_nobody(house: Machines, tmp_path: Path) -> None:
+    machines = Machines(tmp_path, house.printed)
+    (tmp_path / "gateway.yaml").write_text("identity: {bridges: {bns: 'a b'}}\n")
+    for file in ("gateway.yaml", "none.yaml"):
+        said = machines.no("bob", "trust", "a.example", "--key", "A" * 43, "-c", file, "--yes", code=2)
+        assert file in said
+    assert not (tmp_path / "bob").exists()
+
+
 # --- the manual ------------------------------------------------------------------------------------------------------
 
 
@@ -551,7 +671,7 @@ def test_the_manual_names_every_command_and_its_options() -> None:
             name = next(name for name in sorted(COMMANDS, key=len, reverse=True) if line.startswith(name))
             told.setdefault(name, set()).update(re.findall(r"(?<!\w)--?[a-z-]+", line))
     assert set(told) == set(COMMANDS)
-    everywhere = {"--home", "--yes"}
+    everywhere = {"--home", "--yes", "--config"}
     for name, command in COMMANDS.items():
         known = {option for one in command.params if isinstance(one, click.Option) for option in one.opts}
         body = manual.partition(f"`cyfs-gateway id {name}")[2].partition("\n### ")[0]

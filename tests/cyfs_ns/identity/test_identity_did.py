@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.did import Did, dev_did, did_of_host, host_of_did, parse_did, subject
+from cyfs_ns.identity.did import Did, dev_did, did_of_host, host_of_did, host_suffix, parse_did, short_form, subject
 from cyfs_ns.identity.keys import Multikey, SecretKey
 
 X = "F8t5-ytBIPKx7GXkGY1uCLKOgT_rAeSkAIObheGAgM4"
@@ -83,6 +83,42 @@ def test_host_forms_both_ways(did: str, host: str) -> None:
 def test_without_a_bridge_a_chain_name_is_under_did() -> None:
     assert host_of_did(parse_did("did:bns:ood1.alice")) == "ood1.alice.bns.did"
     assert did_of_host("ood1.alice.BNS.did") == parse_did("did:bns:ood1.alice")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["did:web:home.example", "did:web:home.example%3A8443", "did:web:home.example:u:alice", "did:bns:ood1.alice",
+     "did:ens:alice.eth", f"did:dev:{X}"],
+)  # fmt: skip
+def test_the_short_form_is_read_back_whatever_the_bridges(text: str) -> None:
+    did = parse_did(text)
+    for bridges in ({}, BRIDGES, {"ens": "web3.example"}):
+        assert subject(short_form(did), bridges) == did
+
+
+@pytest.mark.parametrize(
+    ("written", "suffix"),
+    [
+        ("Home.Example", "home.example"),
+        ("alice.web3.example", "alice.web3.example"),
+        ("alice.bns.did", "alice.web3.example"),
+        ("bns.did", "web3.example"),
+        ("web3.example", "web3.example"),
+        ("ens.did", "ens.did"),
+        ("dev.did", "dev.did"),
+        ("eth", "eth"),
+        ("did", "did"),
+        (f"{X}.dev.did", host_of_did(parse_did(f"did:dev:{X}"), case_safe=True)),
+    ],
+)
+def test_a_suffix_ends_the_host_names_as_they_are_written_here(written: str, suffix: str) -> None:
+    assert host_suffix(written, BRIDGES) == suffix
+
+
+@pytest.mark.parametrize("text", ["a b", "x..y", f"{X.lower()}.dev.did", "short.dev.did", "did:web:home.example"])
+def test_what_ends_no_host_name_is_no_suffix(text: str) -> None:
+    with pytest.raises(BadWire):
+        host_suffix(text, BRIDGES)
 
 
 def test_the_safe_form_survives_any_case() -> None:

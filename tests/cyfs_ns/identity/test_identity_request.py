@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import replace
 
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity import publish
 from cyfs_ns.identity.did import dev_did, parse_did
-from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, ZoneBoot, ZoneDoc, verify
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, OwnerDoc, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.issue import Issuer, next_iat
 from cyfs_ns.identity.oods import read_ood
-from cyfs_ns.identity.request import LIFETIME, DeviceRequest, read_request, write_request
+from cyfs_ns.identity.proof import verify
+from cyfs_ns.identity.request import LIFETIME, DeviceRequest, OwnerRequest, Request, read_request, write_request
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.identity.txt import read_published
 from tests.cyfs_ns.identity.identities import ALICE, HOME, MALLORY, NAS, NOW, PI
@@ -32,10 +34,11 @@ WISH = DeviceRequest(
     exp=NOW + LIFETIME,
 )
 WRITTEN = json.dumps(write_request(WISH, NAS), indent=2).encode()
+ANEW = OwnerRequest(key=NAS.public, full_name="Alice A.", zone=HOME, iat=NOW, exp=NOW + LIFETIME)
 OWNER = Issuer(key=ALICE, id=dev_did(ALICE.public), iat=NOW, exp=NOW + 1000)
 
 
-def signed(document: DeviceDoc | ZoneBoot | ZoneDoc, issuer: Issuer = OWNER) -> Token:
+def signed(document: OwnerDoc | DeviceDoc | ZoneBoot | ZoneDoc, issuer: Issuer = OWNER) -> Token:
     return read_token(issuer.sign(document))
 
 
@@ -47,9 +50,9 @@ def test_a_request_says_what_was_asked_however_it_is_laid_out() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (b'"nas"', b'"pi"', "not made by the device"),
-        (b"2981", b"2982", "not made by the device"),
-        (NAS.public.x.encode(), MALLORY.public.x.encode(), "not made by the device"),
+        (b'"nas"', b'"pi"', "not made by the machine"),
+        (b"2981", b"2982", "not made by the machine"),
+        (NAS.public.x.encode(), MALLORY.public.x.encode(), "not made by the machine"),
         (b'"device-request"', b'"something"', "kind"),
         (b'"rtcp_port"', b'"root"', "'root' is not known here"),
         (b'"kind"', b'"more": 1, "kind"', "'more' is not known here"),
@@ -66,21 +69,45 @@ def test_a_request_that_was_changed_is_refused(old: bytes, new: bytes, said: str
 @pytest.mark.parametrize(
     ("wish", "now", "said"),
     [
-        (WISH, NOW + LIFETIME, "too old"),
+        (WISH, NOW + LIFETIME, "too old to be signed; make it again on the machine that asks: id request"),
+        (ANEW, NOW + LIFETIME, "too old to be signed; make it again on the machine that asks: id owner request"),
         (WISH, NOW - 61, "61 s in the future"),
         (replace(WISH, exp=NOW + LIFETIME + 1), NOW, "too old"),
     ],
 )
-def test_a_request_has_its_time(wish: DeviceRequest, now: float, said: str) -> None:
+def test_a_request_has_its_time(wish: Request, now: float, said: str) -> None:
     with pytest.raises(BadWire, match=said):
         read_request(json.dumps(write_request(wish, NAS)).encode(), now)
 
 
-@settings(max_examples=150)
-@given(st.integers(0, len(WRITTEN) - 1), st.integers(0, 255))
-def test_a_byte_that_changed_is_the_same_request_or_the_one_error(at: int, byte: int) -> None:
+@pytest.mark.parametrize(
+    "wish",
+    [ANEW, OwnerRequest(key=NAS.public, iat=NOW, exp=NOW + 1), replace(ANEW, name="alice", id=parse_did("did:bns:a"))],
+)
+def test_a_machine_may_ask_what_its_owner_says_of_themselves(wish: OwnerRequest) -> None:
+    assert read_request(json.dumps(write_request(wish, NAS)).encode(), NOW) == wish
+
+
+def test_a_request_of_one_kind_is_none_of_another() -> None:
+    both = {"name": "nas", "x": NAS.public.x, "iat": NOW, "exp": NOW + 1}
+    wishes = (
+        DeviceRequest(name="nas", key=NAS.public, iat=NOW, exp=NOW + 1),
+        replace(ANEW, name="nas", full_name=None),
+    )
+    device, owner = (write_request(wish, NAS) for wish in wishes)
+    assert device["claims"] == both
+    for there, here in ((device, owner["kind"]), (owner, device["kind"])):
+        with pytest.raises(BadWire, match="not made by the machine"):
+            read_request(json.dumps({**there, "kind": here}).encode(), NOW)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from([WISH, ANEW]), st.floats(0, 1, exclude_max=True), st.integers(0, 255))
+def test_a_byte_that_changed_is_the_same_request_or_the_one_error(wish: Request, part: float, byte: int) -> None:
+    written = json.dumps(write_request(wish, NAS), indent=2).encode()
+    at = int(part * len(written))
     with suppress(BadWire):
-        assert read_request(WRITTEN[:at] + bytes([byte]) + WRITTEN[at + 1 :], NOW) == WISH
+        assert read_request(written[:at] + bytes([byte]) + written[at + 1 :], NOW) == wish
 
 
 @settings(max_examples=100)
@@ -99,6 +126,15 @@ def test_what_was_asked_for_is_what_is_signed() -> None:
     assert isinstance(mini, DeviceMini)
     assert (mini.name, mini.key, mini.rtcp_port, mini.extra["z"]) == ("nas", NAS.public, 2981, "home.example")
     assert OWNER.device(WISH, None).mini_jwt is None
+
+
+def test_an_owner_signs_for_the_own_key_only() -> None:
+    document = signed(OWNER.owner("alice", zone=HOME, extra={"meta": {"a": 1}}))
+    assert verify(document, "owner", ALICE.public, NOW, issuer=OWNER.id).extra == {"meta": {"a": 1}}
+    named = replace(OWNER, id=parse_did("did:bns:alice"))
+    assert verify(signed(named.owner("alice"), named), "owner", ALICE.public, NOW, issuer=named.id).subject == named.id
+    with pytest.raises(BadWire, match=re.escape(f"{dev_did(NAS.public)} is a key, and {ALICE.public} signs")):
+        replace(OWNER, id=dev_did(NAS.public)).owner("alice")
 
 
 def test_the_next_document_is_later_than_the_last() -> None:

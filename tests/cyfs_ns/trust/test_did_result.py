@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import dev_did
-from cyfs_ns.identity.documents import read_document
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.trust.didresult import Resolved, page_of, read_body, read_resolved
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust

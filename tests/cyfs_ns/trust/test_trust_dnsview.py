@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dns.message
 import pytest
 from hypothesis import given, settings
@@ -14,10 +16,11 @@ from cyfs_ns.query import NXDOMAIN, SERVFAIL, Query, read_query
 from cyfs_ns.reply import Reply, records, render, shape_of, ttls
 from cyfs_ns.trust.anchors import Anchors, Pin
 from cyfs_ns.trust.dnsview import Documents, Known, Place, Shown, is_ours, is_published, read_place, show
-from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.evidence import Claim, Evidence, Refusal
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
-from cyfs_ns.trust.weigh import device_did, weigh
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.places import device_did
+from cyfs_ns.trust.weigh import weigh
 from cyfs_ns.wire import name_wire
 from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, boot, mini
 
@@ -169,6 +172,7 @@ def test_a_pinned_zone_answers_from_its_documents_and_leaves_the_rest_to_the_dns
     assert said(view("home.example", "AAAA", zone)) == said(view("home.example", "HTTPS", zone)) == (0, [], (0,))
     assert view("home.example", "MX", zone) is None and view("home.example", "TXT", zone) is None
     assert view("home.example", "A", home("ood1@nat")) is None
+    pin = Claim(about=HOME, kind="key", key="self", value=ALICE.public, evidence=fact(Trust.HOST_SNAPSHOT))
     machine = Found(subject=device_did("ood1", HOME), claims=zone.claims, until=NOW + DAY)
     assert said(view("ood1.home.example", "A", machine))[1] == [(1, DAY, bytes([192, 0, 2, 7]))]
     for unknown in (
@@ -176,7 +180,26 @@ def test_a_pinned_zone_answers_from_its_documents_and_leaves_the_rest_to_the_dns
         Unreachable(subject=HOME, why=""),
         TooWeak(subject=HOME, asked=Trust.KEY_PROVEN, found=zone.claims),
     ):
-        assert view("home.example", "A", unknown) is None
+        assert view("home.example", "A", replace(unknown, heard=True)) is None
+    for unheard in (
+        Absent(subject=HOME, why="", evidence=fact()),
+        Unreachable(subject=HOME, why=""),
+        TooWeak(subject=HOME, asked=Trust.KEY_PROVEN, found=zone.claims),
+        Found(subject=HOME, claims=(pin,)),
+    ):
+        left = view("home.example", "A", unheard)
+        assert left is not None and left.by_dns
+        assert left.reply.ede == ((0, "trust=plain-dns: no document of did:web:home.example is heard"),)
+    why = Refusal(HOME, "boot document: not signed by " + "x" * 200)
+    for refused in (
+        Refused(subject=HOME, why="refused", refused=(why,)),
+        Refused(subject=HOME, why="the pins cannot be read"),
+        Found(subject=HOME, claims=(pin,), refused=(why,)),
+    ):
+        for rtype in ("A", "MX", "TXT", "TYPE65280"):
+            assert said(view("home.example", rtype, refused)) == (SERVFAIL, [], (24,))
+    told = view("home.example", "A", Refused(subject=HOME, why="refused", refused=(why,) * 9))
+    assert said(told)[2] == (24, 24, 24) and told is not None and len(told.reply.ede[0][1]) <= 118
     assert said(view("home.example", "A", Revoked(subject=HOME, why="over", evidence=fact())))[0] == NXDOMAIN
 
 

@@ -8,13 +8,15 @@ import pytest
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did, dev_did, parse_did
-from cyfs_ns.identity.documents import read_document, revision_of
 from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.identity.reading import read_document
+from cyfs_ns.identity.revision import revision_of
 from cyfs_ns.identity.token import Token, read_token, sign_token
-from cyfs_ns.trust.anchors import Anchors, Pin
+from cyfs_ns.trust.anchors import Anchors, Mark, Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.weigh import Weighed, device_did, weigh
+from cyfs_ns.trust.places import device_did
+from cyfs_ns.trust.weigh import Weighed, weigh
 from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, device, mini
 
 OOD = device_did("ood1", HOME)
@@ -157,7 +159,7 @@ def test_two_for_the_same_second_are_a_conflict_that_names_both() -> None:
 def test_going_back_is_refused() -> None:
     new, old = mini("ood1", PI, ALICE), mini("ood1", NAS, ALICE, iat=NOW - 2 * DAY)
     mark = revision_of(read_document(new.claims), new)
-    anchors = Anchors([pin(ALICE)], [(OOD, "device-mini", ALICE.public, mark)])
+    anchors = Anchors([pin(ALICE)], [Mark(OOD, "device-mini", ALICE.public, mark)])
     weighed = weigh([found(old)], anchors, NOW)
     assert weighed.claims == () and "older than one we have believed" in weighed.faults[0]
     assert trust_of(weigh([found(new)], anchors, NOW), OOD) == Trust.OWNER_SIGNED

@@ -21,7 +21,7 @@ from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found, Outcome
 from cyfs_ns.trust.plan import Ask
 from cyfs_ns.upstream import parse_upstream
-from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, NAS, NOW, PI, boot, mini
+from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, NAS, NOW, PI, boot, mini, own_key
 from tests.cyfs_ns.nsprogram import server
 from tests.cyfs_ns.trust.dnshosts import knot, trust_in, validator, zone_lines
 from tests.freeport import free_port
@@ -100,7 +100,7 @@ async def test_our_server_and_another_tell_the_same(
         outcome = await asking.resolve(Ask(subject=OOD, kinds=frozenset({"key", "address"})))
         found.append(told(outcome))
         assert isinstance(outcome, Found)
-        assert outcome.public_key == NAS.public
+        assert own_key(outcome) == NAS.public
         assert outcome.trust == (Trust.OWNER_SIGNED if pinned else Trust.PLAIN_DNS)
         assert any("TXT DEV" in fault for fault in outcome.faults)
     assert found[0] == found[1]
@@ -124,7 +124,7 @@ async def test_a_validator_that_we_chose_is_believed(
         chosen = await names(tmp_path, server, ca, (server,)).resolve(Ask(subject=OOD))
         assert isinstance(chosen, Found), chosen
         assert chosen.trust == Trust.DNSSEC
-        assert chosen.public_key == NAS.public
+        assert own_key(chosen) == NAS.public
         other = await names(tmp_path, server, ca).resolve(Ask(subject=OOD))
         assert isinstance(other, Found)
         assert other.trust == Trust.AUTH_CHANNEL

@@ -19,10 +19,11 @@ from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.evidence import IDENTITY, Claim, Evidence, Kind
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.places import device_did
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
-from cyfs_ns.trust.weigh import device_did, weigh
-from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, mini
+from cyfs_ns.trust.weigh import weigh
+from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, mini, own_key
 
 OOD = device_did("ood1", HOME)
 
@@ -84,7 +85,7 @@ class House:
 async def test_a_key_needs_nobody(tmp_path: Path) -> None:
     dns = Records()
     outcome = await House(tmp_path, dns).ask(dev_did(NAS.public))
-    assert isinstance(outcome, Found) and outcome.trust == Trust.KEY_PROVEN and outcome.public_key == NAS.public
+    assert isinstance(outcome, Found) and outcome.trust == Trust.KEY_PROVEN and own_key(outcome) == NAS.public
     assert dns.asked == 0 and not (tmp_path / "names").exists()
 
 
@@ -107,7 +108,7 @@ async def test_owner_signed_then_kept_then_refused_when_older(tmp_path: Path) ->
     rolled = House(tmp_path, dns)
     answer = await rolled.ask(least=Trust.OWNER_SIGNED)
     assert isinstance(answer, TooWeak) and any("older than one we have believed" in fault for fault in answer.faults)
-    assert (await rolled.ask()).public_key == NAS.public  # type: ignore[union-attr]
+    assert own_key(await rolled.ask()) == NAS.public
 
 
 async def test_after_a_day_without_network_the_owner_is_heard_again_in_minutes(tmp_path: Path) -> None:
@@ -117,10 +118,10 @@ async def test_after_a_day_without_network_the_owner_is_heard_again_in_minutes(t
     assert isinstance(await house.ask(), Found)
     dns.down, house.now = True, house.now + 400
     kept = await house.ask()
-    assert isinstance(kept, Found) and kept.trust == Trust.HOST_SNAPSHOT and kept.public_key == NAS.public
+    assert isinstance(kept, Found) and kept.trust == Trust.HOST_SNAPSHOT and own_key(kept) == NAS.public
     dns.down, dns.tokens, house.now = False, [boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW)], house.now + 301
     now = await house.ask()
-    assert isinstance(now, Found) and now.trust == Trust.OWNER_SIGNED and now.public_key == PI.public
+    assert isinstance(now, Found) and now.trust == Trust.OWNER_SIGNED and own_key(now) == PI.public
 
 
 async def test_the_mark_survives_what_comes_after(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ async def test_the_mark_survives_what_comes_after(tmp_path: Path) -> None:
     await house.ask(least=Trust.OWNER_SIGNED)
     newer = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW - 10)]))
     outcome = await newer.ask(least=Trust.OWNER_SIGNED)
-    assert isinstance(outcome, Found) and outcome.public_key == PI.public
+    assert isinstance(outcome, Found) and own_key(outcome) == PI.public
     kept = {one.kind: one for one in TrustStore(tmp_path).kept()}
     assert kept["device-mini"].revision.iat == NOW - 10
 
@@ -145,7 +146,7 @@ async def test_of_a_chain_name_too_the_zone_is_kept_with_its_machines(tmp_path: 
         store.keep(accepted, NOW)
     kinds: frozenset[Kind] = IDENTITY | {"address"}
     alone = await House(tmp_path).ask(device_did("ood1", zone), kinds=kinds)
-    assert isinstance(alone, Found) and alone.public_key == NAS.public
+    assert isinstance(alone, Found) and own_key(alone) == NAS.public
     assert [claim.value for claim in alone.of("address")] == ["192.0.2.1"]
 
 
@@ -233,7 +234,7 @@ async def test_a_pin_that_cannot_be_read_stops_all_belief(tmp_path: Path) -> Non
     house.pin()
     next((tmp_path / "names" / "pins").iterdir()).write_text("{")
     outcome = await house.ask()
-    assert isinstance(outcome, Unreachable) and "nothing is believed" in outcome.why
+    assert isinstance(outcome, Refused) and "nothing is believed" in outcome.why
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"about":"did:web:home.example"', b"\xff\xfe", b"x" * 100_000])
@@ -246,3 +247,27 @@ async def test_a_kept_file_that_is_damaged_is_passed_over(tmp_path: Path, damage
     again = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]))
     assert isinstance(await again.ask(least=Trust.OWNER_SIGNED), Found)
     assert len(TrustStore(tmp_path).kept()) == 2
+
+
+async def test_a_document_put_here_that_cannot_be_read_may_be_of_anybody_who_is_pinned(tmp_path: Path) -> None:
+    dns = Records()
+    house = House(tmp_path, dns)
+    house.pin()
+    local = tmp_path / "names" / "local"
+    local.mkdir(parents=True)
+    (local / "boot.jwt").write_text(boot(ALICE, "ood1").text[:-40] + "!")
+    refused = await house.ask()
+    assert isinstance(refused, Refused) and str(local / "boot.jwt") in refused.why
+    dns.tokens = [boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]
+    house.names.flush()
+    assert isinstance(await house.ask(least=Trust.OWNER_SIGNED), Found)
+
+
+async def test_what_was_kept_and_has_ended_is_nobodys_attempt(tmp_path: Path) -> None:
+    dns = Records([mini("ood1", NAS, ALICE, exp=NOW + 60)])
+    house = House(tmp_path, dns)
+    house.pin()
+    assert isinstance(await house.ask(), Found)
+    dns.tokens, house.now = [], NOW + 400.0
+    house.names.flush()
+    assert isinstance(await house.ask(), Unreachable)

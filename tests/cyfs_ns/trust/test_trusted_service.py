@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from cyfs_ns.conversation import PageWanted
 from cyfs_ns.identity.did import Did, dev_did, parse_did
+from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.identity.keys import SecretKey
-from cyfs_ns.identity.token import Token
+from cyfs_ns.identity.token import Token, sign_token
 from cyfs_ns.io.trusted.providers import TheName, ThisMachine
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.safefetch import SafeFetch
@@ -32,7 +33,7 @@ from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Found
 from cyfs_ns.trust.plan import Ask
-from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, PI, boot, device, mini
+from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, PI, boot, device, mini, own_key
 from tests.cyfs_ns.nsprogram import Running, server
 from tests.cyfs_ns.trust.dnshosts import trust_in, zone_lines
 from tests.freeport import free_port
@@ -258,6 +259,36 @@ def test_dns_goes_on_beside(site: Site) -> None:
     assert site.get("/dns-query?dns=AAABAAABAAAAAAAAA3d3dwdleGFtcGxlA2NvbQAAAQAB").status == 200
 
 
+async def test_damaged_pins_are_a_fault_and_nobody_is_shown(tmp_path: Path) -> None:
+    store = TrustStore(tmp_path)
+    pin = store.pin(Pin(about=FRIEND, key=MALLORY.public, source="test", at=NOW - DAY))
+    service = DidService(TrustedNames([TheName(), ThisMachine(store)], store), tmp_path)
+
+    async def status(did: Did) -> int:
+        page = await service.page(PageWanted(identifier(did), "nas.home.example", ""))
+        assert page is not None
+        return page.status
+
+    pin.write_bytes(b"{")
+    assert (await status(FRIEND), await status(STRANGER)) == (500, 404)
+    pin.rename(pin.with_name("x.json"))
+    assert (await status(FRIEND), await status(STRANGER)) == (500, 500)
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+async def test_a_pinned_zone_is_told_by_its_zone_document_whatever_else_is_held(tmp_path: Path, names: str) -> None:
+    store = TrustStore(tmp_path)
+    store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW - DAY))
+    document = ZoneDoc(id=HOME, key=ALICE.public, owner=dev_did(ALICE.public), oods=(), **_FRESH)
+    zone = sign_token(document.claims(), ALICE)
+    (tmp_path / "names" / "local").mkdir(parents=True)
+    for name, text in zip(names, (zone, boot(ALICE, "nas", **_FRESH).text), strict=True):
+        (tmp_path / "names" / "local" / f"{name}.jwt").write_text(text)
+    service = DidService(TrustedNames([TheName(), ThisMachine(store)], store), tmp_path)
+    page = await service.page(PageWanted("/.well-known/did.json", "home.example", "application/jwt"))
+    assert page is not None and page.body.decode() == zone
+
+
 def resolver(site: Site, base: str = "/1.0/identifiers/") -> UniversalResolver:
     async def nowhere(host: str) -> Sequence[str]:
         raise AssertionError("an address needs no resolver")
@@ -277,7 +308,7 @@ async def test_our_resolver_asks_our_service(site: Site) -> None:
     assert found.claims[0].trust == Trust.AUTH_CHANNEL
     key = await asking.ask(Ask(subject=dev_did(MALLORY.public)))
     assert isinstance(key, Found)
-    assert key.public_key == MALLORY.public
+    assert own_key(key) == MALLORY.public
     child = await asking.ask(Ask(subject=Did("web", "pi.home.example")))
     assert isinstance(child, Found)
     assert isinstance(child.claims[0].value, Token)
@@ -300,3 +331,17 @@ def test_whatever_is_asked_for_is_answered_or_not_there(tmp_path: Path, rest: st
         assert page is None or page.status in (200, 400, 404)
 
     trio.run(ask)
+
+
+async def test_a_machine_below_a_bridge_is_found_by_all_its_names(tmp_path: Path) -> None:
+    zone = parse_did("did:bns:alice")
+    own = tmp_path / "identity"
+    own.mkdir()
+    (own / "pi.jwt").write_text(mini("pi", PI, ALICE, zone, **_FRESH).text)
+    service = DidService(TrustedNames([], TrustStore(tmp_path)), tmp_path, bridges={"bns": "web3.example"})
+    by_did = await service.page(PageWanted(identifier("did:bns:pi.alice"), "", ""))
+    by_host = await service.page(PageWanted("/.well-known/did.json", "pi.alice.web3.example", ""))
+    assert by_did is not None and by_host is not None
+    assert by_did.status == by_host.status == 200 and by_did.body == by_host.body
+    other = await service.page(PageWanted(identifier("did:web:pi.alice"), "", ""))
+    assert other is not None and other.status == 404

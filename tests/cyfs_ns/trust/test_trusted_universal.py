@@ -15,7 +15,7 @@ from cyfs_ns.io.trusted.universal import UniversalResolver
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Found, Outcome, Revoked
 from cyfs_ns.trust.plan import Ask
-from tests.cyfs_ns.identity.identities import ALICE, HOME, NAS, NOW, boot
+from tests.cyfs_ns.identity.identities import ALICE, HOME, NAS, NOW, boot, own_key
 from tests.cyfs_ns.trust.webhost import WebHost, web_host
 
 METHOD = {"id": "#k", "type": "JsonWebKey2020", "controller": str(HOME), "publicKeyJwk": NAS.public.jwk()}
@@ -44,7 +44,7 @@ async def test_a_document_is_worth_the_line(web: WebHost, body: str) -> None:
     web.put(f"big.example/ids/{HOME}", body)
     found = await ask(web)
     assert isinstance(found, Found)
-    assert found.public_key == NAS.public
+    assert own_key(found) == NAS.public
     assert found.trust == Trust.AUTH_CHANNEL
     assert found.claims[0].evidence.source == "resolver big.example/ids"
 

@@ -19,10 +19,9 @@ from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.io.trusted.web import WebDocuments
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.outcome import Absent, Found, Outcome, TooWeak
-from cyfs_ns.trust.outcome import Unreachable as NobodyKnows
+from cyfs_ns.trust.outcome import Absent, Found, Outcome, Refused
 from cyfs_ns.trust.plan import Ask
-from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, boot, device, mini
+from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, boot, device, mini, own_key
 from tests.cyfs_ns.trust.webhost import PUBLIC, WRONG, WebHost, web_host
 
 
@@ -64,7 +63,7 @@ async def test_a_plain_document_is_worth_its_line(web: WebHost, tmp_path: Path) 
     before = len(web.asked())
     outcome = await ask(web, tmp_path)
     assert isinstance(outcome, Found)
-    assert outcome.public_key == NAS.public
+    assert own_key(outcome) == NAS.public
     assert outcome.trust == Trust.AUTH_CHANNEL
     assert [claim.kind for claim in outcome.claims] == ["document", "key"]
     assert outcome.claims[0].evidence.until == NOW + 3600
@@ -89,7 +88,7 @@ async def test_paths_and_ports(web: WebHost, tmp_path: Path, did: str, place: st
     web.put(place, document(did))
     outcome = await ask(web, tmp_path, did)
     assert isinstance(outcome, Found)
-    assert outcome.public_key == NAS.public
+    assert own_key(outcome) == NAS.public
     assert outcome.claims[0].evidence.until == NOW + (120 if "short" in did else 3600)
 
 
@@ -105,7 +104,7 @@ async def test_names_of_a_bridge(web: WebHost, tmp_path: Path) -> None:
     web.put("alice.web3.example/.well-known/did.json", document("did:bns:alice"))
     outcome = await ask(web, tmp_path, "did:bns:alice", bridges={"bns": "web3.example"})
     assert isinstance(outcome, Found)
-    assert outcome.public_key == NAS.public
+    assert own_key(outcome) == NAS.public
 
 
 @pytest.mark.parametrize(
@@ -190,6 +189,18 @@ async def test_private_addresses_need_the_owners_word(web: WebHost, tmp_path: Pa
         await ask(web, tmp_path, "did:web:big.example", web.fetch([addresses]))
 
 
+async def test_a_pinned_name_of_a_bridge_may_stand_at_a_private_address(web: WebHost, tmp_path: Path) -> None:
+    web.put("alice.web3.example/.well-known/did.json", document("did:bns:alice"))
+
+    async def alice() -> Outcome:
+        return await ask(web, tmp_path, "did:bns:alice", web.fetch([["10.0.0.1"]]), bridges={"bns": "web3.example"})
+
+    with pytest.raises(Unreachable, match="where no server of strangers is"):
+        await alice()
+    TrustStore(tmp_path).pin(Pin(about=parse_did("did:bns:alice"), key=ALICE.public, source="test", at=NOW))
+    assert isinstance(await alice(), Found)
+
+
 async def test_the_address_that_was_judged_is_the_one_connected_to(web: WebHost, tmp_path: Path) -> None:
     """A name whose address changes between look and leap."""
     web.put("home.example/.well-known/did.json", document("did:web:home.example"))
@@ -225,7 +236,7 @@ async def test_tokens_are_worth_their_signature(web: WebHost, tmp_path: Path) ->
     assert next(found.of("document", "boot")).trust == Trust.OWNER_SIGNED
     ood = await house.ask(Did("web", "ood1.home.example"), Trust.OWNER_SIGNED)
     assert isinstance(ood, Found), ood
-    assert ood.public_key == NAS.public
+    assert own_key(ood) == NAS.public
 
 
 async def test_a_token_of_somebody_else_stands_for_nothing(web: WebHost, tmp_path: Path) -> None:
@@ -233,7 +244,7 @@ async def test_a_token_of_somebody_else_stands_for_nothing(web: WebHost, tmp_pat
     house = House(web, tmp_path)
     house.store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW - DAY))
     outcome = await house.ask(HOME, Trust.OWNER_SIGNED)
-    assert isinstance(outcome, TooWeak | NobodyKnows)
+    assert isinstance(outcome, Refused)
     assert any("not signed by" in fault for fault in outcome.faults)
 
 

@@ -15,7 +15,7 @@ during a handshake) waits on ``fileno()``.  Rules that every implementation keep
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,14 @@ class Endpoint(Protocol):
     def flush(self) -> None: ...
     def shutdown_write(self) -> None: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Breakable(Protocol):
+    """An endpoint whose end looks like any other when it is closed.  TLS is none: a cut stream lacks its last word."""
+
+    def break_off(self) -> None:
+        """Called before ``close``: what the peer has got is not all there was, and it must not look so."""
 
 
 class PacketEndpoint(Protocol):

@@ -170,6 +170,7 @@ class Tunnels:
         self._resolve = resolve
         self._probes = trio.Semaphore(_PROBES_AT_ONCE)
         self._probing: dict[str, trio.Event] = {}
+        self._shipping: set[str] = set()
         self._builders: dict[str, SchemeBuilder] = {
             "tcp": self._local,
             "udp": self._local,
@@ -183,9 +184,14 @@ class Tunnels:
             "reject": lambda url, dialer: Leaf(RejectSpec(name="reject")),
         }
 
-    def register(self, scheme: str, builder: SchemeBuilder) -> None:
-        """Add a transport, or replace one."""
+    def register(self, scheme: str, builder: SchemeBuilder, *, ships: bool = False) -> None:
+        """Add a transport, or replace one.
+
+        One that ``ships`` hands a nested URL to the far side as it is, in the host of a target with port 0: the far
+        side opens it, and sees what it carries.  Through all others we open it ourselves.
+        """
         self._builders[scheme] = builder
+        (self._shipping.add if ships else self._shipping.discard)(scheme)
 
     def unregister(self, scheme: str) -> None:
         """Take a transport away; ways that are open stay open."""
@@ -262,7 +268,9 @@ class Tunnels:
             # Nested inside another URL these two are often written without a path: ``tls://host:port``.
             return way, Target(url.host, url.port)
         goal = url.destination
-        return self._walk(goal, way) if isinstance(goal, TunnelUrl) else (way, goal)
+        if not isinstance(goal, TunnelUrl):
+            return way, goal
+        return (way, Target(str(goal), 0)) if url.scheme in self._shipping else self._walk(goal, way)
 
     def _way(self, url: TunnelUrl, dialer: Dialer | None) -> Dialer:
         builder = self._builders.get(url.scheme)

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from tunnels.endpoint import Endpoint
+from tunnels.endpoint import Breakable, Endpoint
 from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
 
 _READ_MOST: Final = 1024 * 1024
@@ -509,4 +509,6 @@ class Relay:
             if isinstance(end, socket.SocketType):
                 # A reset for a reset: the other side must not take a broken stream for a finished one.
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            elif isinstance(end, Breakable):
+                end.break_off()
         self.close(fault.strerror or type(fault).__name__)

@@ -1,0 +1,1 @@
+"""The shell of this floor: the machines' sockets, clock and dice."""

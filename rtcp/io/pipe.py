@@ -1,0 +1,113 @@
+"""What a tunnel and its streams run over: a *pipe*, any reliable byte stream that never blocks.
+
+A TCP socket is one; so is TLS over one, a proxy's connection, a stream through another tunnel.  The rules are those of
+endpoints one floor above (``tunnels/endpoint.py``), which all are pipes, and streams of ours are pipes in turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from rtcp.party import Address
+
+log = logging.getLogger("cyfs.rtcp")
+
+DEFAULT_PORT = 2980
+
+_BACKLOG = 1024
+_ACCEPTS_PER_TURN = 32
+_OUT_OF_DESCRIPTORS = 0.1  # seconds to wait for some to come back
+
+
+class Pipe(Protocol):
+    """One open byte stream.  Calls do what can be done now, or raise ``BlockingIOError``; faults are ``OSError``."""
+
+    def fileno(self) -> int: ...
+    def recv_into(self, buffer: memoryview, /) -> int: ...
+    def send(self, data: bytes | memoryview, /) -> int: ...
+    def pending(self) -> bool: ...
+    def unsent(self) -> bool: ...
+    def flush(self) -> None: ...
+    def shutdown_write(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class TcpPipe(socket.SocketType):
+    """A TCP socket, as it is."""
+
+    __slots__ = ()
+
+    def pending(self) -> bool:
+        return False
+
+    def unsent(self) -> bool:
+        return False
+
+    def flush(self) -> None:
+        """The kernel does that."""
+
+    def shutdown_write(self) -> None:
+        self.shutdown(socket.SHUT_WR)
+
+
+async def receive_some(pipe: Pipe, most: int) -> bytes:
+    """The next bytes, at most ``most``; empty when the peer has finished.  Raises ``OSError``."""
+    buffer = bytearray(most)
+    while True:
+        try:
+            return bytes(buffer[: pipe.recv_into(memoryview(buffer))])
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(pipe.fileno())
+
+
+def listen(port: int = DEFAULT_PORT, hosts: tuple[str, ...] = ("::", "0.0.0.0")) -> list[socket.socket]:
+    """Listening sockets for ``hosts`` (IP texts), all on one port; 0 finds one.
+
+    A family that this machine does not have is left out.  Raises ``OSError``.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            except OSError:
+                if host is hosts[-1] and not sockets:
+                    raise
+                continue
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((host, port))
+            sock.listen(_BACKLOG)
+            port = port or sock.getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+async def accept(listener: socket.socket, take: Callable[[TcpPipe, Address], None]) -> None:
+    """Hand every connection that arrives to ``take``, with the address it came from; until cancelled."""
+    with listener:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                for _ in range(_ACCEPTS_PER_TURN):
+                    sock, address = listener.accept()
+                    sock.setblocking(False)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    pipe = TcpPipe(sock.family, sock.type, sock.proto, sock.detach())
+                    take(pipe, (str(address[0]), int(address[1])))
+            except (BlockingIOError, ConnectionError):
+                continue  # no more, or one that was gone before we looked
+            except OSError as fault:
+                log.warning("no connection can be accepted: %s", fault)
+                await trio.sleep(_OUT_OF_DESCRIPTORS)

@@ -1,0 +1,266 @@
+"""Devices over loopback that know each other, and what may happen to them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from cyfs_ns.errors import Refused, Unreachable
+from cyfs_ns.identity.did import Did, dev_did
+from cyfs_ns.identity.keys import SecretKey
+from rtcp.admission import Proven, Standing
+from rtcp.io.device import Device, House, open_device
+from rtcp.io.leg import LegPipe
+from rtcp.io.pipe import Pipe, TcpPipe, listen
+from rtcp.io.tunnel import StreamRequest
+from rtcp.party import Address, Found, Local
+
+HOST = "127.0.0.1"
+
+
+async def connect(host: str, port: int) -> TcpPipe:
+    """A plain TCP connection to an IP text."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = TcpPipe(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect_ex((host, port))
+        await trio.lowlevel.wait_writable(sock)
+        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise Unreachable(os.strerror(error), "connect_refused")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def send_all(pipe: Pipe, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest or pipe.unsent():
+        try:
+            if rest:
+                rest = rest[pipe.send(rest) :]
+            else:
+                pipe.flush()
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(pipe.fileno())
+    await trio.lowlevel.checkpoint()
+
+
+async def receive(pipe: Pipe, size: int = 65536) -> bytes:
+    """Some bytes; empty at the end."""
+    buffer = memoryview(bytearray(size))
+    while True:
+        await trio.lowlevel.checkpoint()
+        try:
+            return bytes(buffer[: pipe.recv_into(buffer)])
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(pipe.fileno())
+
+
+async def receive_exactly(pipe: Pipe, size: int) -> bytes:
+    got = b""
+    while len(got) < size:
+        piece = await receive(pipe, size - len(got))
+        assert piece, f"ended after {len(got)} of {size} bytes"
+        got += piece
+    return got
+
+
+async def echo(request: StreamRequest) -> None:
+    """Accepts whatever is asked for and sends back what comes, until the end."""
+    leg = await request.accept()
+    try:
+        while data := await receive(leg):
+            await send_all(leg, data)
+        leg.shutdown_write()
+        await send_all(leg, b"")
+    except OSError:
+        pass
+    finally:
+        leg.close()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@dataclass
+class Town:
+    """Who lives where: the resolver of all devices in it."""
+
+    people: dict[Did, Found] = field(default_factory=dict)
+    asked: list[Did] = field(default_factory=list)
+    ports: list[int | None] = field(default_factory=list)
+    dial: Callable[[str, int], Awaitable[Pipe]] = connect
+
+    async def find(self, did: Did, port: int | None) -> Found:
+        self.asked.append(did)
+        self.ports.append(port)
+        found = self.people.get(did.canonical)
+        if found is None:
+            raise Unreachable(f"nobody knows {did}", "pre_connect_dns")
+        return found
+
+    async def vouch(self, proven: Proven) -> Standing:
+        found = self.people.get(proven.named.canonical)
+        return Standing(key=None if found is None else found.key, about=None if found is None else found.about)
+
+    def settle(self, key: SecretKey, *addresses: Address, did: Did | None = None, about: object = None) -> Did:
+        """``key`` lives at ``addresses`` from now on."""
+        name = did or dev_did(key.public)
+        self.people[name] = Found(key.public, addresses, about)
+        return name
+
+    @asynccontextmanager
+    async def live(
+        self,
+        key: SecretKey,
+        *,
+        hosts: tuple[str, ...] = (HOST,),
+        did: Did | None = None,
+        doc: str | None = None,
+        serve: Callable[[StreamRequest], Awaitable[None]] = echo,
+        welcome: Callable[[Any], Awaitable[None]] | None = None,
+        port: int = 0,
+        **more: Any,
+    ) -> AsyncIterator[Device]:
+        """A device with ``key``; with ``hosts`` it listens there, and others find it."""
+        sockets = listen(port, hosts) if hosts else []
+        where = [(sock.getsockname()[0], sock.getsockname()[1]) for sock in sockets]
+        name = did or dev_did(key.public)
+        also = frozenset() if did is None else frozenset({did})
+        if where:
+            self.settle(key, *where)
+            if did is not None:
+                self.settle(key, *where, did=did)
+        local = Local(
+            key=key,
+            did=name if doc else dev_did(key.public),
+            also=also,
+            device_doc_jwt=doc,
+            listen_port=where[0][1] if where else 0,
+        )
+        house = House(
+            find=self.find,
+            dial=self.dial,
+            vouch=more.pop("vouch", self.vouch),
+            serve=serve,
+            **({} if welcome is None else {"welcome": welcome}),
+        )
+        async with open_device(local, house, sockets, **more) as device:
+            yield device
+
+
+def reject(why: str) -> Callable[[Any], Awaitable[None]]:
+    async def rule(_: Any) -> None:
+        raise Refused(why)
+
+    return rule
+
+
+async def until(true: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for a condition."""
+    with trio.fail_after(seconds):
+        while not true():  # noqa: ASYNC110
+            await trio.sleep(0.005)
+
+
+async def talk(leg: LegPipe, text: bytes = b"hello") -> None:
+    """An echo answers."""
+    with trio.fail_after(10):
+        await send_all(leg, text)
+        assert await receive_exactly(leg, len(text)) == text
+
+
+class Middle:
+    """The road to ``port``: TCP goes through it until it is ``frozen``, when it swallows all and closes nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.port = 0
+        self.frozen = False
+        self.said: list[bytearray] = []
+        """What each connection carried towards ``port``."""
+        self.flip, self.backwards = -1, False
+        """Which byte of the first connection is spoilt, and whether on the way back."""
+        self.watched: bytearray | None = None
+        self._scope = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[Middle]) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                listeners = await trio.open_tcp_listeners(0, host=HOST)
+                self.port = listeners[0].socket.getsockname()[1]
+                task_status.started(self)
+                await trio.serve_listeners(self._carry, listeners, handler_nursery=nursery)
+
+    def cut(self) -> None:
+        """All connections end, and no more are taken."""
+        self._scope.cancel()
+
+    async def _carry(self, near: trio.SocketStream) -> None:
+        try:
+            far = await trio.open_tcp_stream(HOST, self._to)
+        except OSError:
+            await near.aclose()
+            return
+        heard = bytearray()
+        self.said.append(heard)
+        async with near, far, trio.open_nursery() as nursery:
+            answer = bytearray()
+            if self.watched is None:
+                self.watched = answer if self.backwards else heard
+            nursery.start_soon(self._pump, near, far, heard)
+            nursery.start_soon(self._pump, far, near, answer)
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, heard: bytearray) -> None:
+        try:
+            async for data in source:
+                if self.frozen:
+                    continue
+                at = self.flip - len(heard)
+                if heard is self.watched and 0 <= at < len(data):
+                    data = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+                heard += data
+                await sink.send_all(data)
+            if not self.frozen:
+                await sink.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+class Reluctant:
+    """A pipe that takes and gives a byte or two at a time, and says ``BlockingIOError`` after each."""
+
+    def __init__(self, inner: Pipe) -> None:
+        self._inner = inner
+        self._tired = {"recv_into": False, "send": False}
+        self.fileno, self.close, self.shutdown_write = inner.fileno, inner.close, inner.shutdown_write
+
+    def _rest(self, what: str) -> None:
+        self._tired[what] = not self._tired[what]
+        if not self._tired[what]:
+            raise BlockingIOError
+
+    def recv_into(self, buffer: memoryview) -> int:
+        self._rest("recv_into")
+        return self._inner.recv_into(buffer[:7])
+
+    def send(self, data: bytes | memoryview) -> int:
+        self._rest("send")
+        return self._inner.send(memoryview(data)[:5])
+
+    def pending(self) -> bool:
+        return False
+
+    def unsent(self) -> bool:
+        return False
+
+    def flush(self) -> None: ...

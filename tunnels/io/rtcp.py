@@ -1,0 +1,220 @@
+"""Ways through the tunnels of this device: ``rtcp://peer[:port]/target``, and ``rudp`` for datagrams alone.
+
+The authority is a peer, by the host name that stands for its DID; whoever answers has to prove the key that was found
+for it.  The target is reached by the peer, under the peer's rules; ``/:443`` is the peer itself.
+
+How the tunnel gets to the peer can be written before an ``@``.  A carrier without a target of its own, like
+``socks://hop:1080``, is asked for the peer's addresses; one with a target, like ``socks://hop:1080/peer:2980``, leads
+there by itself, and no address is looked up.  The tunnel is end to end: whoever carries it sees ciphertext.
+
+A URL as the *target* is the peer's to open: it is a hop that we trust with what passes.
+
+The host makes names and policy meet: it opens a device (``rtcp.io.device``) with a ``House``, and calls
+``join_tunnels``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import select
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
+from cyfs_ns.identity.did import Did, subject
+from rtcp.io.device import Carrier, Device
+from rtcp.io.leg import Datagrams
+from tunnels.endpoint import Endpoint, PacketEndpoint, Target
+from tunnels.io.leaf import Dialer, Leaf
+from tunnels.io.registry import Tunnels
+from tunnels.outbound import FlowHint, Outbound
+from tunnels.url import TunnelUrl
+
+_DESTINATIONS_MOST: Final = 64
+_QUEUE_MOST: Final = 16
+_REST: Final = 1.0
+"""Seconds for which a destination that was refused is not asked for again."""
+_SALT: Final = secrets.token_bytes(16)
+
+
+def join_tunnels(tunnels: Tunnels, device: Device) -> None:
+    """Let ``tunnels`` open ``rtcp`` and ``rudp`` URLs through the tunnels of ``device``."""
+    tunnels.register("rtcp", partial(_build, tunnels, device), ships=True)
+    tunnels.register("rudp", partial(_build, tunnels, device), ships=True)
+
+
+def _build(tunnels: Tunnels, device: Device, url: TunnelUrl, dialer: Dialer | None) -> Dialer:
+    if url.carrier is None and url.params:
+        raise ConfigFault(f"{url.redacted}: a tunnel is opened with keys, not with user and password")
+    if not url.host:
+        raise ConfigFault(f"{url.redacted}: the peer is missing, as in {url.scheme}://peer/target")
+    try:
+        did = subject(url.host, device.local.bridges)
+    except BadWire as bad:
+        raise ConfigFault(f"{url.redacted}: {bad}") from bad
+    carrier = _carrier(tunnels, url, dialer)
+    return Rtcp(url.redacted, device, did, carrier, url.port, streams=url.scheme != "rudp")
+
+
+def _carrier(tunnels: Tunnels, url: TunnelUrl, dialer: Dialer | None) -> Carrier | None:
+    inner = url.carrier
+    if inner is not None and inner.path:
+
+        async def lead(host: str, port: int) -> Endpoint:
+            try:
+                return await tunnels.open_url(inner)
+            except ConfigFault as fault:
+                raise Unreachable(str(fault), "unsupported_scheme") from fault
+
+        return Carrier(_name(inner), lead, leads=True)
+    if dialer is None:
+        return None
+    if inner is not None:
+        name = _name(inner)
+    elif isinstance(dialer, Leaf | Rtcp):
+        name = dialer.name
+    else:
+        raise ConfigFault(f"{url.redacted}: write what carries the tunnel before the @")
+
+    async def dial(host: str, port: int) -> Endpoint:
+        return await dialer.open_stream(Target(host, port))
+
+    return Carrier(name, dial)
+
+
+def _name(url: TunnelUrl) -> str:
+    """One text for one way, which may be shown: nobody can try passwords on it."""
+    if not url.secretive:
+        return url.normalised
+    return f"{url.redacted}#{hashlib.blake2b(url.normalised.encode(), key=_SALT, digest_size=8).hexdigest()}"
+
+
+class Rtcp:
+    """An outbound through the tunnel from ``device`` to the peer ``did``."""
+
+    def __init__(
+        self, name: str, device: Device, did: Did, carrier: Carrier | None, port: int | None, *, streams: bool = True
+    ) -> None:
+        """``port``: where the peer listens, if the URL says so.  Without ``streams`` there are datagrams alone."""
+        self.name = name
+        self.kind = "Rtcp"
+        self.udp = True
+        self._device, self._did, self._carrier, self._port, self._streams = device, did, carrier, port, streams
+
+    def pick(self, hint: FlowHint) -> Outbound:
+        return self
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        if not self._streams:
+            raise Unreachable("rudp carries datagrams only", "unsupported_scheme")
+        host = target.host or None
+        return await self._device.open_stream(self._did, host, target.port, via=self._carrier, at=self._port)
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        host = target.host or None
+        first = await self._device.open_datagrams(self._did, host, target.port, via=self._carrier, at=self._port)
+        return RtcpPackets(self, target, first)
+
+    def open_soon(self, target: Target, packets: RtcpPackets) -> None:
+        """Open datagrams to ``target`` for ``packets``, which is told."""
+        then = partial(packets.opened, target)
+        host = target.host or None
+        self._device.open_datagrams_soon(then, self._did, host, target.port, via=self._carrier, at=self._port)
+
+
+@dataclass(slots=True)
+class _Destination:
+    """One target: ``way`` is None while it is being opened and after that failed, until ``rests_until``."""
+
+    way: Datagrams | None
+    queue: list[bytes]
+    rests_until: float = 0.0
+
+
+class RtcpPackets:
+    """Datagrams to many targets, each through a stream of its own; the first ones wait until it is open."""
+
+    def __init__(self, outbound: Rtcp, target: Target, first: Datagrams) -> None:
+        self._outbound = outbound
+        self._epoll = select.epoll()
+        self._destinations: OrderedDict[Target, _Destination] = OrderedDict()
+        self._watched: dict[int, Target] = {}
+        self._destinations[target] = _Destination(None, [])
+        self.opened(target, first)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def recv(self) -> tuple[bytes, Target]:
+        for fd, _ in self._epoll.poll(0):
+            target = self._watched[fd]
+            way = self._destinations[target].way
+            assert way is not None
+            try:
+                return way.recv(), target
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._drop(target)  # the next datagram for it opens another way
+        raise BlockingIOError
+
+    def send(self, data: bytes | memoryview, to: Target) -> None:
+        if self._epoll.closed:
+            raise OSError("the packet way is closed")
+        found = self._destinations.get(to)
+        if found is None or (found.rests_until and found.rests_until <= trio.current_time()):
+            self._start(to, bytes(data))
+            return
+        self._destinations.move_to_end(to)
+        if found.way is not None:
+            try:
+                found.way.send(data)
+            except OSError:
+                self._drop(to)
+        elif not found.rests_until and len(found.queue) < _QUEUE_MOST:
+            found.queue.append(bytes(data))
+
+    def opened(self, target: Target, way: Datagrams | None) -> None:
+        """What ``target`` was waiting for is there, or failed."""
+        waiting = self._destinations.get(target)
+        if waiting is None or waiting.way is not None:
+            if way is not None:
+                way.close()  # given up meanwhile
+            return
+        if way is None:
+            waiting.queue.clear()
+            waiting.rests_until = trio.current_time() + _REST
+            return
+        waiting.way = way
+        fd = way.fileno()
+        self._watched[fd] = target
+        self._epoll.register(fd, select.EPOLLIN)
+        queue, waiting.queue = waiting.queue, []
+        with suppress(OSError):
+            for data in queue:
+                way.send(data)
+
+    def _start(self, target: Target, data: bytes) -> None:
+        self._destinations[target] = _Destination(None, [data])
+        self._destinations.move_to_end(target)
+        if len(self._destinations) > _DESTINATIONS_MOST:
+            self._drop(next(iter(self._destinations)))
+        self._outbound.open_soon(target, self)
+
+    def _drop(self, target: Target) -> None:
+        way = self._destinations.pop(target).way
+        if way is not None:
+            self._epoll.unregister(way.fileno())
+            del self._watched[way.fileno()]
+            way.close()
+
+    def close(self) -> None:
+        for target in list(self._destinations):
+            self._drop(target)
+        self._epoll.close()

@@ -1,4 +1,6 @@
-"""With ``CYFS_TESTS_MUST_RUN=1`` a test that cannot run fails, and says what it lacks.
+"""What holds for all tests: interrupts arrive, and where everything must run nothing skips.
+
+With ``CYFS_TESTS_MUST_RUN=1`` a test that cannot run fails, and says what it lacks.
 
 On somebody's laptop a test without its real peer skips.  Where a change is judged (``.ci/run``) that would hide behind
 a green line that what must be shown was never looked at.  What no installation can give a machine is listed here, and
@@ -9,9 +11,13 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import pytest
+
+_Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
 _BEYOND_INSTALLING: dict[str, Callable[[], bool]] = {
     "needs root:": lambda: os.geteuid() != 0,
@@ -35,9 +41,23 @@ def may_skip(reason: str) -> bool:
     return any(reason.startswith(start) and counts() for start, counts in _BEYOND_INSTALLING.items())
 
 
+def pytest_configure() -> None:
+    # Started in the background of a script we ignore interrupts, and so would every program a test interrupts.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
+    return _judged((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _judged((yield))  # a whole file that skips
+
+
+def _judged(report: _Report) -> _Report:
     if os.environ.get("CYFS_TESTS_MUST_RUN") == "1" and report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not may_skip(reason):

@@ -42,15 +42,28 @@ def test_that_runs(): ...
 @pytest.mark.parametrize(
     ("must", "counts", "told"),
     [
-        ("1", "1 failed, 1 passed, 1 skipped, 1 xfailed, 2 errors", ["the real thing", "thingd", "a mark"]),
-        ("", "1 passed, 4 skipped, 1 xfailed", []),
+        ("1", "1 failed, 1 passed, 1 skipped, 1 xfailed, 3 errors", ["the real thing", "thingd", "a mark", "wholed"]),
+        ("", "1 passed, 5 skipped, 1 xfailed", []),
     ],
 )
 def test_what_cannot_run_fails_where_everything_must(must: str, counts: str, told: list[str], tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
-    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_runtest_makereport")
+    (tmp_path / "test_whole.py").write_text('import pytest\npytest.skip("needs wholed", allow_module_level=True)\n')
+    (tmp_path / "conftest.py").write_text(
+        "from tests.conftest import pytest_make_collect_report, pytest_runtest_makereport"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", tmp_path],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--continue-on-collection-errors",
+            "-c",
+            ROOT / "pyproject.toml",
+            tmp_path,
+        ],
         cwd=ROOT,
         env={**os.environ, "CYFS_TESTS_MUST_RUN": must},
         capture_output=True,

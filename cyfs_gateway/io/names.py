@@ -118,6 +118,14 @@ class Desk:
         """Addresses of a name of the house, empty for those of others."""
         return self.serving.server.local.addresses(host) if self.serving is not None and self.is_on else ()
 
+    def vouches(self, host: str) -> bool:
+        """Whether documents may say where ``host`` is."""
+        return self.serving is not None and self.is_on and self.serving.vouches(host)
+
+    async def vouched_addresses(self, host: str) -> Sequence[str] | None:
+        """As :meth:`Serving.vouched_addresses`, of a host that :meth:`vouches` knows."""
+        return await self.serving.vouched_addresses(host) if self.serving is not None else None
+
     # The outbound ``dns``
 
     async def open_stream(self, _: Target, source: str) -> Endpoint:

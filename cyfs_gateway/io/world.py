@@ -106,8 +106,11 @@ _API_KINDS: Final = {"ss": "Shadowsocks", "ssr": "ShadowsocksR", "anytls": "AnyT
 
 
 class Questions(Protocol):
-    """Where questions of a client (its address, empty for ourselves) are answered, whoever they were sent to."""
+    """Our own name server: where questions of a client (its address, empty for ourselves) are answered, whoever they
+    were sent to, and what documents say of hosts that are pinned."""
 
+    def vouches(self, host: str, /) -> bool: ...
+    async def vouched_addresses(self, host: str, /) -> Sequence[str] | None: ...
     async def open_stream(self, target: Target, source: str, /) -> Endpoint: ...
     async def open_packets(self, target: Target, source: str, /) -> PacketEndpoint: ...
 
@@ -130,7 +133,7 @@ class Around:
     name_sets_changed: Callable[[], None] = _ignored
     """Rule sets that our own name server looks into have new content."""
     questions: Questions | None = None
-    """The way to our own name server, for the outbound ``dns``."""
+    """The way to our own name server, for the outbound ``dns`` and for hosts that are pinned."""
     routes: dict[str, Outbound] = field(default_factory=dict)
     status: StatusTable = field(default_factory=StatusTable)
     """What is known of tunnel URLs."""
@@ -280,7 +283,7 @@ class World:
 
     def peek(self, host: str) -> Sequence[str] | None:
         """Addresses of ``host`` as far as known here and now; None: wait for :meth:`resolve`."""
-        return self._at_home(host) or self._direct_resolver.peek(host)
+        return self._at_home(host) or (None if self._is_vouched(host) else self._direct_resolver.peek(host))
 
     async def resolve(self, host: str) -> Sequence[str]:
         """Addresses of ``host`` for the rules.  Raises ``Unreachable``."""
@@ -290,11 +293,19 @@ class World:
         return self._at_home(host) or await self._look_up(host, self._direct_resolver)
 
     async def _look_up(self, host: str, resolver: Resolver) -> Sequence[str]:
-        if host.rpartition(".")[2] not in IDENTITY_DOMAINS:
-            return await resolver.addresses(host)
-        from cyfs_ns.io.trusted.answers import addresses_of
+        found = None
+        if host.rpartition(".")[2] in IDENTITY_DOMAINS:
+            from cyfs_ns.io.trusted.answers import addresses_of
+            from cyfs_ns.trust.dnsview import Known
 
-        return await addresses_of(self.trusted, host, self.config.identity.bridges)
+            found = await addresses_of(self.trusted, host, Known(bridges=self.config.identity.bridges))
+        elif self._is_vouched(host) and self._around.questions is not None:
+            found = await self._around.questions.vouched_addresses(host)
+        return await resolver.addresses(host) if found is None else found
+
+    def _is_vouched(self, host: str) -> bool:
+        """Whether documents may say where ``host`` is, and clients of our name server hear that."""
+        return self._around.questions is not None and self._around.questions.vouches(host)
 
     def _at_home(self, host: str) -> Sequence[str]:
         return self.registered(host) or self._around.house(host)

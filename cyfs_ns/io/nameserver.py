@@ -68,12 +68,13 @@ if TYPE_CHECKING:
 
 _A, _AAAA, _ANY = 1, 28, 255
 _IN, _CHAOS = 1, 3
-_PROHIBITED = 18  # extended error (RFC 8914)
+_PROHIBITED, _NO_AUTHORITY = 18, 22  # extended errors (RFC 8914)
 _MAX_ALIASES = 8
 _EMPTIED_TTL = 60
 _REGISTERED_TTL = 10
 _KEEPALIVE = 300  # tenths of a second
 _REMIND = 300.0  # seconds after which whoever hears of addresses hears again of those that are still told
+_SILENT_PATIENCE = 1.5  # seconds for the DNS about a name whose documents could not be asked for a moment ago
 _TWIN_PATIENCE = 1.0  # seconds an answer waits to hear of the preferred family
 _JUMP = 2.0  # seconds by which the wall clock may drift off within one
 _REAL = frozenset({"upstream", "cache", "stale", "local", "rewritten", "trusted"})
@@ -105,6 +106,12 @@ class TrustedView(Protocol):
 
     async def answer(self, query: Query, beside: Callable[[], Awaitable[Given]]) -> Shown | None:
         """None: the DNS knows as much.  ``beside`` asks it the same question."""
+
+    def is_silent(self, name: str) -> bool:
+        """Whether those who were asked about a canonical name, or its zone, let us wait a moment ago."""
+
+    def flush(self, name: str = "", *, below: bool = False) -> int:
+        """Forget what is known of a canonical name, and below it if ``below``; of everything without a name."""
 
 
 _Twin: TypeAlias = Callable[[Query], Awaitable[Given | None]]
@@ -214,10 +221,11 @@ class NameServer:
         self.hot.forget_clients()
 
     def flush(self, name: str = "", *, below: bool = False) -> int:
-        """Forget what upstreams said of a canonical name, and below it if ``below``; of everything without a name."""
+        """Forget what others said of a canonical name, and below it if ``below``; of everything without a name."""
         self._epoch += 1
         self.hot.flush()  # all: aliases of other names may lead there
-        return self.cache.flush(name_wire(name) if name else None, below=below)
+        trusted = 0 if self.trusted is None else self.trusted.flush(name, below=below)
+        return trusted + self.cache.flush(name_wire(name) if name else None, below=below)
 
     def settle(self) -> None:
         """Count the hits since the last time, now."""
@@ -374,7 +382,20 @@ class NameServer:
             given = await self._vouched(query, name, peer, view, judgement, tell, passed)
             if given is not None:
                 return given
+            return await self._left(query, name, peer, view, judgement, tell)
         return await self._unvouched(query, name, peer, view, judgement, tell)
+
+    async def _left(self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell) -> Given:
+        """What trusted names leave to the DNS; the client does not wait twice for servers that are silent."""
+        if self.trusted is None or not self.trusted.is_silent(name):
+            return await self._unvouched(query, name, peer, view, judgement, tell)
+        await in_task()
+        with trio.move_on_after(_SILENT_PATIENCE):
+            return await self._unvouched(query, name, peer, view, judgement, tell)
+        why = "the servers do not answer"
+        tell("upstreams", why)
+        failure = make_reply(query.question, rcode=SERVFAIL, ede=((_NO_AUTHORITY, why),))
+        return Given(reply=failure, source="failed", why=why)
 
     async def _unvouched(
         self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell
@@ -471,7 +492,7 @@ class NameServer:
             return None
         tell("trusted names", shown.why)
         if shown.by_dns:
-            given = await self._unvouched(query, name, peer, view, judgement, tell)
+            given = await self._left(query, name, peer, view, judgement, tell)
             marked = replace(given.reply, flags=given.reply.flags & ~AD, ede=(*shown.reply.ede, *given.reply.ede))
             return replace(given, reply=marked, until=0.0)  # a document may be heard the next moment
         given = self._of_shown(shown)

@@ -317,6 +317,17 @@ class Serving:
         home, bridges = self.around.identity_home or self.home, self.around.identity.bridges
         return TrustedAnswers(self.trusted, home, bridges=bridges)
 
+    def vouches(self, host: str) -> bool:
+        """Whether documents may say where ``host``, lower case, is: ask :meth:`vouched_addresses`."""
+        return self._gate.knows(host)
+
+    async def vouched_addresses(self, host: str) -> Sequence[str] | None:
+        """Where documents say that ``host`` is; None: the DNS knows as much.
+
+        Raises ``Unreachable`` where what is said is not believed.
+        """
+        return await self._gate.addresses(host)
+
     async def show_page(self, wanted: PageWanted, peer: Peer | None = None) -> Page | None:
         """The page about an identity that ``peer`` asks for, or, without one, the owner of this machine."""
         if peer is not None and (self.around.identity.serve == "off" or self.server.house.is_denied(peer.ip)):

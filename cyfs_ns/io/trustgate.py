@@ -11,13 +11,13 @@ somebody's place.  One that runs goes on with those it knew, and refuses to answ
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from cyfs_ns.errors import ConfigFault
+from cyfs_ns.errors import ConfigFault, Unreachable
 from cyfs_ns.given import Given
 from cyfs_ns.io.light import in_task
 from cyfs_ns.io.watch import watch_files
@@ -60,6 +60,22 @@ class TrustGate:
 
                 return nobodys(query.question, fault)
         return await answers.answer(query, beside)
+
+    async def addresses(self, host: str) -> Sequence[str] | None:
+        """As :meth:`TrustedAnswers.addresses`."""
+        try:
+            answers = await self._open()
+        except ConfigFault as fault:
+            raise Unreachable(f"{host}: {fault}", "pre_connect_dns") from None
+        return await answers.addresses(host)
+
+    def is_silent(self, name: str) -> bool:
+        """As :meth:`TrustedAnswers.is_silent`."""
+        return self._answers is not None and self._answers.is_silent(name)
+
+    def flush(self, name: str = "", *, below: bool = False) -> int:
+        """As :meth:`TrustedAnswers.flush`."""
+        return 0 if self._answers is None else self._answers.flush(name, below=below)
 
     async def look(self, home: Path) -> None:
         """Know who is pinned below the identity home, if anybody is.  Raises ``ConfigFault`` if that cannot be told."""

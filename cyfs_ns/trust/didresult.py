@@ -16,18 +16,22 @@ from datetime import UTC, datetime
 
 from cyfs_ns.conversation import Page
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.documents import Document
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, OwnerDoc, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
 from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
 from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Conflicted, Found, Outcome, Refused, Revoked, Unreachable
 
 DOCUMENT = "application/did+ld+json"
 TOKEN = "application/jwt"
 RESULT = "application/did-resolution"
 _OLD_RESULT = "https://w3id.org/did-resolution"
+
+RANK = (ZoneDoc.kind, DeviceDoc.kind, OwnerDoc.kind, ZoneBoot.kind, DeviceMini.kind)
+"""Which of several documents stands for its subject: the first that there is."""
 
 _CONTEXT = "https://www.w3.org/ns/did/v1"
 _LONGEST = 86_400
@@ -144,12 +148,12 @@ def _error_word(error: Json) -> str:
 
 
 def _document_of(found: Found, kinds: Sequence[str]) -> tuple[dict[str, Json], Claim] | None:
-    """The strongest document about the subject; without one that is a DID document, one made of its key.
+    """The document that stands for the subject; without one that is a DID document, one made of its key.
 
     With it the claim that it is, or is made of.
     """
-    for claim in found.of("document"):
-        if not isinstance(claim.value, str | bytes | PublicKey | Token) and (not kinds or claim.key in kinds):
+    for claim in documents_of(found, kinds):
+        if not isinstance(claim.value, str | bytes | PublicKey | Token):
             told = claim.value.claims()
             if kinds or told.get("id") == str(found.subject):
                 return told, claim
@@ -157,6 +161,19 @@ def _document_of(found: Found, kinds: Sequence[str]) -> tuple[dict[str, Json], C
         if isinstance(claim.value, PublicKey):
             return _made_of(claim.value, str(found.subject)), claim
     return None
+
+
+def documents_of(found: Found, kinds: Sequence[str] = ()) -> list[Claim]:
+    """The documents about the subject, of ``kinds`` if any are named; the one that stands for it first.
+
+    What its owner signed goes before what others say, and then goes by its kind, whether it was heard now or kept.
+    """
+    claims = (claim for claim in found.of("document") if not kinds or claim.key in kinds)
+    return sorted(claims, key=lambda claim: (-min(claim.trust, Trust.HOST_SNAPSHOT), _rank(claim.key), -claim.trust))
+
+
+def _rank(kind: str) -> int:
+    return RANK.index(kind) if kind in RANK else len(RANK)
 
 
 def _made_of(key: PublicKey, subject: str) -> dict[str, Json]:

@@ -66,6 +66,8 @@ _REFUSED_TTL = 30
 _MOST_TOLD = 118  # characters of an extended error
 _MOST_LINES = 24
 _MOST_REFUSED = 3
+_PATIENCE = 2.0
+"""Seconds; whoever asks a name server waits for five, and the DNS may have to be asked behind it."""
 _SIDES = {"_trust": "trust", "_did": "did", "_dnslink": "dnslink", "_ens": "ens"}
 _WEB = "https"
 """The side of a name that is a port's: ``_8443._https``."""
@@ -113,6 +115,7 @@ class Place:
                 stale=True,
                 # Most names of a zone are nobody's: their hosts are not called for each, and not waited for.
                 privacy=Privacy.RESOLVER,
+                patience=_PATIENCE,
             )
         # Whoever names fewer nodes than make a quorum has decided to believe them.
         least = min(Purpose.CHAIN.least, reach) if self.subject.method == "ens" else Purpose.DIAL.least
@@ -128,12 +131,13 @@ class Place:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Documents:
     """What a zone publishes of itself in TXT records: the owner's ``key`` (x) and tokens, in force up to ``until``
-    (seconds since 1970); an empty text is none."""
+    (seconds since 1970); an empty text is none.  ``trust`` is that of the weakest: *owner-signed* ones are current."""
 
     key: str = ""
     boot: str = ""
     devices: tuple[str, ...] = ()
     until: float
+    trust: Trust = Trust.HOST_SNAPSHOT
 
     @property
     def data(self) -> tuple[bytes, ...]:
@@ -263,7 +267,8 @@ def _known_key(host: str, known: Known) -> Did | None:
 
 def _published(question: bytes, documents: Documents, outcome: Outcome, now: float) -> Shown:
     told = list(outcome.of("document")) if isinstance(outcome, Found) else []
-    trust = max((claim.trust for claim in told), default=Trust.HOST_SNAPSHOT)
+    # Whoever hears them from us must not take them for the owner's word of this moment when they are not.
+    trust = documents.trust
     mark = f"trust={trust}: {told[0].evidence.what if told else 'published from the documents of this machine'}"
     left = _left(documents.until, now, MAX_TTL)
     answer = [(question[:-4].lower(), TXT, left, data) for data in documents.data]

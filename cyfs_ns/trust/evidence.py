@@ -25,6 +25,9 @@ record."""
 IDENTITY: frozenset[Kind] = frozenset({"key", "document", "did", "content", "text"})
 """The kinds that say who somebody is; an address only says where."""
 
+KEPT_THERE = "kept by another"
+"""The key of a claim with a token that, as whoever told it says, its owner may have replaced since."""
+
 Value: TypeAlias = str | bytes | PublicKey | Token | Document
 
 
@@ -70,7 +73,8 @@ class Refusal:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """One thing said about ``about``.  ``key`` tells apart what is of one kind: the role of a key (``self`` or
-    ``owner``), the kind of a document, the name of a text; a token that was kept here (``weigh.KEPT``)."""
+    ``owner``), the kind of a document, the name of a text; a token that was kept here (``weigh.KEPT``), or by whoever
+    told it (``KEPT_THERE``)."""
 
     about: Did
     kind: Kind

@@ -27,7 +27,7 @@ class Found:
 
     ``until`` is when the first of their facts ends (seconds since 1970), None: no end.  ``stale`` ones are past it, and
     told because the policy allows it and nobody could be asked.  ``faults`` tells what was thrown away, and why;
-    ``refused`` what of it a pin decides.  In the end that stays empty for whom a document holds.
+    ``refused`` what of it a pin decides, unless documents of the subject and of its zone hold all the same.
     """
 
     subject: Did

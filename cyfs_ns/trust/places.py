@@ -24,6 +24,18 @@ def is_within(about: Did, zone: Did) -> bool:
     return about.canonical == zone.canonical or below
 
 
+def lineage(subject: Did) -> tuple[Did, ...]:
+    """The subject, and the names above it, the nearest first: what its zone says counts for it too."""
+    found = [subject.canonical]
+    # The last label of a host is nobody's zone; on a chain it is a name like any other.
+    least = 1 if subject.method in ("web", "ens") else 0
+    above = subject
+    while above.id.count(".") > least:
+        above = Did(above.method, above.id.partition(".")[2])
+        found.append(above)
+    return tuple(found)
+
+
 def subject_of(document: Document, found_under: Did) -> Did:
     """Whom ``document`` is about, in the name space it was found in."""
     if isinstance(document, DeviceMini):
@@ -64,6 +76,8 @@ def check_place(document: Document, zone: Did, listed: Callable[[], Collection[s
             raise BadWire(f"{document.kind} document: it does not say which zone it is for; issue it again with id")
     elif isinstance(document, DeviceMini):
         told = document.zone()
+        if told is not None and told.method == "web" and "." not in told.id:
+            told = Did(zone.method, told.id)  # no host: once a name on a chain was written without its method
         if told is not None and told.canonical != zone.canonical:
             raise BadWire(f"device-mini document: it is for {told}, found under {zone}")
         if told is None and anchored and document.name not in listed():

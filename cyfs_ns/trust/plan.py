@@ -70,7 +70,7 @@ class Ask:
     ``least`` is the level an answer must have; ``enough`` (at least ``least``) ends the search.  By default a key is
     enough for whoever is a key, and for a name what its owner says now: what was kept from earlier is for the days
     nobody can be asked.  ``stale``: whether an answer past its end will do on such days.  Nobody above ``privacy`` is
-    told of the question.
+    told of the question.  ``patience``: seconds for all who are asked about somebody of a pinned zone; None: the usual.
     """
 
     subject: Did
@@ -79,6 +79,7 @@ class Ask:
     enough: Trust | None = None
     stale: bool = False
     privacy: Privacy = Privacy.SERVICE
+    patience: float | None = None
 
     @property
     def stop_at(self) -> Trust:

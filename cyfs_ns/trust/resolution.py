@@ -15,7 +15,7 @@ from cyfs_ns.trust.anchors import Anchors
 from cyfs_ns.trust.evidence import Claim, Refusal
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak, Unreachable
-from cyfs_ns.trust.places import device_did, is_within
+from cyfs_ns.trust.places import device_did, is_within, lineage
 from cyfs_ns.trust.plan import Plan, Step
 from cyfs_ns.trust.strongest import Accepted
 from cyfs_ns.trust.weigh import Weighed, weigh
@@ -52,6 +52,19 @@ class Resolution:
             return None
         return self._steps.pop(0)
 
+    @property
+    def pinned(self) -> Did | None:
+        """The subject, or the nearest name above it, that is pinned."""
+        return next((whom for whom in lineage(self.plan.ask.subject) if self._anchors.pin(whom) is not None), None)
+
+    def is_held(self, now: float) -> bool:
+        """Whether a document that holds is known of the subject or of its pinned zone, so that others may be late."""
+        whom = {self.plan.ask.subject.canonical, self.pinned}
+        return self.plan.ask.least <= Trust.HOST_SNAPSHOT and any(
+            claim.kind == "document" and claim.trust >= Trust.HOST_SNAPSHOT and claim.about.canonical in whom
+            for claim in self._weigh(now).claims
+        )
+
     def take(self, provider: str, brought: Outcome) -> None:
         """What ``provider`` answered.  It may speak of whom it was asked about, and of the names above."""
         self._weighed = None
@@ -80,7 +93,7 @@ class Resolution:
     def outcome(self, now: float) -> Outcome:
         """What is known now."""
         ask, weighed = self.plan.ask, self._weigh(now)
-        faults = (*self._faults, *weighed.faults)
+        faults = (*self._faults, *weighed.faults, *weighed.notices)
         best = self._level(weighed)
         if (ended := self._ended()) is not None:
             return replace(ended, faults=(*ended.faults, *faults))
@@ -121,11 +134,11 @@ class Resolution:
         return Unreachable(subject=ask.subject, why=why, heard=heard, faults=faults)
 
     def _refusals(self, weighed: Weighed) -> tuple[tuple[Refusal, ...], bool]:
-        """What was refused where a pin decides and no document of the subject holds; and whether one of its or its
-        zone's does, all the same.
+        """What was refused where a pin decides and no document holds instead; and whether one of the subject or of its
+        zone does, all the same.
 
-        What is wrong with the zone hides who its machines are, unless its own documents hold and do not list the
-        subject: then it is a name like any other.
+        What is wrong with the zone hides where its machines are, and which there are, unless its own documents hold and
+        do not list the subject: then it is a name like any other.
         """
         subject = self.plan.ask.subject.canonical
         zone = Did(subject.method, subject.id.partition(".")[2]) if "." in subject.id else subject
@@ -135,15 +148,16 @@ class Resolution:
         for claim in weighed.claims:
             if claim.kind == "document" and claim.trust >= Trust.HOST_SNAPSHOT:
                 held.get(claim.about.canonical, []).append(claim.value)
-        if held[subject]:
-            return (), True
-        decisive = {subject}
         lists = [document for document in held[zone] if isinstance(document, ZoneBoot | ZoneDoc)]
-        if not held[zone] or any(device_did(ood.name, zone) == subject for one in lists for ood in one.oods):
+        machines = {device_did(ood.name, zone).canonical for one in lists for ood in one.oods}
+        # A list that is not believed, or left open, does not say whom it leaves out.
+        listed = subject in machines or (bool(lists) and not machines)
+        decisive = set() if held[subject] else {subject}
+        if not held[zone] or (listed and not held[subject]):
             decisive.add(zone)
         unread = (said for said in self._refused if self._anchors.pin(said.about) is not None)
         refused = (said for said in (*weighed.refused, *unread) if said.about.canonical in decisive)
-        return tuple(dict.fromkeys(refused)), bool(held[zone])
+        return tuple(dict.fromkeys(refused)), bool(held[subject] or held[zone])
 
     def _ended(self) -> Revoked | None:
         """The end that the owner of this machine has put to the subject."""

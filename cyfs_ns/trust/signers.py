@@ -14,7 +14,7 @@ from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.documents import Document, OwnerDoc
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.trust.anchors import Anchors, Pin
-from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.evidence import KEPT_THERE, Claim, Evidence
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.places import is_within, speakers_for
 
@@ -75,7 +75,8 @@ def signers(written: Document, found_under: Did, claims: Sequence[Claim], anchor
 def worth(about: Did, signer: Signer, claim: Claim) -> Trust:
     """The level of a token that ``signer`` signed and ``claim`` brought."""
     if signer.anchored:
-        return Trust.HOST_SNAPSHOT if claim.trust == Trust.HOST_SNAPSHOT else Trust.OWNER_SIGNED
+        is_old = claim.trust == Trust.HOST_SNAPSHOT or claim.key == KEPT_THERE
+        return Trust.HOST_SNAPSHOT if is_old else Trust.OWNER_SIGNED
     if about.key is not None and signer.key == about.key:
         return signer.evidence.trust
     return min(signer.evidence.trust, claim.trust) if is_within(about, claim.about) else Trust.NONE

@@ -465,3 +465,20 @@ async def test_a_home_goes_off_line_and_comes_back(world):
         await until("the owner's word is heard again", back, timeout=30)
         async with world.own_name_server():
             assert await world.told_by_dns(OOD1) == ([ood1.ip], "owner-signed")
+
+
+async def test_an_old_zone_document_does_not_bring_an_old_address_back(world):
+    """Whoever has the home's old address now has its old documents, too: they are public."""
+    stranger, moved = world.stranger, "192.0.2.77"
+    async with world.lived_in():
+        await world.id(stranger, "trust", str(world.owner), "--yes")
+        await world.found(OOD1, "--min", "owner-signed")
+        old = f"DID={world.mail('zone.jwt').read_text().strip()};"
+        replayed = ",".join([f"--txt-record={ZONE}", *(old[at : at + 250] for at in range(0, len(old), 250))])
+        await world.id(world.desk, "sign", "boot", "--zone", ZONE, "--ood", f"ood1:{moved}", "--ood", "ood2", "--yes")
+        new = await world.records(world.desk)
+        for records, level in (((*new, replayed), "owner-signed"), ((replayed,), "host-snapshot")):
+            await world.tells(world.nothing_else, *records)
+            found = await world.found(OOD1)
+            assert said(found, "address") == {moved: level}
+            assert any("its machines are superseded by the boot document" in fault for fault in found["faults"])

@@ -14,6 +14,7 @@ from typing import Any
 import dns.message
 import pytest
 import trio
+import trio.testing
 from dnsfakes import zone
 from nameserving import CLIENT, Lab, edes, name_server, query_wire, rcode, shown
 from nsprogram import Running, server, upstream
@@ -36,7 +37,7 @@ from cyfs_ns.io.trusted.providers import TheName, ThisMachine, WhatWasKept
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.io.trustgate import TrustGate
-from cyfs_ns.message import A
+from cyfs_ns.message import TXT, A
 from cyfs_ns.query import SERVFAIL, Query, read_query
 from cyfs_ns.reply import make_reply
 from cyfs_ns.trust.anchors import Pin
@@ -92,6 +93,7 @@ class Zone:
     """DNS as a provider: tokens that stand below HOME."""
 
     tokens: list[Token] = field(default_factory=list)
+    silent: bool = False
     server: NameServer = field(init=False)
 
     card = Card(
@@ -100,6 +102,8 @@ class Zone:
 
     async def ask(self, ask: Ask) -> Outcome:
         await trio.lowlevel.checkpoint()
+        if self.silent:
+            await trio.sleep_forever()
         now = self.server.wall()
         fact = Evidence(trust=Trust.PLAIN_DNS, what="published", source="dns", at=now, until=now + 600)
         claims = tuple(Claim(about=HOME, kind="token", value=token, evidence=fact) for token in self.tokens)
@@ -380,6 +384,68 @@ async def test_a_forged_document_does_not_move_a_pinned_zone_and_a_revoked_one_i
         lab.server.hot.flush()
         gone = await lab.ask("ood1.home.example", edns=True)
         assert rcode(gone) == "NXDOMAIN" and "ended it" in gone.options[0].text
+
+
+@pytest.mark.parametrize(
+    ("name", "below", "forgotten"),
+    [
+        ("", False, True),
+        ("ood1.home.example", False, True),
+        ("home.example", True, True),
+        ("home.example", False, False),
+    ],
+)
+async def test_a_flush_forgets_trusted_answers_too(tmp_path: Path, name: str, below: bool, forgotten: bool) -> None:
+    zone = published(NOW, "ood1:192.0.2.7@wan")
+    async with house(tmp_path, pinned=ALICE, zone=zone) as lab:
+        assert shown(await lab.ask("ood1.home.example")) == ["ood1.home.example 600 A 192.0.2.7"]
+        zone.tokens = [boot(ALICE, "ood1:192.0.2.8@wan", iat=int(NOW) - 50, exp=int(NOW) + 7200)]
+        assert lab.server.flush(name, below=below) == forgotten
+        address = "192.0.2.8" if forgotten else "192.0.2.7"
+        assert [line.split()[-1] for line in shown(await lab.ask("ood1.home.example"))] == [address]
+
+
+async def test_what_was_kept_is_told_marked_and_for_minutes(tmp_path: Path) -> None:
+    zone = published(NOW, "ood1:192.0.2.7@wan")
+    async with house(tmp_path, pinned=ALICE, zone=zone) as lab:
+        now = await lab.ask("home.example", "TXT", edns=True)
+        assert now.options[0].text.startswith("trust=owner-signed: ") and now.answer[0].ttl == 600
+        lab.server.flush()
+        zone.tokens = []
+        kept = await lab.ask("home.example", "TXT", edns=True)
+        assert kept.options[0].text.startswith("trust=host-snapshot: ") and kept.answer[0].ttl == 300
+        # One of them is not current: then who hears them all is not to take them for that.
+        lab.server.flush()
+        zone.tokens = published(NOW, "ood1:192.0.2.7@wan").tokens[:1]
+        some = await lab.ask("home.example", "TXT", edns=True)
+        assert some.options[0].text.startswith("trust=host-snapshot: ") and len(some.answer[0]) == 3
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_off_line_a_client_hears_something_before_it_gives_up(
+    tmp_path: Path, mock_clock: trio.testing.MockClock, kept: bool
+) -> None:
+    mock_clock.autojump_threshold = 0.3  # long enough for a look at the disk in a thread
+    zone = published(NOW, "ood1:192.0.2.7@wan")
+    async with house(tmp_path, pinned=ALICE, zone=zone) as lab:
+        if kept:
+            await lab.ask("home.example", "TXT")
+            lab.server.flush()
+        zone.silent = True
+        names = ("ood1.home.example", "nobody.home.example", "other.home.example")
+        lab.upstreams.slow = {(name, A) for name in names} | {("home.example", TXT)}
+        took, rcodes = [], []
+        for name in names:
+            begun = trio.current_time()
+            rcodes.append(rcode(await lab.ask(name)))
+            took.append(trio.current_time() - begun)
+        assert rcodes == ["NOERROR" if kept else "SERVFAIL", "SERVFAIL", "SERVFAIL"]
+        # Documents, and the DNS behind them; those who were silent a moment ago are not waited for.
+        assert took == pytest.approx([2, 1.5, 1.5] if kept else [3.5, 1.5, 1.5], abs=0.1)
+        if kept:
+            begun = trio.current_time()
+            assert [text[:5] for text in await texts_of(lab, "home.example")] == ['"BOOT', '"PKX=', '"DEV=']
+            assert trio.current_time() - begun == pytest.approx(0.25, abs=0.1)
 
 
 async def test_what_is_not_believed_any_more_is_not_published_either(tmp_path: Path) -> None:

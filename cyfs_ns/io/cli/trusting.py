@@ -55,7 +55,9 @@ def resolve_trusted(
         level = read_trust(least) if least else Trust.NONE
         resolver = Resolver(servers, timeout=timeout)
         records = by_resolver(resolver, identity.validators)
-        names = build_trusted(identity, home, records=records, addresses=addresses_by(lambda: resolver))
+        names = build_trusted(
+            identity, home, records=records, addresses=addresses_by(lambda: resolver), timeout=timeout
+        )
     except (BadWire, ConfigFault) as fault:
         raise click.UsageError(str(fault)) from None
     ask = Ask(subject=whom, kinds=IDENTITY | {"address"}, least=level)

@@ -6,6 +6,7 @@ Who is pinned here, and which keys this machine knows, is held in memory; who se
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -39,29 +40,41 @@ from cyfs_ns.trust.dnsview import (
     split_side,
     strongest,
 )
-from cyfs_ns.trust.outcome import Found
+from cyfs_ns.trust.level import Trust
+from cyfs_ns.trust.outcome import Conflicted, Found, Outcome, Refused, Revoked
 from cyfs_ns.trust.places import device_did
 from cyfs_ns.wire import name_text
 
 _MOST_DEVICES = 32
+_KEPT_FOR = 300
+"""Seconds for which others may repeat what was kept here."""
+_SILENT_PATIENCE = 0.25
+"""Seconds for other TXT records, where the servers did not answer a moment ago."""
 
 _log = logging.getLogger("cyfs.dns")
 
 
-async def addresses_of(trusted: TrustedNames, host: str, bridges: Bridges) -> Sequence[str]:
-    """The addresses of a host whose name only trusted names know.  Raises ``Unreachable``, which says why not."""
+async def addresses_of(trusted: TrustedNames, host: str, known: Known) -> Sequence[str] | None:
+    """The addresses of ``host``, lower case; None: the DNS knows as much.
+
+    Raises ``Unreachable``, which says why there are none, or why none are believed.
+    """
     try:
-        place = read_place(host, Known(bridges=bridges))
+        place = read_place(host, known)
     except BadWire as bad:
         raise Unreachable(str(bad), "pre_connect_dns") from None
     if place is None:
-        raise Unreachable(f"{host}: nobody's name", "pre_connect_dns")
+        return None
     outcome = await trusted.resolve(place.ask(trusted.reach(place.subject)))
-    if not isinstance(outcome, Found):
-        raise Unreachable(f"{host}: {outcome.why}", "pre_connect_dns")
-    if not (found := strongest(outcome.of("address"))):
-        raise Unreachable(f"{host}: {outcome.why}, but not where it is", "pre_connect_dns")
-    return tuple(dict.fromkeys(str(claim.value) for claim in found))
+    is_open, why = place.pinned and not isinstance(outcome, Refused | Revoked | Conflicted), outcome.why
+    if isinstance(outcome, Found):
+        if found := strongest(outcome.of("address")):
+            return tuple(dict.fromkeys(str(claim.value) for claim in found))
+        is_open &= not outcome.refused
+        why = outcome.refused[0].why if outcome.refused else f"{why}, but not where it is"
+    if is_open:
+        return None
+    raise Unreachable(f"{host}: {why}", "pre_connect_dns")
 
 
 class TrustedAnswers:
@@ -113,13 +126,45 @@ class TrustedAnswers:
         if query.rtype == TXT and place.pinned and not place.side:
             await in_task()
             with suppress(BadWire, OSError):  # then the outcome says so too
-                documents = await trio.to_thread.run_sync(self._documents, place)
+                documents = await trio.to_thread.run_sync(self._documents, place, outcome)
         # As of a whole second of the clock by which answers age.
         now = int(self._clock()) + (self._wall() - self._clock())
         shown = show(place, query.question, outcome, now, documents=documents, reach=reach)
         if shown is None or not shown.beside:
             return shown if shown is None or not place.spelled else replace(shown, left=0)
-        return _joined(shown, await beside())
+        given = None
+        await in_task()
+        with trio.move_on_after(_SILENT_PATIENCE if self.trusted.is_silent(place.subject) else math.inf):
+            given = await beside()
+        return replace(shown, left=0) if given is None else _joined(shown, given)
+
+    async def addresses(self, host: str) -> Sequence[str] | None:
+        """As :func:`addresses_of`, by whom this machine knows."""
+        return await addresses_of(self.trusted, host, self._known)
+
+    def is_silent(self, name: str) -> bool:
+        """Whether those who were asked about a canonical name, or its zone, let us wait a moment ago."""
+        try:
+            place = read_place(name, self._known)
+        except BadWire:
+            return False
+        return place is not None and self.trusted.is_silent(place.subject)
+
+    def flush(self, name: str = "", *, below: bool = False) -> int:
+        """Forget what is remembered of a canonical name, and below it if ``below``; of everybody without a name.
+
+        What this machine keeps on disk stays.
+        """
+        host = split_side(name)[2]
+
+        def stands_there(subject: Did) -> bool:
+            try:
+                at = host_of_did(subject, self._bridges).lower()
+            except BadWire:
+                return not host
+            return not host or at == host or (below and at.endswith(f".{host}"))
+
+        return self.trusted.flush(stands_there)
 
     def follow(self, former: TrustedAnswers) -> None:
         """Know whom ``former`` knew, until the next look."""
@@ -168,8 +213,8 @@ class TrustedAnswers:
         if not is_ours(host):
             hosts[host] = about
 
-    def _documents(self, place: Place) -> Documents | None:
-        """What stands at a place in TXT records.  Blocks on the disk."""
+    def _documents(self, place: Place, outcome: Outcome) -> Documents | None:
+        """What stands at a place in TXT records; ``outcome`` is what was heard of it just now.  Blocks on the disk."""
         zone, now = place.subject.canonical, self._wall()
         pin = next((pin for pin in self.trusted.store.pins() if pin.about.canonical == zone), None)
         if pin is not None and pin.revoked:
@@ -181,6 +226,7 @@ class TrustedAnswers:
         ]
         key = "" if pin is None else pin.key.x
         boot, devices, until = "", dict[str, str](), float("inf")
+        told: dict[str, Document] = {}
         own = list(self._own_documents())
         is_mine = any(isinstance(document, ZoneBoot) and document.id == place.subject for _, document in own)
         for token, document in own if is_mine else ():
@@ -195,15 +241,23 @@ class TrustedAnswers:
             if document.exp <= now:
                 continue
             if isinstance(document, ZoneBoot) and about.canonical == zone:
-                boot = token.text
+                boot, told[""] = token.text, document
             elif isinstance(document, DeviceMini) and about == device_did(document.name, zone):
-                devices[document.name] = token.text
+                devices[document.name], told[document.name] = token.text, document
             else:
                 continue
             until = min(until, document.exp)
         if not boot and not devices:
             return None
-        return Documents(key=key, boot=boot, devices=tuple(devices.values())[:_MOST_DEVICES], until=until)
+        heard = outcome.claims if isinstance(outcome, Found) and not outcome.stale else ()
+        current = [claim.value for claim in heard if claim.kind == "document" and claim.trust == Trust.OWNER_SIGNED]
+        current += [document for _, document in own if is_mine]
+        trust = Trust.OWNER_SIGNED if all(each in current for each in told.values()) else Trust.HOST_SNAPSHOT
+        if not is_mine:
+            # What was heard may have been said anew since; what was kept, all the more.
+            ends = outcome.until if isinstance(outcome, Found) and heard else None
+            until = min(until, now + _KEPT_FOR if ends is None else ends)
+        return Documents(key=key, boot=boot, devices=tuple(devices.values())[:_MOST_DEVICES], until=until, trust=trust)
 
     def _own_documents(self) -> list[tuple[Token, Document]]:
         """The documents of a zone whose owner lives here; those of devices are inside longer ones."""

@@ -16,11 +16,15 @@ from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.identity.did import Bridges, Did, host_of_did
 from cyfs_ns.identity.txt import Published, joined_txt, read_published
 from cyfs_ns.io.trusted.records import AskRecords, RecordSet
-from cyfs_ns.message import AAAA, TXT, A
-from cyfs_ns.trust.evidence import Claim, Evidence, Refusal
+from cyfs_ns.message import AAAA, TXT, A, rtype_text
+from cyfs_ns.trust.evidence import KEPT_THERE, Claim, Evidence, Refusal
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Found, Outcome, Refused
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
+
+_ADDRESSES = (A, AAAA)
+_PART = 0.95
+"""Of the time that is given, for asking."""
 
 
 class DnsRecords:
@@ -51,16 +55,24 @@ class DnsRecords:
             except (Unreachable, BadWire) as fault:
                 got[whom, rtype] = fault
 
-        async with trio.open_nursery() as nursery:
-            for zone in zones:
-                nursery.start_soon(one, zone, TXT)
-            for rtype in (A, AAAA) if "address" in ask.kinds else ():
-                nursery.start_soon(one, own, rtype)
+        wanted = [*((zone, TXT) for zone in zones), *((own, rtype) for rtype in _ADDRESSES if "address" in ask.kinds)]
+        # What was heard when we have to answer counts.
+        left = trio.current_effective_deadline() - trio.current_time()
+        with trio.move_on_after(max(0.0, left * _PART)):
+            async with trio.open_nursery() as nursery:
+                for whom, rtype in wanted:
+                    nursery.start_soon(one, whom, rtype)
+        for whom, rtype in wanted:
+            if (whom, rtype) not in got:
+                late = f"{host_of_did(whom, self._bridges)}. {rtype_text(rtype)}: no name server answered in time"
+                got[whom, rtype] = Unreachable(late, "pre_connect_dns")
         claims: list[Claim] = []
         faults: list[str] = []
+        missed: list[str] = []
         refused: list[Refusal] = []
         for (whom, rtype), said in got.items():
             if isinstance(said, Exception):
+                missed.append(str(said))
                 faults.append(f"DNS: {said}")
             elif rtype == TXT:
                 published = read_published(map(joined_txt, said.data))
@@ -76,9 +88,9 @@ class DnsRecords:
         if refused:
             why = f"{subject}: nothing of it can be read"
             return Refused(subject=subject, why=why, faults=tuple(faults), refused=tuple(refused))
-        if faults:
+        if missed:
             # Whoever adds garbage to a zone must not make it vanish.
-            raise Unreachable("; ".join(faults))
+            raise Unreachable("; ".join(missed))
         weakest = min(heard, key=lambda said: said.channel)
         exists = any(said.exists for (whom, _), said in got.items() if whom == own and isinstance(said, RecordSet))
         what = "has no records of ours" if exists else "does not exist"
@@ -101,7 +113,8 @@ class DnsRecords:
             claims.append(Claim(about=zone, kind="key", key="owner", value=published.key, evidence=fact))
         for token in (published.boot, published.zone, *published.devices):
             if token is not None:
-                claims.append(Claim(about=zone, kind="token", value=token, evidence=fact))
+                key = KEPT_THERE if said.kept else ""
+                claims.append(Claim(about=zone, kind="token", key=key, value=token, evidence=fact))
         return claims
 
     def _said_by_addresses(self, subject: Did, rtype: int, said: RecordSet) -> list[Claim]:

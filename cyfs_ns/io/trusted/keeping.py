@@ -96,14 +96,15 @@ class Keeping:
             held = best.get(mark.id)
             if held is None or held.revision < mark.revision:
                 best[mark.id] = mark
-        lost = {one.name.removesuffix(".json"): one.why for one in (*documents.unread, *marks.unread)}
-        return list(best.values()), {each: self._mend(each, why) for each, why in lost.items() if each not in best}
+        lost = {one.name.removesuffix(".json"): one for one in (*documents.unread, *marks.unread)}
+        return list(best.values()), {each: self._mend(each, one) for each, one in lost.items() if each not in best}
 
     def keep(self, accepted: Accepted, now: float, pinned: Callable[[], Collection[PublicKey]]) -> Change:
         """Put ``accepted`` in the place of an older revision.  What is no progress changes nothing and is told.
 
-        ``pinned`` tells whose marks still count.  What cannot be written raises ``OSError`` or ``Unreachable``, and is
-        a mark in memory then; ``BadWire`` where the mark is lost, ``Refused`` where there is no room for another.
+        ``pinned`` tells whose marks still count.  What cannot be read or written for now raises ``OSError`` or
+        ``Unreachable``, and is a mark in memory then; ``BadWire`` where the mark is lost, ``Refused`` where there is no
+        room for another.
         """
         mark = Mark(accepted.about.canonical, accepted.document.kind, accepted.key, accepted.revision)
         try:
@@ -152,11 +153,14 @@ class Keeping:
         """As :meth:`keep`, under the lock."""
         path, beside = self._documents.make() / f"{mark.id}.json", self._marks.make() / f"{mark.id}.json"
         document, written = self._documents.read_one(path.name), self._marks.read_one(beside.name)
+        unread = [one for one in (document, written) if isinstance(one, Unread)]
+        for one in unread:
+            if one.may_pass:
+                raise Unreachable(self._mend(mark.id, one))
         revisions = [one.revision for one in (document, written) if isinstance(one, Kept | Mark)]
         revisions += [held.revision for held in self._in_memory() if held.id == mark.id]
-        damaged = next((one for one in (document, written) if isinstance(one, Unread)), None)
-        if damaged is not None and not revisions:
-            raise BadWire(self._mend(mark.id, damaged.why))
+        if unread and not revisions:
+            raise BadWire(self._mend(mark.id, unread[0]))
         change = judge(max(revisions, default=None), mark.revision)
         if not change.acceptable:
             return change
@@ -200,9 +204,11 @@ class Keeping:
         Path(oldest.source).unlink(missing_ok=True)
         return True
 
-    def _mend(self, number: str, why: str) -> str:
+    def _mend(self, number: str, one: Unread) -> str:
+        if one.may_pass:
+            return f"{one.why}; how new it was cannot be told until that is over"
         files = " and ".join(str(folder.path / f"{number}.json") for folder in (self._documents, self._marks))
-        return f"{why}; how new it was is lost: restore {files}, or remove both to believe what comes next"
+        return f"{one.why}; how new it was is lost: restore {files}, or remove both to believe what comes next"
 
 
 def _claims_of(accepted: Accepted, now: float) -> dict[str, Json]:

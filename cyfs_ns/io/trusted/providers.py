@@ -16,6 +16,7 @@ from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.evidence import Claim, Evidence, Refusal
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found, Outcome
+from cyfs_ns.trust.places import lineage
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
 from cyfs_ns.trust.weigh import KEPT
 
@@ -84,7 +85,7 @@ class ThisMachine:
         self._store = store
 
     async def ask(self, ask: Ask) -> Outcome:
-        whom = _related(ask.subject)
+        whom = frozenset(lineage(ask.subject))
         pins, local = await trio.to_thread.run_sync(lambda: (self._store.pins(), self._store.local()))
         claims = [_pinned(pin, ask.subject) for pin in pins if pin.about.canonical in whom]
         for file in local:
@@ -113,24 +114,12 @@ class WhatWasKept:
         self._store, self._wall = store, wall
 
     async def ask(self, ask: Ask) -> Outcome:
-        whom = _related(ask.subject)
+        whom = frozenset(lineage(ask.subject))
         pins, kept = await trio.to_thread.run_sync(lambda: (self._store.pins(), self._store.kept()))
         keys = {pin.key for pin in pins}
         held = (one for one in kept if one.about.canonical in whom and one.key in keys)
         until = self._wall() + _KEPT_FOR
         return Found(subject=ask.subject, claims=tuple(_again(one, until) for one in held))
-
-
-def _related(subject: Did) -> set[Did]:
-    """The subject, and the names above it: what its zone says counts for it too."""
-    found = {subject.canonical}
-    # The last label of a host is nobody's zone; on a chain it is a name like any other.
-    least = 1 if subject.method in ("web", "ens") else 0
-    above = subject
-    while above.id.count(".") > least:
-        above = Did(above.method, above.id.partition(".")[2])
-        found.add(above)
-    return found
 
 
 def _pinned(pin: Pin, subject: Did) -> Claim:

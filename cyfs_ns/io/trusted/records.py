@@ -15,6 +15,7 @@ from cyfs_ns.upstream import Upstream
 from cyfs_ns.wire import HEADER, name_text, name_wire, plain_data, walk
 
 _CNAME, _SOA = 5, 6
+_OTHER = 0  # extended error (RFC 8914)
 _MOST_ALIASES = 8
 _ENCRYPTED = frozenset({"tls", "https"})
 
@@ -32,6 +33,8 @@ class RecordSet:
     ttl: int
     server: str
     channel: Trust
+    kept: bool = False
+    """Whether the server says that it has not heard this just now, but kept it."""
 
 
 AskRecords = Callable[[str, int], Awaitable[RecordSet]]
@@ -84,4 +87,5 @@ def record_set(told: Told, name: bytes, rtype: int, trust: Trust) -> RecordSet:
         ttl=min(ttls, default=0),
         server=told.server,
         channel=trust,
+        kept=any(code == _OTHER and said.startswith(f"trust={Trust.HOST_SNAPSHOT}:") for code, said in reply.ede),
     )

@@ -1,5 +1,8 @@
 """Carries out plans: the one place where the house asks who somebody is.
 
+Where a document that holds is known, from files or from earlier, nobody is waited for long; who kept us waiting is not
+asked about that zone again for some seconds.
+
 What was found is remembered for as long as its facts last; the same question of many is asked once; how much is under
 way and remembered is bounded.  What was believed by a pin is kept on disk, and is the mark behind which nothing goes
 back.
@@ -26,6 +29,7 @@ from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.evidence import Kind
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak, Unreachable
+from cyfs_ns.trust.places import lineage
 from cyfs_ns.trust.plan import Ask, Plan, plan
 from cyfs_ns.trust.resolution import Resolution
 
@@ -40,6 +44,9 @@ _NEGATIVE = 30.0
 _NEGATIVE_LONGEST = 900.0  # whoever can forge one answer of DNS chooses its TTL too
 _NOBODY = 5.0  # seconds before those who could not be asked are asked again
 _STALE = 7 * 86_400.0
+_PATIENCE = 2.0  # seconds for all who are asked, where what is held here will do
+_SILENT = 10.0  # seconds for which who did not answer in that time is not asked
+_MOST_SILENT = 1024
 
 _Key = tuple[Did, frozenset[Kind], Trust, Trust, int]
 
@@ -65,8 +72,12 @@ class TrustedNames:
         self.store = store
         self._timeout, self._wall, self._clock = timeout, wall, clock
         self._remembered: OrderedDict[_Key, tuple[float, Outcome]] = OrderedDict()
+        self._refused: dict[_Key, tuple[float, Refused]] = {}
+        """Of those that were found before: what was heard since, and until when they are not asked again."""
         self._flights: Merged[_Key, Outcome] = Merged()
         self._flushed = 0
+        self._silent: dict[tuple[str, Did], float] = {}
+        """Until when whom is not asked, by the pinned name it was about."""
         self._room = trio.CapacityLimiter(_AT_ONCE)
 
     def plan(self, ask: Ask) -> Plan:
@@ -94,16 +105,29 @@ class TrustedNames:
         if known is not None:
             await trio.lowlevel.checkpoint()
             return known
-        outcome = await self._flights.run(_key(ask), lambda: self._find(ask))
+        key = _key(ask)
+        outcome: Outcome
+        if not fresh and (refused := self._refused.get(key)) is not None and refused[0] > self._clock():
+            await trio.lowlevel.checkpoint()
+            outcome = refused[1]
+        else:
+            outcome = await self._flights.run(key, lambda: self._find(ask))
         return self._stale(ask, outcome) if ask.stale and isinstance(outcome, Unreachable | Refused) else outcome
 
-    def flush(self, subject: Did | None = None) -> int:
-        """Forget what is remembered of ``subject``, or of everybody; how much that was.  The disk keeps its own."""
-        keys = [key for key in self._remembered if subject is None or key[0] == subject.canonical]
+    def flush(self, whose: Callable[[Did], bool] = lambda subject: True) -> int:
+        """Forget what is remembered of those whom ``whose`` picks; how much that was.  The disk keeps its own."""
+        keys = [key for key in self._remembered if whose(key[0])]
         for key in keys:
             del self._remembered[key]
+            self._refused.pop(key, None)
         self._flushed += 1
+        self._silent.clear()
         return len(keys)
+
+    def is_silent(self, subject: Did) -> bool:
+        """Whether somebody asked about ``subject``, who is pinned or below a name that is, let us wait a moment ago."""
+        whom, now = lineage(subject), self._clock()
+        return any(until > now and about in whom for (_, about), until in self._silent.items())
 
     async def _find(self, ask: Ask) -> Outcome:
         if self._room.statistics().tasks_waiting >= _WAITING_MOST:
@@ -119,12 +143,18 @@ class TrustedNames:
         try:
             anchors = await trio.to_thread.run_sync(self.store.anchors)
             resolution = Resolution(self.plan(ask), anchors)
+            end: float | None = None
             while (step := resolution.next_step(self._wall())) is not None:
                 far = any(self._providers[name].card.cost for name in step.providers)
+                patience = self._patience(resolution) if far else None
+                if patience is not None and end is None:
+                    end = trio.current_time() + patience
                 # Names whose servers are slow hold up nobody who is known here.
                 async with self._room if far else nullcontext(), trio.open_nursery() as nursery:
                     for name in step.providers:
-                        nursery.start_soon(self._ask_one, name, ask, resolution)
+                        left = self._timeout if end is None else min(self._timeout, end - trio.current_time())
+                        about = resolution.pinned if end is not None else None
+                        nursery.start_soon(self._ask_one, name, resolution, left, about)
             now = self._wall()
             if not await self._keep(resolution, now):
                 # Somebody has believed a newer one meanwhile.
@@ -132,15 +162,27 @@ class TrustedNames:
             return resolution.outcome(now)
         except (BadWire, OSError) as fault:
             self._remembered.pop(_key(ask), None)
+            self._refused.pop(_key(ask), None)
             return Refused(subject=ask.subject, why=f"{ask.subject}: the pins cannot be read: {fault}")
 
-    async def _ask_one(self, name: str, ask: Ask, resolution: Resolution) -> None:
+    def _patience(self, resolution: Resolution) -> float | None:
+        """Seconds for all who are asked; None: each may take its time."""
+        if resolution.is_held(self._wall()):
+            return _PATIENCE
+        return None if resolution.pinned is None else resolution.plan.ask.patience
+
+    async def _ask_one(self, name: str, resolution: Resolution, seconds: float, about: Did | None) -> None:
+        """``about``: who is pinned, and so need not be waited for again at once."""
+        ask = resolution.plan.ask
         brought: Outcome
+        begun = trio.current_time()
         try:
-            with trio.fail_after(self._timeout):
+            if seconds <= 0 or (about is not None and self._silent.get((name, about), 0.0) > self._clock()):
+                raise CannotAsk("not asked: there was no answer a moment ago")
+            with trio.fail_after(seconds):
                 brought = await self._providers[name].ask(ask)
         except trio.TooSlowError:
-            brought = _mute(ask, f"{name}: no answer within {self._timeout:g} s")
+            brought = _mute(ask, f"{name}: no answer within {seconds:g} s")
         except (CannotAsk, BadWire) as fault:
             brought = _mute(ask, f"{name}: {fault}")
         except OSError as fault:
@@ -148,7 +190,16 @@ class TrustedNames:
         except Exception as fault:  # one stranger's bytes must not end the answers for everybody
             log.exception("%s failed on %s", name, ask.subject)
             brought = _mute(ask, f"{name}: failed ({type(fault).__name__}), a fault of this program")
+        if about is not None and isinstance(brought, Unreachable) and trio.current_time() - begun >= _PATIENCE / 2:
+            self._note_silence(name, about)
         resolution.take(name, brought)
+
+    def _note_silence(self, name: str, about: Did) -> None:
+        now = self._clock()
+        if len(self._silent) >= _MOST_SILENT:
+            self._silent = {key: until for key, until in self._silent.items() if until > now}
+        if len(self._silent) < _MOST_SILENT:
+            self._silent[name, about] = now + _SILENT
 
     async def _keep(self, resolution: Resolution, now: float) -> bool:
         """Whether all that was believed is still the newest."""
@@ -166,11 +217,14 @@ class TrustedNames:
         key, now = _key(ask), self._clock()
         held = self._remembered.get(key)
         if isinstance(outcome, Unreachable | Refused) and held is not None and isinstance(held[1], Found):
+            if isinstance(outcome, Refused):
+                self._refused[key] = now + self._lifetime(outcome), outcome
             return outcome  # what was found stays, for those who take it stale
+        self._refused.pop(key, None)
         self._remembered[key] = (now + self._lifetime(outcome), outcome)
         self._remembered.move_to_end(key)
         while len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
+            self._refused.pop(self._remembered.popitem(last=False)[0], None)
         return outcome
 
     def _stale(self, ask: Ask, outcome: Unreachable | Refused) -> Outcome:

@@ -31,7 +31,7 @@ from cyfs_ns.io.trusted.keeping import Kept
 from cyfs_ns.io.trusted.keystore import read_token_file
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import Local
-from cyfs_ns.trust.didresult import fault_page, page_of
+from cyfs_ns.trust.didresult import RANK, documents_of, fault_page, page_of
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found, Outcome
@@ -47,8 +47,6 @@ _SECONDS = 15.0
 _MOST_OWN = 300
 _KINDS = {kind: kind for kind in (ZoneDoc.kind, OwnerDoc.kind, ZoneBoot.kind, DeviceDoc.kind, "info")}
 _FORERUNNERS = {"device_mini_doc": DeviceMini.kind, "did.json": "", "": ""}
-_RANK = (ZoneDoc.kind, DeviceDoc.kind, OwnerDoc.kind, ZoneBoot.kind, DeviceMini.kind)
-"""Which of several documents stands for its subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +132,10 @@ class DidService:
         outcome = await self._names.resolve(Ask(subject=subject, privacy=privacy))
         if not isinstance(outcome, Found):
             return outcome, None
-        believed = [claim.value for claim in outcome.of("document") if not kinds or claim.key in kinds]
+        believed = [claim.value for claim in documents_of(outcome, kinds) if claim.key in RANK]
         held = await trio.to_thread.run_sync(lambda: list(self._held(subject)))
-        fitting = [one for one in held if one[1] in believed and one[1].kind in _RANK]
-        best = min(fitting, key=lambda one: _RANK.index(one[1].kind), default=None)
-        return outcome, None if best is None else best[0]
+        fitting = (token for one in believed for token, document in held if document == one)
+        return outcome, next(fitting, None)
 
     def _held(self, subject: Did) -> Iterator[tuple[Token, Document]]:
         """Tokens on this disk that may be what was believed."""
@@ -166,7 +163,7 @@ class DidService:
             and own.document.exp > now
             and (own.document.kind in kinds if kinds else own.document.kind != ZoneBoot.kind)
         ]
-        return min(fitting, key=lambda own: _RANK.index(own.document.kind), default=None)
+        return min(fitting, key=lambda own: RANK.index(own.document.kind), default=None)
 
     def _own_documents(self) -> Sequence[_Own]:
         """Read again when a file has come, gone or changed."""
@@ -190,7 +187,7 @@ def _owns(path: Path, at: float, bridges: Bridges) -> Iterator[_Own]:
         token, document = read_token_file(path)
     except ConfigFault:
         return
-    if document.kind in _RANK:
+    if document.kind in RANK:
         for about in _subjects(document, bridges):
             yield _Own(about, token, document, str(path), at)
 

@@ -7,7 +7,8 @@
 Unless a token stands there, the forerunner's places are looked at too: ``/.well-known/zone`` and ``owner`` (behind a
 path ``/user/alice/owner.json``), and for a machine of a zone ``/.well-known/<machine>`` at the zone.  A plain document
 is worth its line, that is, a certificate for the host; a token may be worth more, by who signed it.  A document that is
-somebody else's is refused, and nothing that it points to is followed.
+somebody else's is refused, and nothing that it points to is followed.  One about the key of a machine is the host's if
+it names that machine of a zone that is pinned; whether the zone's owner has signed it is for ``weigh.py`` to say.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import trio
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.identity.did import Bridges, Did, host_of_did
-from cyfs_ns.identity.documents import Document
+from cyfs_ns.identity.documents import DeviceDoc, Document
+from cyfs_ns.identity.reading import kind_of, read_document
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.http import Response
 from cyfs_ns.io.trusted.safefetch import NoAddress, SafeFetch
@@ -33,6 +35,7 @@ from cyfs_ns.trust.didresult import DOCUMENT, TOKEN, read_body
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Found, Outcome
+from cyfs_ns.trust.places import device_did
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
 
 _ACCEPT = (("accept", f"{TOKEN}, {DOCUMENT}, application/json;q=0.9, */*;q=0.5"),)
@@ -103,7 +106,8 @@ class WebDocuments:
             await self._look_at(place, pinned, look)
 
         standard, *others = self._places(subject, host, port)
-        with trio.move_on_after(_PATIENCE) as patience:
+        seconds = min(_PATIENCE, 0.95 * max(0.0, trio.current_effective_deadline() - trio.current_time()))
+        with trio.move_on_after(seconds) as patience:
             await one(standard)
             if not look.signed:
                 async with trio.open_nursery() as nursery:
@@ -111,7 +115,7 @@ class WebDocuments:
                         nursery.start_soon(one, place)
         if patience.cancelled_caught:
             look.missed = True
-            look.faults.append(f"{host}: not everything was looked at in {_PATIENCE:g} s")
+            look.faults.append(f"{host}: not everything was looked at in {seconds:.2g} s")
         if look.claims:
             return Found(subject=subject, claims=tuple(look.claims), faults=tuple(look.faults))
         if look.missed:
@@ -164,22 +168,31 @@ class WebDocuments:
             look.faults.append(f"{place.url}: status {response.status}")
             return
         try:
-            self._take(place, response, look)
+            self._take(place, response, pinned, look)
         except BadWire as fault:
             # A web server that answers everything has pages everywhere; only the standard's place is sure to be meant.
             look.missed |= place.canonical
             look.faults.append(f"{place.url}: {fault}")
 
-    def _take(self, place: _Place, response: Response, look: _Look) -> None:
+    def _take(self, place: _Place, response: Response, pinned: frozenset[str], look: _Look) -> None:
         said = read_body(response.body, "document")
         fact = self._fact(f"stands at {place.url}", place.url, _age(response.header("cache-control")))
         if isinstance(said, Token):
-            if place.canonical and (told := said.claims.get("id")) is not None and told != str(place.about):
+            told = said.claims.get("id")
+            if place.canonical and told not in (None, str(place.about)) and not self._is_machine(said, place, pinned):
                 raise BadWire(f"it says it is {str(told)[:80]!r}, not {place.about}; publish the right one")
             look.signed |= place.canonical
             look.claims.append(Claim(about=place.about, kind="token", value=said, evidence=fact))
             return
         look.claims.extend(unsigned_claims(place.about, said, fact, self._wall()))
+
+    def _is_machine(self, said: Token, place: _Place, pinned: frozenset[str]) -> bool:
+        """Whether a token about a key names the machine whose host the place is, of a zone that is pinned."""
+        document = read_document(said.claims, kind_of(said.claims))
+        if not isinstance(document, DeviceDoc) or document.id.key is None or document.zone is None:
+            return False
+        is_pinned = _host_and_port(document.zone, self._bridges)[0] in pinned
+        return is_pinned and device_did(document.name, document.zone).canonical == place.about.canonical
 
     def _pinned_hosts(self) -> frozenset[str]:
         found = set()

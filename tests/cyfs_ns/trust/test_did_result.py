@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import dev_did
+from cyfs_ns.identity.documents import Document
 from cyfs_ns.identity.reading import read_document
-from cyfs_ns.trust.didresult import Resolved, page_of, read_body, read_resolved
+from cyfs_ns.trust.didresult import Resolved, documents_of, page_of, read_body, read_resolved
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Revoked, TooWeak, Unreachable
@@ -61,6 +62,27 @@ def test_a_document_is_as_sure_as_its_own_claim_whatever_else_is_known() -> None
         about = json.loads(page.body)["didDocumentMetadata"]
         assert (about["trust"], [fact["what"] for fact in about["evidence"]]) == (trust, facts)
         assert about["why"].endswith(trust)
+
+
+def test_of_several_documents_the_same_stands_for_its_subject_whichever_came_first() -> None:
+    old = {"owner_name": "did:bns:alice", "oods": ["ood1"], "iat": NOW - 1, "exp": NOW + 9}
+    zone = read_document({"did": str(HOME), "auth_key": ALICE.public.jwk(), **old}, "zone")
+
+    def of(document: Document, trust: Trust) -> Claim:
+        fact = Evidence(trust=trust, what="signed", source="zone", at=NOW)
+        return Claim(about=HOME, kind="document", key=document.kind, value=document, evidence=fact)
+
+    short = read_document(boot(ALICE, "ood1").claims)
+    for levels, stands in (
+        ((Trust.OWNER_SIGNED, Trust.HOST_SNAPSHOT), "zone"),
+        ((Trust.OWNER_SIGNED, Trust.OWNER_SIGNED), "zone"),
+        ((Trust.OWNER_SIGNED, Trust.AUTH_CHANNEL), "boot"),
+    ):
+        claims = (of(short, levels[0]), of(zone, levels[1]))
+        for order in (claims, claims[::-1]):
+            found = Found(subject=HOME, claims=order)
+            assert documents_of(found)[0].key == stands
+            assert ("verificationMethod" in json.loads(page_of(found, NOW).body)) == (stands == "zone")
 
 
 @pytest.mark.parametrize(

@@ -205,14 +205,15 @@ def test_a_pinned_zone_answers_from_its_documents_and_leaves_the_rest_to_the_dns
 
 def test_documents_are_published_in_the_forerunners_form() -> None:
     token = "e" * 700
-    documents = Documents(key=X, boot=token, devices=("d1", "d2"), until=NOW + 60.5)
+    documents = Documents(key=X, boot=token, devices=("d1", "d2"), until=NOW + 60.5, trust=Trust.OWNER_SIGNED)
     shown = view("home.example", "TXT", home("ood1"), documents=documents)
     assert shown is not None and shown.beside and shown.left == 60 and shown.trust == Trust.OWNER_SIGNED
     told = [data for _, _, data in said(shown)[1]]
     assert told[0] == b"\xffBOOT=" + b"e" * 250 + b"\xff" + b"e" * 255 + b"\xc4" + b"e" * 195 + b";"
     assert told[1:] == [b"\x30PKX=" + X.encode() + b";", b"\x07DEV=d1;", b"\x07DEV=d2;"]
     assert all(map(is_published, told)) and not is_published(b"\x06v=spf1")
-    kept = view("home.example", "TXT", Unreachable(subject=HOME, why=""), documents=documents)
+    older = replace(documents, trust=Trust.HOST_SNAPSHOT)
+    kept = view("home.example", "TXT", Unreachable(subject=HOME, why=""), documents=older)
     assert kept is not None and kept.trust == Trust.HOST_SNAPSHOT
     revoked = view("home.example", "TXT", Revoked(subject=HOME, why="", evidence=fact()), documents=documents)
     assert said(revoked)[:2] == (NXDOMAIN, [])

@@ -64,6 +64,8 @@ PUBLISHED: dict[str, list[str]] = {
     "expired.example": zone("expired.example", ALICE, exp=NOW - 60),
     "rolled.example": _ROLLED[:1],
     "machine.example": [*zone("machine.example", ALICE)[:1], *zone("machine.example", MALLORY)[1:]],
+    "twice.example": [*zone("twice.example", ALICE), *zone("twice.example", MALLORY)[:1]],
+    "headless.example": [*zone("headless.example", MALLORY)[:1], *zone("headless.example", ALICE)[1:]],
     "stray.example": [*zone("stray.example", ALICE)[:1], "DEV=nonsense;"],
     "silent.example": [],
     "mute.example": [],
@@ -126,6 +128,8 @@ def asked(program: Running, name: str, rtype: str = "A") -> tuple[str, list[str]
         ("key.example", "says the key of did:web:key.example is"),
         ("expired.example", "boot document: expired"),
         ("rolled.example", "older than one we have believed"),
+        ("twice.example", "2 different ones"),
+        ("headless.example", "boot document: not signed by"),
     ],
 )
 @pytest.mark.parametrize("form", ["{}", "ood1.{}", "www.{}", "{}.web.did"])

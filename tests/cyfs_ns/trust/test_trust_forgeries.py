@@ -498,4 +498,4 @@ def test_an_unpinned_victim_is_never_known_above_the_line(lies: list[Claim], sub
 
 def test_the_honest_claims_are_what_they_should_be() -> None:
     assert not _TRUTHS.faults and all(claim.trust == Trust.OWNER_SIGNED for claim in _TRUTHS.claims)
-    assert len(_TRUTHS.accepted) == 3 and replace(_TRUTHS.accepted[0]) == _TRUTHS.accepted[0]
+    assert len(_TRUTHS.accepted) == 4 and replace(_TRUTHS.accepted[0]) == _TRUTHS.accepted[0]

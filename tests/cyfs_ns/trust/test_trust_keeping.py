@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -95,6 +96,31 @@ async def test_a_mark_outlives_either_of_its_files_and_that_is_mended(
     heard = await House(tmp_path, Records([boot(ALICE, "ood1"), NEW])).ask(least=Trust.OWNER_SIGNED)
     assert isinstance(heard, Found) and file.read_bytes() == whole
     assert TrustStore(tmp_path).keep(believed(NEWER), NOW) is Change.NEWER
+
+
+async def test_where_both_cannot_be_read_for_now_nothing_is_believed_and_nobody_told_to_remove_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pinned(tmp_path)
+    store.keep(believed(NEW), NOW)
+    really, files = os.open, [str(path) for path in both(tmp_path)]
+
+    def starved(path: str | Path, *more: int, **named: int) -> int:
+        if str(path) in files:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return really(path, *more, **named)
+
+    house = House(tmp_path, Records([boot(ALICE, "ood1"), OLD]))
+    with monkeypatch.context() as short:
+        short.setattr(os, "open", starved)
+        outcome = await house.ask(least=Trust.OWNER_SIGNED)
+        assert isinstance(outcome, NotBelieved) and "Too many open files" in outcome.why
+        assert not any("remove" in fault for fault in outcome.faults)
+        with pytest.raises(Unreachable, match="until that is over"):
+            TrustStore(tmp_path).keep(believed(NEWER), NOW)
+    house.names.flush()
+    after = await house.ask(least=Trust.OWNER_SIGNED)
+    assert not isinstance(after, Found) and any("older than one" in fault for fault in after.faults)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -6,21 +6,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 import trustme
 
+from cyfs_ns.errors import Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.txt import txt_record
 from cyfs_ns.io.resolver import Resolver
 from cyfs_ns.io.trusted.dns import DnsRecords
 from cyfs_ns.io.trusted.providers import ThisMachine, WhatWasKept
-from cyfs_ns.io.trusted.records import by_resolver
+from cyfs_ns.io.trusted.records import RecordSet, by_resolver, record_set
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import TrustStore
+from cyfs_ns.io.upstreams import Told
+from cyfs_ns.message import TXT
+from cyfs_ns.records import txt_data
+from cyfs_ns.reply import make_reply
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Found, Outcome
 from cyfs_ns.trust.plan import Ask
 from cyfs_ns.upstream import parse_upstream
+from cyfs_ns.wire import name_wire
 from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, NAS, NOW, PI, boot, mini, own_key
 from tests.cyfs_ns.nsprogram import server
 from tests.cyfs_ns.trust.dnshosts import knot, trust_in, validator, zone_lines
@@ -140,3 +148,45 @@ async def test_a_validator_with_another_anchor_has_no_answer(
         outcome = await names(tmp_path, server, ca, (server,)).resolve(Ask(subject=OOD))
         assert not isinstance(outcome, Found)
         assert any("answered with error 2" in fault for fault in outcome.faults), outcome.faults
+
+
+async def test_what_another_server_kept_is_a_snapshot_here_too(tmp_path: Path) -> None:
+    store = TrustStore(tmp_path)
+    store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW))
+    for mark, trust in (("trust=host-snapshot: boot", Trust.HOST_SNAPSHOT), ("trust=owner-signed", Trust.OWNER_SIGNED)):
+        answer = [(name_wire("home.example"), TXT, 300, txt_data(txt_record("BOOT", BOOT.text).encode()))]
+        question = name_wire("home.example") + bytes((0, TXT, 0, 1))
+        told = Told(make_reply(question, answer=answer, ede=((0, mark),)), "udp://192.0.2.53", 0.1, ())
+
+        async def records(name: str, rtype: int, told: Told = told) -> RecordSet:
+            return record_set(told, name_wire(name), rtype, Trust.PLAIN_DNS)
+
+        dns = DnsRecords(records, wall=lambda: NOW)
+        names = TrustedNames([ThisMachine(store), dns], store, wall=lambda: NOW)
+        found = await names.resolve(Ask(subject=HOME))
+        assert isinstance(found, Found) and next(found.of("document", "boot")).trust == trust
+
+
+async def test_what_was_heard_in_time_counts_and_the_rest_is_told(autojump_clock: trio.testing.MockClock) -> None:
+    token = boot(ALICE, "ood1")
+
+    async def records(name: str, rtype: int) -> RecordSet:
+        if (name, rtype) != ("home.example", TXT):
+            await trio.sleep_forever()
+        text = f"BOOT={token.text};".encode()
+        data = b"".join(
+            bytes((len(part),)) + part for at in range(0, len(text), 255) for part in (text[at : at + 255],)
+        )
+        return RecordSet(exists=True, data=(data,), ttl=60, server="dns", channel=Trust.PLAIN_DNS)
+
+    with trio.fail_after(2):
+        found = await DnsRecords(records).ask(Ask(subject=HOME, kinds=frozenset({"document", "address"})))
+    assert isinstance(found, Found) and [claim.value for claim in found.claims] == [token]
+    assert found.faults == tuple(
+        f"DNS: home.example. {kind}: no name server answered in time" for kind in ("A", "AAAA")
+    )
+    with (
+        trio.fail_after(2),
+        pytest.raises(Unreachable, match=r"^home\.example\.org\. TXT: no name server answered in time;"),
+    ):
+        await DnsRecords(records).ask(Ask(subject=Did("web", "home.example.org")))

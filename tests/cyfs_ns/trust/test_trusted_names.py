@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from cyfs_ns.errors import Unreachable as CannotAsk
 from cyfs_ns.identity.did import Did, dev_did
-from cyfs_ns.identity.documents import OwnerDoc
+from cyfs_ns.identity.documents import OwnerDoc, ZoneDoc
+from cyfs_ns.identity.oods import read_ood
 from cyfs_ns.identity.strictjson import write_json
-from cyfs_ns.identity.token import Token
+from cyfs_ns.identity.token import Token, read_token, sign_token
 from cyfs_ns.io.trusted.providers import TheName, ThisMachine, WhatWasKept
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import TrustStore
@@ -78,6 +80,12 @@ class House:
     def pin(self, **more: int) -> None:
         self.store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW - DAY, **more))
 
+    def lose(self) -> None:
+        """What is kept; how new it was is still known."""
+        for one in self.store.kept():
+            Path(one.source).unlink()
+        self.names.flush()
+
     async def ask(self, about: Did = OOD, **more: object) -> Outcome:
         return await self.names.resolve(Ask(subject=about, **more))  # type: ignore[arg-type]
 
@@ -122,6 +130,25 @@ async def test_after_a_day_without_network_the_owner_is_heard_again_in_minutes(t
     dns.down, dns.tokens, house.now = False, [boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW)], house.now + 301
     now = await house.ask()
     assert isinstance(now, Found) and now.trust == Trust.OWNER_SIGNED and own_key(now) == PI.public
+
+
+async def test_while_forgeries_leave_what_was_found_nobody_is_asked_for_every_question(tmp_path: Path) -> None:
+    dns = Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)])
+    house = House(tmp_path, dns)
+    house.pin()
+    more = {"least": Trust.OWNER_SIGNED, "stale": True}
+    assert isinstance(await house.ask(**more), Found)
+    for kept in (tmp_path / "names" / "kept").iterdir():
+        kept.unlink()
+    house.now, dns.tokens = house.now + 400, [mini("ood1", NAS, MALLORY)]
+    before = dns.asked
+    for _ in range(5):
+        told = await house.ask(**more)
+        assert isinstance(told, Found) and told.stale, told
+    assert dns.asked == before + 1
+    house.now, dns.tokens = house.now + 31, [boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]
+    told = await house.ask(**more)
+    assert isinstance(told, Found) and not told.stale and told.trust == Trust.OWNER_SIGNED
 
 
 async def test_the_mark_survives_what_comes_after(tmp_path: Path) -> None:
@@ -271,3 +298,93 @@ async def test_what_was_kept_and_has_ended_is_nobodys_attempt(tmp_path: Path) ->
     dns.tokens, house.now = [], NOW + 400.0
     house.names.flush()
     assert isinstance(await house.ask(), Unreachable)
+
+
+@dataclass
+class Mute(Records):
+    """Nobody knows whether it will ever answer; meanwhile what it is worth waiting for is counted."""
+
+    silent: bool = False
+
+    async def ask(self, ask: Ask) -> Outcome:
+        if self.silent:
+            self.asked += 1
+            await trio.sleep_forever()
+        return await super().ask(ask)
+
+
+@pytest.fixture
+def virtual(mock_clock: trio.testing.MockClock) -> trio.testing.MockClock:
+    # Long enough for a look at the disk in a thread.
+    mock_clock.autojump_threshold = 0.3
+    return mock_clock
+
+
+async def test_what_is_kept_waits_two_seconds_for_the_silent_and_then_not_at_all(
+    tmp_path: Path, virtual: trio.testing.MockClock
+) -> None:
+    dns, web = Mute([boot(ALICE, "ood1", "ood2"), mini("ood1", NAS, ALICE)]), Mute(name="web", cost=Cost.FAR)
+    house = House(tmp_path, dns, web)
+    house.pin()
+    assert isinstance(await house.ask(), Found)
+    dns.silent, dns.asked, web.asked, house.now = True, 0, 0, house.now + 400
+    begun = trio.current_time()
+    kept = await house.ask()
+    assert isinstance(kept, Found) and kept.trust == Trust.HOST_SNAPSHOT and own_key(kept) == NAS.public
+    assert trio.current_time() - begun == pytest.approx(2.0, abs=0.1)
+    # A name that nobody knows, of the same zone: nobody is waited for again.
+    begun = trio.current_time()
+    assert not isinstance(await house.ask(device_did("nobody", HOME)), Found)
+    assert trio.current_time() == pytest.approx(begun, abs=0.1) and (dns.asked, web.asked) == (1, 1)
+    assert house.names.is_silent(OOD) and not house.names.is_silent(Did("web", "friend.example"))
+    house.now += 11
+    assert not house.names.is_silent(OOD)
+    dns.silent = False
+    now = await house.ask(device_did("ood2", HOME), kinds=IDENTITY | {"address"})
+    assert not isinstance(now, Found) and dns.asked == 2
+
+
+async def test_a_newer_boot_document_counts_when_it_is_kept_and_when_only_its_mark_is_left(tmp_path: Path) -> None:
+    old = ZoneDoc(
+        id=HOME,
+        key=ALICE.public,
+        owner=dev_did(ALICE.public),
+        oods=(read_ood("ood1:203.0.113.66"),),
+        iat=NOW - 2 * DAY,
+        exp=NOW + DAY,
+    )
+    dns = Records([boot(ALICE, "ood1:192.0.2.2"), mini("ood1", NAS, ALICE)])
+    house = House(tmp_path, dns)
+    house.pin()
+    kinds = frozenset[Kind]({"address"})
+    assert isinstance(await house.ask(kinds=kinds), Found)
+    dns.tokens = [read_token(sign_token(old.claims(), ALICE))]
+    house.names.flush()
+    kept = await house.ask(kinds=kinds)
+    assert isinstance(kept, Found) and {claim.value for claim in kept.of("address")} == {"192.0.2.2"}
+    assert {claim.trust for claim in kept.of("address")} == {Trust.HOST_SNAPSHOT}
+    assert any("superseded by the boot document" in fault for fault in kept.faults)
+    house.lose()
+    lost = await house.ask(kinds=kinds)
+    assert isinstance(lost, Refused) and "is newer, and not heard now" in lost.why, lost
+
+
+async def test_who_has_nothing_kept_or_wants_the_owners_word_waits(
+    tmp_path: Path, virtual: trio.testing.MockClock
+) -> None:
+    dns = Mute([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)], silent=True)
+    house = House(tmp_path, dns)
+    house.pin()
+    begun = trio.current_time()
+    assert not isinstance(await house.ask(), Found)
+    assert trio.current_time() - begun == pytest.approx(10.0, abs=0.1)
+    begun = trio.current_time()
+    assert not isinstance(await house.ask(device_did("b", HOME), patience=2.0), Found)
+    assert trio.current_time() - begun == pytest.approx(2.0, abs=0.1)
+    dns.silent = False
+    house.names.flush()
+    assert isinstance(await house.ask(), Found)
+    dns.silent, house.now = True, house.now + 400
+    begun = trio.current_time()
+    assert isinstance(await house.ask(least=Trust.OWNER_SIGNED), TooWeak)
+    assert trio.current_time() - begun == pytest.approx(10.0, abs=0.1)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from cyfs_ns.errors import BadWire, Unreachable
-from cyfs_ns.identity.did import Did, parse_did
+from cyfs_ns.identity.did import Did, dev_did, parse_did
 from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted.providers import ThisMachine, WhatWasKept
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.safefetch import SafeFetch
@@ -21,7 +22,7 @@ from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Found, Outcome, Refused
 from cyfs_ns.trust.plan import Ask
-from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, boot, device, mini, own_key
+from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, device, mini, own_key
 from tests.cyfs_ns.trust.webhost import PUBLIC, WRONG, WebHost, web_host
 
 
@@ -221,6 +222,12 @@ class House:
             [ThisMachine(self.store), WhatWasKept(self.store, lambda: NOW), provider], self.store, wall=lambda: NOW
         )
 
+    def lose(self, kind: str) -> None:
+        """What is kept of a kind; how new it was is still known."""
+        for one in self.store.kept():
+            if one.kind == kind:
+                Path(one.source).unlink()
+
     async def ask(self, subject: Did, least: Trust = Trust.NONE) -> Outcome:
         return await self.names.resolve(Ask(subject=subject, least=least))
 
@@ -264,3 +271,73 @@ async def test_a_token_that_names_another_is_refused(web: WebHost, tmp_path: Pat
     web.put("home.example/.well-known/did.json", device("nas", NAS, ALICE).text)
     with pytest.raises(Unreachable, match="publish the right one"):
         await ask(web, tmp_path)
+
+
+NAS_HOST = Did("web", "nas.home.example")
+
+
+async def test_a_machines_own_server_tells_its_key_by_a_document_about_that_key(web: WebHost, tmp_path: Path) -> None:
+    token = device("nas", NAS, ALICE, zone=HOME, ips=("192.0.2.9",))
+    for place in ("nas.home.example/.well-known/did.json", "home.example/.well-known/nas"):
+        web.put(place, token.text)
+        house = House(web, tmp_path / place.partition("/")[0])
+        house.store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW - DAY))
+        found = await house.ask(NAS_HOST, Trust.OWNER_SIGNED)
+        assert isinstance(found, Found), found
+        assert own_key(found) == NAS.public and next(found.of("did")).value == f"did:dev:{NAS.public.x}"
+        assert {claim.value for claim in found.of("address")} == {"192.0.2.9"}
+        assert {str(kept.about) for kept in house.store.kept()} >= {str(NAS_HOST)}
+        web.take(place)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        device("nas", PI, ALICE, zone=parse_did("did:web:lab.example")),
+        device("pi", PI, ALICE, zone=HOME),
+        device("nas", PI, ALICE),
+        device("nas", PI, MALLORY, zone=HOME),
+        device("nas", PI, PI, zone=HOME),
+        mini("nas", PI, ALICE, zone=parse_did("did:web:lab.example")),
+    ],
+    ids=["of another zone", "another machine's", "of no zone", "signed by another", "signed by itself", "short"],
+)
+async def test_a_hostile_server_gives_no_machine_another_key(web: WebHost, tmp_path: Path, token: Token) -> None:
+    """All of them are true documents of somebody."""
+    for place in ("nas.home.example/.well-known/did.json", "home.example/.well-known/nas"):
+        web.put(place, token.text)
+    house = House(web, tmp_path)
+    # The same owner has another zone, which is pinned too.
+    for zone in (HOME, parse_did("did:web:lab.example")):
+        house.store.pin(Pin(about=zone, key=ALICE.public, source="test", at=NOW - DAY))
+    outcome = await house.ask(NAS_HOST)
+    assert not isinstance(outcome, Found), outcome
+    assert outcome.faults
+
+
+async def test_without_a_pin_a_document_about_a_key_is_not_the_hosts(web: WebHost, tmp_path: Path) -> None:
+    web.put("nas.home.example/.well-known/did.json", device("nas", NAS, ALICE, zone=HOME).text)
+    house = House(web, tmp_path)
+    house.store.pin(Pin(about=dev_did(ALICE.public), key=ALICE.public, source="test", at=NOW - DAY))
+    outcome = await house.ask(NAS_HOST)
+    assert not isinstance(outcome, Found)
+    assert any("publish the right one" in fault for fault in outcome.faults)
+
+
+async def test_an_old_document_on_an_old_address_brings_no_old_key_back(web: WebHost, tmp_path: Path) -> None:
+    house = House(web, tmp_path)
+    house.store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW - DAY))
+    web.put("home.example/.well-known/did.json", boot(ALICE, "nas").text)
+    web.put("home.example/.well-known/nas", mini("nas", NAS, ALICE).text)
+    assert isinstance(found := await house.ask(NAS_HOST), Found) and own_key(found) == NAS.public
+    web.take("home.example/.well-known/nas")
+    web.put("nas.home.example/.well-known/did.json", device("nas", PI, ALICE, zone=HOME, iat=NOW - 2 * DAY).text)
+    house.names.flush()
+    kept = await house.ask(NAS_HOST)
+    assert isinstance(kept, Found) and own_key(kept) == NAS.public and kept.trust == Trust.HOST_SNAPSHOT
+    assert any("its key is superseded by the device-mini document" in fault for fault in kept.faults)
+    # The newer one is lost, and its mark is not.
+    house.lose("device-mini")
+    house.names.flush()
+    assert isinstance(refused := await house.ask(NAS_HOST), Refused)
+    assert "is newer, and not heard now" in refused.why

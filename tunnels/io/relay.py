@@ -60,6 +60,10 @@ def _change_debts(by: int) -> None:
             _views[size] = _scratch[: size if after < _DEBT_LIMIT else _READ_LEAST]
 
 
+def _told(_relay: Relay, _why: str) -> None:
+    """In place of whoever has heard of the end."""
+
+
 class _Way:
     """One direction: from ``source`` to ``sink``."""
 
@@ -194,7 +198,9 @@ class Relay:
             _change_debts(-len(self._up.debt) - len(self._down.debt))
         self._up.source.close()
         self._up.sink.close()
-        self._on_close(self, why)
+        # Let go of whoever waits: it holds us, and such a pair would lie about until the garbage collector comes.
+        on_close, self._on_close = self._on_close, _told
+        on_close(self, why)
 
     def expire(self) -> None:
         """Nothing moved for the idle time."""

@@ -47,11 +47,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """Who sent the Hello holds ``key``.  That it is also ``named`` is only said, unless that is the key itself."""
+    """Who knocks holds ``key``.  That it is also ``named`` is only said, unless that is the key itself."""
 
     key: PublicKey
     named: Did
-    claims: HelloClaims
     document: Token | None = field(default=None, repr=False)
 
     @property
@@ -63,6 +62,13 @@ class Proven:
     def anonymous(self) -> bool:
         """Whether there is nothing but the key: no name, nobody's word, and so nothing to look up."""
         return self.document is None
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenHello(Proven):
+    """Proven by a Hello, with these ``claims``."""
+
+    claims: HelloClaims = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,7 @@ class Standing:
     about: object = field(default=None, repr=False)
 
 
-def examine(hello: Hello, local: Local, now: float, policy: Policy) -> Proven:
+def examine(hello: Hello, local: Local, now: float, policy: Policy) -> ProvenHello:
     """Checks 1 to 4 at ``now`` (seconds since 1970).  Raises ``BadWire``, or ``Refused`` where policy says no."""
     named = subject(hello.from_id, local.bridges)
     token = read_token(hello.tunnel_token, "tunnel token")
@@ -92,7 +98,7 @@ def examine(hello: Hello, local: Local, now: float, policy: Policy) -> Proven:
     if claims.listen_port != hello.my_port:
         raise BadWire("the token names another port than the Hello")
     check_times(claims, now)
-    document, key = _candidate(hello, named)
+    document, key = candidate(named, hello.device_doc_jwt)
     if document is None and not policy.anonymous:
         raise Refused("peers without a name are not let in here")
     if not token.verify(key):
@@ -102,7 +108,7 @@ def examine(hello: Hello, local: Local, now: float, policy: Policy) -> Proven:
         raise BadWire("the Hello is for another name than ours")
     if claims.canonical_to != str(local.canonical):
         raise BadWire("the Hello is for another device than this one")
-    return Proven(key, named, claims, document)
+    return ProvenHello(key, named, document, claims=claims)
 
 
 def decide(proven: Proven, standing: Standing, policy: Policy) -> None:
@@ -123,14 +129,14 @@ def decide(proven: Proven, standing: Standing, policy: Policy) -> None:
         raise Refused(f"{proven.named} is another device here")
 
 
-def _candidate(hello: Hello, named: Did) -> tuple[Token | None, PublicKey]:
-    """The document that came along, and the key that is to be proven."""
+def candidate(named: Did, untrusted_document: str | None) -> tuple[Token | None, PublicKey]:
+    """The device document that came along with a name, and the key that is to be proven.  Raises ``BadWire``."""
     own = named.key
-    if hello.device_doc_jwt is None:
+    if untrusted_document is None:
         if own is None:
             raise BadWire("a name that is no key needs its device document")
         return None, own
-    document = read_token(hello.device_doc_jwt, "device document")
+    document = read_token(untrusted_document, "device document")
     key = read_document(document.claims).main_key
     if key is None:
         raise BadWire("device document: it has no key")

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.token import read_token
-from rtcp.admission import Proven
+from rtcp.admission import ProvenHello
+from rtcp.offer import marked
 from rtcp.packet import Hello, HelloAck
 from rtcp.party import Local, Remote
 from rtcp.schedule import Keys, Transcript, agree, control_keys, public_of
@@ -32,26 +33,30 @@ class Session:
     challenge: str = field(repr=False)
 
 
-def greet(local: Local, remote: Remote, entropy: bytes, now: float) -> tuple[Hello, HelloClaims]:
+def greet(
+    local: Local, remote: Remote, entropy: bytes, now: float, *, offers: bool = False
+) -> tuple[Hello, HelloClaims]:
     """The Hello for ``remote`` at ``now`` (seconds since 1970), and what it claims.
 
-    Raises ``BadWire`` if one of the two identities has no host form.
+    ``offers``: its nonce is marked, so that a peer which speaks version 5 answers in that (``offer.py``).  Raises
+    ``BadWire`` if one of the two identities has no host form.
     """
+    xpub = public_of(entropy[:32])
     claims = HelloClaims(
         to=local.host(remote.did),
         canonical_to=str(remote.canonical),
         sender=local.host(local.did),
         listen_port=local.listen_port,
-        xpub=public_of(entropy[:32]),
+        xpub=xpub,
         iat=int(now),
         exp=int(now) + LIFETIME,
-        nonce=entropy[32:48],
+        nonce=marked(xpub, entropy[32:40]) if offers else entropy[32:48],
     )
     token = sign_hello(claims, local.key)
     return Hello(str(local.did), str(remote.did), local.listen_port, token, local.device_doc_jwt), claims
 
 
-def answer(local: Local, proven: Proven, entropy: bytes, now: float) -> tuple[HelloAck, Session]:
+def answer(local: Local, proven: ProvenHello, entropy: bytes, now: float) -> tuple[HelloAck, Session]:
     """The responder's answer to an admitted Hello.  Raises ``BadWire`` for a worthless ephemeral key."""
     hello = proven.claims
     claims = AckClaims(

@@ -46,11 +46,15 @@ class Bucket:
     def __init__(self, rate: float, burst: int, now: float) -> None:
         self._rate, self._burst, self._left, self._at = rate, burst, float(burst), now
 
-    def take(self, now: float) -> bool:
-        """Whether one more may pass now."""
+    def left(self, now: float) -> float:
+        """How many may pass at once now."""
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        if self._left < 1:
+        return self._left
+
+    def take(self, now: float) -> bool:
+        """Whether one more may pass now."""
+        if self.left(now) < 1:
             return False
         self._left -= 1
         return True

@@ -20,7 +20,7 @@ from collections import deque
 from enum import Enum
 
 from cyfs_ns.errors import BadWire, Misuse, Refused, Unreachable
-from rtcp.admission import Policy, Proven, examine
+from rtcp.admission import Policy, Proven, ProvenHello, examine
 from rtcp.events import (
     End,
     HelloProven,
@@ -85,15 +85,24 @@ class Link:
 
     @classmethod
     def dial(
-        cls, local: Local, remote: Remote, *, entropy: bytes, now: float, wall: float, limits: Limits = _DEFAULTS
+        cls,
+        local: Local,
+        remote: Remote,
+        *,
+        entropy: bytes,
+        now: float,
+        wall: float,
+        limits: Limits = _DEFAULTS,
+        offers: bool = False,
     ) -> Link:
-        """The link of the side that made the connection.  ``entropy``: ``ENTROPY_SIZE`` random bytes.
+        """The link of the side that made the connection.  ``entropy``: ``ENTROPY_SIZE`` random bytes; ``offers``:
+        whether the Hello says that we speak version 5, too.
 
         Raises ``BadWire`` if one of the two identities has no host form.
         """
         link = cls(local, entropy, now, wall, limits)
         link._remote = remote
-        hello, link._claims = greet(local, remote, entropy, wall)
+        hello, link._claims = greet(local, remote, entropy, wall, offers=offers)
         link._send_plain(Packet(link._next_seq(), hello))
         link._enter(_State.GREETED, now)
         return link
@@ -125,7 +134,7 @@ class Link:
         self._claims: HelloClaims | None = None
         self._nonces: NonceMemory | None = None
         self._policy = _ANYBODY
-        self._proven: Proven | None = None
+        self._proven: ProvenHello | None = None
         self._session: Session | None = None
         self._sealer: RecordSealer | None = None
         self._opener: RecordOpener | None = None
@@ -205,6 +214,11 @@ class Link:
     def last_heard(self) -> float:
         """When the peer last proved that it lives."""
         return self._alive.last_heard
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether this and the peer have keys in common; on the dialler's side that proves the peer."""
+        return self._session is not None
 
     @property
     def proven(self) -> Proven | None:

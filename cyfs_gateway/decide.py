@@ -7,6 +7,9 @@ most, and the everyday flow is decided in one synchronous call on the hot path.
 
 Semantics are mihomo's: the listener's own proxy or sub-rule comes first, then the mode, then the rules; a verdict that
 ends in PASS, or that leads UDP to an outbound without UDP, is passed over and the next rule is asked.
+
+What a peer asks for through its tunnel goes by the rules alone, whatever the mode is, and is let through only by rules
+that speak of peers; any rule may refuse it, and so does the end of the list.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import PEER, Flow
 from cyfs_gateway.rules.model import Need, Verdict
 from cyfs_gateway.rules.table import RuleTable
 from tunnels.outbound import FlowHint, Outbound
@@ -108,11 +111,12 @@ class Router:
             )
         if self._always_process and not process_known:
             return Pending(Need("process", 0), self)
-        if self._routes and flow.rule_host and (route := self._route_of(flow.rule_host)) is not None:
+        of_peer = flow.kind == PEER
+        if self._routes and not of_peer and flow.rule_host and (route := self._route_of(flow.rule_host)) is not None:
             return Decision(
                 Verdict(-1, "", "", route.name, f"{route.name} is served by a module"), route, (route.name,), None
             )
-        if proxy or self.mode != "rule":
+        if (proxy or self.mode != "rule") and not of_peer:
             return self._fixed(proxy or ("GLOBAL" if self.mode == "global" else "DIRECT"), bool(proxy), flow)
         table = self.tables.get(rule) if rule else self.table
         if table is None:
@@ -124,13 +128,15 @@ class Router:
             if isinstance(found, Need):
                 return Pending(found, self, passed)
             known = self._known.get(id(found))
-            if known is not None and not passed and (known.leaf.udp or flow.network == "tcp"):
+            if known is not None and not passed and (known.leaf.udp or flow.network == "tcp") and not of_peer:
                 return known
             leaf, chain = self._descend(found.outbound, flow)
             if leaf.kind == "Pass":
                 why = "it leads to PASS"
             elif flow.network == "udp" and not leaf.udp:
                 why = f"{leaf.name} carries no UDP"
+            elif of_peer and leaf.kind not in ("Reject", "RejectDrop") and not table.is_for_peers(found):
+                why = "it does not speak of peers"
             else:
                 decision = Decision(found, leaf, chain, table, passed)
                 # The verdict "no rule matched" is one for all tables, so it would bring the wrong one.

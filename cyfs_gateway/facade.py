@@ -102,6 +102,27 @@ class TunnelView:
     """Unix time, 0: never."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """A tunnel that stands, and who is at its other end."""
+
+    peer: str
+    """The DID it goes by."""
+    device: str
+    """The DID that is its key."""
+    owner: str
+    zone: str
+    trust: str
+    dialled: bool
+    """Whether we dialled it."""
+    way: str
+    """Who carries it, or the address it came from; empty for plain connections of ours."""
+    silent: float
+    """Seconds since its last sign of life."""
+    rtt: float | None = None
+    """Milliseconds, if it was pinged."""
+
+
 class Gateway(Protocol):
     """A running gateway.  Unknown names raise ``KeyError``, a no by policy raises ``Refused``."""
 
@@ -167,6 +188,15 @@ class Gateway(Protocol):
 
     def tunnel_statuses(self) -> Sequence[TunnelView]:
         """Every tunnel URL something was learnt of."""
+
+    def peers(self) -> Sequence[PeerView]:
+        """The tunnels to other devices that stand."""
+
+    async def ping(self, peer: str) -> PeerView:
+        """Ask a DID or host name for a sign of life, through a tunnel that is made if none stands.
+
+        Raises BadWire for a name that is nobody's, Refused, Unreachable.
+        """
 
     @property
     def name_server(self) -> Any:

@@ -8,8 +8,12 @@ honest instead: the listener fills it, the sniffer tells it what it found (``fin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from cyfs_ns.trust.level import Trust
+
+PEER: Final = "Rtcp"
+"""The kind of a flow that a peer asked for through its tunnel: only rules that speak of peers let it go anywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class Flow:
     network: str
     """``"tcp"`` or ``"udp"``."""
     kind: str
-    """Clash's metadata type: HTTP HTTPS Socks4 Socks5 Redir TProxy Tunnel Inner."""
+    """Clash's metadata type: HTTP HTTPS Socks4 Socks5 Redir TProxy Tunnel Inner; ours: Rtcp (``PEER``)."""
     src_ip: str
     """Client address as text, IPv4-mapped forms already unmapped."""
     src_port: int
@@ -72,6 +76,10 @@ class Flow:
     def goal(self) -> str:
         """The name or address the way leads to.  A guessed name serves the rules only: the client has an address."""
         return self.dst_ip if self.dns_mode == "redir-host" else self.host or self.dst_ip
+
+    def goal_by(self, kind: str) -> str:
+        """The goal as an outbound of this kind is told it: a peer is found by its name, however that was learnt."""
+        return self.rule_host or self.dst_ip if kind == PEER else self.goal
 
     @property
     def lost(self) -> bool:

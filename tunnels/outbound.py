@@ -7,7 +7,7 @@ An ``Outbound`` that is a group answers ``pick`` with a member; a leaf answers w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 
@@ -21,6 +21,14 @@ class FlowHint:
     host: str = ""
     """Destination name or address."""
     udp: bool = False
+
+
+@runtime_checkable
+class Pinged(Protocol):
+    """An outbound that can tell how far its other end is, which may let nobody out to a web server."""
+
+    async def ping(self) -> float:
+        """Seconds there and back.  Raises ``Unreachable`` and ``Refused``."""
 
 
 class Outbound(Protocol):

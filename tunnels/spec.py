@@ -162,10 +162,29 @@ class TunnelSpec(ProxySpec):
     """Checked: it parses and names no target of its own."""
 
 
-SPECS: Mapping[str, type[ProxySpec]] = {
-    spec.type: spec
-    for spec in (DirectSpec, Socks5Spec, HttpSpec, TlsSpec, TunnelSpec, RejectSpec, RejectDropSpec, PassSpec, DnsSpec)
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RtcpSpec(ProxySpec):
+    """Ours: through the tunnel of this device to another one."""
+
+    type: ClassVar[str] = "rtcp"
+    kind: ClassVar[str] = "Rtcp"
+    udp: bool = True
+    server: str = ""
+    """The peer, a DID or its host name; empty: the name that a flow goes to is the peer's own."""
+    port: int = 0
+    """Where the peer listens; 0: as its documents say, else 2980."""
+    via: str = field(default="", repr=False)
+    """A tunnel URL by which the peer is reached, as it stands before the ``@``; empty: directly."""
+    target: str = ""
+    """What every flow reaches: ``host:port`` as the peer sees it, or its own ``:port``.  Empty: where the flow
+    goes, which is the peer itself if that is its name."""
+
+
+_SPECS: tuple[type[ProxySpec], ...] = (
+    *(DirectSpec, Socks5Spec, HttpSpec, TlsSpec, TunnelSpec, RtcpSpec),
+    *(RejectSpec, RejectDropSpec, PassSpec, DnsSpec),
+)
+SPECS: Mapping[str, type[ProxySpec]] = {spec.type: spec for spec in _SPECS}
 """Clash's ``type`` word to the spec this build carries for it."""
 
 

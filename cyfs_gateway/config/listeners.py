@@ -9,7 +9,7 @@ take only traffic that the kernel redirected, so these may stand open.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -83,8 +83,8 @@ def read_shared(top: Section, ipv6: bool) -> Shared:
     )
 
 
-def read_listeners(top: Section, shared: Shared) -> list[Placed]:
-    """All of them, already checked for openness and for clashes with one another."""
+def read_listeners(top: Section, shared: Shared, beside: Sequence[Placed] = ()) -> list[Placed]:
+    """All of them, already checked for openness and for clashes with one another; ``beside`` are from elsewhere."""
     found: list[Placed] = []
     for key, kind in _TOP_LEVEL:
         port = top.integer(key, 0, 0, 65535)
@@ -99,11 +99,12 @@ def read_listeners(top: Section, shared: Shared) -> list[Placed]:
                 allowed=shared.allowed,
                 disallowed=shared.disallowed,
             )
-            found += (Placed(one, top, key) for one in _spread(base, shared.usual_addresses(), [port]))
+            found += (Placed(one, top, key) for one in spread(base, shared.usual_addresses(), [port]))
     found += _tunnels(top, shared)
     names: set[str] = set()
     for entry in top.tables("listeners"):
         found += _listener(entry, shared, names)
+    found += beside
     for placed in found:
         _check_not_open(placed)
     _check_clashes(found)
@@ -137,7 +138,8 @@ def holds_everybody(prefixes: Iterable[Network], version: int) -> bool:
     return any(prefix.prefixlen == 0 for prefix in ipaddress.collapse_addresses(mine))
 
 
-def _spread(base: ListenerConfig, addresses: tuple[str, ...], ports: list[int]) -> list[ListenerConfig]:
+def spread(base: ListenerConfig, addresses: Sequence[str], ports: Sequence[int]) -> list[ListenerConfig]:
+    """``base`` on each of the addresses and ports; of several addresses the IPv6 ones are optional."""
     paired = len(addresses) > 1
     return [
         replace(base, listen=address, port=port, optional=paired and ":" in address)
@@ -221,7 +223,7 @@ def _tunnel(entry: Section, shared: Shared) -> list[Placed]:
         allowed=shared.allowed,
         disallowed=shared.disallowed,
     )
-    return [Placed(one, entry, "address") for one in _spread(base, addresses, [where[1]])]
+    return [Placed(one, entry, "address") for one in spread(base, addresses, [where[1]])]
 
 
 def _listener(entry: Section, shared: Shared, names: set[str]) -> list[Placed]:
@@ -273,7 +275,7 @@ def _listener(entry: Section, shared: Shared, names: set[str]) -> list[Placed]:
     if encrypted:
         entry.warn(encrypted[0], f"this build's listeners do not speak TLS; {name!r} is not opened")
         return []
-    return [Placed(one, entry, "port") for one in _spread(base, addresses, ports)]
+    return [Placed(one, entry, "port") for one in spread(base, addresses, ports)]
 
 
 def _ports(entry: Section) -> list[int]:
@@ -344,7 +346,7 @@ def _check_not_open(placed: Placed) -> None:
 
 def carried_by(listener: ListenerConfig) -> frozenset[str]:
     """The transports whose port a listener takes."""
-    if listener.kind in ("http", "redir"):
+    if listener.kind in ("http", "redir", "rtcp"):
         return frozenset(("tcp",))
     if listener.kind == "tunnel":
         return frozenset(listener.network)

@@ -29,6 +29,7 @@ from cyfs_gateway.config.model import Config, Loaded, Mode
 from cyfs_gateway.config.outbounds import check_name, interface_name
 from cyfs_gateway.config.providers import read_proxy_provider, read_rule_provider
 from cyfs_gateway.config.roster import check_circles, read_roster, with_payload
+from cyfs_gateway.config.rtcp import read_rtcp, read_rtcp_listen
 from cyfs_gateway.config.rulelists import RuleLists, read_rules
 from cyfs_gateway.config.sniffing import read_sniffer
 from cyfs_ns.config.dns import read_dns, read_hosts
@@ -138,7 +139,7 @@ def _read(source: Source, reader: Reader, kept: RuleLists | None) -> Loaded:
     home = source.home
     ipv6 = top.flag("ipv6", True)
     shared = read_shared(top, ipv6)
-    placed = read_listeners(top, shared)
+    placed = read_listeners(top, shared, read_rtcp_listen(top, shared))
     control = read_control(top, home, placed)
     proxy_providers = [(n, e, read_proxy_provider(n, e, home)) for n, e in top.named_tables("proxy-providers")]
     rule_providers = [(n, e, read_rule_provider(n, e, home)) for n, e in top.named_tables("rule-providers")]
@@ -178,6 +179,7 @@ def _read(source: Source, reader: Reader, kept: RuleLists | None) -> Loaded:
         hosts=read_hosts(top),
         dns=read_dns(top),
         identity=identity,
+        rtcp=read_rtcp(top, home, identity.bridges),
         sniffer=read_sniffer(top),
         find_process_mode=read_find_process(top),
         tcp_concurrent=top.flag("tcp-concurrent"),

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from cyfs_gateway.config.load import Source
     from cyfs_gateway.rules.model import Rule
     from cyfs_gateway.sniff.policy import SniffProtocol
+    from cyfs_ns.identity.did import Did
+    from tunnels.endpoint import Target
     from tunnels.spec import GroupSpec, ProxySpec
 
 Mode = Literal["rule", "global", "direct"]
 LogLevel = Literal["debug", "info", "warning", "error", "silent"]
 FindProcess = Literal["off", "strict", "always"]
-ListenerKind = Literal["http", "socks", "mixed", "redir", "tproxy", "tunnel"]
+ListenerKind = Literal["http", "socks", "mixed", "redir", "tproxy", "tunnel", "rtcp"]
 ProviderType = Literal["http", "file", "inline"]
 RuleBehavior = Literal["domain", "ipcidr", "classical"]
 RuleFormat = Literal["yaml", "text", "mrs"]
+Requirement = Literal["authority_current", "trusted_snapshot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +289,46 @@ class IptablesConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """Something that peers may reach through their tunnels: asked for by ``port``, or by ``name`` as the host."""
+
+    name: str
+    port: int
+    network: Literal["tcp", "udp"]
+    target: Target
+    """Where it really is, as seen from here."""
+    allow: tuple[Rule, ...]
+    """Conditions; who meets one of them is served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTunnel:
+    """A tunnel that is to stand, whether anybody uses it or not."""
+
+    peer: Did
+    port: int | None = None
+    """Where the peer listens; None: as its documents say."""
+    url: str = field(default="", repr=False)
+    """The tunnel URL it was written as, if that says how to get there; its carrier may hold a password."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RtcpConfig:
+    """This machine as a device among devices.  Where it listens is among ``Config.listeners``."""
+
+    identity: str = ""
+    """Absolute directory of its key and document; empty: ``identity`` in the home directory."""
+    require: Requirement = "authority_current"
+    """How sure the key of a peer that goes by a name must be."""
+    txt_bootstrap: bool = False
+    """Whether a name about which nothing is pinned may be met by what the DNS says of it."""
+    services: tuple[ServiceConfig, ...] = ()
+    keep: tuple[KeptTunnel, ...] = ()
+    admission: tuple[Rule, ...] = ()
+    """Rules for new tunnels, whose outbound is ACCEPT or REJECT; empty: those who are known are let in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything the gateway was told."""
 
@@ -316,6 +359,8 @@ class Config:
     """Name or pattern (``*.x``, ``+.x``, ``.x``) to addresses, or to one name as an alias."""
     dns: DnsConfig = field(default_factory=DnsConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
+    rtcp: RtcpConfig | None = None
+    """None: nothing is said of it, and nobody is waited for; tunnels of our own can still be dialled."""
     sniffer: SnifferConfig = field(default_factory=SnifferConfig)
     find_process_mode: FindProcess = "strict"
     tcp_concurrent: bool = False

@@ -16,7 +16,7 @@ import idna
 from cyfs_gateway.config.model import NOT_CARRIED, UnsupportedProxy
 from cyfs_gateway.config.names import Sieve
 from cyfs_ns.config.source import Scalar
-from cyfs_ns.config.written import Section
+from cyfs_ns.config.written import Section, split_host_port
 from cyfs_ns.errors import BadWire, ConfigFault
 from tunnels.authority import parse_host
 from tunnels.group import StatusRanges
@@ -28,6 +28,7 @@ from tunnels.spec import (
     HttpSpec,
     IpVersion,
     ProxySpec,
+    RtcpSpec,
     Socks5Spec,
     Strategy,
     TlsOptions,
@@ -83,11 +84,39 @@ def read_proxy(entry: Section) -> ProxySpec | UnsupportedProxy | None:
         fields["tls_options"] = _tls_options(entry)
     if spec is TunnelSpec:
         fields["url"] = _tunnel_url(entry)
+    if spec is RtcpSpec:
+        fields |= _rtcp(entry)
     smux = entry.table("smux")
     if smux is not None and smux.flag("enabled"):
         entry.warn("smux", f"this build multiplexes nothing; {name!r} works without it")
     entry.finish(_DIAL_KEYS)
     return spec(**fields)
+
+
+def _rtcp(entry: Section) -> dict[str, Any]:
+    from cyfs_ns.identity.did import subject
+
+    server, via, target = entry.text("server").strip(), entry.text("via").strip(), entry.text("target").strip()
+    if server:
+        try:
+            subject(server)
+        except BadWire as bad:
+            entry.error("server", f"expected a DID or its host name: {bad}")
+    if via:
+        try:
+            parse_url(via)
+        except ConfigFault as fault:
+            entry.error("via", str(fault))
+        if entry.has("dialer-proxy"):
+            entry.error("via", "'via' and 'dialer-proxy' both say how the peer is reached; one of them is enough")
+    if target:
+        where = split_host_port(target)
+        host = canonical_host(where[0]) if where and where[0] else ""
+        if where is None or not where[1] or (where[0] and not host):
+            entry.error("target", f"expected host:port as the peer sees it, or its own :port, found {target[:60]!r}")
+        else:
+            target = f"[{host}]:{where[1]}" if ":" in host else f"{host}:{where[1]}"
+    return {"server": server, "port": entry.integer("port", 0, 1, 65535), "via": via, "target": target}
 
 
 def _tunnel_url(entry: Section) -> str:

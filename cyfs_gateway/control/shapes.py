@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from cyfs_gateway import __version__
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
-    from cyfs_gateway.facade import ConnectionView, Explanation, Gateway, ProxyView, TunnelView
-    from cyfs_gateway.flow import Flow
+    from cyfs_gateway.facade import ConnectionView, Explanation, Gateway, PeerView, ProxyView, TunnelView
+    from cyfs_gateway.flow import Flow, Identity
     from cyfs_gateway.rules.table import RuleView
     from cyfs_ns.config.written import Fault
     from cyfs_ns.logline import LogLine
@@ -75,6 +76,11 @@ def tunnel_json(view: TunnelView) -> JsonObject:
     }
 
 
+def peer_json(view: PeerView) -> JsonObject:
+    """One tunnel to another device."""
+    return asdict(view)
+
+
 def is_group(view: ProxyView) -> bool:
     """Groups are the outbounds that list members."""
     return "all" in view.extra
@@ -107,6 +113,19 @@ def metadata_json(flow: Flow, remote: str = "") -> JsonObject:
         "remoteDestination": remote,
         "dscp": flow.dscp,
         "sniffHost": flow.sniff_host,
+        **_identity_json(flow.identity),
+    }
+
+
+def _identity_json(identity: Identity | None) -> JsonObject:
+    """Ours: who sent it, for those who are known."""
+    if identity is None:
+        return {}
+    return {
+        "sourceDID": identity.did,
+        "sourceOwner": identity.owner,
+        "sourceZone": identity.zone,
+        "sourceTrust": identity.trust.label,
     }
 
 

@@ -496,23 +496,85 @@ def explain(
 
 @cli.command()
 @click.argument("url", default="")
+@click.option("--watch", is_flag=True, help="Show again each second until interrupted.")
 @_json_option
 @_home_option
 @_pass_place
-def tunnels(place: _Place, url: str, as_json: bool) -> None:
-    """Show what is known of tunnel URLs, or try one.
+def tunnels(place: _Place, url: str, watch: bool, as_json: bool) -> None:
+    """Show the tunnels to other devices, and what is known of tunnel URLs; or try one URL.
 
     \b
     Example:
       cyfs-gateway tunnels socks://127.0.0.1:1080/www.example.org:443
     """
+    import time
+
     if url:
-        known = [_ask(place, "POST", "cyfs", "probe", body={"url": url})]
-    else:
-        known = _ask(place, "GET", "cyfs", "tunnels")["tunnels"]
-    if as_json:
-        _print_json(known[0] if url else known)
+        known = _ask(place, "POST", "cyfs", "probe", body={"url": url})
+        if as_json:
+            _print_json(known)
+        else:
+            _show_urls([known])
         return
+    with suppress(KeyboardInterrupt):
+        while True:
+            said = {**_ask(place, "GET", "cyfs", "peers"), **_ask(place, "GET", "cyfs", "tunnels")}
+            if as_json:
+                _print_json(said, one_line=watch)
+            else:
+                if watch:
+                    click.clear()
+                _show_tunnels(said)
+            if not watch:
+                return
+            time.sleep(_WATCH_SECONDS)
+
+
+@cli.command()
+@click.argument("peer")
+@click.option("-n", "count", default=1, show_default=True, type=click.IntRange(1, 1000), help="How often.")
+@_json_option
+@_home_option
+@_pass_place
+def ping(place: _Place, peer: str, count: int, as_json: bool) -> None:
+    """Ask another device for a sign of life, by its DID or host name.
+
+    A tunnel is made if none stands.
+
+    \b
+    Example:
+      cyfs-gateway ping photos.home.example
+    """
+    import time
+
+    for number in range(count):
+        if number:
+            time.sleep(_WATCH_SECONDS)
+        said = _ask(place, "POST", "cyfs", "ping", body={"peer": peer})
+        if as_json:
+            _print_json(said, one_line=count > 1)
+        else:
+            click.echo(printable(f"{said['peer']}: {said['rtt']:.1f} ms, {said['trust']}, {_origin(said)}"))
+
+
+def _origin(one: Mapping[str, Any]) -> str:
+    """How a tunnel came about."""
+    if one["dialled"]:
+        return f"by {one['way']}" if one["way"] else "dialled"
+    return f"from {one['way']}"
+
+
+def _show_tunnels(said: Mapping[str, Any]) -> None:
+    if said["peers"]:
+        rows = [
+            (one["peer"], one["trust"], one["owner"], _origin(one), f"{one['silent']:.1f} s") for one in said["peers"]
+        ]
+        _table(("PEER", "TRUST", "OWNER", "WAY", "SILENT"), rows)
+        click.echo()
+    _show_urls(said["tunnels"])
+
+
+def _show_urls(known: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (one["url"], one["state"], one["reason"], one["source"], "" if one["rtt"] is None else f"{one['rtt']:.1f} ms")
         for one in known

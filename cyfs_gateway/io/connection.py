@@ -551,7 +551,7 @@ class Connection:
     async def _open(self) -> None:
         """Open the way in this task.  Faults end the connection, unless the head start still runs."""
         flow = self.flow
-        target = Target(flow.goal, flow.dst_port)
+        target = Target(flow.goal_by(self.decision.leaf.kind), flow.dst_port)
         assert self._scope is not None
         with self._scope:
             try:

@@ -19,7 +19,7 @@ import trio
 
 from cyfs_gateway.config.model import ListenerConfig, Timeouts
 from cyfs_gateway.decide import Decision, Pending, Router
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import PEER, Flow
 from cyfs_gateway.io.packets import ASSOCIATIONS_MOST, SocksAssociation
 from cyfs_gateway.io.process import find_process
 from cyfs_gateway.io.tracker import Tracker
@@ -77,6 +77,8 @@ class Engine:
         """Gives a flow to an address that stands for a name that name."""
         self.is_fake: Callable[[str], bool] = _never
         """Whether an address is one that stands for a name, and means nothing to anybody else."""
+        self.take_peer: Callable[[TcpEndpoint, str, int], None] = _not_taken
+        """Takes a connection to a door for tunnels, and the address it is from."""
         self._descriptors_most = _descriptors_for_flows()
         self._nursery = nursery
         self._own_ports: frozenset[tuple[str, int]] = frozenset()
@@ -223,7 +225,7 @@ class Engine:
         ``notes`` collects what was found out on the way, for those who explain.
         """
         resolved = False
-        process_known = flow.kind == "Inner"  # the gateway's own flows have no process to look for
+        process_known = flow.kind in ("Inner", PEER)  # the gateway's own, and those from afar, have none to look for
         router = self.router
         if pending is not None and pending.router is not router:
             pending = None
@@ -259,7 +261,7 @@ class Engine:
         leaf = decision.leaf
         if leaf.kind in ("Reject", "RejectDrop"):
             raise Refused(f"{decision.verdict.why}: {leaf.name}")
-        return await leaf.open_stream(Target(flow.goal, flow.dst_port))
+        return await leaf.open_stream(Target(flow.goal_by(leaf.kind), flow.dst_port))
 
     # Addresses
 
@@ -330,6 +332,11 @@ def _as_it_is(flow: Flow) -> None:
 
 def _never(ip: str) -> bool:
     return False
+
+
+def _not_taken(sock: TcpEndpoint, host: str, port: int) -> None:
+    """Without a device there is nobody to talk to."""
+    sock.close()
 
 
 def _descriptors_for_flows() -> int:

@@ -19,7 +19,7 @@ import trio
 
 from cyfs_gateway.config.load import load, patched
 from cyfs_gateway.config.model import Config, ControlConfig, Loaded
-from cyfs_gateway.facade import ConnectionView, Explanation, ProviderView, ProxyView, TunnelView
+from cyfs_gateway.facade import ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io.configfile import read_config
 from cyfs_gateway.io.control.server import serve_control
@@ -29,6 +29,7 @@ from cyfs_gateway.io.listeners import Listeners, Staged
 from cyfs_gateway.io.modules import Modules
 from cyfs_gateway.io.names import Desk
 from cyfs_gateway.io.netfilter import Netfilter, run_command
+from cyfs_gateway.io.rtcp import PeerDesk
 from cyfs_gateway.io.state import Home
 from cyfs_gateway.io.views import ProxyViews
 from cyfs_gateway.io.world import Around, World, build_world, instance_of
@@ -52,6 +53,7 @@ from tunnels.url import parse as parse_url
 if TYPE_CHECKING:
     from cyfs_ns.io.serving import Serving, StagedHouse
     from cyfs_ns.io.trusted.resolver import TrustedNames
+    from rtcp.party import Local
 
 _DRAIN_SECONDS: Final = 0.2
 _CHANGE_SECONDS: Final = 5.0
@@ -84,10 +86,12 @@ class RunningGateway:
         self._intercepted: NetfilterPlan | None = None
         self._health = Health()
         self._desk = Desk(home.path / "dns", nursery)
+        self._peers = PeerDesk(self._engine, nursery, lambda: self.trusted, self._listeners.peer_ports)
         self._around = Around(
             house=self._desk.addresses,
             name_sets_changed=self._desk.judge_anew,
             questions=self._desk,
+            peers=self._peers,
             guard=self._engine.refuse_dial,
             witness=self._engine.remember_dial,
         )
@@ -198,6 +202,7 @@ class RunningGateway:
             names: tuple[Serving, StagedHouse] | None = None
             added: list[tuple[Any, ...]] = []
             try:
+                local = await self._peers.stage(config)
                 names = await self._desk.stage(config, world)
                 staged = self._listeners.stage(config.listeners, config.keep_alive)
                 asked = interception(config, instance_of(self._home.path))
@@ -216,7 +221,7 @@ class RunningGateway:
                 if isinstance(fault, OSError):
                     raise ConfigFault(str(fault)) from fault
                 raise
-            self._commit(loaded, path, world, staged, names)
+            self._commit(loaded, path, world, staged, names, local)
             # At the first start there must be something to answer about before anyone is answered.
             await self._add_controls(config)
             wanted = self._control_parts(config)
@@ -231,6 +236,7 @@ class RunningGateway:
         world: World,
         staged: Staged,
         names: tuple[Serving, StagedHouse] | None,
+        local: Local | None,
     ) -> None:
         """Nothing here can fail or wait."""
         config = world.config
@@ -247,6 +253,7 @@ class RunningGateway:
         staged.commit()
         self._desk.commit(names)
         world.hand_to(self._engine, own_ports=self._listeners.ports())
+        self._peers.commit(world, local)
         self._world_scope = trio.CancelScope()
         self._nursery.start_soon(self._live, world, self._world_scope)
         if old is not None:
@@ -378,6 +385,12 @@ class RunningGateway:
         now = time.time()
         table = self._around.status
         return [_tunnel_view(url.redacted, table.ask(url, now)) for url in table.urls()]
+
+    def peers(self) -> Sequence[PeerView]:
+        return self._peers.peers()
+
+    async def ping(self, peer: str) -> PeerView:
+        return await self._peers.ping(peer, self.config.identity.bridges)
 
     def connections(self) -> Sequence[ConnectionView]:
         return self._engine.tracker.views()
@@ -559,6 +572,7 @@ class RunningGateway:
         with trio.move_on_after(20, shield=True):
             await self._desk.drain()
             self._listeners.close()
+            self._peers.close()
             self._engine.tracker.close_all("the gateway stops")
             await trio.sleep(_DRAIN_SECONDS)
             # After the connections: when they had taken all descriptors, no program could be run before.

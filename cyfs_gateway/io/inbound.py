@@ -95,7 +95,11 @@ class Inbound:
                 self._pause(fault)
                 return
             sock.setblocking(False)
-            connection = Connection(self, sock, peer[0].partition("%")[0] if "%" in peer[0] else peer[0], peer[1])
+            host = peer[0].partition("%")[0] if "%" in peer[0] else peer[0]
+            if self.config.kind == "rtcp":
+                self.engine.take_peer(sock, host, peer[1])
+                continue
+            connection = Connection(self, sock, host, peer[1])
             try:
                 connection.begin()
             except Exception:

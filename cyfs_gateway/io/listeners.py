@@ -105,6 +105,10 @@ class Listeners:
         """(network, port) of everything bound."""
         return frozenset((place.network, door.address[1]) for place, door in self._doors.items())
 
+    def peer_ports(self) -> frozenset[int]:
+        """Ports of the doors for tunnels."""
+        return frozenset(door.address[1] for door in self._doors.values() if door.config.kind == "rtcp")
+
     def close(self) -> None:
         """Give every port back."""
         for door in self._doors.values():

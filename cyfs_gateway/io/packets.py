@@ -287,7 +287,7 @@ class Association:
             route.queue.clear()
             return
         engine.tracker.add(route)
-        goal = route.flow.goal
+        goal = route.flow.goal_by(leaf.kind)
         if leaf.kind == "Direct" and not is_ip(goal):
             addresses = engine.peek(goal)
             if not addresses:

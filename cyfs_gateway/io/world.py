@@ -49,6 +49,7 @@ from tunnels.group import Health, choose_members
 from tunnels.io.direct import Guard, Witness
 from tunnels.io.groups import Group
 from tunnels.io.health import Checker
+from tunnels.io.leaf import Dialer, Leaf
 from tunnels.io.registry import OutboundBuilder, Tunnels
 from tunnels.io.stream import EndpointDatagrams, EndpointStream
 from tunnels.outbound import FlowHint, Outbound
@@ -59,11 +60,15 @@ from tunnels.spec import (
     PassSpec,
     RejectDropSpec,
     RejectSpec,
+    RtcpSpec,
 )
 from tunnels.status import StatusTable
+from tunnels.url import TunnelUrl
 
 if TYPE_CHECKING:
+    from cyfs_gateway.peers import PeerRules
     from cyfs_ns.io.trusted.resolver import TrustedNames
+    from tunnels.io.rtcp import Opener
 
 _BUILT_IN: Final = (
     DirectSpec(name="DIRECT"),
@@ -134,6 +139,8 @@ class Around:
     """Rule sets that our own name server looks into have new content."""
     questions: Questions | None = None
     """The way to our own name server, for the outbound ``dns`` and for hosts that are pinned."""
+    peers: Opener | None = None
+    """What opens ways through tunnels of this device."""
     routes: dict[str, Outbound] = field(default_factory=dict)
     status: StatusTable = field(default_factory=StatusTable)
     """What is known of tunnel URLs."""
@@ -182,12 +189,15 @@ class World:
         )
         guard, witness = around.guard, around.witness
         self.tunnels = Tunnels(options, self._resolve_direct, around.status, guard=guard, witness=witness)
+        for scheme in ("rtcp", "rudp") if around.peers is not None else ():
+            self.tunnels.register(scheme, self._rtcp_way, ships=True)
         self.builder = OutboundBuilder(
             options=options,
             resolve=self._resolve_direct,
             resolve_server=self._server_resolver.addresses,
             find=self.find,
             tunnels=self.tunnels,
+            rtcp=self._rtcp_proxy if around.peers is not None else None,
             guard=guard,
             witness=witness,
             dns_stream=around.questions.open_stream if around.questions is not None else None,
@@ -205,6 +215,8 @@ class World:
         """What each proxy provider brought, by name."""
         self._make_outbounds()
         self._trusted: TrustedNames | None = None
+        self.peer_rules: PeerRules | None = None
+        """What peers may do; None: nothing."""
         self._compiled = False
         self.table: RuleTable
         self.router: Router
@@ -359,6 +371,18 @@ class World:
 
     # Outbounds
 
+    def _rtcp_way(self, url: TunnelUrl, dialer: Dialer | None) -> Dialer:
+        from tunnels.io.rtcp import build_way
+
+        assert self._around.peers is not None
+        return build_way(self.tunnels, self._around.peers, self.config.identity.bridges, url, dialer)
+
+    def _rtcp_proxy(self, spec: RtcpSpec, dialer: Dialer | None) -> Leaf:
+        from tunnels.io.rtcp import RtcpProxy
+
+        assert self._around.peers is not None
+        return RtcpProxy(spec, self.tunnels, self._around.peers, self.config.identity.bridges, dialer)
+
     def find(self, name: str) -> Outbound:
         """Any outbound by name, providers' included.  Raises ``Unreachable``."""
         found = self.outbounds.get(name)
@@ -440,6 +464,12 @@ class World:
 
         def compile_rules() -> RuleTable:
             self._look_at_geo()
+            if config.rtcp is not None:
+                # The library for keys that it brings along is megabytes.
+                from cyfs_gateway.peers import PeerRules
+
+                rules = (*config.rules, *(rule for some in config.sub_rules.values() for rule in some))
+                self.peer_rules = PeerRules(config.rtcp, rules, self.geo)
             return RuleTable.compile(config.rules, sub_rules=config.sub_rules, sets=sets, geo=self.geo)
 
         while True:

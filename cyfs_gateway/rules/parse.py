@@ -322,7 +322,7 @@ _SAME_AS = {"IP-CIDR6": "IP-CIDR"}
 _IN_TYPES = frozenset(
     {
         *("HTTP", "HTTPS", "SOCKS", "SOCKS4", "SOCKS5", "SHADOWSOCKS", "VMESS", "VLESS", "REDIR", "TPROXY", "TROJAN"),
-        *("TUNNEL", "TUN", "TUIC", "HYSTERIA2", "ANYTLS", "INNER"),
+        *("TUNNEL", "TUN", "TUIC", "HYSTERIA2", "ANYTLS", "INNER", "RTCP"),
     }
 )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.index import ADDRESS, YES, Geo, Index, SetSlot, Surroundings, View
-from cyfs_gateway.rules.model import NO_MATCH, InSet, Logic, Need, Place, Rule, SubRule, Text, Verdict
+from cyfs_gateway.rules.model import NO_MATCH, InSet, Logic, Need, Place, Rule, SubRule, Text, Verdict, Words
 from cyfs_gateway.rules.sets import RuleSet
 
 
@@ -47,6 +47,24 @@ def _looks_at_destination(rule: Rule) -> bool:
     parts = rule.parts if isinstance(rule, Logic) else (rule.condition,) if isinstance(rule, SubRule) else ()
     beyond = rule.word in _BEYOND_DESTINATION or rule.word.startswith(("SRC-", "PROCESS-"))
     return not beyond and all(_looks_at_destination(part) for part in parts)
+
+
+_OF_PEERS = frozenset({"DID", "DID-SUFFIX", "OWNER", "ZONE", "TRUST"})
+
+
+def speaks_of_peers(rule: Rule) -> bool:
+    """Whether a rule can hold for nobody but peers, and so was written for them: ``MATCH,DIRECT`` at the end of a list
+    means the people of the house, and must not open it to everybody with a tunnel."""
+    match rule:
+        case Logic(word="AND"):
+            return any(map(speaks_of_peers, rule.parts))
+        case Logic(word="OR"):
+            return all(map(speaks_of_peers, rule.parts))
+        case SubRule():
+            return speaks_of_peers(rule.condition)
+        case Words(word="IN-TYPE"):
+            return rule.words == ("RTCP",)
+    return rule.word in _OF_PEERS
 
 
 class RuleTable:
@@ -149,6 +167,10 @@ class RuleTable:
             why = f"rule {at}: {rule}, and there {inner}"
             verdict = self._inner[key] = Verdict(at, rule.type, rule.payload, inner.outbound, why)
         return verdict
+
+    def is_for_peers(self, verdict: Verdict) -> bool:
+        """Whether the rule behind ``verdict`` was written for peers."""
+        return verdict.index >= 0 and speaks_of_peers(self._rules[verdict.index])
 
     def count(self, verdict: Verdict, now: float, passed_over: bool = False) -> None:
         """Note that ``verdict`` decided a flow at Unix time ``now``, or that it held and was passed over."""

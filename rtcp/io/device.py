@@ -18,7 +18,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,7 @@ from rtcp.events import End, HelloProven, LinkEvent, PeerConfirmed, TunnelOpened
 from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.dialling import Dial, race
 from rtcp.io.leg import Datagrams, LegPipe
-from rtcp.io.pipe import Pipe, TcpPipe, accept, log, receive_some
+from rtcp.io.pipe import Pipe, accept, log, receive_some, watch_over
 from rtcp.io.tunnel import Serve, Shared, Tunnel, TunnelOver, refuse
 from rtcp.legs import LegBook
 from rtcp.limits import Limits
@@ -126,7 +126,7 @@ async def open_device(
         )
         try:
             for listener in listeners:
-                nursery.start_soon(accept, listener, device._accepted)
+                nursery.start_soon(accept, listener, device.accepted)
             yield device
         finally:
             device.closed = True
@@ -336,6 +336,8 @@ class Device:
         except BadWire as bad:
             pipe.close()
             raise Refused(str(bad)) from bad
+        with suppress(OSError):  # it broke already, as the handshake will find out
+            watch_over(pipe)
         tunnel = Tunnel(link, pipe, self._shared, connect)
         tunnel.peer, tunnel.key = peer, key
         try:
@@ -367,7 +369,8 @@ class Device:
 
     # Being dialled
 
-    def _accepted(self, pipe: TcpPipe, address: Address) -> None:
+    def accepted(self, pipe: Pipe, address: Address) -> None:
+        """Somebody at ``address`` has connected: for a tunnel, or for a stream of one.  ``pipe`` is taken over."""
         source = address[0]
         place = self._doorstep.enter(source, trio.current_time(), known=source in self._sources)
         if place is None:

@@ -20,6 +20,7 @@ log = logging.getLogger("cyfs.rtcp")
 DEFAULT_PORT = 2980
 
 _BACKLOG = 1024
+_WATCHED = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 _ACCEPTS_PER_TURN = 32
 _OUT_OF_DESCRIPTORS = 0.1  # seconds to wait for some to come back
 
@@ -53,6 +54,17 @@ class TcpPipe(socket.SocketType):
 
     def shutdown_write(self) -> None:
         self.shutdown(socket.SHUT_WR)
+
+
+def watch_over(pipe: Pipe) -> None:
+    """Have the kernel find out within seconds that the way is gone, if ``pipe`` is a TCP connection.
+
+    For one that may have nothing to say for long: a router that has forgotten it learns of it again, or is found out.
+    """
+    if isinstance(pipe, socket.SocketType) and pipe.family in (socket.AF_INET, socket.AF_INET6):
+        pipe.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _WATCHED:
+            pipe.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def receive_some(pipe: Pipe, most: int) -> bytes:

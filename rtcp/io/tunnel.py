@@ -35,7 +35,7 @@ from rtcp.link import Link
 from rtcp.packet import Purpose, Result
 from rtcp.party import Peer
 from rtcp.records import Spent
-from rtcp.registry import PROBE, TunnelKey, Verdict, arbitrate
+from rtcp.registry import FRESH, PROBE, TunnelKey, Verdict, arbitrate
 
 _READ_SIZE = 16384
 _PAUSES = (0.0, 0.1, 0.3, 1.0, 2.0)
@@ -382,7 +382,11 @@ class Tunnel:
 
     async def _news(self, awaited: _Awaited) -> LegPipe | None:
         """The connection that came; None: it is for us to make.  Raises as ``open_stream``."""
-        await awaited.news.wait()
+        with trio.move_on_after(FRESH):
+            await awaited.news.wait()
+        if not awaited.news.is_set():
+            self._doubt()  # a peer that spoke a moment ago may be gone now
+            await awaited.news.wait()
         if awaited.leg is None and awaited.fault is not None:
             raise awaited.fault
         return awaited.leg

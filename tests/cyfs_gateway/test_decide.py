@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from cyfs_gateway.decide import Decision, Pending, Router
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import PEER, Flow, Identity
 from cyfs_gateway.rules.parse import parse_rule
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.trust.level import Trust
 from tunnels.outbound import FlowHint
 
 
@@ -218,3 +219,60 @@ def test_what_no_rule_wants_belongs_to_the_list_that_was_asked() -> None:
         found = decides.route(WEB, rule=rule)
         assert isinstance(found, Decision)
         assert found.table is asked
+
+
+# Peers
+
+NAS = Identity(
+    did="did:web:nas.home.example", host="nas.home.example", zone="did:web:home.example", trust=Trust.OWNER_SIGNED
+)
+ASKED = Flow("tcp", PEER, "192.0.2.1", 0, "", "127.0.0.1", 22, identity=NAS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "leaf"),
+    [
+        ((), "REJECT"),
+        (("MATCH,leaf",), "REJECT"),
+        (("DST-PORT,22,leaf", "DID,nas.home.example,DIRECT"), "DIRECT"),
+        (("DID,nas.home.example,outer",), "leaf"),
+        (("DID,other.home.example,leaf", "MATCH,leaf"), "REJECT"),
+        (("DST-PORT,22,REJECT", "ZONE,home.example,leaf"), "REJECT"),
+        (("ZONE,home.example,PASS", "TRUST,host-snapshot,leaf"), "leaf"),
+        (("IN-TYPE,RTCP,leaf",), "leaf"),
+        (("IN-TYPE,RTCP/SOCKS5,leaf",), "REJECT"),
+        (("AND,((DST-PORT,22),(DID-SUFFIX,home.example)),leaf",), "leaf"),
+        (("OR,((DST-PORT,22),(DID-SUFFIX,home.example)),leaf",), "REJECT"),
+        (("OR,((IN-TYPE,RTCP),(DID-SUFFIX,home.example)),leaf",), "leaf"),
+        (("NOT,((DID,other.home.example)),leaf",), "REJECT"),
+        (("AND,((NOT,((DID,other.home.example))),(DST-PORT,22)),leaf",), "REJECT"),
+        (("SUB-RULE,(ZONE,home.example),inside",), "leaf"),
+        (("SUB-RULE,(DST-PORT,22),inside",), "REJECT"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["rule", "direct", "global"])
+def test_only_what_speaks_of_peers_lets_them_go_anywhere(lines: tuple[str, ...], leaf: str, mode: str) -> None:
+    one = router(table(*lines, inside=["MATCH,leaf"]), mode=mode, routes={"x": Way("module")})
+    for _ in range(2):
+        found = one.route(ASKED)
+        assert isinstance(found, Decision)
+        assert found.leaf.name == leaf
+
+
+def test_whoever_is_no_peer_is_not_hindered_and_leaves_no_open_door_behind() -> None:
+    """A verdict is one object for all flows; what was decided by it for others is nothing to peers."""
+    one = router(table("MATCH,leaf"))
+    for flow, leaf in ((WEB, "leaf"), (ASKED, "REJECT"), (WEB, "leaf")):
+        found = one.route(flow)
+        assert isinstance(found, Decision)
+        assert found.leaf.name == leaf
+    refused = one.route(ASKED)
+    assert isinstance(refused, Decision)
+    assert [passed.why for passed in refused.passed] == ["it does not speak of peers"]
+
+
+def test_peers_reach_no_names_of_modules() -> None:
+    one = router(table("MATCH,leaf"), routes={"health.test": Way("module")})
+    found = one.route(replace(ASKED, host="health.test", dst_ip=""))
+    assert isinstance(found, Decision)
+    assert found.leaf.name == "REJECT"

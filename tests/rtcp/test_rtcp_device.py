@@ -51,7 +51,7 @@ def hasty(monkeypatch):
     """Nobody waits long for a sign of life."""
     for module in ("rtcp.registry", "rtcp.io.tunnel"):
         monkeypatch.setattr(f"{module}.PROBE", 0.3)
-    monkeypatch.setattr("rtcp.registry.FRESH", 0.05)
+        monkeypatch.setattr(f"{module}.FRESH", 0.05)
 
 
 # Streams
@@ -611,7 +611,8 @@ async def test_streams_outlive_their_tunnel():
         leg.close()
 
 
-async def test_a_peer_that_went_silent_is_found_out_by_whoever_needs_it(hasty):
+@pytest.mark.parametrize("silent", [0.1, 0], ids=["longer than a sign of life counts", "a moment ago"])
+async def test_a_peer_that_went_silent_is_found_out_by_whoever_needs_it(hasty, silent):
     town = Town()
     async with town.live(ALICE, hosts=()) as alice, town.live(BOB) as bob, trio.open_nursery() as nursery:
         (where,) = town.people[BOBS_DID].addresses
@@ -621,7 +622,7 @@ async def test_a_peer_that_went_silent_is_found_out_by_whoever_needs_it(hasty):
         await until(bob.tunnels)
         road.frozen = True
         town.settle(BOB, where)
-        await trio.sleep(0.1)  # longer than a sign of life counts
+        await trio.sleep(silent)
         with trio.fail_after(5):
             leg = await alice.open_stream(BOBS_DID, None, 1)
         await talk(leg)

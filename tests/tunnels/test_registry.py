@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.tunnels import peers
 from tests.tunnels.exam import black_hole, closed_port, receive_packet, udp_echo
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.direct import Sockets
-from tunnels.io.leaf import Direct
+from tunnels.io.leaf import Direct, Leaf
 from tunnels.io.registry import OutboundBuilder, Tunnels
 from tunnels.io.statusfile import keep_saved, load_status
 from tunnels.io.waiting import receive_some, send_all
@@ -33,6 +34,7 @@ from tunnels.spec import (
     ProxySpec,
     RejectDropSpec,
     RejectSpec,
+    RtcpSpec,
     Socks5Spec,
     TlsSpec,
     TunnelSpec,
@@ -101,14 +103,17 @@ def test_every_spec_has_its_outbound() -> None:
         PassSpec(name="g"),
         DnsSpec(name="h"),
         TunnelSpec(name="i", url="socks://192.0.2.1", udp=True),
+        RtcpSpec(name="j", server="home.example"),
     )
     assert {type(spec) for spec in given} == set(SPECS.values())
+    house = replace(builder(), rtcp=lambda spec, dialer: Leaf(spec))
     for spec in given:
-        way = builder().build(spec)
+        way = house.build(spec)
         assert (way.name, way.kind) == (spec.name, spec.kind)
         assert way.udp == (spec.type not in ("http", "tls"))
-    with pytest.raises(ConfigFault):
-        builder().build(ProxySpec(name="x"))
+    for nobodys in (ProxySpec(name="x"), RtcpSpec(name="no device")):
+        with pytest.raises(ConfigFault):
+            builder().build(nobodys)
 
 
 def test_a_proxy_has_its_own_socket_options() -> None:

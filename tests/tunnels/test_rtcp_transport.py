@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -25,13 +26,13 @@ from tests.tunnels.exam import check_endpoint, check_packets, check_tunnel, rece
 from tests.tunnels.rtcppeer import directly, no_names
 from tests.tunnels.test_transports import direct
 from tunnels.endpoint import Endpoint, Target
-from tunnels.io.leaf import Leaf
+from tunnels.io.leaf import Dialer, Leaf
 from tunnels.io.reactor import Reactor
 from tunnels.io.registry import Tunnels
-from tunnels.io.rtcp import Rtcp, join_tunnels
+from tunnels.io.rtcp import Rtcp, RtcpProxy, join_tunnels
 from tunnels.io.stream import EndpointStream
 from tunnels.io.waiting import receive_some
-from tunnels.spec import DialOptions, Socks5Spec
+from tunnels.spec import DialOptions, RtcpSpec, Socks5Spec
 from tunnels.status import State
 from tunnels.url import parse
 
@@ -341,3 +342,103 @@ async def test_a_password_of_the_carrier_is_shown_nowhere_and_still_makes_anothe
             tunnel.close()
             await until(lambda: not bob.tunnels())
     assert names[0] == names[2] != names[1] and not any("one" in name or "two" in name for name in names)
+
+
+# Proxies of the configuration
+
+
+def proxy(device: Device, dialer: Dialer | None = None, **spec: Any) -> RtcpProxy:
+    return RtcpProxy(RtcpSpec(name="home", **spec), opener(device), device, None, dialer)
+
+
+@pytest.mark.parametrize(
+    ("spec", "flow", "asked"),
+    [
+        ({}, Target(BOBS_HOST, 80), (None, 80)),
+        ({"server": BOBS_HOST}, Target(BOBS_HOST, 80), (None, 80)),
+        ({"server": str(BOBS_DID)}, Target("nas.lan", 80), ("nas.lan", 80)),
+        ({"server": str(BOBS_DID)}, Target("192.0.2.1", 80), ("192.0.2.1", 80)),
+        ({"server": str(BOBS_DID), "target": ":22"}, Target("nas.lan", 80), (None, 22)),
+        ({"server": str(BOBS_DID), "target": "nas.lan:22"}, Target(BOBS_HOST, 80), ("nas.lan", 22)),
+        ({"target": "nas.lan:22"}, Target(BOBS_HOST, 80), ("nas.lan", 22)),
+    ],
+)
+async def test_a_proxy_asks_its_peer_for_where_the_flow_goes(spec, flow, asked):
+    town, seen = Town(), []
+
+    async def serve(request):
+        seen.append((request.host, request.port))
+        await echo(request)
+
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, serve=serve):
+        way = proxy(alice, **spec)
+        leg = await way.open_stream(flow)
+        await talk(leg)
+        leg.close()
+        packets = await way.open_packets(flow)
+        packets.send(b"hello", flow)
+        with trio.fail_after(5):
+            assert await receive_packet(packets) == (b"hello", flow), "in the name that was written to"
+        packets.close()
+        assert seen == [asked] * 2
+        if "server" in spec:
+            assert 0 < await way.ping() < 5
+        else:
+            with pytest.raises(Unreachable, match="nobody to ping"):
+                await way.ping()
+
+
+async def test_each_datagram_goes_to_the_peer_it_is_for():
+    town, seen = Town(), []
+
+    def serving(name):
+        async def serve(request):
+            seen.append(name)
+            await echo(request)
+
+        return serve
+
+    async with (
+        town.live(ALICE, hosts=()) as alice,
+        town.live(BOB, serve=serving("bob")),
+        town.live(MALLORY, serve=serving("mallory")),
+    ):
+        packets = await proxy(alice).open_packets(Target(BOBS_HOST, 1))
+        for host in (HOPS_HOST, BOBS_HOST):
+            packets.send(host.encode(), Target(host, 1))
+            with trio.fail_after(5):
+                assert await receive_packet(packets) == (host.encode(), Target(host, 1))
+        packets.send(b"lost", Target("192.0.2.1", 1))
+        packets.close()
+        assert sorted(seen) == ["bob", "mallory"]
+
+
+@pytest.mark.parametrize("how", ["via", "dialer"])
+async def test_another_way_carries_the_tunnel_of_a_proxy(bobs_port, how):
+    used = []
+
+    class Around(Leaf):
+        async def open_stream(self, target):
+            used.append(target)
+            return await direct().open_stream(target)
+
+    around = Around(Socks5Spec(name="hop", server="hop", port=1))
+    town = Town()
+    town.settle(BOB, (HOST, bobs_port))
+    async with town.live(ALICE, hosts=()) as alice, udp_echo(HOST) as far:
+        tunnels = opener(alice)
+        tunnels.register("socks", lambda url, dialer: around)
+        spec = RtcpSpec(name="home", server=BOBS_HOST, **({"via": "socks://hop"} if how == "via" else {}))
+        way = RtcpProxy(spec, tunnels, alice, None, around if how == "dialer" else None)
+        (await way.open_packets(far)).close()
+        assert used == [Target(HOST, bobs_port)] * 2
+
+
+async def test_a_proxy_that_leads_to_nobody():
+    town = Town()
+    async with town.live(ALICE, hosts=()) as alice:
+        with pytest.raises(ConfigFault, match="proxy 'home'"):
+            proxy(alice, server="192.0.2.1")
+        for host in ("192.0.2.1", ""):
+            with pytest.raises(Unreachable, match="is no device"):
+                await proxy(alice).open_stream(Target(host, 80))

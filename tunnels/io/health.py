@@ -3,6 +3,7 @@
 The delay is what Clash measures: from the start of the connect to the head of the answer; with ``unified-delay``, a
 second request over the same connection is timed instead, so that handshakes do not count.  Several callers asking for
 the same check share one.  Rounds are lazy when the group wants it: nobody used it, nobody checks it.
+An outbound that can be pinged is, whatever the URL.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tunnels.endpoint import Endpoint, Target
 from tunnels.group import SLOWEST, Delay, Health, StatusRanges
 from tunnels.io.tls import TlsClient
 from tunnels.io.waiting import receive_some, send_all, within
-from tunnels.outbound import Outbound
+from tunnels.outbound import Outbound, Pinged
 from tunnels.spec import GroupSpec, TlsOptions
 
 _AT_ONCE: Final = 10
@@ -120,12 +121,14 @@ class Checker:
     async def _measure(self, outbound: Outbound, goal: _Goal, timeout: float, expected: StatusRanges | None) -> int:
         try:
             with within(timeout, f"the check of {outbound.name}"):
+                if isinstance(outbound, Pinged):
+                    return _milliseconds(await outbound.ping())
                 seconds, status = await self._time(outbound, goal)
         except (OSError, h11.RemoteProtocolError, Refused) as fault:
             raise Unreachable(f"the check of {outbound.name} failed: {fault}", "tunnel_open") from fault
         if expected is not None and status not in expected:
             raise Unreachable(f"the check of {outbound.name} got status {status}", "tunnel_open")
-        return min(SLOWEST - 1, max(1, round(seconds * 1000)))
+        return _milliseconds(seconds)
 
     async def _time(self, outbound: Outbound, goal: _Goal) -> tuple[float, int]:
         began = trio.current_time()
@@ -151,6 +154,10 @@ class _Goal:
     target: Target
     path: str
     secure: bool
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(SLOWEST - 1, max(1, round(seconds * 1000)))
 
 
 def _read_url(url: str) -> _Goal:

@@ -33,6 +33,7 @@ from tunnels.spec import (
     ProxySpec,
     RejectDropSpec,
     RejectSpec,
+    RtcpSpec,
     Socks5Spec,
     TlsSpec,
     TunnelSpec,
@@ -95,6 +96,9 @@ class OutboundBuilder:
     """Both watch every TCP connect of ours: see ``tunnels.io.direct``."""
     tunnels: Tunnels | None = None
     """What opens tunnel URLs; ``None``: such proxies cannot be built."""
+    rtcp: Callable[[RtcpSpec, Dialer | None], Leaf] | None = None
+    """Makes a way through a tunnel of this device, its connections carried by the dialer, if one is given; ``None``:
+    there is no device."""
     dns_stream: Callable[[Target, str], Awaitable[Endpoint]] | None = None
     """How the gateway's DNS service is opened for a client's IP address, empty for ourselves; ``None``: it has none."""
     dns_packets: Callable[[Target, str], Awaitable[PacketEndpoint]] | None = None
@@ -114,6 +118,8 @@ class OutboundBuilder:
                 return Tls(spec, self._dialer(spec))
             case TunnelSpec() if self.tunnels is not None:
                 return TunnelWay(spec, self.tunnels)
+            case RtcpSpec() if self.rtcp is not None:
+                return self.rtcp(spec, self._dialer(spec) if spec.dialer_proxy else None)
             case DnsSpec() if self.dns_stream is not None and self.dns_packets is not None:
                 return Dns(spec, self.dns_stream, self.dns_packets)
             case DnsSpec() | RejectSpec() | RejectDropSpec() | PassSpec():
@@ -271,6 +277,10 @@ class Tunnels:
         if not isinstance(goal, TunnelUrl):
             return way, goal
         return (way, Target(str(goal), 0)) if url.scheme in self._shipping else self._walk(goal, way)
+
+    def way(self, url: TunnelUrl) -> Dialer:
+        """The way that ``url`` describes, without its target.  Raises ``Unreachable``: nobody here opens such."""
+        return self._way(url, None)
 
     def _way(self, url: TunnelUrl, dialer: Dialer | None) -> Dialer:
         builder = self._builders.get(url.scheme)

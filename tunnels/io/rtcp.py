@@ -9,6 +9,9 @@ there by itself, and no address is looked up.  The tunnel is end to end: whoever
 
 A URL as the *target* is the peer's to open: it is a hop that we trust with what passes.
 
+A proxy of the configuration (``RtcpProxy``) is such a way under a name; without a server, the name that a flow goes to
+is the peer.
+
 The host makes names and policy meet: it opens a device (``rtcp.io.device``) with a ``House``, and calls
 ``join_tunnels``.
 """
@@ -19,22 +22,29 @@ import hashlib
 import secrets
 import select
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
+from urllib.parse import quote
 
 import trio
 
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
-from cyfs_ns.identity.did import Did, subject
-from rtcp.io.device import Carrier, Device
+from cyfs_ns.identity.did import Bridges, Did, subject
+from cyfs_ns.names import is_ip
+from rtcp.io.device import Carrier
 from rtcp.io.leg import Datagrams
+from rtcp.io.tunnel import Tunnel
+from tunnels.authority import parse_authority
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.leaf import Dialer, Leaf
 from tunnels.io.registry import Tunnels
 from tunnels.outbound import FlowHint, Outbound
+from tunnels.spec import RtcpSpec
 from tunnels.url import TunnelUrl
+from tunnels.url import parse as parse_url
 
 _DESTINATIONS_MOST: Final = 64
 _QUEUE_MOST: Final = 16
@@ -43,19 +53,43 @@ _REST: Final = 1.0
 _SALT: Final = secrets.token_bytes(16)
 
 
-def join_tunnels(tunnels: Tunnels, device: Device) -> None:
+class Opener(Protocol):
+    """Opens ways through tunnels: a ``Device``, or whoever stands for the one that there is at the moment."""
+
+    async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Tunnel: ...
+    async def open_stream(
+        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
+    ) -> Endpoint: ...
+    async def open_datagrams(
+        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
+    ) -> Datagrams: ...
+    def open_datagrams_soon(
+        self,
+        then: Callable[[Datagrams | None], None],
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+    ) -> None: ...
+
+
+def join_tunnels(tunnels: Tunnels, device: Opener, bridges: Bridges | None = None) -> None:
     """Let ``tunnels`` open ``rtcp`` and ``rudp`` URLs through the tunnels of ``device``."""
-    tunnels.register("rtcp", partial(_build, tunnels, device), ships=True)
-    tunnels.register("rudp", partial(_build, tunnels, device), ships=True)
+    build = partial(build_way, tunnels, device, bridges)
+    tunnels.register("rtcp", build, ships=True)
+    tunnels.register("rudp", build, ships=True)
 
 
-def _build(tunnels: Tunnels, device: Device, url: TunnelUrl, dialer: Dialer | None) -> Dialer:
+def build_way(tunnels: Tunnels, device: Opener, bridges: Bridges | None, url: TunnelUrl, dialer: Dialer | None) -> Rtcp:
+    """The way that the authority of an ``rtcp`` or ``rudp`` URL describes.  Raises ``ConfigFault``."""
     if url.carrier is None and url.params:
         raise ConfigFault(f"{url.redacted}: a tunnel is opened with keys, not with user and password")
     if not url.host:
         raise ConfigFault(f"{url.redacted}: the peer is missing, as in {url.scheme}://peer/target")
     try:
-        did = subject(url.host, device.local.bridges)
+        did = subject(url.host, bridges)
     except BadWire as bad:
         raise ConfigFault(f"{url.redacted}: {bad}") from bad
     carrier = _carrier(tunnels, url, dialer)
@@ -99,13 +133,15 @@ class Rtcp:
     """An outbound through the tunnel from ``device`` to the peer ``did``."""
 
     def __init__(
-        self, name: str, device: Device, did: Did, carrier: Carrier | None, port: int | None, *, streams: bool = True
+        self, name: str, device: Opener, did: Did, carrier: Carrier | None, port: int | None, *, streams: bool = True
     ) -> None:
         """``port``: where the peer listens, if the URL says so.  Without ``streams`` there are datagrams alone."""
         self.name = name
         self.kind = "Rtcp"
         self.udp = True
-        self._device, self._did, self._carrier, self._port, self._streams = device, did, carrier, port, streams
+        self._device, self._did, self._port, self._streams = device, did, port, streams
+        self.carrier = carrier
+        """What carries its tunnel; None: plain connections."""
 
     def pick(self, hint: FlowHint) -> Outbound:
         return self
@@ -114,18 +150,101 @@ class Rtcp:
         if not self._streams:
             raise Unreachable("rudp carries datagrams only", "unsupported_scheme")
         host = target.host or None
-        return await self._device.open_stream(self._did, host, target.port, via=self._carrier, at=self._port)
+        return await self._device.open_stream(self._did, host, target.port, via=self.carrier, at=self._port)
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
-        host = target.host or None
-        first = await self._device.open_datagrams(self._did, host, target.port, via=self._carrier, at=self._port)
-        return RtcpPackets(self, target, first)
+        return RtcpPackets(self, target, await self.open_datagrams(target))
 
-    def open_soon(self, target: Target, packets: RtcpPackets) -> None:
-        """Open datagrams to ``target`` for ``packets``, which is told."""
-        then = partial(packets.opened, target)
+    async def open_datagrams(self, target: Target) -> Datagrams:
+        """Datagrams to ``target`` alone."""
+        return await self._device.open_datagrams(
+            self._did, target.host or None, target.port, via=self.carrier, at=self._port
+        )
+
+    def open_soon(self, target: Target, then: Callable[[Datagrams | None], None]) -> None:
+        """Open datagrams to ``target``; ``then`` is called with them, or with None."""
         host = target.host or None
-        self._device.open_datagrams_soon(then, self._did, host, target.port, via=self._carrier, at=self._port)
+        self._device.open_datagrams_soon(then, self._did, host, target.port, via=self.carrier, at=self._port)
+
+
+class RtcpProxy(Leaf):
+    """A proxy of type ``rtcp``.  ``dialer`` carries its tunnels; None: plain connections."""
+
+    def __init__(
+        self, spec: RtcpSpec, tunnels: Tunnels, device: Opener, bridges: Bridges | None, dialer: Dialer | None
+    ) -> None:
+        """Raises ``ConfigFault`` for a server that is nobody, or a URL that makes no sense."""
+        super().__init__(spec)
+        self._device, self._bridges, self._port = device, bridges, spec.port or None
+        try:
+            self._did = subject(spec.server, bridges) if spec.server else None
+        except BadWire as bad:
+            raise ConfigFault(f"proxy {spec.name!r}: {bad}") from bad
+        self._target = _target(spec.target) if spec.target else None
+        self._carrier: Carrier | None = None
+        if spec.via:
+            # Whoever is there, the way before the @ is the same.
+            url = parse_url(f"rtcp://{quote(spec.via, safe='')}@peer.invalid")
+            way = tunnels.way(url)
+            assert isinstance(way, Rtcp)
+            self._carrier = way.carrier
+        elif dialer is not None:
+
+            async def dial(host: str, port: int) -> Endpoint:
+                return await dialer.open_stream(Target(host, port))
+
+            self._carrier = Carrier(f"proxy {spec.dialer_proxy}", dial)
+
+    async def ping(self) -> float:
+        if self._did is None:
+            raise Unreachable(
+                f"{self.name} leads to whoever is named, so there is nobody to ping", "unsupported_scheme"
+            )
+        return await (await self._device.tunnel(self._did, via=self._carrier, at=self._port)).ping()
+
+    def _way(self, target: Target) -> tuple[Rtcp, Target]:
+        peer = self._did
+        if peer is None:
+            peer, target = self._named(target.host), Target("", target.port)
+        elif self._is_named(peer, target.host):
+            target = Target("", target.port)
+        return Rtcp(self.name, self._device, peer, self._carrier, self._port), self._target or target
+
+    def _named(self, host: str) -> Did:
+        try:
+            return subject(host, self._bridges)
+        except BadWire as bad:
+            raise Unreachable(f"{self.name}: {host or 'nobody'} is no device: {bad}", "pre_connect_dns") from bad
+
+    def _is_named(self, peer: Did, host: str) -> bool:
+        try:
+            return bool(host) and not is_ip(host) and subject(host, self._bridges).canonical == peer.canonical
+        except BadWire:
+            return False
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        way, target = self._way(target)
+        return await way.open_stream(target)
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        if not self.udp:
+            raise self._streams_only()
+        way, goal = self._way(target)
+        return RtcpPackets(self, target, await way.open_datagrams(goal))
+
+    def open_soon(self, target: Target, then: Callable[[Datagrams | None], None]) -> None:
+        """As :meth:`Rtcp.open_soon`; each target may be another peer."""
+        try:
+            way, goal = self._way(target)
+        except Unreachable:
+            then(None)
+        else:
+            way.open_soon(goal, then)
+
+
+def _target(text: str) -> Target:
+    """``host:port``, or ``:port``."""
+    return Target("", int(text[1:])) if text.startswith(":") else parse_authority(text.encode())
 
 
 @dataclass(slots=True)
@@ -140,7 +259,7 @@ class _Destination:
 class RtcpPackets:
     """Datagrams to many targets, each through a stream of its own; the first ones wait until it is open."""
 
-    def __init__(self, outbound: Rtcp, target: Target, first: Datagrams) -> None:
+    def __init__(self, outbound: Rtcp | RtcpProxy, target: Target, first: Datagrams) -> None:
         self._outbound = outbound
         self._epoll = select.epoll()
         self._destinations: OrderedDict[Target, _Destination] = OrderedDict()
@@ -205,7 +324,7 @@ class RtcpPackets:
         self._destinations.move_to_end(target)
         if len(self._destinations) > _DESTINATIONS_MOST:
             self._drop(next(iter(self._destinations)))
-        self._outbound.open_soon(target, self)
+        self._outbound.open_soon(target, partial(self.opened, target))
 
     def _drop(self, target: Target) -> None:
         way = self._destinations.pop(target).way

@@ -135,6 +135,8 @@ def make_router() -> Router[Handler]:
             Route("GET", "/cyfs/status", _status),
             Route("GET", "/cyfs/explain", _explain),
             Route("GET", "/cyfs/tunnels", _tunnels),
+            Route("GET", "/cyfs/peers", _peers),
+            Route("POST", "/cyfs/ping", _ping),
             Route("POST", "/cyfs/probe", _probe),
             Route("POST", "/cyfs/reload", _reload, _CONFIG_LIMIT),
             Route("POST", "/cyfs/stop", _stop),
@@ -517,6 +519,25 @@ async def _identifier(call: Call) -> Reply:
 
 async def _tunnels(call: Call) -> Reply:
     return json_reply({"tunnels": [shapes.tunnel_json(one) for one in call.app.gateway.tunnel_statuses()]})
+
+
+async def _peers(call: Call) -> Reply:
+    return json_reply({"peers": [shapes.peer_json(one) for one in call.app.gateway.peers()]})
+
+
+async def _ping(call: Call) -> Reply:
+    peer = call.json().get("peer")
+    if not isinstance(peer, str) or not 0 < len(peer) <= 512:
+        raise HttpFault(400, "peer, a DID or host name, is wanted")
+    try:
+        with trio.fail_after(_LONGEST_TEST_MS / 1000):
+            return json_reply(shapes.peer_json(await call.app.gateway.ping(peer)))
+    except BadWire as fault:
+        raise HttpFault(400, str(fault)) from None
+    except Refused as fault:
+        raise HttpFault(403, str(fault)) from None
+    except (Unreachable, trio.TooSlowError) as fault:
+        raise HttpFault(504, str(fault) or "no answer in time") from None
 
 
 async def _probe(call: Call) -> Reply:

@@ -13,7 +13,7 @@ _PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 def test_every_example_loads() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", _PAGE.read_text(), re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     environ = {"LOGIN": "user:password", "GUEST": "x"}
     for example in examples:
         loaded = load(

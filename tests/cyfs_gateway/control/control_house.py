@@ -14,12 +14,12 @@ import wsproto
 from wsproto.events import CloseConnection, Event, Message, RejectConnection, Request
 
 from cyfs_gateway.config.model import Config, ControlConfig
-from cyfs_gateway.facade import ConnectionView, Explanation, ProviderView, ProxyView, TunnelView
+from cyfs_gateway.facade import ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.rules.table import RuleView
 from cyfs_ns.config.written import Fault
 from cyfs_ns.conversation import Page, PageWanted
-from cyfs_ns.errors import ConfigFault, Refused, Unreachable
+from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer, Question, Record
 
@@ -207,6 +207,26 @@ class PaperGateway:
                 learnt_at=1.0,
             )
         ]
+
+    def peers(self) -> Sequence[PeerView]:
+        return [
+            PeerView(
+                peer="did:web:photos.home.example",
+                device="did:dev:x",
+                owner="did:dev:y",
+                zone="did:web:home.example",
+                trust="owner-signed",
+                dialled=False,
+                way="192.0.2.7",
+                silent=1.5,
+            )
+        ]
+
+    async def ping(self, peer: str) -> PeerView:
+        faults = {"nobody": BadWire("nobody"), "stranger": Refused("a stranger"), "away": Unreachable("away")}
+        if peer in faults:
+            raise faults[peer]
+        return replace(self.peers()[0], peer=peer, rtt=2.5)
 
     async def explain(
         self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""

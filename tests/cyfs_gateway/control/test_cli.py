@@ -67,6 +67,8 @@ async def owner(house: House) -> Owner:
         ("explain https://www.example.com/path", r"verdict: +auto > a"),
         ("explain [2001:db8::1]:53 --udp --from 192.0.2.9 --process dig", r"way: +socks5 proxy 10.0.0.1:1080"),
         ("tunnels", r"socks://\*\*\*@p.example/t:1 +reachable +fresh_probe +1.5 ms"),
+        ("tunnels", r"did:web:photos.home.example +owner-signed +did:dev:y +from 192.0.2.7 +1.5 s"),
+        ("ping did:web:a.example", r"did:web:a.example: 2.5 ms, owner-signed, from 192.0.2.7"),
         ("version", rf"cyfs-gateway {re.escape(__version__)}"),
     ],
 )
@@ -88,6 +90,8 @@ async def test_tables_for_people(owner: Owner, words: str, line: str) -> None:
         ("dns www.example.com AAAA", "Answer"),
         ("explain 192.0.2.1", "chain"),
         ("tunnels socks://p.example/t:1", "state"),
+        ("tunnels", "peers"),
+        ("ping did:web:a.example", "rtt"),
         ("version", "version"),
     ],
 )

@@ -9,6 +9,10 @@ import jsonschema
 import pytest
 from control_house import SECRET, House, connection, curl
 
+from cyfs_gateway.control.shapes import metadata_json
+from cyfs_gateway.flow import Flow, Identity
+from cyfs_ns.trust.level import Trust
+
 TEXT, NUMBER, COUNT, YES = (
     {"type": "string"},
     {"type": "number"},
@@ -159,6 +163,17 @@ DELAY = obj(delay=COUNT)
 ERROR = obj(message={"type": "string", "minLength": 1})
 
 TUNNEL = obj(url=TEXT, state=TEXT, source=TEXT, reason=TEXT, rtt={"type": ["number", "null"]}, learnt_at=NUMBER)
+PEER = obj(
+    peer=TEXT,
+    device=TEXT,
+    owner=TEXT,
+    zone=TEXT,
+    trust=TEXT,
+    dialled={"type": "boolean"},
+    way=TEXT,
+    silent=NUMBER,
+    rtt={"type": ["number", "null"]},
+)
 
 READ = {
     "/": obj(hello=TEXT),
@@ -181,6 +196,7 @@ READ = {
     "/dns/query?name=www.example.com&type=a": DNS,
     "/storage/zashboard": {"type": "null"},
     "/cyfs/tunnels": obj(tunnels=listing(TUNNEL)),
+    "/cyfs/peers": obj(peers=listing(PEER)),
     "/cyfs/status": STATUS,
     "/cyfs/explain?host=www.example.com&port=443&network=udp&from=192.0.2.9&process=curl": EXPLANATION,
 }
@@ -263,6 +279,10 @@ FAULTS = [
     ("GET", "/dns/query?name=away.example", "", 500),
     ("GET", "/dns/query", "", 400),
     ("POST", "/cyfs/probe", "{}", 400),
+    ("POST", "/cyfs/ping", "{}", 400),
+    ("POST", "/cyfs/ping", '{"peer": "nobody"}', 400),
+    ("POST", "/cyfs/ping", '{"peer": "stranger"}', 403),
+    ("POST", "/cyfs/ping", '{"peer": "away"}', 504),
     ("POST", "/cyfs/probe", '{"url": "nowhere"}', 400),
     ("GET", "/cyfs/explain?host=a.example&port=0", "", 400),
     ("GET", "/cyfs/explain?host=a.example&from=nobody", "", 400),
@@ -350,3 +370,17 @@ async def test_tls_serves_the_same(house: House) -> None:
     answer = await curl("--cacert", house.ca, url, "-H", f"Authorization: Bearer {SECRET}")
     assert answer.json["meta"] is True
     assert (await curl("--cacert", house.ca, url)).status == 401
+
+
+def test_who_sent_a_flow_is_told_of_those_who_are_known() -> None:
+    flow = Flow("tcp", "Rtcp", "", 0, "", "127.0.0.1", 80)
+    assert not [key for key in metadata_json(flow) if key.startswith("source") and key.endswith(("DID", "Trust"))]
+    flow.identity = Identity(did="did:web:a.example", host="a.example", owner="did:dev:x", trust=Trust.OWNER_SIGNED)
+    said = metadata_json(flow)
+    told = {
+        "sourceDID": "did:web:a.example",
+        "sourceOwner": "did:dev:x",
+        "sourceZone": "",
+        "sourceTrust": "owner-signed",
+    }
+    assert said.items() >= told.items()

@@ -1,0 +1,258 @@
+"""What peers ask for through their tunnels: each request becomes a flow, and nothing moves before the rules agree.
+
+Their source is proven, so rules may ask who it is; everything else they say is a wish.  Without a service that allows
+it, or a rule that speaks of peers, a request is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from cyfs_gateway.config.rtcp import DOOR
+from cyfs_gateway.decide import Decision
+from cyfs_gateway.flow import PEER, Flow, Identity
+from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.names import is_ip
+from rtcp.io.leg import Datagrams
+from rtcp.io.tunnel import StreamRequest
+from rtcp.packet import Purpose
+from tunnels.authority import parse_host
+from tunnels.endpoint import Endpoint, PacketEndpoint, Target
+from tunnels.io.reactor import READABLE
+from tunnels.io.relay import Relay
+from tunnels.url import TunnelUrl, has_scheme
+from tunnels.url import parse as parse_url
+
+if TYPE_CHECKING:
+    from cyfs_gateway.io.engine import Engine
+    from cyfs_gateway.io.world import World
+
+_Opened = TypeVar("_Opened")
+
+_BATCH: Final = 64
+_HERE: Final = "127.0.0.1"
+
+_log = logging.getLogger("cyfs.peers")
+
+
+class PeerFlow:
+    """One request, from the first question to the end of its relay; this is how the tracker sees it."""
+
+    def __init__(self, engine: Engine, world: World, request: StreamRequest, identity: Identity) -> None:
+        self.number = 0
+        self.start = engine.reactor.now
+        self.decision: Decision
+        self._engine, self._world, self._request = engine, world, request
+        self._scope = trio.CancelScope()
+        self._why = ""
+        self._running: Relay | _Packets | None = None
+        self._url: TunnelUrl | None = None
+        network = "udp" if request.purpose is Purpose.DATAGRAM else "tcp"
+        source = request.peer.source
+        source = source if is_ip(source) else ""
+        self.flow = Flow(network, PEER, source, 0, "", "", request.port, DOOR, identity=identity)
+
+    async def serve(self, is_own: Callable[[str], bool]) -> None:
+        """Decide, open the way, accept.  ``is_own`` knows the names of this machine.
+
+        Raises ``Refused`` and ``Unreachable``, which the peer hears of.
+        """
+        engine = self._engine
+        self.decision = await self._decide(is_own)
+        leaf = self.decision.leaf
+        engine.count(self.decision, self.flow)
+        if leaf.kind in ("Reject", "RejectDrop"):
+            raise Refused(f"{self.decision.verdict.why}: {leaf.name}")
+        engine.tracker.add(self)
+        try:
+            with self._scope:
+                await (self._carry_packets() if self.flow.network == "udp" else self._carry_stream())
+            if self._scope.cancelled_caught:
+                raise Refused(self._why)
+        except OSError as fault:
+            raise Unreachable(str(fault), "tunnel_open") from fault
+        finally:
+            if self._running is None:
+                engine.tracker.drop(self)
+
+    async def _decide(self, is_own: Callable[[str], bool]) -> Decision:
+        flow, rules, asked = self.flow, self._world.peer_rules, self._request.host
+        if rules is None:
+            raise Refused("nothing is served here")
+        if asked is not None and has_scheme(asked):
+            self._read_url(asked)
+            return await self._engine.decide(flow, None)
+        own = asked is None or is_own(asked)
+        if own:
+            flow.dst_ip = _HERE
+        elif asked is not None:
+            try:
+                host = parse_host(asked.encode())
+            except BadWire as bad:
+                raise Refused(str(bad)) from bad
+            flow.dst_ip, flow.host = (host, "") if is_ip(host) else ("", host)
+        found = rules.service(flow, "" if own else flow.host) if own or flow.host else None
+        if found is None:
+            return await self._engine.decide(flow, None)
+        service, verdict = found
+        host, flow.dst_port = service.target.host, service.target.port
+        flow.dst_ip, flow.host = (host, "") if is_ip(host) else ("", host)
+        return Decision(verdict, self._world.outbounds["DIRECT"], ("DIRECT",), None)
+
+    def _read_url(self, text: str) -> None:
+        """The peer wants us to open a URL for it: to another device, with the rights that it has with us."""
+        try:
+            url = parse_url(text)
+            if url.scheme not in ("rtcp", "rudp") or url.params:
+                raise ConfigFault("what is opened for peers is rtcp and rudp, and nothing before an @")
+            goal = url.destination
+        except ConfigFault as fault:
+            raise Refused(str(fault)) from fault
+        self._url, self.flow.host = url, url.host
+        self.flow.dst_port = goal.port if isinstance(goal, Target) else 0
+
+    async def _carry_stream(self) -> None:
+        far = await self._in_time(self._open_stream)
+        try:
+            leg = await self._request.accept()
+        except BaseException:
+            far.close()
+            raise
+        engine = self._engine
+        engine.reactor.freshen()
+        self._running = Relay(engine.reactor, leg, far, idle=engine.timeouts.idle, on_close=self._ended)
+
+    async def _open_stream(self) -> Endpoint:
+        if self._url is not None:
+            self._check_leaf()
+            return await self._world.tunnels.open_url(self._url)
+        return await self._engine.open_stream(self.decision, self.flow)
+
+    async def _carry_packets(self) -> None:
+        far, target = await self._in_time(self._open_packets)
+        try:
+            near = Datagrams(await self._request.accept())
+        except BaseException:
+            far.close()
+            raise
+        self._engine.reactor.freshen()
+        self._running = _Packets(self._engine, near, far, target, self._ended)
+
+    async def _open_packets(self) -> tuple[PacketEndpoint, Target]:
+        if self._url is not None:
+            self._check_leaf()
+            return await self._world.tunnels.open_packets_url(self._url)
+        engine, flow, leaf = self._engine, self.flow, self.decision.leaf
+        host = flow.goal
+        if leaf.kind == "Direct":
+            if not is_ip(host):
+                addresses = await engine.resolve(host)
+                host = engine.settle(flow.identity.did if flow.identity else "", host, addresses)
+            engine.refuse_dial(host, flow.dst_port, udp=True)
+        target = Target(host, flow.dst_port)
+        return await leaf.open_packets(target), target
+
+    def _check_leaf(self) -> None:
+        """A URL says the way itself: the rules may agree to that, not send it elsewhere."""
+        if self.decision.leaf.kind not in ("Direct", "Rtcp"):
+            raise Refused(f"{self.decision.verdict.why}: {self.decision.leaf.name} does not open URLs of peers")
+
+    async def _in_time(self, work: Callable[[], Awaitable[_Opened]]) -> _Opened:
+        with trio.move_on_after(self._engine.timeouts.connect):
+            return await work()
+        raise Unreachable(f"{Target(self.flow.goal, self.flow.dst_port)} did not answer in time", "connect_timeout")
+
+    def _ended(self, _: object, why: str) -> None:
+        self._engine.tracker.drop(self)
+        if why:
+            _log.debug("%s -> %s ended: %s", self._request.peer.did, Target(self.flow.goal, self.flow.dst_port), why)
+
+    # What the tracker asks
+
+    def counters(self) -> tuple[int, int]:
+        return (self._running.up, self._running.down) if self._running is not None else (0, 0)
+
+    def remote(self) -> str:
+        return self._running.remote() if self._running is not None else ""
+
+    def close(self, why: str) -> None:
+        if self._running is not None:
+            self._running.close(why)
+        else:
+            self._why = why
+            self._scope.cancel()
+
+
+class _Packets:
+    """Datagrams of one peer to one target and back, moved by the reactor until nothing moves any more."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        near: Datagrams,
+        far: PacketEndpoint,
+        target: Target,
+        on_close: Callable[[object, str], None],
+    ) -> None:
+        self.up = self.down = 0
+        self.slot = 0
+        self._engine, self._near, self._far, self._target, self._on_close = engine, near, far, target, on_close
+        self._closed = False
+        self._fds = near.fileno(), far.fileno()
+        self.deadline = 0.0
+        self._touch()
+        engine.reactor.schedule(self)
+        engine.reactor.watch(self._fds[0], READABLE, self._on_near)
+        engine.reactor.watch(self._fds[1], READABLE, self._on_far)
+
+    def _touch(self) -> None:
+        self.deadline = self._engine.reactor.now + self._engine.timeouts.udp
+
+    def _on_near(self, _events: int) -> None:
+        self._touch()
+        try:
+            for _ in range(_BATCH):
+                data = self._near.recv()
+                self._far.send(data, self._target)
+                self.up += len(data)
+        except BlockingIOError:
+            return
+        except OSError as fault:
+            self.close(str(fault))
+
+    def _on_far(self, _events: int) -> None:
+        self._touch()
+        try:
+            for _ in range(_BATCH):
+                data, source = self._far.recv()
+                if is_ip(self._target.host) and source != self._target:
+                    continue  # a stranger who found the port
+                self._near.send(data)
+                self.down += len(data)
+        except BlockingIOError:
+            return
+        except OSError as fault:
+            self.close(str(fault))
+
+    def remote(self) -> str:
+        return self._target.host
+
+    def expire(self) -> None:
+        self.close("")
+
+    def close(self, why: str) -> None:
+        """End it.  Harmless when it has ended."""
+        if self._closed:
+            return
+        self._closed = True
+        reactor = self._engine.reactor
+        reactor.unschedule(self)
+        for fd in self._fds:
+            reactor.forget(fd)
+        self._near.close()
+        self._far.close()
+        self._on_close(self, why)

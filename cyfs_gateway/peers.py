@@ -1,0 +1,195 @@
+"""Who the device at the other end of a tunnel is, and what it may do here.  Nothing in this file asks or dials.
+
+A peer is known by what was found of its name at the level that is required, never less: its key, and with it the trust
+in that key.  Whose it is, and of which zone, counts only as far as a pin of ours speaks for it, since anybody may sign
+that his device is somebody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from cyfs_gateway.config.model import Requirement, RtcpConfig, ServiceConfig
+from cyfs_gateway.flow import PEER, Flow, Identity
+from cyfs_gateway.rules.index import Geo
+from cyfs_gateway.rules.model import Logic, Rule, SubRule, Text, Verdict
+from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.errors import BadWire, Refused
+from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
+from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, ZoneBoot, ZoneDoc
+from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.token import Token
+from cyfs_ns.trust.anchors import Anchors, Pin
+from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.level import Trust
+from cyfs_ns.trust.places import lineage
+from cyfs_ns.trust.weigh import weigh
+
+_LEAST: dict[Requirement, Trust] = {
+    "authority_current": Trust.OWNER_SIGNED,
+    "trusted_snapshot": Trust.HOST_SNAPSHOT,
+}
+
+
+def level_needed(peer: Did, require: Requirement) -> Trust:
+    """The least trust in the key of ``peer`` that will do.  For whoever is a key there is no doubt which."""
+    return Trust.KEY_PROVEN if peer.key is not None else _LEAST[require]
+
+
+def may_bootstrap(peer: Did, anchors: Anchors) -> bool:
+    """Whether the DNS alone may introduce ``peer``: nothing above it is pinned, so there is no better word."""
+    return not any(anchors.pin(name) is not None for name in lineage(peer))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a peer: the key it has to prove, who it is with that key, and where it listens."""
+
+    key: PublicKey
+    identity: Identity
+    port: int | None = None
+    addresses: tuple[str, ...] = ()
+
+
+def known_by(peer: Did, claims: Collection[Claim], least: Trust, anchors: Anchors, bridges: Bridges) -> Known | None:
+    """What ``claims`` at ``least`` or above say of ``peer``; None: they give it no key."""
+    whom = peer.canonical
+    about = sorted((claim for claim in claims if claim.about.canonical == whom), key=lambda claim: -claim.trust)
+    sure = [claim for claim in about if claim.trust >= least]
+    found = next(
+        (
+            (claim.value, claim.trust)
+            for claim in sure
+            if claim.kind == "key" and claim.key == "self" and isinstance(claim.value, PublicKey)
+        ),
+        None if whom.key is None else (whom.key, Trust.KEY_PROVEN),
+    )
+    if found is None or (whom.key is not None and found[0] != whom.key):
+        return None
+    key, trust = found
+    documents = [claim.value for claim in sure if isinstance(claim.value, DeviceDoc | DeviceMini)]
+    owner, zone = _belongs(whom, claims, trust, anchors)
+    identity = Identity(did=str(whom), host=_host(whom, bridges), owner=owner, zone=zone, trust=trust)
+    port = next((document.rtcp_port for document in documents if document.rtcp_port is not None), None)
+    addresses = (str(claim.value) for claim in sure if claim.kind == "address")
+    return Known(key, identity, port, tuple(dict.fromkeys(addresses)))
+
+
+def nobody_but(device: Did, bridges: Bridges) -> Identity:
+    """Of whom nothing is known but the key."""
+    return Identity(did=str(device), host=_host(device, bridges), trust=Trust.KEY_PROVEN)
+
+
+def brought_along(token: Token, peer: Did, anchors: Anchors, now: float) -> tuple[Claim, ...]:
+    """What the document ``token``, which ``peer`` itself brought, proves at ``now``.
+
+    It is what a pin of ours signed, and a snapshot at best: its bearer chose which of several to show.
+    """
+    place = Did(peer.method, peer.id.partition(".")[2]) if peer.key is None and peer.id.count(".") > 1 else peer
+    fact = Evidence(trust=Trust.NONE, what=f"brought by {peer}", source="the peer itself", at=now)
+    claim = Claim(about=place, kind="token", value=token, evidence=fact)
+    weighed = weigh([claim], anchors, max(now, float(anchors.not_before)), now)
+    return tuple(
+        replace(one, evidence=replace(one.evidence, trust=min(one.trust, Trust.HOST_SNAPSHOT)))
+        for one in weighed.claims
+        if one.trust >= Trust.HOST_SNAPSHOT
+    )
+
+
+def _host(did: Did, bridges: Bridges) -> str:
+    try:
+        return host_of_did(did, bridges, case_safe=True).lower()
+    except BadWire:
+        return ""
+
+
+def _belongs(whom: Did, claims: Collection[Claim], trust: Trust, anchors: Anchors) -> tuple[str, str]:
+    """Owner and zone, as far as somebody who is pinned says so, at ``trust`` or above."""
+    least = max(trust, Trust.HOST_SNAPSHOT)
+    said = [claim for claim in claims if claim.trust >= least and not isinstance(claim.value, str | bytes)]
+    own = [claim.value for claim in said if claim.about.canonical == whom and isinstance(claim.value, DeviceDoc)]
+    zones = [*(document.zone for document in own if document.zone is not None), *lineage(whom)[1:]]
+    pin = next((pin for zone in zones if (pin := _in_force(anchors, zone)) is not None), None)
+    lists: list[Document] = [
+        claim.value
+        for claim in said
+        if pin is not None and claim.about.canonical == pin.about.canonical
+        if isinstance(claim.value, ZoneBoot | ZoneDoc)
+    ]
+    for document in (*own, *lists):
+        owner = document.issuer
+        if owner is None:
+            continue
+        # The key that signed it is pinned for the zone, or for the owner: whose it is has to be that one's.
+        of_owner = _in_force(anchors, owner)
+        key = owner.key if of_owner is None else of_owner.key
+        if key is not None and (of_owner is not None if pin is None else key == pin.key):
+            return str(owner.canonical), _text(pin)
+    return ("" if pin is None else str(dev_did(pin.key))), _text(pin)
+
+
+def _in_force(anchors: Anchors, whom: Did) -> Pin | None:
+    pin = anchors.pin(whom)
+    return None if pin is None or pin.revoked else pin
+
+
+def _text(pin: Pin | None) -> str:
+    return "" if pin is None else str(pin.about.canonical)
+
+
+# What they may
+
+
+class PeerRules:
+    """The services and the admission of one configuration, compiled.  ``rules`` are those for flows."""
+
+    def __init__(self, config: RtcpConfig, rules: Iterable[Rule], geo: Geo) -> None:
+        """Raises ``ConfigFault``, for a geo database that is missing too."""
+
+        def compiled(conditions: Sequence[Rule], outbound: str = "") -> RuleTable:
+            named = [replace(rule, outbound=outbound or rule.outbound) for rule in conditions]
+            return RuleTable.compile(named, sub_rules={}, sets={}, geo=geo)
+
+        self._services = [(service, compiled(service.allow, service.name)) for service in config.services]
+        self._admission = compiled(config.admission) if config.admission else None
+        conditions = [rule for service in config.services for rule in service.allow]
+        self._named = {text for rule in (*conditions, *rules) for text in _dids(rule)}
+        self._named |= {str(kept.peer.canonical) for kept in config.keep}
+
+    def admit(self, source: str, identity: Identity) -> None:
+        """Whether a new tunnel from the address ``source`` is wanted.  Raises ``Refused``."""
+        if self._admission is None:
+            if identity.trust < Trust.HOST_SNAPSHOT and identity.did not in self._named:
+                raise Refused(f"{identity.did} is a stranger here: nothing in the configuration names it")
+            return
+        flow = Flow("tcp", PEER, source, 0, "", "", 0, identity=identity)
+        verdict = self._admission.match(flow, 0, True, True)
+        if not isinstance(verdict, Verdict) or verdict.outbound != "ACCEPT":
+            raise Refused(f"no tunnel for {identity.did}: {getattr(verdict, 'why', 'no rule matched')}")
+
+    def service(self, flow: Flow, name: str) -> tuple[ServiceConfig, Verdict] | None:
+        """What ``flow`` asks for, by ``name`` or, if that is empty, by its port; None: it is no service.
+
+        Raises ``Refused`` for one that is not for this peer.
+        """
+        for service, table in self._services:
+            if service.network != flow.network or (name != service.name if name else flow.dst_port != service.port):
+                continue
+            verdict = table.match(flow, 0, True, True)
+            if not isinstance(verdict, Verdict) or verdict.index < 0:
+                raise Refused(f"the service {service.name} is not for {flow.identity.did if flow.identity else 'it'}")
+            why = f"service {service.name}, {verdict.why}"
+            return service, Verdict(-1, "Service", service.name, "DIRECT", why)
+        return None
+
+
+def _dids(rule: Rule) -> Iterator[str]:
+    match rule:
+        case Text(word="DID"):
+            yield rule.text
+        case Logic():
+            for part in rule.parts:
+                yield from _dids(part)
+        case SubRule():
+            yield from _dids(rule.condition)

@@ -1,0 +1,537 @@
+"""Gateways that reach each other by name: who is let in, what is served, and what a change of configuration leaves."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import nullcontext
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import trio
+from inprocess import Living, connect, echo, exactly, serve, socks5, the_rest, udp_echo, until
+from names_house import question
+from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, PHOTOS, PI, dev, machine, published, settle
+
+from cyfs_ns.errors import ConfigFault, Refused, Unreachable
+from rtcp.io.tunnel import Tunnel
+from rtcp.packet import Purpose
+from tests.freeport import free_port
+from tunnels.endpoint import Target
+from tunnels.url import parse
+
+SOCKS = "listeners: [{name: mixed, type: mixed, listen: 127.0.0.1, port: 0}]\n"
+BY_NAME = (
+    SOCKS
+    + "proxies: [{name: peers, type: rtcp}]\nrules: ['DOMAIN-SUFFIX,home.example,peers', 'MATCH,DIRECT']\nrtcp: {}\n"
+)
+
+
+def door(port: int, more: str = "", rules: str = "['MATCH,DIRECT']") -> str:
+    return f"rtcp:\n  listen: 127.0.0.1:{port}\n{more}\nrules: {rules}\n"
+
+
+def web(port: int, allow: str = "ZONE,home.example") -> str:
+    return f"  services: [{{name: web, port: 80, target: 'tcp://127.0.0.1:{port}', allow: ['{allow}']}}]"
+
+
+async def test_a_name_is_dialled_and_the_service_behind_it_answers(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, code = await socks5(laptop.port(), "photos.home.example", 80)
+        assert code == 0
+        await stream.send_all(b"hello")
+        assert await exactly(stream, 5) == b"hello"
+        (there,) = photos.gateway.connections()
+        identity = there.flow.identity
+        assert identity is not None
+        assert (there.flow.kind, there.rule, there.rule_payload, there.chains) == (
+            "Rtcp",
+            "Service",
+            "web",
+            ("DIRECT",),
+        )
+        assert (identity.did, identity.zone, identity.trust.label) == (str(LAPTOP), str(HOME), "owner-signed")
+        assert identity.owner == str(dev(ALICE))
+        await stream.aclose()
+        await until(lambda: not photos.gateway.connections())
+        assert photos.gateway.totals() == (5, 5)
+
+
+async def ask(house: Living, port: int = 80, host: str = "photos.home.example") -> int:
+    """The SOCKS code for a way to there, which is not kept."""
+    stream, code = await socks5(house.port(), host, port)
+    await stream.aclose()
+    return code
+
+
+async def greet(stream: trio.SocketStream) -> None:
+    await stream.send_all(b"220 welcome\r\n")
+    await stream.receive_some(100)
+
+
+async def test_a_server_may_speak_first(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, greet)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns),
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
+        assert await exactly(stream, 13) == b"220 welcome\r\n"
+        await stream.send_all(b"QUIT")
+        assert await the_rest(stream) == b""
+
+
+async def test_a_stranger_is_refused_and_one_who_is_named_gets_what_he_is_named_for(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with published(port) as dns:
+        for allowed, code in (("ZONE,home.example", 2), (str(dev(MALLORY)), 0)):
+            async with (
+                machine(
+                    tmp_path / f"photos{code}", NAS, door(port, web(target, allowed)), did=PHOTOS, dns=dns
+                ) as photos,
+                machine(tmp_path / f"mallory{code}", MALLORY, BY_NAME, dns=dns) as mallory,
+            ):
+                assert await ask(mallory) == code
+                assert len(await tunnels(photos)) == (0 if code else 1)
+                assert await ask(mallory, 22) == 2, "whoever is let in gets nothing else"
+                assert photos.tracker.seen == (0 if code else 1)
+
+
+@pytest.mark.parametrize(
+    ("rules", "mode", "code"),
+    [
+        ("['MATCH,DIRECT']", "rule", 2),
+        ("['MATCH,DIRECT']", "direct", 2),
+        ("['MATCH,DIRECT']", "global", 2),
+        ("['ZONE,home.example,DIRECT']", "rule", 0),
+        ("['ZONE,home.example,DIRECT']", "direct", 0),
+        ("['DST-PORT,1-65535,DIRECT', 'IN-TYPE,RTCP,DIRECT']", "rule", 0),
+        ("['AND,((DST-PORT,1-65535),(DID,laptop.home.example)),DIRECT']", "rule", 0),
+        ("['OR,((DST-PORT,1-65535),(DID,laptop.home.example)),DIRECT']", "rule", 2),
+        ("['NOT,((DID,other.home.example)),DIRECT']", "rule", 2),
+        ("['DST-PORT,1-65535,REJECT', 'ZONE,home.example,DIRECT']", "rule", 2),
+        ("['OWNER,did:web:somebody.example,DIRECT']", "rule", 2),
+        ("['AND,((ZONE,home.example),(TRUST,owner-signed)),DIRECT']", "rule", 0),
+        ("['IN-NAME,DEFAULT-RTCP,DIRECT']", "rule", 2),
+    ],
+)
+async def test_only_rules_that_speak_of_peers_open_anything(
+    tmp_path: Path, nursery: trio.Nursery, rules: str, mode: str, code: int
+) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, f"\nmode: {mode}", rules), did=PHOTOS, dns=dns),
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert await ask(laptop, target) == code
+
+
+async def test_peers_reach_no_fake_address_and_no_door_of_the_gateway_itself(tmp_path: Path) -> None:
+    port = free_port()
+    rules = "['ZONE,home.example,DIRECT']"
+    to_peer = BY_NAME.replace("type: rtcp}", "type: rtcp, server: photos.home.example}").replace(
+        "DOMAIN-SUFFIX,home.example", "IP-CIDR,0.0.0.0/0"
+    )
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, SOCKS + door(port, rules=rules), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, to_peer, did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert await ask(laptop, photos.port(), "127.0.0.1") == 2
+
+
+async def test_datagrams_are_served_as_well(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await udp_echo(nursery, b"said ")
+    services = (
+        f"  services: [{{name: dns, port: 53, target: 'udp://127.0.0.1:{target}', allow: [laptop.home.example]}}]"
+    )
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, services), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        packets = await laptop.gateway._world.find("peers").open_packets(Target("photos.home.example", 53))
+        packets.send(b"hello", Target("photos.home.example", 53))
+        with trio.fail_after(5):
+            while True:
+                await trio.lowlevel.wait_readable(packets.fileno())
+                try:
+                    assert packets.recv() == (b"said hello", Target("photos.home.example", 53))
+                    break
+                except BlockingIOError:
+                    continue
+        (there,) = photos.gateway.connections()
+        assert (there.flow.network, there.rule_payload, there.up, there.down) == ("udp", "dns", 5, 10)
+        assert photos.gateway.close_connection(there.id)
+        assert not photos.gateway.connections()
+        packets.close()
+
+
+async def tunnels(house: Living) -> list[Tunnel]:
+    return (await house.gateway._peers.device()).tunnels()
+
+
+# Who is who
+
+
+FILES_ONLY = "  require: trusted_snapshot\n"
+
+
+async def test_what_was_kept_is_a_snapshot_and_no_less_is_required_than_written(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    home = tmp_path / "laptop"
+    async with published(port) as dns, machine(home, PI, BY_NAME, did=LAPTOP, dns=dns) as laptop:
+        assert await ask(laptop) != 0, "nobody is there, but now it is known who should be"
+    hosts = "hosts: {photos.home.example: 127.0.0.1}\n"
+    for require, code in (("authority_current", 2), ("trusted_snapshot", 0)):
+        config = hosts + BY_NAME.replace("{}", f"{{require: {require}}}")
+        async with (
+            machine(tmp_path / "photos", NAS, door(port, FILES_ONLY + web(target)), did=PHOTOS) as photos,
+            machine(home, PI, config, did=LAPTOP) as laptop,
+        ):
+            with pytest.raises(Refused) if code else nullcontext() as fault:
+                await (await laptop.gateway._peers.device()).tunnel(PHOTOS)
+            if code:
+                assert "is known by host-snapshot only, owner-signed was asked for" in str(fault.value)
+                assert "rtcp/require: authority_current" in str(fault.value)
+            assert await ask(laptop) == code
+            assert [one.peer.about.trust.label for one in await tunnels(photos)] == ["host-snapshot"] * (not code)
+
+
+@pytest.mark.parametrize("require", ["authority_current", "trusted_snapshot"])
+async def test_what_a_peer_brings_along_is_a_snapshot_at_best(
+    tmp_path: Path, nursery: trio.Nursery, require: str
+) -> None:
+    port = free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, f"  require: {require}\n"), did=PHOTOS) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        wanted = (await laptop.gateway._peers.device()).tunnel(PHOTOS)
+        if require == "trusted_snapshot":
+            await wanted
+            assert [one.peer.about.trust.label for one in await tunnels(photos)] == ["host-snapshot"]
+        else:
+            with pytest.raises(Unreachable):
+                await wanted
+            assert not await tunnels(photos)
+
+
+async def test_another_owners_word_for_a_pinned_name_is_none(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port, owner=MALLORY) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert await ask(laptop) == 2
+        assert not await tunnels(photos)
+
+
+@pytest.mark.parametrize(("pinned", "bootstrap", "code"), [(False, False, 2), (False, True, 0), (True, True, 2)])
+async def test_the_dns_alone_introduces_nobody_unless_it_may(
+    tmp_path: Path, nursery: trio.Nursery, pinned: bool, bootstrap: bool, code: int
+) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    config = BY_NAME.replace("{}", "{txt-bootstrap: true}" if bootstrap else "{}")
+    everybody = web(target, "TRUST,none")
+    async with (
+        published(port, owner=MALLORY if pinned else ALICE) as dns,
+        machine(
+            tmp_path / "photos", NAS, door(port, everybody + "\n  admission: ['MATCH,ACCEPT']"), did=PHOTOS, dns=dns
+        ),
+        machine(tmp_path / "laptop", PI, config, dns=dns, pinned=pinned) as laptop,
+    ):
+        assert await ask(laptop) == code
+        if not code:
+            (tunnel,) = await tunnels(laptop)
+            assert tunnel.peer.about.trust.label == "plain-dns"
+
+
+async def test_whoever_is_known_too_weakly_meets_no_rule_on_names(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    more = web(target) + "\n  txt-bootstrap: true\n  admission: ['TRUST,plain-dns,ACCEPT']"
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, more), did=PHOTOS, dns=dns, pinned=False) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert await ask(laptop) == 2
+        assert [one.peer.about.trust.label for one in await tunnels(photos)] == ["plain-dns"]
+
+
+@pytest.mark.parametrize(
+    ("admission", "let_in"),
+    [
+        ("['ZONE,home.example,ACCEPT']", True),
+        ("['SRC-IP-CIDR,127.0.0.0/8,REJECT', 'MATCH,ACCEPT']", False),
+        ("['ZONE,other.example,ACCEPT']", False),
+        ("['MATCH,ACCEPT']", True),
+    ],
+)
+async def test_rules_for_new_tunnels(tmp_path: Path, admission: str, let_in: bool) -> None:
+    port = free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, f"  admission: {admission}"), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        with nullcontext() if let_in else pytest.raises(Refused, match="no tunnel for did:web:laptop"):
+            await (await laptop.gateway._peers.device()).tunnel(PHOTOS)
+        assert len(await tunnels(photos)) == let_in
+
+
+async def test_a_stranger_cannot_make_us_ask_for_names_that_nothing_here_could_prove(tmp_path: Path) -> None:
+    port = free_port()
+    config = door(port, "  admission: ['MATCH,ACCEPT']")
+    async with (
+        published(port) as dns,
+        published(port) as asked,
+        machine(tmp_path / "photos", NAS, config, did=PHOTOS, dns=asked, pinned=False) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        with pytest.raises(Unreachable):
+            await (await laptop.gateway._peers.device()).tunnel(PHOTOS)
+        assert not await tunnels(photos)
+        assert not asked.heard.queries
+
+
+# Both ways
+
+
+async def test_a_box_that_nobody_can_dial_keeps_a_tunnel_and_is_reached_through_it(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """Here ``photos`` is the machine that can be dialled; ``laptop`` has the service."""
+    port, target = free_port(), await serve(nursery, greet)
+    kept = f"rtcp:\n  keep-tunnel: [photos.home.example]\n{web(target)}\n"
+    async with (
+        published(port) as dns,
+        machine(
+            tmp_path / "photos",
+            NAS,
+            BY_NAME.replace("rtcp: {}", "") + door(port).partition("rules:")[0],
+            did=PHOTOS,
+            dns=dns,
+        ) as photos,
+        machine(tmp_path / "laptop", PI, kept, did=LAPTOP, dns=dns) as laptop,
+    ):
+        standing = (await photos.gateway._peers.device()).tunnels
+        await until(standing)
+        stream, code = await socks5(photos.port(), "laptop.home.example", 80)
+        assert code == 0
+        assert await exactly(stream, 13) == b"220 welcome\r\n"
+        await stream.aclose()
+        (tunnel,) = standing()
+        tunnel.lose()
+        await until(lambda: standing() and standing() != [tunnel])
+        assert len(await tunnels(laptop)) == 1
+
+
+async def test_who_only_dials_is_not_opened_by_that(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME.replace("rtcp: {}", ""), did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert laptop.gateway._peers._peers is None, "made when it is needed first"
+        assert await ask(laptop) == 2
+        (tunnel,) = await tunnels(photos)
+        with pytest.raises(Refused):
+            await tunnel.open_stream(Purpose.STREAM, None, laptop.port())
+        assert laptop.tracker.seen == 1
+
+
+# Through others
+
+
+def relay(port: int, rules: str) -> str:
+    return "proxies: [{name: peers, type: rtcp}]\n" + door(port, rules=rules)
+
+
+async def test_a_trusted_hop_leads_on_by_its_rules(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """``laptop`` keeps a tunnel to ``photos``, which sends those it is told to through it; so may a stranger who is
+    named, by a name or by a URL."""
+    port, target = free_port(), await serve(nursery, echo)
+    kept = f"rtcp:\n  keep-tunnel: [photos.home.example]\n{web(target, str(PHOTOS))}\n"
+    rules = f"['AND,((DID,{dev(MALLORY)}),(DOMAIN,laptop.home.example)),peers']"
+    to_photos = SOCKS + "proxies: [{name: hop, type: rtcp, server: photos.home.example}]\nrules: ['MATCH,hop']\n"
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, relay(port, rules), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, kept, did=LAPTOP, dns=dns) as laptop,
+        machine(tmp_path / "mallory", MALLORY, to_photos, dns=dns) as mallory,
+    ):
+        await until((await photos.gateway._peers.device()).tunnels)
+        stream, code = await socks5(mallory.port(), "laptop.home.example", 80)
+        assert code == 0
+        await stream.send_all(b"hello")
+        assert await exactly(stream, 5) == b"hello"
+        (at_hop,), (at_home,) = photos.gateway.connections(), laptop.gateway.connections()
+        assert at_hop.chains == ("peers",)
+        assert at_home.flow.identity is not None and at_home.flow.identity.did == str(PHOTOS), "who asks is the hop"
+        await stream.aclose()
+        assert await ask(mallory, 80, "other.home.example") == 2
+
+        for target_of_url, fault in (("laptop.home.example/:80", None), ("other.home.example/:80", Refused)):
+            url = f"rtcp://photos.home.example/{quote(f'rtcp://{target_of_url}', safe='')}"
+            if fault is None:
+                (await mallory.gateway.tunnels.open_url(parse(url))).close()
+            else:
+                with pytest.raises(fault):
+                    await mallory.gateway.tunnels.open_url(parse(url))
+        for other in ("tcp:///127.0.0.1:22", "rtcp://socks%3A%2F%2Fhop@laptop.home.example/:80"):
+            with pytest.raises(Refused):
+                await mallory.gateway.tunnels.open_url(parse(f"rtcp://photos.home.example/{quote(other, safe='')}"))
+
+
+async def test_a_tunnel_through_a_hop_is_end_to_end(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """What the hop carries is a tunnel of two others; it is the stranger whom ``laptop`` sees, and judges."""
+    port, inner, target = free_port(), free_port(), await serve(nursery, echo)
+    allow = str(dev(MALLORY))
+    kept = f"rtcp:\n  listen: 127.0.0.1:{inner}\n  keep-tunnel: [photos.home.example]\n{web(target, allow)}\n"
+    rules = f"['AND,((DID,{dev(MALLORY)}),(DOMAIN,laptop.home.example),(DST-PORT,{inner})),DIRECT']"
+    there = quote(f"rtcp://laptop.home.example/:{inner}", safe="")
+    way = f"rtcp://photos.home.example/{there}"
+    config = (
+        SOCKS
+        + f"proxies: [{{name: far, type: rtcp, server: laptop.home.example, via: '{way}'}}]\nrules: ['MATCH,far']\n"
+    )
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, relay(port, rules), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, kept, did=LAPTOP, dns=dns) as laptop,
+        machine(tmp_path / "mallory", MALLORY, config, dns=dns) as mallory,
+    ):
+        await until((await photos.gateway._peers.device()).tunnels)
+        stream, code = await socks5(mallory.port(), "laptop.home.example", 80)
+        assert code == 0
+        await stream.send_all(b"hello")
+        assert await exactly(stream, 5) == b"hello"
+        (served,) = laptop.gateway.connections()
+        assert served.flow.identity is not None and served.flow.identity.did == str(dev(MALLORY))
+        assert sorted(str(one.peer.device) for one in await tunnels(laptop)) == sorted(
+            map(str, (dev(MALLORY), dev(NAS)))
+        )
+        await stream.aclose()
+
+
+# Changes
+
+
+async def test_a_reload_moves_the_door_and_changes_who_is_served_without_a_tunnel_noticing(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    port, second, target = free_port(), free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
+        before = await tunnels(photos)
+        base = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\n"
+        for where, allow, code in (
+            (second, "ZONE,home.example", 5),  # each stream is a connection of its own, to where the tunnel was dialled
+            (port, "did:web:other.example", 2),
+            (port, f"OWNER,{dev(ALICE)}", 0),
+        ):
+            await photos.reload(door(where, web(target, allow)), base=base)
+            assert await ask(laptop) == code
+            assert photos.port("DEFAULT-RTCP") == where
+            assert await tunnels(photos) == before
+            await stream.send_all(b"still")
+            assert await exactly(stream, 5) == b"still"
+        await stream.aclose()
+
+
+async def test_another_key_is_another_device(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        tunnel = await (await laptop.gateway._peers.device()).tunnel(PHOTOS)
+        base = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\n"
+        settle(tmp_path / "photos", MALLORY)
+        await photos.reload(door(port), base=base)
+        with trio.fail_after(5):
+            await tunnel.over.wait()
+        assert (await photos.gateway._peers.device()).local.canonical == dev(MALLORY)
+        (tmp_path / "photos/identity/device.pem").chmod(0o644)
+        with pytest.raises(ConfigFault, match="others may read this key"):
+            await photos.reload(door(port), base=base)
+        assert (await photos.gateway._peers.device()).local.canonical == dev(MALLORY)
+
+
+# Programs that know nothing of it
+
+
+@pytest.mark.parametrize("mode", ["fake-ip", "redir-host"])
+async def test_a_name_is_dialled_through_its_tunnel_by_whoever_asks_the_dns(
+    tmp_path: Path, nursery: trio.Nursery, mode: str
+) -> None:
+    """``laptop`` has no address at all, and ``photos`` one that is not where it is served."""
+    port, target, asked = free_port(), await serve(nursery, echo), free_port()
+    service = web(target, str(dev(MALLORY)))
+    to_peer = BY_NAME.replace("rtcp: {}", "")
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, service), did=PHOTOS, dns=dns),
+        machine(tmp_path / "mallory", MALLORY, to_peer, dns=dns) as mallory,
+    ):
+        lines = f"{{enable: true, use-system-hosts: false, listen: '127.0.0.1:{asked}', enhanced-mode: {mode}"
+        await mallory.reload(to_peer, base=f"dns: {lines}, nameserver: ['127.0.0.1:{dns.port}']}}\n")
+        (record,) = (await question(asked, "photos.home.example")).rr
+        stream, code = await socks5_to_address(mallory.port(), str(record.rdata), 80)
+        assert code == 0, (mode, str(record.rdata))
+        await stream.send_all(b"hello")
+        assert await exactly(stream, 5) == b"hello"
+        (flow,) = mallory.gateway.connections()
+        assert (flow.flow.host, flow.chains) == ("photos.home.example", ("peers",))
+        await stream.aclose()
+        if mode == "fake-ip":
+            (fake,) = (await question(asked, "laptop.home.example")).rr
+            assert str(fake.rdata).startswith("198.18."), "whoever has no address gets one"
+
+
+async def socks5_to_address(port: int, address: str, to: int) -> tuple[trio.SocketStream, int]:
+    """As ``socks5``, for a client that has resolved the name itself."""
+    stream = await connect(port)
+    await stream.send_all(b"\x05\x01\x00\x05\x01\x00\x01" + socket.inet_aton(address) + to.to_bytes(2, "big"))
+    assert await exactly(stream, 2) == b"\x05\x00"
+    return stream, (await exactly(stream, 10))[1]
+
+
+async def test_a_local_port_leads_through_a_tunnel(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, greet)
+    forward = """
+proxies: [{name: peers, type: rtcp}]
+listeners:
+  - {name: there, type: tunnel, listen: 127.0.0.1, port: 0, target: "photos.home.example:80", proxy: peers}
+"""
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns),
+        machine(tmp_path / "laptop", PI, forward, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream = await connect(laptop.port("there"))
+        assert await exactly(stream, 13) == b"220 welcome\r\n"
+        await stream.aclose()
+        seen = await laptop.gateway.ping("photos.home.example")
+        assert (seen.peer, seen.owner, seen.trust, seen.dialled) == (str(PHOTOS), str(dev(ALICE)), "owner-signed", True)
+        assert seen.rtt is not None and [one.peer for one in laptop.gateway.peers()] == [str(PHOTOS)]

@@ -64,13 +64,26 @@ async def test_a_listener_that_fails_keeps_the_names_as_they_were(tmp_path: Path
         assert names.house.engine.is_fake(fake)
 
 
+def taken_for_udp() -> socket.socket:
+    """A port that we hold for UDP and that nobody has for TCP."""
+    while True:
+        udp = socket.socket(type=socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        with socket.socket() as tcp:
+            try:
+                tcp.bind(udp.getsockname())
+            except OSError:
+                udp.close()
+            else:
+                return udp
+
+
 async def test_an_attempt_that_fails_first_leaves_nothing_open(tmp_path: Path) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     async with behind() as server, living(tmp_path, DIRECT, base=BASE) as house:
-        with socket.socket(type=socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
+        with taken_for_udp() as taken:
             number = taken.getsockname()[1]
             dns = f"dns: {{enable: true, listen: '127.0.0.1:{number}', nameserver: ['127.0.0.1:{server.port}']}}\n"
             counts = []

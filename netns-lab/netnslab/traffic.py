@@ -166,18 +166,21 @@ async def measure_nat(client: Host, ips: list[str], ports: list[int]) -> NatSeen
         own_port = sock.getsockname()[1]
         # Filtering first: later questions would open the way for the answers that must not come.
         first = (ips[0], ports[0])
-        await sock.sendto(_REFLECT_FROM_ALL, first)
-        answered = set()
-        with trio.move_on_after(0.4):
-            while True:
-                answered.add((await sock.recvfrom(100))[1])
-        seen = {}
+        answered: set[tuple[str, int]] = set()
+        while not answered:
+            await sock.sendto(_REFLECT_FROM_ALL, first)
+            with trio.move_on_after(0.4):
+                while True:
+                    answered.add((await sock.recvfrom(100))[1])
+        seen: dict[tuple[str, int], tuple[str, int]] = {}
         for place in itertools.product(ips, ports):
-            await sock.sendto(_REFLECT, place)
             while place not in seen:
-                data, source = await sock.recvfrom(100)
-                ip, port = data.decode().split()
-                seen[source] = (ip, int(port))
+                await sock.sendto(_REFLECT, place)
+                with trio.move_on_after(0.5):  # datagrams may be lost
+                    while place not in seen:
+                        data, source = await sock.recvfrom(100)
+                        ip, port = data.decode().split()
+                        seen[source] = (ip, int(port))
     other_port, other_ip = (ips[0], ports[1]), (ips[1], ports[0])
     mapping = "EIM" if len(set(seen.values())) == 1 else "ADM" if seen[other_port] == seen[first] else "APDM"
     filtering = "EIF" if other_ip in answered else "ADF" if other_port in answered else "APDF"

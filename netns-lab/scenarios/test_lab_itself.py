@@ -34,9 +34,9 @@ from netnslab.process import CommandFailed
 from netnslab.traffic import ask_udp, measure_nat, reflector, udp_echo
 
 
-def traces() -> set[str]:
-    """What labs have on this machine: namespaces, and directories of their names' beginnings."""
-    return {file.name for place in ("/run/netns", tempfile.gettempdir()) for file in Path(place).glob("nl-*")}
+def traces(pid: int) -> set[str]:
+    """What the labs of one process have on this machine: namespaces, and directories of their names' beginnings."""
+    return {file.name for place in ("/run/netns", tempfile.gettempdir()) for file in Path(place).glob(f"nl-{pid}-*")}
 
 
 def internet(lab: Lab) -> Network:
@@ -133,7 +133,7 @@ async def hairpins(a: Host, b: Host, server: tuple[str, int]) -> bool:
 
 
 async def test_nothing_is_left_after_a_test_that_fails_and_its_story_is_kept(lab, tmp_path):
-    before = traces()
+    before = traces(os.getpid())
     doomed = Lab("doomed", failures=tmp_path)
     host = doomed.host(internet(doomed), name="host")
     with pytest.raises(ZeroDivisionError):
@@ -142,7 +142,7 @@ async def test_nothing_is_left_after_a_test_that_fails_and_its_story_is_kept(lab
             await process.says("hello")
             await ask_udp(host, ("198.51.100.99", 7), b"anybody?", timeout=0.2)
             raise ZeroDivisionError
-    assert traces() == before
+    assert traces(os.getpid()) == before
     assert process.code is not None
     kept = {file.name for file in (tmp_path / "doomed").iterdir()}
     assert "host.state.txt" in kept
@@ -180,10 +180,10 @@ async def test_leftovers_of_a_killed_run_are_swept_and_those_of_the_living_are_n
     with victim:
         name = (await trio.to_thread.run_sync(victim.stdout.readline)).strip()
         await trio.to_thread.run_sync(sweep)
-        assert name in traces()
+        assert name in traces(victim.pid)
         victim.kill()
     await trio.to_thread.run_sync(sweep)
-    assert not [trace for trace in traces() if trace.startswith(f"nl-{victim.pid}-")]
+    assert not traces(victim.pid)
 
 
 async def test_a_command_that_hangs_is_cut_off(lab):

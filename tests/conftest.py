@@ -1,6 +1,7 @@
 """What holds for all tests: interrupts arrive, and where everything must run nothing skips.
 
-With ``CYFS_TESTS_MUST_RUN=1`` a test that cannot run fails, and says what it lacks.
+With ``CYFS_TESTS_MUST_RUN=1`` a test that cannot run fails, and says what it lacks; and Hypothesis draws the same
+examples each time, so that a change is judged by what it changed.  Elsewhere it goes on looking for new ones.
 
 On somebody's laptop a test without its real peer skips.  Where a change is judged (``.ci/run``) that would hide behind
 a green line that what must be shown was never looked at.  What no installation can give a machine is listed here, and
@@ -16,6 +17,7 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
@@ -41,10 +43,16 @@ def may_skip(reason: str) -> bool:
     return any(reason.startswith(start) and counts() for start, counts in _BEYOND_INSTALLING.items())
 
 
+def _everything_must_run() -> bool:
+    return os.environ.get("CYFS_TESTS_MUST_RUN") == "1"
+
+
 def pytest_configure() -> None:
     # Started in the background of a script we ignore interrupts, and so would every program a test interrupts.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _everything_must_run():
+        settings.load_profile("ci")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,7 +66,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def _judged(report: _Report) -> _Report:
-    if os.environ.get("CYFS_TESTS_MUST_RUN") == "1" and report.skipped and isinstance(report.longrepr, tuple):
+    if _everything_must_run() and report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not may_skip(reason):
             report.outcome = "failed"

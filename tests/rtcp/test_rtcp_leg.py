@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rtcp.io.leg import LegPipe
@@ -142,6 +143,7 @@ def test_an_end_right_behind_a_full_reading_is_not_forgotten(ending):
 
 
 @settings(max_examples=100, deadline=None)
+@example([34, 0, 0], 0)
 @given(st.lists(st.integers(0, 50_000), max_size=20), st.integers(0, 400_000))
 def test_what_is_taken_is_delivered_in_order_however_slowly(takes, size):
     script = Script(takes=takes)
@@ -160,7 +162,8 @@ def test_what_is_taken_is_delivered_in_order_however_slowly(takes, size):
             assert ours.unsent()
     ours.shutdown_write()
     while ours.unsent():
-        ours.flush()
+        with suppress(BlockingIOError):
+            ours.flush()
     assert script.shut and script.sent[:34] == b"\0\0" + ID.hex().encode()
     reader = Script([bytes(script.sent[34:]), b""])
     assert read_all(pipe(reader), reader, [1 << 20]) == (bytes(data), "end")

@@ -64,39 +64,41 @@ def arbitrate(last_heard: float | None, now: float, probed_at: float | None = No
 class Register(Generic[Owner]):
     """The tunnels of one device, by their keys and by the names their peers go by.
 
-    A name belongs to one device as long as a tunnel to that device stands; a device may have several names.
+    A name belongs to one device as long as a tunnel to that device stands; a device may have several names.  Version 4
+    has one tunnel to a key, version 5 may have more; the newest is found.
     """
 
     def __init__(self, local: Did) -> None:
         self._local = local
-        self._standing: dict[TunnelKey, Owner] = {}
+        self._standing: dict[TunnelKey, list[Owner]] = {}
         self._devices: dict[Did, Did] = {}
         self._names: dict[Did, set[Did]] = {}
         self._ways: dict[Did, int] = {}
 
     def __len__(self) -> int:
-        return len(self._standing)
+        return sum(map(len, self._standing.values()))
 
     def tunnels(self) -> list[Owner]:
-        return list(self._standing.values())
+        return [tunnel for each in self._standing.values() for tunnel in each]
 
     def get(self, key: TunnelKey) -> Owner | None:
-        return self._standing.get(key)
+        found = self._standing.get(key)
+        return found[-1] if found else None
 
     def find(self, name: Did, bootstrap: str = "") -> Owner | None:
         """The tunnel to whoever is called ``name``."""
         name = name.canonical
-        return self._standing.get(TunnelKey(self._local, self._devices.get(name, name), bootstrap))
+        return self.get(TunnelKey(self._local, self._devices.get(name, name), bootstrap))
 
     def holder(self, name: Did) -> Did | None:
         """The device that has ``name`` now."""
         return self._devices.get(name.canonical)
 
     def add(self, key: TunnelKey, tunnel: Owner) -> None:
-        """``tunnel`` stands now, in the place of what stood there."""
+        """``tunnel`` stands now, and is found before those that stood there."""
         if key not in self._standing:
             self._ways[key.remote] = self._ways.get(key.remote, 0) + 1
-        self._standing[key] = tunnel
+        self._standing.setdefault(key, []).append(tunnel)
 
     def call(self, device: Did, name: Did) -> bool:
         """``device``, which has a tunnel, is also called ``name``; False: another device is."""
@@ -109,11 +111,15 @@ class Register(Generic[Owner]):
         return True
 
     def remove(self, key: TunnelKey, tunnel: Owner) -> None:
-        """``tunnel`` is over; harmless if another stands in its place.
+        """``tunnel`` is over; harmless if it was removed before.
 
         With its last tunnel a device loses its names.
         """
-        if self._standing.get(key) is not tunnel:
+        standing = self._standing.get(key, [])
+        if tunnel not in standing:
+            return
+        standing.remove(tunnel)
+        if standing:
             return
         del self._standing[key]
         self._ways[key.remote] -= 1

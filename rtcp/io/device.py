@@ -1,11 +1,8 @@
 """This device as others reach it, and as it reaches others: all tunnels of one identity.
 
-What comes in passes four doors, and each costs the stranger more than us: a place at the doorstep; a Hello that proves
-a key and is for us; a resolver's word for the name, and the rules for tunnels; and, once it is sure that the stranger
-lives and is no recording, that no tunnel to the same device stands already.  After that both ends are equal.
-
 What goes out asks for a tunnel by a name.  If none stands, one is made, once for all who want it at the same time: the
-name is resolved to a key and addresses, the addresses are raced, and whoever answers has to prove the key.
+name is resolved to a key and addresses, the addresses are raced, and whoever answers has to prove the key.  What comes
+in is ``reception``'s; ``roll`` knows which tunnels stand.  Once one does, both ends are equal.
 
 The house this stands in hands over what is the house's to decide, as a :class:`House`.
 """
@@ -16,36 +13,42 @@ import random
 import secrets
 import socket
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import trio
 
 from cyfs_ns.errors import BadWire, CyfsError, Refused, Unreachable
 from cyfs_ns.identity.did import Did, dev_did
+from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.io.merging import Merged
-from rtcp.admission import Policy, Proven, Standing, decide
+from rtcp.admission import Policy, Proven, Standing
 from rtcp.backoff import Backoff
-from rtcp.doorstep import Doorstep, Place
-from rtcp.events import End, HelloProven, LinkEvent, PeerConfirmed, TunnelOpened
+from rtcp.doorstep import Doorstep
+from rtcp.events import End
 from rtcp.handshake import ENTROPY_SIZE
+from rtcp.io.alarms import Alarms
 from rtcp.io.dialling import Dial, race
-from rtcp.io.leg import Datagrams, LegPipe
-from rtcp.io.pipe import Pipe, accept, log, receive_some, watch_over
+from rtcp.io.fifth import Fifth, Version5
+from rtcp.io.mux import Commons, Connect, MuxedTunnel
+from rtcp.io.pipe import DatagramPipe, Pipe, accept, log, watch_over
+from rtcp.io.reception import Judges, Reception
+from rtcp.io.roll import AnyTunnel, Roll
 from rtcp.io.tunnel import Serve, Shared, Tunnel, TunnelOver, refuse
 from rtcp.legs import LegBook
 from rtcp.limits import Limits
 from rtcp.link import Link
-from rtcp.nonces import NonceMemory
-from rtcp.packet import HELLO_STREAM_SIZE, Purpose, is_hello_stream, read_hello_stream
 from rtcp.party import Address, Found, Local, Peer, Remote
 from rtcp.paths import Paths
 from rtcp.records import Spent
-from rtcp.registry import DUPLICATE, FRESH, Register, TunnelKey
+from rtcp.registry import FRESH, TunnelKey
+from rtcp.v5.keys import device_key
+from rtcp.v5.memory import Opening
+from rtcp.v5.payloads import Feature, Parameters
 
 _REST = 1.0
 """Seconds for which a peer that could not be reached is not dialled again."""
@@ -53,6 +56,10 @@ _MOST_RESTING = 1024
 _LONGEST = 60.0
 """Seconds for a tunnel to be made: to find the peer, and to try all its addresses."""
 _ADDRESSES = 16
+_LOOK = 1.0
+"""Seconds after which a peer that does not answer where it was is looked up."""
+
+_Opened = TypeVar("_Opened")
 
 
 async def anybody(peer: Peer) -> None:
@@ -103,34 +110,54 @@ async def open_device(
     limits: Limits | None = None,
     policy: Policy | None = None,
     doorstep: Doorstep | None = None,
+    version_5: Version5 | None = None,
     most_tunnels: int = 8192,
     most_each: int = 512,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Device]:
     """``local`` in the world, taking tunnels and streams on ``listeners`` (``pipe.listen``), which it takes over.
 
-    ``most_tunnels``: how many others may have dialled, and ``most_each`` from one address.  On the way out all tunnels
-    are closed; streams are their owners'.
+    Without ``version_5`` version 4 is spoken alone.  ``most_tunnels``: how many others may have dialled, and
+    ``most_each`` from one address.  On the way out all tunnels are closed; streams of version 4 are their owners'.
     """
     async with trio.open_nursery() as nursery:
-        device = Device(
-            local,
-            house,
-            nursery,
-            limits or Limits(),
-            policy or Policy(),
-            doorstep or Doorstep(),
-            most_tunnels,
-            most_each,
-            wall,
+        limits, alarms = limits or Limits(), Alarms()
+        roll = Roll(local, most_tunnels, most_each)
+        legs: LegBook[Tunnel] = LegBook()
+        shared = Shared(nursery=nursery, legs=legs, limits=limits, serve=house.serve)
+        fifth = None
+        if version_5 is not None and 5 in version_5.versions:
+            commons = Commons(
+                nursery=nursery,
+                reactor=version_5.reactor,
+                alarms=alarms,
+                own=device_key(local.key),
+                parameters=_parameters(local),
+                boot=secrets.token_bytes(8),
+                serve=house.serve,
+            )
+            fifth = Fifth(version_5, commons, roll, wall, limits)
+            nursery.start_soon(alarms.run)
+        judges = Judges(vouch=house.vouch, welcome=house.welcome, policy=policy or Policy())
+        reception = Reception(
+            roll, judges, shared, legs, doorstep or Doorstep(), wall, fifth, lambda address: house.dial(*address)
         )
+        device = Device(house, roll, reception, shared, fifth, wall)
         try:
             for listener in listeners:
                 nursery.start_soon(accept, listener, device.accepted)
             yield device
         finally:
             device.closed = True
+            roll.close()
             nursery.cancel_scope.cancel()
+
+
+def _parameters(local: Local) -> Parameters:
+    """What this device tells others of itself."""
+    callable_at = local.listen_port
+    features = Feature.LEGS | Feature.DATAGRAMS | (Feature.CALLABLE if callable_at else Feature(0))
+    return Parameters(features=features, port=callable_at)
 
 
 class Device:
@@ -138,53 +165,52 @@ class Device:
 
     def __init__(
         self,
-        local: Local,
         house: House,
-        nursery: trio.Nursery,
-        limits: Limits,
-        policy: Policy,
-        doorstep: Doorstep,
-        most_tunnels: int,
-        most_each: int,
+        roll: Roll,
+        reception: Reception,
+        shared: Shared,
+        fifth: Fifth | None,
         wall: Callable[[], float],
     ) -> None:
-        self.local = local
-        """May be replaced by another for the same key, when the device document is renewed."""
-        self._house, self._limits, self._policy, self._wall = house, limits, policy, wall
-        self._doorstep, self._most_tunnels, self._most_each = doorstep, most_tunnels, most_each
-        self._nonces = NonceMemory()
-        self._legs: LegBook[Tunnel] = LegBook()
-        self._shared = Shared(nursery=nursery, legs=self._legs, limits=limits, serve=house.serve)
-        self._register: Register[Tunnel] = Register(local.canonical)
-        self._sources: Counter[str] = Counter()
-        self._inbound = 0
-        self._flights: Merged[tuple[Did, str], Tunnel] = Merged()
-        self._devices: Merged[TunnelKey, Tunnel] = Merged()
+        self._house, self._roll, self._reception, self._shared = house, roll, reception, shared
+        self._fifth, self._wall = fifth, wall
+        self._register = roll.register
+        self._flights: Merged[tuple[Did, str], AnyTunnel] = Merged()
+        self._devices: Merged[TunnelKey, AnyTunnel] = Merged()
         self._resting: dict[tuple[Did, str], tuple[float, CyfsError]] = {}
         self._paths = Paths()
         self.closed = False
+
+    @property
+    def local(self) -> Local:
+        """May be replaced by another for the same key, when the device document is renewed."""
+        return self._roll.local
+
+    @local.setter
+    def local(self, local: Local) -> None:
+        self._roll.local = local
 
     # What is wanted of it
 
     async def open_stream(
         self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
-    ) -> LegPipe:
+    ) -> Pipe:
         """A stream through the tunnel to ``did`` and on to ``host`` (None: that machine itself) at ``port``.
 
         ``via`` is how to get there, ``at`` the port to dial if no tunnel stands.  Raises ``Refused`` when somebody's
         rules say no, and ``Unreachable``.
         """
-        return await self._open(did, Purpose.STREAM, host, port, via, at)
+        return await self._through(did, via, at, lambda tunnel: tunnel.open_stream(host, port))
 
     async def open_datagrams(
         self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
-    ) -> Datagrams:
+    ) -> DatagramPipe:
         """Like ``open_stream``, for datagrams to that one ``host`` and ``port``."""
-        return Datagrams(await self._open(did, Purpose.DATAGRAM, host, port, via, at))
+        return await self._through(did, via, at, lambda tunnel: tunnel.open_datagrams(host, port))
 
     def open_datagrams_soon(
         self,
-        then: Callable[[Datagrams | None], None],
+        then: Callable[[DatagramPipe | None], None],
         did: Did,
         host: str | None,
         port: int,
@@ -208,10 +234,10 @@ class Device:
         else:
             self._shared.nursery.start_soon(open_them)
 
-    async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Tunnel:
+    async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> AnyTunnel:
         """The tunnel to ``did``, which is made if none stands.  Raises ``Refused`` and ``Unreachable``."""
         key = did.canonical, via.name if via else ""
-        standing = self._register.find(*key) or self._came(did)
+        standing = self._register.find(*key) or self._roll.came(did)
         if standing is not None:
             await trio.lowlevel.checkpoint()
             return standing
@@ -233,27 +259,27 @@ class Device:
                 backoff.stood(trio.current_time() - since)
             await trio.sleep(backoff.failed(random.random()))
 
-    def tunnels(self) -> list[Tunnel]:
+    def tunnels(self) -> list[AnyTunnel]:
         """All that stand."""
         return self._register.tunnels()
 
-    async def _open(
-        self, did: Did, purpose: Purpose, host: str | None, port: int, via: Carrier | None, at: int | None
-    ) -> LegPipe:
+    async def _through(
+        self, did: Did, via: Carrier | None, at: int | None, ask: Callable[[AnyTunnel], Awaitable[_Opened]]
+    ) -> _Opened:
         tunnel = await self.tunnel(did, via=via, at=at)
         try:
-            return await tunnel.open_stream(purpose, host, port)
+            return await ask(tunnel)
         except (TunnelOver, Spent):
             self._retire(tunnel)
         tunnel = await self.tunnel(did, via=via, at=at)
         try:
-            return await tunnel.open_stream(purpose, host, port)
+            return await ask(tunnel)
         except Spent as spent:
             raise Unreachable(str(spent), "tunnel_open") from spent
 
     # Dialling
 
-    async def _make(self, did: Did, key: tuple[Did, str], via: Carrier | None, at: int | None) -> Tunnel:
+    async def _make(self, did: Did, key: tuple[Did, str], via: Carrier | None, at: int | None) -> AnyTunnel:
         rests = self._resting.get(key)
         if rests is not None and trio.current_time() < rests[0]:
             await trio.lowlevel.checkpoint()
@@ -269,14 +295,13 @@ class Device:
             self._resting[key] = trio.current_time() + _REST, fault
             raise
 
-    async def _dial(self, did: Did, via: Carrier | None, at: int | None) -> Tunnel:
+    async def _dial(self, did: Did, via: Carrier | None, at: int | None) -> AnyTunnel:
         self._check_open()
         found = await self._house.find(did, at)
         device = dev_did(found.key)
         if device == self.local.canonical:
             raise Refused(f"{did} is this device")
-        if self._register.holder(did) not in (None, device):
-            raise Refused(f"{did} is another device here")
+        self._roll.check_name(did, device)
         key = TunnelKey(self.local.canonical, device, via.name if via else "")
         # Two names may lead to one device, which takes one tunnel.
         tunnel = await self._devices.run(key, lambda: self._reach(did, found, key, via))
@@ -284,9 +309,9 @@ class Device:
             raise Refused(f"{did} is another device here by now")
         return tunnel
 
-    async def _reach(self, did: Did, found: Found, key: TunnelKey, via: Carrier | None) -> Tunnel:
+    async def _reach(self, did: Did, found: Found, key: TunnelKey, via: Carrier | None) -> AnyTunnel:
         """A tunnel to the device of ``key``, by whichever of its addresses leads to it."""
-        standing = self._register.get(key) or self._came(key.remote)
+        standing = self._register.get(key) or self._roll.came(key.remote)
         if standing is not None:
             return standing
         peer = Peer(did=did.canonical, device=key.remote, about=found.about, dialled=True)
@@ -301,7 +326,8 @@ class Device:
                 break
             addresses.remove(address)
             try:
-                return await self._shake(Remote(did, found.key), peer, key, pipe, partial(dial, *address))
+                again = partial(self._again, did, found.key, dial, address)
+                return await self._greet(Remote(did, found.key), peer, key, pipe, partial(dial, *address), again)
             except Unreachable as failed:
                 fault = failed
                 paths.failed(address)
@@ -309,35 +335,49 @@ class Device:
                 fault = refused
                 break
         # We may have been refused because the peer has just dialled us.
-        if (standing := self._came(key.remote)) is None:
+        if (standing := self._roll.came(key.remote)) is None:
             raise fault
         return standing
 
-    def _came(self, did: Did) -> Tunnel | None:
-        """The tunnel that the peer dialled: as good as any, whatever way we should have taken.
+    async def _again(self, did: Did, key: PublicKey, dial: Dial, address: Address) -> Pipe:
+        """One more connection to a peer that was at ``address``, and may have moved."""
+        with trio.move_on_after(_LOOK), suppress(Unreachable):
+            return await dial(*address)
+        found = await self._house.find(did, address[1] or None)
+        if found.key != key:
+            raise Refused(f"{did} is another device by now")
+        pipe, _ = await race(found.addresses[:_ADDRESSES] or [address], dial, Paths())
+        return pipe
 
-        The peer would take no second one: who is dialled does not see by which way.
-        """
-        standing = self._register.find(did)
-        return standing if standing is not None and not standing.peer.dialled else None
-
-    async def _shake(
-        self, remote: Remote, peer: Peer, key: TunnelKey, pipe: Pipe, connect: Callable[[], Awaitable[Pipe]]
-    ) -> Tunnel:
-        try:
-            link = Link.dial(
-                self.local,
-                remote,
-                entropy=secrets.token_bytes(ENTROPY_SIZE),
-                now=trio.current_time(),
-                wall=self._wall(),
-                limits=self._limits,
-            )
-        except BadWire as bad:
-            pipe.close()
-            raise Refused(str(bad)) from bad
+    async def _greet(
+        self, remote: Remote, peer: Peer, key: TunnelKey, pipe: Pipe, connect: Connect, again: Connect
+    ) -> AnyTunnel:
+        """A tunnel over ``pipe``, which is taken over."""
         with suppress(OSError):  # it broke already, as the handshake will find out
             watch_over(pipe)
+        fifth = self._fifth
+        if fifth is not None and fifth.opening(remote.key) is not Opening.PLAIN:
+            made = await fifth.call(remote, peer, key, pipe, connect, again)
+            if isinstance(made, MuxedTunnel):
+                return made
+            link, pipe = made
+        else:
+            try:
+                link = Link.dial(
+                    self.local,
+                    remote,
+                    entropy=secrets.token_bytes(ENTROPY_SIZE),
+                    now=trio.current_time(),
+                    wall=self._wall(),
+                    limits=self._shared.limits,
+                )
+            except BadWire as bad:
+                pipe.close()
+                raise Refused(str(bad)) from bad
+        return await self._shake(link, peer, key, pipe, connect)
+
+    async def _shake(self, link: Link, peer: Peer, key: TunnelKey, pipe: Pipe, connect: Connect) -> AnyTunnel:
+        """Version 4, to its end."""
         tunnel = Tunnel(link, pipe, self._shared, connect)
         tunnel.peer, tunnel.key = peer, key
         try:
@@ -350,11 +390,11 @@ class Device:
         if rival is not None and self._wins(rival):
             tunnel.abandon()
             return rival
-        self._stands(tunnel)
-        self._shared.nursery.start_soon(self._live, tunnel)
+        self._roll.stands(tunnel)
+        self._shared.nursery.start_soon(self._roll.live, tunnel)
         return tunnel
 
-    def _wins(self, rival: Tunnel) -> bool:
+    def _wins(self, rival: AnyTunnel) -> bool:
         """Both devices have dialled each other at once, and both tunnels were accepted: which one is used?
 
         Both ends have to find the same, so the smaller name's stays.  One that gives no sign of life is no rival.
@@ -371,162 +411,12 @@ class Device:
 
     def accepted(self, pipe: Pipe, address: Address) -> None:
         """Somebody at ``address`` has connected: for a tunnel, or for a stream of one.  ``pipe`` is taken over."""
-        source = address[0]
-        place = self._doorstep.enter(source, trio.current_time(), known=source in self._sources)
-        if place is None:
-            pipe.close()
-        else:
-            self._shared.nursery.start_soon(self._receive, pipe, place)
+        self._reception.accepted(pipe, address)
 
-    async def _receive(self, pipe: Pipe, place: Place) -> None:
-        try:
-            await self._sort(pipe, place)
-        except (OSError, BadWire) as fault:
-            log.debug("a connection from %s: %s", place.source, fault)
-            pipe.close()
-        except BaseException as fault:
-            pipe.close()
-            if not isinstance(fault, Exception):
-                raise
-            log.exception("a connection from %s failed", place.source)
-        finally:
-            self._doorstep.leave(place)
-
-    async def _sort(self, pipe: Pipe, place: Place) -> None:
-        """By its first bytes a connection is a tunnel's or a stream's."""
-        begun = trio.current_time()
-        head = b""
-        with trio.move_on_after(self._limits.step) as patience:
-            while (is_leg := is_hello_stream(head)) is None:
-                head += await _more(pipe, HELLO_STREAM_SIZE - len(head))
-            stream_id = read_hello_stream(head) if is_leg else None
-            while is_leg and stream_id is None:
-                head += await _more(pipe, HELLO_STREAM_SIZE - len(head))
-                stream_id = read_hello_stream(head)
-        if patience.cancelled_caught:
-            raise BadWire("its first bytes did not come in time")
-        if stream_id is not None:
-            tunnel = self._legs.claim(stream_id)
-            if tunnel is None or not tunnel.arrived(stream_id, pipe):
-                raise BadWire("nobody awaits this stream")
-        elif self._doorstep.knock(place, begun):
-            await self._respond(pipe, head, begun, place)
-        else:
-            raise BadWire("it knocks too often")
-
-    async def _respond(self, pipe: Pipe, head: bytes, begun: float, place: Place) -> None:
-        """Somebody wants a tunnel, and began to speak with ``head``."""
-        link = Link.respond(
-            self.local,
-            self._nonces,
-            entropy=secrets.token_bytes(ENTROPY_SIZE),
-            now=begun,
-            wall=self._wall() - (trio.current_time() - begun),
-            policy=self._policy,
-            limits=self._limits,
-        )
-        tunnel = Tunnel(link, pipe, self._shared)
-        try:
-            link.receive_data(head, trio.current_time())
-            event = await tunnel.next_event()
-            if isinstance(event, HelloProven):
-                event = await self._admit(tunnel, link, event.proven, place.source)
-            if isinstance(event, PeerConfirmed):
-                event = await self._confirm(tunnel, link)
-            self._doorstep.leave(place)
-            if isinstance(event, TunnelOpened):
-                await self._live(tunnel)
-            else:
-                log.debug("no tunnel for %s: %s", place.source, event)
-        finally:
-            tunnel.abandon()
-
-    async def _admit(self, tunnel: Tunnel, link: Link, proven: Proven, source: str) -> LinkEvent:
-        """Who knocks holds a key.  Is its name known, and may it come in?"""
-        with trio.move_on_at(link.next_deadline() or 0):
-            try:
-                tunnel.peer = await self._judge(proven, source)
-                tunnel.key = TunnelKey(self.local.canonical, proven.device)
-            except (Refused, Unreachable) as no:
-                link.turn_away(str(no))
-            else:
-                link.admit(trio.current_time())
-        link.handle_timeout(trio.current_time())
-        return await tunnel.next_event()
-
-    async def _judge(self, proven: Proven, source: str) -> Peer:
-        if proven.device == self.local.canonical:
-            raise Refused("that is this device itself")
-        standing = Standing(key=None)
-        if not proven.anonymous:
-            found = await self._house.vouch(proven)
-            standing = replace(found, bound_to=self._register.holder(proven.named))
-        decide(proven, standing, self._policy)
-        did = proven.device if proven.anonymous else proven.named.canonical
-        return Peer(did=did, device=proven.device, about=standing.about, dialled=False, source=source)
-
-    async def _confirm(self, tunnel: Tunnel, link: Link) -> LinkEvent:
-        """Who knocks is alive and no recording.  Do the rules want it, and is there room?"""
-        with trio.move_on_at(link.next_deadline() or 0):
-            try:
-                await self._house.welcome(tunnel.peer)
-                await self._arbitrate(tunnel.key)
-                if self._inbound >= self._most_tunnels or self._sources[tunnel.peer.source] >= self._most_each:
-                    raise Refused("no more tunnels are taken")
-                if self._register.holder(tunnel.peer.did) not in (None, tunnel.peer.device):
-                    raise Refused(f"{tunnel.peer.did} is another device here")
-            except (Refused, Unreachable) as no:
-                link.turn_away(str(no))
-            else:
-                link.accept_tunnel(trio.current_time())
-        link.handle_timeout(trio.current_time())
-        event = await tunnel.next_event()
-        if isinstance(event, TunnelOpened):
-            self._stands(tunnel)
-        return event
-
-    async def _arbitrate(self, key: TunnelKey) -> None:
-        """Raises ``Refused`` if a tunnel to the same device stands and lives."""
-        while (standing := self._register.get(key)) is not None:
-            if await standing.is_alive():
-                raise Refused(DUPLICATE)
-            standing.lose()
-            self._register.remove(key, standing)
-
-    # Standing
-
-    def _stands(self, tunnel: Tunnel) -> None:
-        self._register.add(tunnel.key, tunnel)
-        self._register.call(tunnel.peer.device, tunnel.peer.did)
-        log.info("a tunnel to %s stands", tunnel.peer.did)
-
-    async def _live(self, tunnel: Tunnel) -> None:
-        """From where it stands to where it is over."""
-        source = tunnel.peer.source
-        if source:
-            self._inbound += 1
-            self._sources[source] += 1
-        try:
-            await tunnel.run()
-        except Exception:
-            log.exception("the tunnel to %s failed", tunnel.peer.did)
-        finally:
-            self._register.remove(tunnel.key, tunnel)
-            if source:
-                self._inbound -= 1
-                self._sources[source] -= 1
-                if not self._sources[source]:
-                    del self._sources[source]
-            log.info("the tunnel to %s is over: %s", tunnel.peer.did, tunnel.end.why if tunnel.end else "cancelled")
-
-    def _retire(self, tunnel: Tunnel) -> None:
+    def _retire(self, tunnel: AnyTunnel) -> None:
         """No more is asked of this tunnel."""
         self._register.remove(tunnel.key, tunnel)
-        tunnel.close()
-
-
-async def _more(pipe: Pipe, most: int) -> bytes:
-    data = await receive_some(pipe, most)
-    if not data:
-        raise BadWire("it ended before it said what it is")
-    return data
+        if isinstance(tunnel, Tunnel):
+            tunnel.close()
+        else:
+            tunnel.close(when_done=True)

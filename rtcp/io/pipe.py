@@ -38,6 +38,30 @@ class Pipe(Protocol):
     def close(self) -> None: ...
 
 
+class DatagramPipe(Protocol):
+    """Datagrams both ways to one target, without waiting."""
+
+    def fileno(self) -> int:
+        """Readable when ``recv`` has something to do."""
+
+    def recv(self) -> bytes:
+        """The next datagram.  Raises ``BlockingIOError``, or another ``OSError`` when the way is gone."""
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send one datagram, or drop it.  Raises ``OSError`` when the way is gone."""
+
+    def close(self) -> None: ...
+
+
+class Reactor(Protocol):
+    """What calls handlers when their descriptors are ready (``tunnels/io/reactor.py``), all in one task of trio's."""
+
+    def watch(self, fd: int, events: int, handler: Callable[[int], None], /) -> None: ...
+    def rewatch(self, fd: int, events: int, /) -> None: ...
+    def forget(self, fd: int, /) -> None: ...
+    def soon(self, callback: Callable[[], None], /) -> None: ...
+
+
 class TcpPipe(socket.SocketType):
     """A TCP socket, as it is."""
 
@@ -75,6 +99,19 @@ async def receive_some(pipe: Pipe, most: int) -> bytes:
             return bytes(buffer[: pipe.recv_into(memoryview(buffer))])
         except BlockingIOError:
             await trio.lowlevel.wait_readable(pipe.fileno())
+
+
+async def send_all(pipe: Pipe, data: bytes) -> None:
+    """Send everything, and see it out of the pipe's own buffers.  Raises ``OSError``."""
+    rest = memoryview(data)
+    while rest or pipe.unsent():
+        try:
+            if rest:
+                rest = rest[pipe.send(rest) :]
+            else:
+                pipe.flush()
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(pipe.fileno())
 
 
 def listen(port: int = DEFAULT_PORT, hosts: tuple[str, ...] = ("::", "0.0.0.0")) -> list[socket.socket]:

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
@@ -27,8 +28,8 @@ from rtcp.events import (
     StreamRequested,
     TunnelOpened,
 )
-from rtcp.io.leg import LegPipe
-from rtcp.io.pipe import Pipe, log
+from rtcp.io.leg import Datagrams, LegPipe
+from rtcp.io.pipe import DatagramPipe, Pipe, log
 from rtcp.legs import LegBook
 from rtcp.limits import Limits
 from rtcp.link import Link
@@ -51,8 +52,34 @@ class TunnelOver(Unreachable):
     """The tunnel ended before the peer answered, so the same may be asked of another one."""
 
 
-class StreamRequest:
-    """The peer asks for a stream to ``host`` (None: this machine) and ``port``.  Nothing happens until ``accept``."""
+class TooSoon(Unreachable):
+    """The peer takes no more requests at the moment."""
+
+
+class StreamRequest(Protocol):
+    """The peer asks for a stream to ``host`` (None: this machine; or a URL) and ``port``.  Nothing happens until it is
+    accepted."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who asks."""
+
+    @property
+    def purpose(self) -> Purpose: ...
+    @property
+    def host(self) -> str | None: ...
+    @property
+    def port(self) -> int: ...
+
+    async def accept(self) -> Pipe:
+        """Say yes; the stream, once it is connected.  Raises ``Unreachable`` when that does not happen."""
+
+    async def accept_datagrams(self) -> DatagramPipe:
+        """As ``accept``, where the purpose is datagrams."""
+
+
+class _Requested:
+    """A :class:`StreamRequest` of version 4."""
 
     def __init__(self, tunnel: Tunnel, asked: StreamRequested, patience: trio.CancelScope) -> None:
         self._tunnel, self._asked, self._patience = tunnel, asked, patience
@@ -60,7 +87,6 @@ class StreamRequest:
 
     @property
     def peer(self) -> Peer:
-        """Who asks."""
         return self._tunnel.peer
 
     @property
@@ -76,8 +102,10 @@ class StreamRequest:
         return self._asked.port
 
     async def accept(self) -> LegPipe:
-        """Say yes; the stream, once it is connected.  Raises ``Unreachable`` when that does not happen."""
         return await self._tunnel._accept(self._asked.stream_id, self._say)
+
+    async def accept_datagrams(self) -> Datagrams:
+        return Datagrams(await self.accept())
 
     def _say(self, result: Result) -> bool:
         self.answered = True
@@ -122,6 +150,8 @@ class _Awaited:
 class Tunnel:
     """``link`` over ``pipe``, which is taken over.  ``connect`` is given if we dialled the tunnel."""
 
+    version = 4
+
     def __init__(self, link: Link, pipe: Pipe, shared: Shared, connect: Connect | None = None) -> None:
         self.peer: Peer
         self.key: TunnelKey
@@ -141,7 +171,11 @@ class Tunnel:
 
     # What is wanted of it
 
-    async def open_stream(self, purpose: Purpose, host: str | None, port: int) -> LegPipe:
+    async def open_datagrams(self, host: str | None, port: int) -> Datagrams:
+        """Like ``open_stream``, for datagrams."""
+        return Datagrams(await self.open_stream(host, port, Purpose.DATAGRAM))
+
+    async def open_stream(self, host: str | None, port: int, purpose: Purpose = Purpose.STREAM) -> LegPipe:
         """Ask the peer to reach ``host`` (None: its own machine) at ``port``.
 
         Raises ``Refused`` when the peer's rules say no, ``Spent`` when a new tunnel is needed, ``TunnelOver``, or
@@ -345,7 +379,7 @@ class Tunnel:
             self._doubt()
             try:
                 leg = await self._news(awaited)
-            except _TooSoon:
+            except TooSoon:
                 return None
         return leg or await self._join(stream_id, await self._connected(self._connect))
 
@@ -435,7 +469,7 @@ class Tunnel:
 
     async def _serve(self, asked: StreamRequested) -> None:
         patience = trio.CancelScope(deadline=trio.current_time() + self._shared.limits.answer)
-        request = StreamRequest(self, asked, patience)
+        request = _Requested(self, asked, patience)
         result = Result.NOT_AUTHORIZED
         try:
             with patience:
@@ -512,10 +546,6 @@ class Tunnel:
                 self._wake()
 
 
-class _TooSoon(Unreachable):
-    """The peer takes no more requests at the moment."""
-
-
 def _fault(result: int) -> CyfsError:
     """What an answer other than OK means to whoever asked."""
     match result:
@@ -524,7 +554,7 @@ def _fault(result: int) -> CyfsError:
         case Result.IDS_SPENT:
             return Spent("the peer takes no more streams under these keys")
         case Result.QUOTA | Result.RATE_LIMITED:
-            return _TooSoon("the peer takes no more streams at the moment", "tunnel_open")
+            return TooSoon("the peer takes no more streams at the moment", "tunnel_open")
         case Result.TIMEOUT:
             return Unreachable("the peer says that its target did not answer", "connect_timeout")
         case _:

@@ -783,7 +783,7 @@ async def test_whoever_gives_up_a_stream_of_a_tunnel_that_others_dialled_leaves_
                 leg = await bob.open_stream(ALICES_DID, None, 1)
                 leg.close()
         await until(lambda: descriptors() == before)
-        assert not bob._legs._owners
+        assert not bob._shared.legs._owners
         leg = await bob.open_stream(ALICES_DID, None, 1)
         await talk(leg)
         leg.close()

@@ -16,10 +16,13 @@ from cyfs_ns.identity.did import Did, dev_did
 from cyfs_ns.identity.keys import SecretKey
 from rtcp.admission import Proven, Standing
 from rtcp.io.device import Device, House, open_device
+from rtcp.io.fifth import Version5
 from rtcp.io.leg import LegPipe
 from rtcp.io.pipe import Pipe, TcpPipe, listen
 from rtcp.io.tunnel import StreamRequest
 from rtcp.party import Address, Found, Local
+from rtcp.v5.memory import VersionMemory
+from tunnels.io.reactor import Reactor
 
 HOST = "127.0.0.1"
 
@@ -99,6 +102,8 @@ class Town:
     asked: list[Did] = field(default_factory=list)
     ports: list[int | None] = field(default_factory=list)
     dial: Callable[[str, int], Awaitable[Pipe]] = connect
+    versions: frozenset[int] = frozenset({4})
+    """What its devices speak, unless one says otherwise."""
 
     async def find(self, did: Did, port: int | None) -> Found:
         self.asked.append(did)
@@ -129,6 +134,9 @@ class Town:
         serve: Callable[[StreamRequest], Awaitable[None]] = echo,
         welcome: Callable[[Any], Awaitable[None]] | None = None,
         port: int = 0,
+        versions: frozenset[int] | None = None,
+        memory: VersionMemory | None = None,
+        remember: Callable[[bytes], Awaitable[None]] | None = None,
         **more: Any,
     ) -> AsyncIterator[Device]:
         """A device with ``key``; with ``hosts`` it listens there, and others find it."""
@@ -154,8 +162,26 @@ class Town:
             serve=serve,
             **({} if welcome is None else {"welcome": welcome}),
         )
-        async with open_device(local, house, sockets, **more) as device:
-            yield device
+        versions = self.versions if versions is None else versions
+        if 5 not in versions:
+            async with open_device(local, house, sockets, **more) as device:
+                yield device
+            return
+        reactor = Reactor()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reactor.run)
+            fifth = Version5(
+                reactor=reactor,
+                versions=versions,
+                memory=memory or VersionMemory(),
+                **({} if remember is None else {"remember": remember}),
+            )
+            try:
+                async with open_device(local, house, sockets, version_5=fifth, **more) as device:
+                    yield device
+            finally:
+                nursery.cancel_scope.cancel()
+                reactor.close()
 
 
 def reject(why: str) -> Callable[[Any], Awaitable[None]]:

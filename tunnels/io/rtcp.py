@@ -35,8 +35,8 @@ from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import Bridges, Did, subject
 from cyfs_ns.names import is_ip
 from rtcp.io.device import Carrier
-from rtcp.io.leg import Datagrams
-from rtcp.io.tunnel import Tunnel
+from rtcp.io.pipe import DatagramPipe
+from rtcp.io.roll import AnyTunnel
 from tunnels.authority import parse_authority
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.leaf import Dialer, Leaf
@@ -56,16 +56,16 @@ _SALT: Final = secrets.token_bytes(16)
 class Opener(Protocol):
     """Opens ways through tunnels: a ``Device``, or whoever stands for the one that there is at the moment."""
 
-    async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Tunnel: ...
+    async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> AnyTunnel: ...
     async def open_stream(
         self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
     ) -> Endpoint: ...
     async def open_datagrams(
         self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
-    ) -> Datagrams: ...
+    ) -> DatagramPipe: ...
     def open_datagrams_soon(
         self,
-        then: Callable[[Datagrams | None], None],
+        then: Callable[[DatagramPipe | None], None],
         did: Did,
         host: str | None,
         port: int,
@@ -155,13 +155,13 @@ class Rtcp:
     async def open_packets(self, target: Target) -> PacketEndpoint:
         return RtcpPackets(self, target, await self.open_datagrams(target))
 
-    async def open_datagrams(self, target: Target) -> Datagrams:
+    async def open_datagrams(self, target: Target) -> DatagramPipe:
         """Datagrams to ``target`` alone."""
         return await self._device.open_datagrams(
             self._did, target.host or None, target.port, via=self.carrier, at=self._port
         )
 
-    def open_soon(self, target: Target, then: Callable[[Datagrams | None], None]) -> None:
+    def open_soon(self, target: Target, then: Callable[[DatagramPipe | None], None]) -> None:
         """Open datagrams to ``target``; ``then`` is called with them, or with None."""
         host = target.host or None
         self._device.open_datagrams_soon(then, self._did, host, target.port, via=self.carrier, at=self._port)
@@ -232,7 +232,7 @@ class RtcpProxy(Leaf):
         way, goal = self._way(target)
         return RtcpPackets(self, target, await way.open_datagrams(goal))
 
-    def open_soon(self, target: Target, then: Callable[[Datagrams | None], None]) -> None:
+    def open_soon(self, target: Target, then: Callable[[DatagramPipe | None], None]) -> None:
         """As :meth:`Rtcp.open_soon`; each target may be another peer."""
         try:
             way, goal = self._way(target)
@@ -251,7 +251,7 @@ def _target(text: str) -> Target:
 class _Destination:
     """One target: ``way`` is None while it is being opened and after that failed, until ``rests_until``."""
 
-    way: Datagrams | None
+    way: DatagramPipe | None
     queue: list[bytes]
     rests_until: float = 0.0
 
@@ -259,7 +259,7 @@ class _Destination:
 class RtcpPackets:
     """Datagrams to many targets, each through a stream of its own; the first ones wait until it is open."""
 
-    def __init__(self, outbound: Rtcp | RtcpProxy, target: Target, first: Datagrams) -> None:
+    def __init__(self, outbound: Rtcp | RtcpProxy, target: Target, first: DatagramPipe) -> None:
         self._outbound = outbound
         self._epoll = select.epoll()
         self._destinations: OrderedDict[Target, _Destination] = OrderedDict()
@@ -299,7 +299,7 @@ class RtcpPackets:
         elif not found.rests_until and len(found.queue) < _QUEUE_MOST:
             found.queue.append(bytes(data))
 
-    def opened(self, target: Target, way: Datagrams | None) -> None:
+    def opened(self, target: Target, way: DatagramPipe | None) -> None:
         """What ``target`` was waiting for is there, or failed."""
         waiting = self._destinations.get(target)
         if waiting is None or waiting.way is not None:

@@ -1,0 +1,193 @@
+"""Streams and flows of a version 5 tunnel, as whoever moves bytes wants them: a pipe, and datagrams.
+
+They share their tunnel's carriers, so a call of theirs does not touch a socket: it tells the machine, which puts all
+that was said in one turn into one record.  What arrived stays in the record it came in until it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Protocol
+
+from rtcp.io.readiness import Readiness
+from rtcp.v5.frames import MOST_DATAGRAM, Stop
+
+_MOST_WAITING = 512
+"""Datagrams that wait for their reader; what comes beyond is dropped, as UDP does."""
+
+
+class Talk(Protocol):
+    """What a conversation does to its tunnel."""
+
+    def send(self, conversation: int, data: bytes | memoryview) -> int: ...
+    def consumed(self, conversation: int, size: int) -> None: ...
+    def finish(self, conversation: int) -> None: ...
+    def stop(self, conversation: int) -> None: ...
+    def reset(self, conversation: int, code: Stop) -> None: ...
+    def send_datagram(self, conversation: int, data: bytes | memoryview) -> None: ...
+    def forget(self, conversation: int) -> None: ...
+
+
+class MuxedStream:
+    """The stream ``conversation`` of ``talk``, a pipe.  Raises ``OSError`` when there are no more descriptors."""
+
+    __slots__ = ("_arrived", "_closed", "_ended", "_fault", "_finished", "_id", "_ready", "_talk", "fileno")
+
+    def __init__(self, talk: Talk, conversation: int) -> None:
+        self._talk, self._id = talk, conversation
+        self._ready = Readiness()
+        self.fileno = self._ready.fileno
+        self._arrived: deque[memoryview] = deque()
+        self._ended = self._finished = self._closed = False
+        self._fault: OSError | None = None
+
+    # What is wanted of it
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        arrived = self._arrived
+        if not arrived:
+            if self._ended:
+                return 0
+            raise self._fault or BlockingIOError
+        got, size = 0, len(buffer)
+        while arrived and got < size:
+            piece = arrived[0]
+            n = len(piece)
+            if n > size - got:
+                n = size - got
+                arrived[0] = piece[n:]
+                piece = piece[:n]
+            else:
+                arrived.popleft()
+            buffer[got : got + n] = piece
+            got += n
+        if not arrived and not self._ended:
+            self._ready.set_readable(False)
+        self._talk.consumed(self._id, got)
+        return got
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        if self._fault is not None:
+            raise self._fault
+        if self._finished:
+            raise BrokenPipeError("this side has finished sending")
+        n = self._talk.send(self._id, data)
+        if n < len(data):
+            self._ready.set_writable(False)
+            if not n:
+                raise BlockingIOError
+        return n
+
+    def pending(self) -> bool:
+        return False
+
+    def unsent(self) -> bool:
+        return False
+
+    def flush(self) -> None:
+        """The tunnel does that."""
+
+    def shutdown_write(self) -> None:
+        if not self._finished and self._fault is None:
+            self._finished = True
+            self._talk.finish(self._id)
+
+    def break_off(self) -> None:
+        """Before ``close``: the peer shall not take what it got for all there was."""
+        if self._fault is None:
+            self._fault = ConnectionAbortedError("broken off")
+            self._talk.reset(self._id, Stop.TARGET_RESET)
+
+    def close(self) -> None:
+        """What was sent is still delivered; what comes is not wanted any more."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._fault is None:
+            self.shutdown_write()
+            if not self._ended or self._arrived:
+                self._talk.stop(self._id)
+        self._arrived.clear()
+        self._talk.forget(self._id)
+        self._ready.close()
+
+    # What its tunnel tells it
+
+    def take(self, views: list[memoryview]) -> None:
+        self._arrived.extend(views)
+        self._ready.set_readable(True)
+
+    def peer_finished(self) -> None:
+        self._ended = True
+        self._ready.set_readable(True)
+
+    def has_room(self) -> None:
+        self._ready.set_writable(True)
+
+    def broke(self, why: str) -> None:
+        """What is not read is lost, and must not look complete."""
+        if self._arrived:
+            self._arrived.clear()
+            self._ended = False
+        if self._fault is None:
+            self._fault = ConnectionResetError(why)
+        self._ready.set_readable(True)
+        self._ready.set_writable(True)
+
+
+class MuxedDatagrams:
+    """The flow ``conversation`` of ``talk``, to one target.  Raises ``OSError`` when there are no more descriptors."""
+
+    __slots__ = ("_arrived", "_closed", "_fault", "_fd", "_id", "_talk")
+
+    def __init__(self, talk: Talk, conversation: int) -> None:
+        self._talk, self._id = talk, conversation
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._arrived: deque[bytes] = deque()
+        self._fault: OSError | None = None
+        self._closed = False
+
+    def fileno(self) -> int:
+        """Readable when ``recv`` has something to do."""
+        return self._fd
+
+    def recv(self) -> bytes:
+        """The next datagram.  Raises ``BlockingIOError``, or another ``OSError`` when the way is gone."""
+        if not self._arrived:
+            raise self._fault or BlockingIOError
+        datagram = self._arrived.popleft()
+        if not self._arrived and self._fault is None:
+            os.eventfd_read(self._fd)
+        return datagram
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send one datagram, or drop it.  Raises ``OSError`` when the way is gone."""
+        if self._fault is not None:
+            raise self._fault
+        if len(data) <= MOST_DATAGRAM:
+            self._talk.send_datagram(self._id, data)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._fault is None:
+            self._talk.reset(self._id, Stop.CANCELLED)
+        self._talk.forget(self._id)
+        self._arrived.clear()
+        os.close(self._fd)
+
+    # What its tunnel tells it
+
+    def take(self, payload: memoryview) -> None:
+        if len(self._arrived) < _MOST_WAITING:
+            self._arrived.append(bytes(payload))
+            if len(self._arrived) == 1:
+                os.eventfd_write(self._fd, 1)
+
+    def broke(self, why: str) -> None:
+        if self._fault is None:
+            self._fault = ConnectionResetError(why)
+            if not self._arrived:
+                os.eventfd_write(self._fd, 1)

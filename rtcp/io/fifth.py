@@ -1,0 +1,188 @@
+"""What a device needs to speak version 5: what its tunnels have in common, and how its calls begin.
+
+How a call begins depends on what is known of the key that is called (``rtcp.v5.memory``).  That a key spoke version 5
+is written down before anything else is said to it, so that nobody can bring the two back to version 4 later.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from cyfs_ns.errors import BadWire, Refused, Unreachable
+from cyfs_ns.identity.keys import PublicKey
+from rtcp.io.mux import Commons, Connect, MuxedTunnel
+from rtcp.io.pipe import Pipe, Reactor, log
+from rtcp.io.roll import Roll
+from rtcp.io.shaking import next_event
+from rtcp.limits import Limits
+from rtcp.link import Link
+from rtcp.party import Local, Peer, Remote
+from rtcp.registry import TunnelKey
+from rtcp.v5.calling import (
+    MARKED_ENTROPY,
+    MASKED_ENTROPY,
+    NATIVE_ENTROPY,
+    Call,
+    CallEvent,
+    CallFailed,
+    ResponderProven,
+    SpeaksVersion4,
+)
+from rtcp.v5.memory import Opening, VersionMemory
+from rtcp.v5.payloads import Introduction
+from rtcp.v5.tunnel import Tunnel as Machine
+
+BOTH = frozenset((5, 4))
+
+
+async def _forget(_written: bytes) -> None:
+    """Nothing outlives this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version5:
+    """Speak version 5, too.  ``reactor`` moves the bytes of its tunnels; ``versions`` are those that may be spoken.
+
+    ``memory`` knows who spoke version 5 before; ``remember`` keeps what ``VersionMemory.write`` gives, and may raise
+    ``OSError``.
+    """
+
+    reactor: Reactor
+    versions: frozenset[int] = BOTH
+    memory: VersionMemory = field(default_factory=VersionMemory)
+    remember: Callable[[bytes], Awaitable[None]] = _forget
+
+
+class Fifth:
+    """Version 5 of one device."""
+
+    def __init__(self, told: Version5, commons: Commons, roll: Roll, wall: Callable[[], float], limits: Limits) -> None:
+        self.commons, self.versions = commons, told.versions
+        self._told, self._roll, self._wall, self._limits = told, roll, wall, limits
+        self._unwritten = False
+
+    def opening(self, key: PublicKey) -> Opening:
+        """How to call ``key``."""
+        return self._told.memory.opening(key, self.versions, trio.current_time())
+
+    async def call(
+        self, remote: Remote, peer: Peer, key: TunnelKey, pipe: Pipe, connect: Connect, again: Connect
+    ) -> MuxedTunnel | tuple[Link, Pipe]:
+        """A tunnel over ``pipe``, which is taken over; or the link to go on with in version 4, and over what.
+
+        ``connect`` opens one more connection to the same address, ``again`` one to wherever the peer is by then.
+        Raises ``Refused`` and ``Unreachable``.
+        """
+        opening = self.opening(remote.key)
+        if opening is Opening.MASKED:
+            call, event = await self._begin(opening, remote, pipe)
+            if isinstance(event, ResponderProven):
+                return await self._introduce(call, event, remote, peer, key, pipe, again)
+            pipe.close()
+            if isinstance(event, SpeaksVersion4):
+                self._told.memory.spoke_4(remote.key, trio.current_time())
+            pipe, opening = await connect(), Opening.MARKED
+        call, event = await self._begin(opening, remote, pipe)
+        match event:
+            case ResponderProven():
+                return await self._introduce(call, event, remote, peer, key, pipe, again)
+            case SpeaksVersion4(Link() as link):
+                self._told.memory.spoke_4(remote.key, trio.current_time())
+                return link, pipe
+            case CallFailed(why) if opening is Opening.NATIVE and 4 in self.versions:
+                pipe.close()
+                raise Unreachable(f"{why} (it spoke version 5 before, so version 4 will not do)", "tunnel_open")
+            case CallFailed(why):
+                pipe.close()
+                raise Unreachable(why, "tunnel_open")
+        raise AssertionError(event)
+
+    async def _begin(self, opening: Opening, remote: Remote, pipe: Pipe) -> tuple[Call, CallEvent]:
+        try:
+            call = self._called(opening, remote)
+            return call, await next_event(call, pipe)
+        except BaseException:
+            pipe.close()
+            raise
+
+    def _called(self, opening: Opening, remote: Remote) -> Call:
+        own, now, local = self.commons.own, trio.current_time(), self._roll.local
+        try:
+            if opening is Opening.NATIVE:
+                return Call.native(own, remote.key, entropy=secrets.token_bytes(NATIVE_ENTROPY), now=now)
+            begin, size = (Call.masked, MASKED_ENTROPY) if opening is Opening.MASKED else (Call.marked, MARKED_ENTROPY)
+            entropy = secrets.token_bytes(size)
+            return begin(own, local, remote, entropy=entropy, now=now, wall=self._wall(), limits=self._limits)
+        except BadWire as bad:
+            raise Refused(str(bad)) from bad
+
+    async def _introduce(
+        self,
+        call: Call,
+        proven: ResponderProven,
+        remote: Remote,
+        peer: Peer,
+        key: TunnelKey,
+        pipe: Pipe,
+        again: Connect,
+    ) -> MuxedTunnel:
+        """The right device is there: tell it who we are, and hear its verdict."""
+        try:
+            await self._note(remote.key)
+            established = call.go_on(self._introduction(self._roll.local, remote))
+            if established is None:
+                raise Unreachable("the handshake took too long", "tunnel_open")
+        except BaseException:
+            pipe.close()
+            raise
+        machine = Machine.call(
+            established.carrier,
+            established.tunnel,
+            self.commons.parameters,
+            established.parameters,
+            round_trip=proven.round_trip,
+            die=secrets.token_bytes(8),
+            now=trio.current_time(),
+        )
+        tunnel = MuxedTunnel(machine, peer, key, self.commons, again)
+        tunnel.take_carrier(established, pipe, owed=call.data_to_send())
+        try:
+            await tunnel.shake()
+        except BaseException:
+            tunnel.abandon()
+            raise
+        self.adopt(tunnel)
+        return tunnel
+
+    def _introduction(self, local: Local, remote: Remote) -> Introduction:
+        named = local.did.canonical != local.canonical
+        return Introduction(
+            key=self.commons.own.public,
+            parameters=self.commons.parameters,
+            boot=self.commons.boot,
+            to=str(remote.did) if remote.did.canonical != remote.canonical else "",
+            sender=str(local.did) if named else "",
+            document=(local.device_doc_jwt or "") if named else "",
+        )
+
+    async def _note(self, key: PublicKey) -> None:
+        """``key`` spoke version 5, which is written down before it matters."""
+        memory = self._told.memory
+        if not memory.spoke_5(key) and not self._unwritten:
+            return
+        try:
+            await self._told.remember(memory.write())
+        except OSError as fault:
+            self._unwritten = True
+            log.error("who spoke version 5 cannot be written down, so it is forgotten at the next start: %s", fault)
+        else:
+            self._unwritten = False
+
+    def adopt(self, tunnel: MuxedTunnel) -> None:
+        """It stands."""
+        self._roll.stands(tunnel)
+        tunnel.on_end = self._roll.ended

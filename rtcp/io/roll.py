@@ -1,0 +1,119 @@
+"""The roll: which tunnels of a device stand, and with whom.
+
+Both who dials and who is dialled write here.  A tunnel of version 4 has a task, which this module runs; one of version
+5 has none, and says by itself when it is over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TypeAlias
+
+from cyfs_ns.errors import Refused
+from cyfs_ns.identity.did import Did
+from rtcp.io.mux import MuxedTunnel
+from rtcp.io.pipe import log
+from rtcp.io.tunnel import Tunnel
+from rtcp.party import Local
+from rtcp.registry import DUPLICATE, Register, TunnelKey
+from rtcp.v5.closing import Close, CloseCode
+
+AnyTunnel: TypeAlias = Tunnel | MuxedTunnel
+
+_MOST_OF_ONE = 4
+"""Tunnels of version 5 that one process of a peer may have called: other ways around."""
+
+
+class Roll:
+    """``most``: how many tunnels others may have dialled, and ``most_each`` from one address."""
+
+    def __init__(self, local: Local, most: int, most_each: int) -> None:
+        self.local = local
+        """May be replaced by another for the same key, when the device document is renewed."""
+        self.register: Register[AnyTunnel] = Register(local.canonical)
+        self.sources: Counter[str] = Counter()
+        """Addresses that standing tunnels came from."""
+        self._inbound = 0
+        self._most, self._most_each = most, most_each
+        self._muxed: dict[bytes, MuxedTunnel] = {}
+
+    def came(self, did: Did) -> AnyTunnel | None:
+        """The tunnel that the peer dialled: as good as any, whatever way we should have taken.
+
+        A peer of version 4 would take no second one: who is dialled does not see by which way.
+        """
+        standing = self.register.find(did)
+        return standing if standing is not None and not standing.peer.dialled else None
+
+    def check_room(self, source: str) -> None:
+        """Raises ``Refused`` if no more tunnels are taken from there."""
+        if self._inbound >= self._most or self.sources[source] >= self._most_each:
+            raise Refused("no more tunnels are taken")
+
+    def check_name(self, did: Did, device: Did) -> None:
+        """Raises ``Refused`` if the name is another device's."""
+        if self.register.holder(did) not in (None, device):
+            raise Refused(f"{did} is another device here")
+
+    def with_id(self, tunnel: bytes) -> MuxedTunnel | None:
+        """The tunnel of version 5 with this id."""
+        return self._muxed.get(tunnel)
+
+    async def arbitrate(self, key: TunnelKey) -> None:
+        """Version 4: raises ``Refused`` if a tunnel to the same device stands and lives."""
+        while (standing := self.register.get(key)) is not None:
+            if await standing.is_alive():
+                raise Refused(DUPLICATE)
+            standing.lose()
+            self.register.remove(key, standing)
+
+    def replace(self, device: Did, boot: bytes) -> Close | None:
+        """Version 5: ``device`` calls from the start ``boot`` of it; what earlier starts called is left over, and ends.
+
+        Not None: no more are taken.
+        """
+        theirs = [one for one in self._muxed.values() if one.peer.device == device and not one.peer.dialled]
+        for one in theirs:
+            if one.boot != boot:
+                one.close(CloseCode.REPLACED, "the same device called from another start")
+        if sum(one.boot == boot for one in theirs) >= _MOST_OF_ONE:
+            return Close(CloseCode.LIMIT, 60, "too many tunnels of one device")
+        return None
+
+    def stands(self, tunnel: AnyTunnel) -> None:
+        """From here on others find it."""
+        self.register.add(tunnel.key, tunnel)
+        self.register.call(tunnel.peer.device, tunnel.peer.did)
+        if tunnel.peer.source:
+            self._inbound += 1
+            self.sources[tunnel.peer.source] += 1
+        if isinstance(tunnel, MuxedTunnel):
+            self._muxed[tunnel.id] = tunnel
+        log.info("a tunnel to %s stands", tunnel.peer.did)
+
+    async def live(self, tunnel: Tunnel) -> None:
+        """A tunnel of version 4, from where it stands to where it is over."""
+        try:
+            await tunnel.run()
+        except Exception:
+            log.exception("the tunnel to %s failed", tunnel.peer.did)
+        finally:
+            self.ended(tunnel)
+
+    def ended(self, tunnel: AnyTunnel) -> None:
+        """It is over."""
+        self.register.remove(tunnel.key, tunnel)
+        if isinstance(tunnel, MuxedTunnel):
+            del self._muxed[tunnel.id]
+        source = tunnel.peer.source
+        if source:
+            self._inbound -= 1
+            self.sources[source] -= 1
+            if not self.sources[source]:
+                del self.sources[source]
+        log.info("the tunnel to %s is over: %s", tunnel.peer.did, tunnel.end.why if tunnel.end else "cancelled")
+
+    def close(self) -> None:
+        """End all tunnels of version 5; those of version 4 end with their tasks."""
+        for tunnel in list(self._muxed.values()):
+            tunnel.abandon()

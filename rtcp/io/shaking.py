@@ -1,0 +1,75 @@
+"""A handshake of version 5 in the world: either side's machine over a pipe, until it tells something."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+import trio
+
+from rtcp.io.pipe import Pipe, receive_some, send_all
+
+_READ_SIZE = 16384
+_LINGER = 2.0
+
+Event_co = TypeVar("Event_co", covariant=True)
+
+
+class Shaking(Protocol[Event_co]):
+    """A ``Call`` or an ``Answer``."""
+
+    def receive_data(self, untrusted: bytes, now: float) -> None: ...
+    def receive_eof(self) -> None: ...
+    def next_event(self) -> Event_co | None: ...
+    def data_to_send(self) -> bytes: ...
+    def next_deadline(self) -> float | None: ...
+    def handle_timeout(self, now: float) -> None: ...
+
+
+async def next_event(machine: Shaking[Event_co], pipe: Pipe) -> Event_co:
+    """What happens next, once what the machine has to say is out.
+
+    To be called until the handshake is over, and not after.
+    """
+    while True:
+        with trio.move_on_at(machine.next_deadline() or float("inf")):
+            await _say(machine, pipe)
+            if (event := machine.next_event()) is not None:
+                return event
+            await _hear(machine, pipe)
+        machine.handle_timeout(trio.current_time())
+
+
+async def _say(machine: Shaking[Event_co], pipe: Pipe) -> None:
+    if data := machine.data_to_send():
+        try:
+            await send_all(pipe, data)
+        except OSError:
+            machine.receive_eof()
+
+
+async def _hear(machine: Shaking[Event_co], pipe: Pipe) -> None:
+    try:
+        data = await receive_some(pipe, _READ_SIZE)
+    except OSError:
+        data = b""
+    if data:
+        machine.receive_data(data, trio.current_time())
+    else:
+        machine.receive_eof()
+
+
+async def part(machine: Shaking[Event_co], pipe: Pipe) -> None:
+    """Send the last words, if there are any, leave the peer a moment for them, and close ``pipe``.
+
+    Closing upon bytes that nobody read would call back what was said.
+    """
+    try:
+        if data := machine.data_to_send():
+            with trio.move_on_after(_LINGER), suppress(OSError):
+                await send_all(pipe, data)
+                pipe.shutdown_write()
+                while await receive_some(pipe, _READ_SIZE):
+                    pass
+    finally:
+        pipe.close()

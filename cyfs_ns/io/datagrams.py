@@ -46,7 +46,9 @@ def open_udp(
 ) -> socket.socket:
     """A bound, non-blocking socket for a literal address; ``0.0.0.0`` and ``::`` each for their own family alone.
 
-    ``interface``: only what comes in there.  ``early``: the address need not be there yet.  Raises ``OSError``.
+    What comes to those two says from the first datagram on which address was asked, since nobody waits with questions
+    until there is somebody to serve.  ``interface``: only what comes in there.  ``early``: the address need not be
+    there yet.  Raises ``OSError``.
     """
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -66,8 +68,12 @@ def open_udp(
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_OMIT)
+            if ip == "::":
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT)
+            if ip == "0.0.0.0":
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         sock.bind((ip, port))
     except BaseException:
         sock.close()
@@ -88,10 +94,6 @@ class UdpDoor:
         self._own = own
         self._interface = interface
         self._wildcard = own in ("0.0.0.0", "::")
-        if self._wildcard and sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-        elif self._wildcard:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         self._fd = sock.fileno()
         self._batch = Batch(sock.family, control=self._wildcard)
 

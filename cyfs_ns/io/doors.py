@@ -6,6 +6,9 @@ which would as well let in a second server that somebody started by mistake, and
 first socket at a port is bound alone, and the option is set on ours only while others of ours are bound.  Workers keep
 it, since the kernel spreads the clients among them by it.
 
+Clients are let in when everything is bound, and not before: many take a port that opens for a sign that the server is
+there, and what they ask by UDP next must not be refused.
+
 A door that leaves loses nothing: a datagram socket is connected to itself, whereupon the kernel passes it over for new
 questions, and what it holds is answered; a listener lets in who waits in its queue, and its connections end when they
 have been quiet for a second.  After ``_LEAVE_SECONDS`` the rest is cut.
@@ -36,7 +39,7 @@ from cyfs_ns.io.https import ALPN, https_door
 from cyfs_ns.io.selfsigned import ensure_certificate
 from cyfs_ns.io.servertls import ServerTls
 from cyfs_ns.io.sources import is_local
-from cyfs_ns.io.streams import StreamDoor, StreamHall, listen_tcp, serve_door, tcp_door, tls_door
+from cyfs_ns.io.streams import StreamDoor, StreamHall, bind_tcp, serve_door, tcp_door, tls_door
 from cyfs_ns.io.udp import Serve, serve_udp
 from cyfs_ns.io.workers import Crew, WorkerSocket
 from cyfs_ns.links import AddressAppeared, AddressGone, Change
@@ -204,6 +207,9 @@ class Doors:
                 bound = self._bound(config, key, together)
                 if bound is not None:
                     made[key] = bound
+            for key in made:
+                if isinstance(door := made[key], StreamDoor):
+                    door.open()
         except (OSError, ValueError) as fault:
             for door in made.values():
                 _close(door)
@@ -243,7 +249,7 @@ class Doors:
         listener = together.bind(
             socket.SOCK_STREAM,
             key.port,
-            lambda shared: listen_tcp(key.host, key.port, interface=key.interface, shared=shared, early=early),
+            lambda shared: bind_tcp(key.host, key.port, interface=key.interface, shared=shared, early=early),
         )
         if key.kind == "tcp":
             return tcp_door(listener, limits, key.interface)

@@ -17,7 +17,7 @@ import secrets
 import ssl
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -41,7 +41,7 @@ from cyfs_ns.wire import HEADER
 RESEND = (0.4, 0.8, 1.5, 2.5)
 """Seconds after each sending of a datagram until it is sent again."""
 
-_PATIENCE = 1.5  # seconds for one address of several
+_PATIENCE = 1.5  # seconds after which another address of a server is asked, too
 _FIND_AGAIN = 5.0  # seconds between two lookups of a server that does not answer
 _MOST_POOLS = 32
 _IDLE_ASIDE = 1.0  # seconds a connection is kept to a server usually asked over UDP: some serve one client at a time
@@ -171,21 +171,13 @@ class Server:
         addresses = await self._ways.find(upstream.host, fresh=fresh)
         if fresh:
             self._failed_at = now
-        last: Unreachable | None = None
-        ordered = sorted(addresses, key=lambda address: address != self._answering)
-        for at, address in enumerate(ordered, 1):
-            try:
-                with trio.fail_after(_PATIENCE if at < len(ordered) else float("inf")):
-                    reply = await self._at(wanted, address)
-            except Unreachable as fault:
-                last = fault
-            except trio.TooSlowError:
-                last = Unreachable(f"{address} does not answer", "connect_timeout")
-            else:
-                self._failed_at, self._answering = None, address
-                return reply
-        self._failed_at = self._failed_at if self._failed_at is not None else float("-inf")
-        raise last or Unreachable(f"{upstream} has no address", "pre_connect_dns")
+        try:
+            reply = await self._anywhere(wanted, sorted(addresses, key=lambda address: address != self._answering))
+        except CyfsError:
+            self._failed_at = self._failed_at if self._failed_at is not None else float("-inf")
+            raise
+        self._failed_at = None
+        return reply
 
     def forget(self) -> None:
         """Drop what was learnt, and the connections."""
@@ -206,6 +198,35 @@ class Server:
     @property
     def connections(self) -> int:
         return sum(map(len, self._pools.values()))
+
+    async def _anywhere(self, wanted: Wanted, addresses: Sequence[str]) -> Reply:
+        """Ask at the first address, and at the next one, too, when those before it fail or let us wait.
+
+        None of them is given up for being slow: on a slow road all are.
+        """
+        replies: list[Reply] = []
+        faults: list[CyfsError] = []
+
+        async def one(address: str, failed: trio.Event) -> None:
+            try:
+                reply = await self._at(wanted, address)
+            except CyfsError as fault:
+                faults.append(fault)
+                failed.set()
+            else:
+                replies.append(reply)
+                self._answering = address
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(one, address, failed)
+                with trio.move_on_after(_PATIENCE):
+                    await failed.wait()
+        if replies:
+            return replies[0]
+        raise faults[-1] if faults else Unreachable(f"{self.upstream} has no address", "pre_connect_dns")
 
     async def _at(self, wanted: Wanted, address: str) -> Reply:
         upstream = self.upstream
@@ -337,7 +358,14 @@ class Server:
             self._look_at_the_clock()
         edns_was, undated = self._edns, self._undated
         built, _ = self._query(wanted, ident=0, mix=False, padding=edns.QUERY_BLOCK if encrypted else 0)
-        data = await self._pool(address, wanted.mark).ask(built)
+        try:
+            data = await self._pool(address, wanted.mark).ask(built)
+        except Unreachable as fault:
+            if self.upstream.scheme != "udp":
+                raise
+            # A server asked by datagrams is there; that it takes no connections will not pass, and each datagram more
+            # would be another chance for whoever forges replies.
+            raise Unreachable(f"over TCP: {fault}", "other") from fault
         reply = read_reply(data, wanted.name, wanted.rtype, wanted.rclass, 0, do=wanted.do)
         if reply.truncated:
             raise BadWire("DNS reply truncated where there was room for it")

@@ -4,14 +4,16 @@ A connection belongs to no asker: the first may be cancelled while others wait f
 trio's own (a system task), which ends when nothing has been asked for a while, when the server closes, or with the
 run.  Askers only put queries in and wait; being cancelled they leave no half-written message behind.
 
-A connection that had served before and turns out closed, or falls silent, is no failure: the question goes out again
-on a fresh one.
+A connection that had served before, or that we let go of, and turns out closed is no failure: the question goes out
+again on a fresh one.  So it does when a connection falls silent or takes long to open; but what was asked there stays
+asked, for on a slow road the first reply is the one that comes in time.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TypeAlias
 
 import trio
@@ -27,7 +29,7 @@ IDLE = 15.0
 
 _OPENING = 5.0
 _STALLED = 2.0  # seconds without a reply after which a question is asked again
-_SILENT = 1.0  # seconds without a byte after which an asker that gives up takes the connection for dead
+_SILENT = 1.0  # seconds without a byte after which an asker in want of a reply takes the connection for dead
 _READ = 65536
 _MOST_UNSENT = 1 << 20  # bytes taken in while the other side does not take ours
 _MOST_CONNECTIONS = 8
@@ -50,15 +52,22 @@ class Pool:
 
     async def ask(self, query: bytes) -> bytes:
         """The reply to a query of id 0, with id 0.  Raises ``CyfsError``."""
-        for _ in range(_TRIES - 1):
-            kept = self._pick()
-            try:
-                with trio.move_on_after(_STALLED):
-                    return await kept.ask(query)
-            except Gone:
-                if not kept.answered:
-                    raise
-        return await self._pick().ask(query)
+        asked: dict[_Waiter, _Kept] = {}
+        try:
+            for patience in (*(_STALLED,) * (_TRIES - 1), inf):
+                kept = self._pick()
+                waiter = _Waiter(query)
+                asked[waiter] = kept
+                kept.take(waiter)
+                with trio.move_on_after(patience):
+                    reply = await _first_reply(asked)
+                    if reply is not None:
+                        return reply
+                kept.doubt(waiter)
+            raise Gone("every connection was closed", "other")
+        finally:
+            for waiter, kept in asked.items():
+                kept.leave(waiter)
 
     def close(self) -> None:
         for kept in self._kept:
@@ -77,18 +86,44 @@ class Pool:
         return best
 
 
+async def _first_reply(asked: dict[_Waiter, _Kept]) -> bytes | None:
+    """The first reply to a question that was asked on each of these connections; None: it is to be asked anew.
+
+    Those that come to nothing leave ``asked``.  Raises what the last of them failed with.
+    """
+    while True:
+        done = trio.Event()
+        for waiter, kept in [*asked.items()]:
+            result = waiter.result
+            if isinstance(result, bytes):
+                return result
+            if result is None:
+                waiter.done = done
+                continue
+            del asked[waiter]
+            if not asked and isinstance(result, Gone) and (kept.answered or kept.let_go):
+                return None
+            if not asked:
+                raise result
+        await done.wait()
+
+
 class _Waiter:
-    __slots__ = ("done", "query", "result", "ticket")
+    """A question on one connection."""
+
+    __slots__ = ("begun", "done", "query", "result", "ticket")
 
     def __init__(self, query: bytes) -> None:
         self.query = query
+        self.begun = trio.current_time()
         self.ticket = -1
-        self.done = trio.Event()
+        self.done: trio.Event | None = None
         self.result: bytes | CyfsError | None = None
 
     def finish(self, result: bytes | CyfsError) -> None:
         self.result = result
-        self.done.set()
+        if self.done is not None:
+            self.done.set()
 
 
 class _Kept:
@@ -104,15 +139,17 @@ class _Kept:
         self._heard = trio.current_time()
         self._unsent, self._sending = 0, False
         self._fault, self._reason = "the connection was closed", "other"
-        self._dead = False
+        self._dead = self._silent = False
         self.over = False
+        self.let_go = False
+        """Closed by us."""
         self.answered = 0
         """Replies that came."""
         trio.lowlevel.spawn_system_task(self._live, name="connection to a name server")
 
     @property
     def usable(self) -> bool:
-        return not (self.over or self._dead or (self._asking is not None and self._asking.over))
+        return not (self.over or self._dead or self._silent or (self._asking is not None and self._asking.over))
 
     @property
     def load(self) -> int:
@@ -124,36 +161,32 @@ class _Kept:
             return len(self._queue) < _WHILE_OPENING
         return self._asking.room > len(self._queue)
 
-    async def ask(self, query: bytes) -> bytes:
-        if self.over:
-            raise Gone(self._fault, self._reason)
-        waiter = _Waiter(query)
+    def take(self, waiter: _Waiter) -> None:
+        """Ask, until ``waiter`` is finished or leaves."""
         self._queue.append(waiter)
-        self._scope.deadline = float("inf")
+        self._scope.deadline = inf
         self._feed()
-        begun = trio.current_time()
-        try:
-            await waiter.done.wait()
-        finally:
-            if waiter.result is None:
-                self._give_up(waiter, begun)
-        assert waiter.result is not None
-        if isinstance(waiter.result, bytes):
-            return waiter.result
-        raise waiter.result
 
-    def close(self) -> None:
-        self._scope.cancel()
+    def doubt(self, waiter: _Waiter) -> None:
+        """No reply yet, which says something about the connection if nothing else has come either."""
+        if waiter.result is None and trio.current_time() - max(waiter.begun, self._heard) > _SILENT:
+            self._silent = True
 
-    def _give_up(self, waiter: _Waiter, begun: float) -> None:
+    def leave(self, waiter: _Waiter) -> None:
+        """Nobody waits for that any more; harmless when it is finished."""
+        if waiter.result is not None:
+            return
         if waiter in self._queue:
             self._queue.remove(waiter)
         elif self._waiting.pop(waiter.ticket, None) is not None and self._asking is not None:
             self._asking.forget(waiter.ticket)
             self._wake.set()
-        if trio.current_time() - max(begun, self._heard) > _SILENT:
-            self._dead = True
+        self.doubt(waiter)
         self._rest()
+
+    def close(self) -> None:
+        self.let_go = True
+        self._scope.cancel()
 
     def _rest(self) -> None:
         """Nobody waits: the clock of idleness runs."""
@@ -237,7 +270,7 @@ class _Kept:
             except BadWire as fault:
                 self._fault = str(fault)
                 return
-            self._heard = trio.current_time()
+            self._heard, self._silent = trio.current_time(), False
             for ticket, reply in replies:
                 waiter = self._waiting.pop(ticket, None)
                 if waiter is not None:

@@ -155,7 +155,7 @@ class StreamHall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDoor:
-    """One listening socket and what is spoken behind it."""
+    """One socket for those who connect, and what is spoken behind it."""
 
     listener: socket.socket
     name: str
@@ -168,6 +168,10 @@ class StreamDoor:
     """Seconds of quiet, when not the limits' own."""
     proxies: Sequence[IPv4Network | IPv6Network] = ()
     """Peers whose ``X-Forwarded-For`` is believed."""
+
+    def open(self) -> None:
+        """Let clients in; those who come before somebody serves here wait.  Raises ``OSError``."""
+        self.listener.listen(_BACKLOG)
 
 
 def tcp_door(listener: socket.socket, limits: StreamLimits, interface: str = "") -> StreamDoor:
@@ -184,12 +188,11 @@ def tls_door(listener: socket.socket, limits: StreamLimits, tls: ServerTls, inte
     )
 
 
-def listen_tcp(
-    host: str, port: int, *, interface: str = "", shared: bool = False, early: bool = False
-) -> socket.socket:
-    """A listening socket on a numeric address; ``::`` hears IPv4 too.
+def bind_tcp(host: str, port: int, *, interface: str = "", shared: bool = False, early: bool = False) -> socket.socket:
+    """A socket on a numeric address that refuses everybody until :meth:`StreamDoor.open`; ``::`` is for IPv4 too.
 
-    ``shared``: others of ours listen at the same port.  ``early``: the address need not be there yet.
+    ``shared``: others of ours stand at the same port.  ``early``: the address need not be there yet.  Raises
+    ``OSError``.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -205,7 +208,6 @@ def listen_tcp(
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
         sock.bind((host, port))
-        sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
         raise

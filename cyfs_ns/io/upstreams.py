@@ -5,6 +5,10 @@ answers with anything but a plain reply, the race begins: the next server is ask
 silent (:mod:`cyfs_ns.strategy` says who and when), and the first sound answer wins.  NXDOMAIN is sound; SERVFAIL and
 REFUSED are that server's failure, and the answer only if nobody knows better.
 
+Servers whose machines are there and refuse may just be starting, as whole houses do after a power cut.  So where nobody
+had an answer and somebody refused, the race is run again, and again, as long as the client waits.  Once that has been
+in vain, questions to that group fail at once until one of them is answered.
+
 Who asks what is being asked already waits for that answer.  The questions on the wire are bounded, and so are those
 in the queue: a crowd behind a dead server must not take all descriptors.
 """
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 _SOUND = (0, 3)  # NOERROR, NXDOMAIN
 _ADDRESS_TYPES = (1, 28, 5)  # what the fallback has a say in: A, AAAA, CNAME
 _LOOP_PATIENCE = 2.0
+_PAUSES = (0.2, 0.4, 0.8, 1.0, 1.0, 1.0)  # seconds before servers that refused are asked once more
 
 _log = logging.getLogger("cyfs.dns")
 
@@ -108,6 +113,8 @@ class Forwarder:
         self._lines: dict[Group, tuple[Server, ...] | None] = {}
         self._asking: Merged[tuple[Group, Wanted], Told] = Merged()
         self._is_own = is_own
+        self._given_up: set[Group] = set()
+        """Groups that went on refusing."""
         self._turns = trio.Semaphore(at_once)
         self._probes: dict[int, Server] = {}
         self._probing = 0
@@ -196,6 +203,7 @@ class Forwarder:
     def flush(self) -> None:
         """Forget what was learnt of servers, and close the connections to them."""
         self._scores.clear()
+        self._given_up.clear()
         for server in self._servers.values():
             server.forget()
             server.looping = self._is_own is not None and self._is_own(server.upstream)
@@ -310,9 +318,18 @@ class Forwarder:
             if reply is not None:
                 took = trio.current_time() - now
                 self._scores.answered(first, took)
+                self._given_up.discard(group)
                 return Told(reply, first.label, took, (Attempt(first.label, took, rcode_text(reply.rcode)),))
         await in_task()
-        return await _Race(self._scores, wanted, group, plan, now, self._timeout).run(begun)
+        race = _Race(self._scores, wanted, group, plan, now, self._timeout)
+        try:
+            told = await race.run(begun, () if group in self._given_up else _PAUSES)
+        except NobodyAnswered:
+            if race.refused:
+                self._given_up.add(group)
+            raise
+        self._given_up.discard(group)
+        return told
 
     async def _probe(self, server: Server, wanted: Wanted) -> None:
         """Ask a server that was set back, for no client; a system task, so nothing may leave it."""
@@ -376,16 +393,21 @@ class _Race:
         self._best: tuple[Reply, Server] | None = None
         self._won = False
         self._failed = trio.Event()
+        self.refused = False
+        """Somebody is there and takes no questions."""
 
-    async def run(self, begun: Datagram | None) -> Told:
-        order, at_once = self._plan.order, self._plan.at_once
+    async def run(self, begun: Datagram | None, pauses: Sequence[float]) -> Told:
+        """``pauses``: seconds after which to try again, each time nobody had an answer and somebody refused."""
         with trio.CancelScope(deadline=self._begun_at + self._timeout):
-            async with trio.open_nursery() as nursery:
-                for at, server in enumerate(order, 1):
-                    nursery.start_soon(self._attempt, server, begun, nursery.cancel_scope)
-                    begun = None
-                    if at_once <= at < len(order):
-                        await self._pause(server, first=at == 1)
+            await self._round(begun)
+            for pause in pauses:
+                if self._best is not None or not self.refused:
+                    break
+                await trio.sleep(pause)
+                self._attempts.clear()
+                self._faults.clear()
+                self.refused = False
+                await self._round()
         now = trio.current_time()
         self._judge(now)
         if self._best is None:
@@ -393,9 +415,18 @@ class _Race:
         reply, server = self._best
         return Told(reply, server.label, now - self._begun_at, tuple(self._attempts))
 
-    async def _pause(self, server: Server, *, first: bool) -> None:
+    async def _round(self, begun: Datagram | None = None) -> None:
+        order, at_once = self._plan.order, self._plan.at_once
+        since = trio.current_time() if begun is None else self._begun_at
+        async with trio.open_nursery() as nursery:
+            for at, server in enumerate(order, 1):
+                nursery.start_soon(self._attempt, server, begun, nursery.cancel_scope)
+                begun = None
+                if at_once <= at < len(order):
+                    await self._pause(server, since if at == 1 else trio.current_time())
+
+    async def _pause(self, server: Server, since: float) -> None:
         """Until ``server`` has had its time, or one of those asked has failed."""
-        since = self._begun_at if first else trio.current_time()
         with trio.move_on_at(since + self._scores.patience(server, self._kind)):
             await self._failed.wait()
         self._failed = trio.Event()
@@ -407,6 +438,7 @@ class _Race:
         except CyfsError as fault:
             outcome = str(fault)
             self._faults.append((server, outcome))
+            self.refused |= isinstance(fault, Unreachable) and fault.reason == "connect_refused"
         else:
             outcome = rcode_text(reply.rcode)
             if reply.rcode not in _SOUND:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from dnsfakes import udp_server, zone
 from nsprogram import cyfs_ns
@@ -16,6 +17,7 @@ from nsprogram import cyfs_ns
 from cyfs_ns.config.load import load_dns
 from cyfs_ns.control.access import Door
 from cyfs_ns.control.router import Router
+from cyfs_ns.io import upstreams
 from cyfs_ns.io.control.conversation import Site
 from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_unix, serve_entrances
 from cyfs_ns.io.control.nameserver import Served, routes
@@ -75,7 +77,8 @@ async def test_lists_are_looked_at_when_asked_for(tmp_path: Path) -> None:
         assert (await asked(tmp_path, "explain", "www.two.example"))["source"] == "blocked"
 
 
-async def test_a_server_that_fails_is_shown_with_its_fault(tmp_path: Path) -> None:
+async def test_a_server_that_fails_is_shown_with_its_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstreams, "_PAUSES", ())
     async with house(tmp_path, ", servers: [/dead.example/127.0.0.1#1]"):
         way = await asked(tmp_path, "explain", "www.dead.example")
         assert (way["source"], way["rcode"]) == ("failed", "SERVFAIL")

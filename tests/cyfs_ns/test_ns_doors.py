@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from pathlib import Path
@@ -28,6 +29,31 @@ class _Nothing:
 
 async def _silence(query: bytes, peer: Peer) -> bytes | None:
     return None
+
+
+async def test_nobody_is_let_in_before_every_door_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knocked: list[int] = []
+
+    def knock() -> None:
+        """As scripts do that wait for a server, and ask it by UDP as soon as somebody opens."""
+        for port in (plain, secure):
+            with socket.socket() as sock:
+                knocked.append(sock.connect_ex(("127.0.0.1", port)))
+
+    def bind(*place: Any, **options: Any) -> socket.socket:
+        knock()
+        return open_udp(*place, **options)
+
+    monkeypatch.setattr("cyfs_ns.io.doors.open_udp", bind)
+    plain, secure = free_port(), free_port()
+    config = DoorsConfig(plain=(("127.0.0.1", plain), ("127.0.0.2", plain)), tls=(("127.0.0.1", secure),))
+    hot = Hot({kind: HotDoor(lambda address: None) for kind in ("udp", "tcp", "tls", "https")})
+    made = Doors(tmp_path, StreamHall(_Nothing(), _silence), hot, _silence)
+    fresh = await made.stage(config)
+    assert knocked == [errno.ECONNREFUSED] * 4
+    knock()
+    assert knocked[4:] == [0, 0], "who comes between stage and commit waits"
+    made.abandon(fresh)
 
 
 async def test_a_change_while_a_door_opens_again_knows_of_that_door(

@@ -4,6 +4,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from dnsfakes import (
     Counted,
     Handler,
     answering,
+    framed,
+    frames,
     silent,
     stream_server,
     udp_server,
@@ -25,6 +28,7 @@ from cyfs_ns import strategy
 from cyfs_ns.config.dns import FallbackFilter
 from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import Unreachable
+from cyfs_ns.io import upstreams
 from cyfs_ns.io.datagram import Datagrams
 from cyfs_ns.io.dial import plain_dial
 from cyfs_ns.io.exchange import Ways
@@ -133,6 +137,67 @@ async def test_when_nobody_answers_all_is_told_and_nobody_is_set_back() -> None:
     assert {attempt.server for attempt in caught.value.attempts} == {str(closed), str(dead)}
     assert "no answer in 0.3 s" in str(caught.value) and "refused" in str(caught.value)
     assert [state.score.set_back_until for state in forwarder.servers()] == [None, None]
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+async def test_a_server_that_is_only_just_starting_is_waited_for(scheme: str) -> None:
+    port = free_port()
+    starting = Upstream(scheme=scheme, host="127.0.0.1", port=port)
+    forwarder, servers = house(), group(starting)
+    async with trio.open_nursery() as nursery, AsyncExitStack() as server:
+        told: list[Told] = []
+
+        async def ask() -> None:
+            told.append(await forwarder.ask(WIRE, 1, group=servers))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.01)  # it was refused, and waits for its next turn
+        opened = udp_server(GOOD, port=port) if scheme == "udp" else stream_server(answering(GOOD), port=port)
+        await server.enter_async_context(opened)
+        await trio.sleep_forever()
+    assert addresses(told[0]) == ["192.0.2.1"]
+
+
+async def test_servers_that_go_on_refusing_are_not_waited_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstreams, "_PAUSES", (0.01, 0.01, 0.01))
+    dialled = []
+    up = False
+
+    async def dial(host: str, port: int, via: str | None) -> trio.abc.Stream:
+        dialled.append(port)
+        if up:
+            return await plain_dial()(host, port, via)
+        raise Unreachable("refused", "connect_refused")
+
+    async def tries(*, answered: bool = False) -> int:
+        dialled.clear()
+        with nullcontext() if answered else pytest.raises(NobodyAnswered):
+            await forwarder.ask(WIRE, 1, group=servers)
+        return len(dialled)
+
+    async with stream_server(answering(GOOD)) as server:
+        forwarder, servers = house(dial=dial), group(server)
+        assert [await tries() for _ in range(3)] == [4, 1, 1]
+        up = True
+        assert await tries(answered=True) == 1
+        forwarder.close()
+        up = False
+        assert await tries() == 4
+        forwarder.flush()
+        assert await tries() == 4, "our own way is another one, so what was learnt is worth nothing"
+
+
+async def test_where_there_is_no_way_nobody_waits_for_one() -> None:
+    dialled = []
+
+    async def dial(host: str, port: int, via: str | None) -> trio.abc.Stream:
+        dialled.append(port)
+        raise Unreachable("no route", "pre_connect_route")
+
+    with pytest.raises(NobodyAnswered):
+        await house(dial=dial).ask(WIRE, 1, group=group(Upstream(scheme="tcp", host="192.0.2.1", port=53)))
+    assert dialled == [53]
 
 
 async def test_a_group_of_nobody_is_no_way_to_ask() -> None:
@@ -278,12 +343,14 @@ async def test_a_spelling_without_upper_case_proves_nothing() -> None:
 
 async def test_a_server_that_kept_the_spelling_before_is_not_believed_without() -> None:
     handlers = [GOOD, lowered]
-    async with udp_server(lambda query: handlers[0](query)) as server:
+    counted = Counted(lambda query: handlers[0](query))
+    async with udp_server(counted) as server:
         forwarder, servers = house(), group(server)
         await forwarder.ask(WIRE, 1, group=servers)
         handlers.pop(0)
         with pytest.raises(NobodyAnswered):
             await forwarder.ask(WIRE, 1, group=servers)
+    assert len(counted.queries) == 2, "a forger gets no second chance because there is no TCP"
 
 
 async def test_a_cut_reply_leads_to_tcp() -> None:
@@ -379,10 +446,8 @@ async def test_a_server_by_name_is_found_again_when_it_fails(monkeypatch: pytest
 
     async with udp_server(GOOD) as server:
         named = Upstream(scheme="udp", host="dns.example", port=server.port)
-        forwarder, servers = house(find=find), group(named)
-        with pytest.raises(NobodyAnswered):
-            await forwarder.ask(WIRE, 1, group=servers)
-        assert addresses(await forwarder.ask(WIRE, 1, group=servers)) == ["192.0.2.1"]
+        told = await house(find=find).ask(WIRE, 1, group=group(named))
+        assert addresses(told) == ["192.0.2.1"], "for the question that met the fault, too"
     assert asked == [False, True]
 
 
@@ -393,6 +458,29 @@ async def test_the_next_address_of_a_server_is_tried() -> None:
     async with udp_server(GOOD) as server:
         named = Upstream(scheme="udp", host="dns.example", port=server.port)
         assert addresses(await house(find=find).ask(WIRE, 1, group=group(named))) == ["192.0.2.1"]
+
+
+async def test_a_slow_address_is_not_given_up_for_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cyfs_ns.io.exchange._PATIENCE", 0.02)
+    other_asked = trio.Event()
+
+    async def find(host: str, *, fresh: bool) -> tuple[str, ...]:
+        return ("127.0.0.1", "127.0.0.3")
+
+    async def slow(stream: trio.abc.Stream) -> None:
+        async for query in frames(stream):
+            await other_asked.wait()
+            await stream.send_all(framed(GOOD(query)))
+
+    async def dial(host: str, port: int, via: str | None) -> trio.abc.Stream:
+        if host == "127.0.0.1":
+            return await plain_dial()(host, port, via)
+        other_asked.set()
+        return await trio.sleep_forever()
+
+    async with stream_server(slow) as server:
+        named = Upstream(scheme="tcp", host="dns.example", port=server.port)
+        assert addresses(await house(find=find, dial=dial).ask(WIRE, 1, group=group(named))) == ["192.0.2.1"]
 
 
 class Relay:

@@ -23,7 +23,7 @@ from cyfs_ns.conversation import Serve
 from cyfs_ns.io.https import ALPN, https_door
 from cyfs_ns.io.selfsigned import ensure_certificate
 from cyfs_ns.io.servertls import ServerTls
-from cyfs_ns.io.streams import StreamDoor, StreamHall, StreamLimits, listen_tcp, serve_door, tcp_door, tls_door
+from cyfs_ns.io.streams import StreamDoor, StreamHall, StreamLimits, bind_tcp, serve_door, tcp_door, tls_door
 from cyfs_ns.peer import Peer
 
 
@@ -72,7 +72,7 @@ class House:
         self.ports: dict[str, int] = {}
 
     def door(self, kind: str) -> StreamDoor:
-        listener = listen_tcp("127.0.0.1", 0)
+        listener = bind_tcp("127.0.0.1", 0)
         self.ports[kind] = listener.getsockname()[1]
         limits, pem = self.hall.limits, self.tls_file
         if kind == "tcp":
@@ -103,7 +103,9 @@ async def house(
     built = House(hall, pem)
     async with trio.open_nursery() as nursery:
         for kind in kinds:
-            await nursery.start(serve_door, hall, built.door(kind))
+            door = built.door(kind)
+            door.open()
+            await nursery.start(serve_door, hall, door)
         yield built
         nursery.cancel_scope.cancel()
     assert len(hall.crowd) == hall.in_work == 0

@@ -215,6 +215,17 @@ async def test_a_wildcard_socket_answers_from_the_address_that_was_asked(name: s
     )
 
 
+async def test_who_asks_before_anybody_serves_is_answered_from_the_address_that_was_asked():
+    house = House()
+    sock = open_udp("0.0.0.0", 0)
+    async with trio.open_nursery() as nursery:
+        with await client("127.0.0.5", sock.getsockname()[1], own="127.0.0.6") as asking, trio.fail_after(10):
+            await asking.send(ask("cold.example"))
+            await nursery.start(serve_udp, sock, Hot({"udp": HotDoor(everybody)}), house.serve)
+            assert await asking.recv(4096) == told(ask("cold.example"))
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("ip", ["::1", "::"])
 async def test_ipv6(ip: str):
     hot, house = HotDoor(everybody), House()
@@ -289,7 +300,6 @@ def test_what_cannot_be_sent_does_not_hold_up_the_others():
 @pytest.mark.parametrize(("ip", "index_at"), [("0.0.0.0", 16), ("::", 32)])
 def test_answers_of_a_wildcard_socket_are_not_tied_to_an_interface(ip: str, index_at: int):
     with open_udp(ip, 0) as sock, socket.socket(sock.family, socket.SOCK_DGRAM) as client:
-        UdpDoor(sock)  # which asks for the control data
         batch = Batch(sock.family, control=True)
         client.connect(("::1" if ":" in ip else "127.0.0.1", sock.getsockname()[1]))
         client.send(b"question")

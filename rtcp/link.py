@@ -16,7 +16,6 @@ Times are of a clock that never goes back; ``wall``, the seconds since 1970 at t
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 
 from cyfs_ns.errors import BadWire, Misuse, Refused, Unreachable
@@ -37,6 +36,7 @@ from rtcp.handshake import ENTROPY_SIZE, Session, answer, conclude, greet
 from rtcp.legs import Leg
 from rtcp.limits import Limits
 from rtcp.liveness import Liveness, Pulse
+from rtcp.machine import Machine
 from rtcp.nonces import NonceMemory
 from rtcp.packet import (
     Body,
@@ -80,7 +80,7 @@ class _State(Enum):
     CLOSED = "closed"
 
 
-class Link:
+class Link(Machine[LinkEvent]):
     """Made by :meth:`dial` or :meth:`respond`."""
 
     @classmethod
@@ -128,6 +128,7 @@ class Link:
     def __init__(self, local: Local, entropy: bytes, now: float, wall: float, limits: Limits) -> None:
         if len(entropy) != ENTROPY_SIZE:
             raise Misuse(f"a handshake takes {ENTROPY_SIZE} random bytes")
+        super().__init__()
         self._local, self._entropy, self._limits = local, entropy, limits
         self._wall_offset = wall - now
         self._remote: Remote | None = None
@@ -139,8 +140,6 @@ class Link:
         self._sealer: RecordSealer | None = None
         self._opener: RecordOpener | None = None
         self._reader = PacketReader()
-        self._events: deque[LinkEvent] = deque()
-        self._out = bytearray()
         self._seq = 0
         self._deadline = self._keys_end = now
         self._state = _State.WAITING
@@ -168,16 +167,6 @@ class Link:
     def receive_eof(self) -> None:
         """The peer has finished sending, or the connection broke."""
         self._close(End.LOST, "the connection ended" if self.is_open else "the connection ended in the handshake")
-
-    def next_event(self) -> LinkEvent | None:
-        """The next thing that happened; None: that was all."""
-        return self._events.popleft() if self._events else None
-
-    def data_to_send(self) -> bytes:
-        """Bytes for the peer, each once.  Call after every other call, also after ``LinkClosed``."""
-        data = bytes(self._out)
-        self._out.clear()
-        return data
 
     def next_deadline(self) -> float | None:
         """When to call ``handle_timeout``; None: never again."""

@@ -207,11 +207,6 @@ def write_hello_stream(stream_id: bytes) -> bytes:
     return b"\0\0" + stream_id.hex().encode()
 
 
-def is_hello_stream(untrusted: bytes) -> bool | None:
-    """Whether a connection that starts so is a stream's and not a tunnel's; None: two bytes are needed."""
-    return None if len(untrusted) < 2 else untrusted[:2] == b"\0\0"
-
-
 def read_hello_stream(untrusted: bytes) -> bytes | None:
     """The 16 bytes of the id in the first 34 bytes of a stream's connection; None: bring more.  Raises ``BadWire``."""
     head = untrusted[:HELLO_STREAM_SIZE]

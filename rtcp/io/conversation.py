@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from select import EPOLLIN
 from typing import Protocol
 
+from rtcp.io.pipe import Reactor
 from rtcp.io.readiness import Readiness
 from rtcp.v5.frames import MOST_DATAGRAM, Stop
 
-_MOST_WAITING = 512
+_MOST_WAITING, _MOST_BYTES_WAITING = 512, 1 << 20
 """Datagrams that wait for their reader; what comes beyond is dropped, as UDP does."""
+_SMALL = 8192
+"""Smaller pieces of a stream do not wait by themselves."""
 
 
 class Talk(Protocol):
@@ -30,17 +34,39 @@ class Talk(Protocol):
 
 
 class MuxedStream:
-    """The stream ``conversation`` of ``talk``, a pipe.  Raises ``OSError`` when there are no more descriptors."""
+    """The stream ``conversation`` of ``talk``, a pipe.  Raises ``OSError`` when there are no more descriptors.
 
-    __slots__ = ("_arrived", "_closed", "_ended", "_fault", "_finished", "_id", "_ready", "_talk", "fileno")
+    Of what arrived the reactor is told without a descriptor, which is made readable only for what it leaves.
+    """
 
-    def __init__(self, talk: Talk, conversation: int) -> None:
-        self._talk, self._id = talk, conversation
+    __slots__ = (
+        "_arrived",
+        "_closed",
+        "_ended",
+        "_fault",
+        "_finished",
+        "_fresh",
+        "_id",
+        "_is_announced",
+        "_reactor",
+        "_ready",
+        "_talk",
+        "fileno",
+    )
+
+    def __init__(self, talk: Talk, conversation: int, reactor: Reactor) -> None:
+        self._talk, self._id, self._reactor = talk, conversation, reactor
         self._ready = Readiness()
         self.fileno = self._ready.fileno
         self._arrived: deque[memoryview] = deque()
-        self._ended = self._finished = self._closed = False
+        self._fresh = 0
+        self._ended = self._finished = self._closed = self._is_announced = False
         self._fault: OSError | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that arrived and are not read."""
+        return sum(map(len, self._arrived))
 
     # What is wanted of it
 
@@ -116,18 +142,45 @@ class MuxedStream:
 
     def take(self, views: list[memoryview]) -> None:
         self._arrived.extend(views)
-        self._ready.set_readable(True)
+        self._fresh += len(views)
+        self._announce_soon()
 
     def peer_finished(self) -> None:
         self._ended = True
-        self._ready.set_readable(True)
+        self._announce_soon()
+
+    def _announce_soon(self) -> None:
+        if not self._is_announced:
+            self._is_announced = True
+            self._reactor.soon(self._announce)
+
+    def _announce(self) -> None:
+        self._is_announced = False
+        if not self._closed:
+            self._reactor.prompt(self.fileno(), EPOLLIN)
+        if not self._closed:
+            self._pack()
+            self._ready.set_readable(bool(self._arrived) or self._ended or self._fault is not None)
+
+    def _pack(self) -> None:
+        """What its reader left may wait for long: a peer's many small pieces, or small parts of large records, would
+        take far more room than they count for."""
+        arrived, count, self._fresh = self._arrived, self._fresh, 0
+        if not arrived:
+            return
+        fresh = [arrived.pop() for _ in range(min(count, len(arrived)))]
+        if any(len(piece) < max(_SMALL, memoryview(piece.obj).nbytes // 8) for piece in fresh):
+            if arrived and len(arrived[-1]) < _SMALL:
+                fresh.append(arrived.pop())
+            fresh = [memoryview(b"".join(reversed(fresh)))]
+        arrived.extend(reversed(fresh))
 
     def has_room(self) -> None:
         self._ready.set_writable(True)
 
-    def broke(self, why: str) -> None:
-        """What is not read is lost, and must not look complete."""
-        if self._arrived:
+    def broke(self, why: str, *, lost: bool = False) -> None:
+        """What is not read is lost, as it must not look complete; unless it is, and may be kept."""
+        if lost or not self._ended:
             self._arrived.clear()
             self._ended = False
         if self._fault is None:
@@ -139,12 +192,13 @@ class MuxedStream:
 class MuxedDatagrams:
     """The flow ``conversation`` of ``talk``, to one target.  Raises ``OSError`` when there are no more descriptors."""
 
-    __slots__ = ("_arrived", "_closed", "_fault", "_fd", "_id", "_talk")
+    __slots__ = ("_arrived", "_closed", "_fault", "_fd", "_id", "_talk", "_waiting")
 
-    def __init__(self, talk: Talk, conversation: int) -> None:
+    def __init__(self, talk: Talk, conversation: int, _reactor: Reactor) -> None:
         self._talk, self._id = talk, conversation
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._arrived: deque[bytes] = deque()
+        self._waiting = 0
         self._fault: OSError | None = None
         self._closed = False
 
@@ -157,6 +211,7 @@ class MuxedDatagrams:
         if not self._arrived:
             raise self._fault or BlockingIOError
         datagram = self._arrived.popleft()
+        self._waiting -= len(datagram)
         if not self._arrived and self._fault is None:
             os.eventfd_read(self._fd)
         return datagram
@@ -181,8 +236,9 @@ class MuxedDatagrams:
     # What its tunnel tells it
 
     def take(self, payload: memoryview) -> None:
-        if len(self._arrived) < _MOST_WAITING:
+        if len(self._arrived) < _MOST_WAITING and self._waiting < _MOST_BYTES_WAITING:
             self._arrived.append(bytes(payload))
+            self._waiting += len(payload)
             if len(self._arrived) == 1:
                 os.eventfd_write(self._fd, 1)
 

@@ -28,7 +28,7 @@ from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.io.merging import Merged
 from rtcp.admission import Policy, Proven, Standing
 from rtcp.backoff import Backoff
-from rtcp.doorstep import Doorstep
+from rtcp.door import DoorLimits
 from rtcp.events import End
 from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.alarms import Alarms
@@ -47,6 +47,7 @@ from rtcp.paths import Paths
 from rtcp.records import Spent
 from rtcp.registry import FRESH, TunnelKey
 from rtcp.v5.keys import device_key
+from rtcp.v5.ledger import Ledger
 from rtcp.v5.memory import Opening
 from rtcp.v5.payloads import Feature, Parameters
 
@@ -109,20 +110,18 @@ async def open_device(
     *,
     limits: Limits | None = None,
     policy: Policy | None = None,
-    doorstep: Doorstep | None = None,
+    door: DoorLimits | None = None,
     version_5: Version5 | None = None,
-    most_tunnels: int = 8192,
-    most_each: int = 512,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Device]:
     """``local`` in the world, taking tunnels and streams on ``listeners`` (``pipe.listen``), which it takes over.
 
-    Without ``version_5`` version 4 is spoken alone.  ``most_tunnels``: how many others may have dialled, and
-    ``most_each`` from one address.  On the way out all tunnels are closed; streams of version 4 are their owners'.
+    Without ``version_5`` version 4 is spoken alone.  ``door``: how many may call, and how often.  On the way out all
+    tunnels are closed; streams of version 4 are their owners'.
     """
     async with trio.open_nursery() as nursery:
         limits, alarms = limits or Limits(), Alarms()
-        roll = Roll(local, most_tunnels, most_each)
+        roll = Roll(local)
         legs: LegBook[Tunnel] = LegBook()
         shared = Shared(nursery=nursery, legs=legs, limits=limits, serve=house.serve)
         fifth = None
@@ -131,16 +130,18 @@ async def open_device(
                 nursery=nursery,
                 reactor=version_5.reactor,
                 alarms=alarms,
+                clock=trio.lowlevel.current_clock().current_time,
                 own=device_key(local.key),
                 parameters=_parameters(local),
                 boot=secrets.token_bytes(8),
                 serve=house.serve,
+                ledger=Ledger(version_5.room),
             )
             fifth = Fifth(version_5, commons, roll, wall, limits)
             nursery.start_soon(alarms.run)
         judges = Judges(vouch=house.vouch, welcome=house.welcome, policy=policy or Policy())
         reception = Reception(
-            roll, judges, shared, legs, doorstep or Doorstep(), wall, fifth, lambda address: house.dial(*address)
+            roll, judges, shared, legs, door or DoorLimits(), wall, fifth, lambda address: house.dial(*address)
         )
         device = Device(house, roll, reception, shared, fifth, wall)
         try:
@@ -149,6 +150,8 @@ async def open_device(
             yield device
         finally:
             device.closed = True
+            if fifth is not None:
+                fifth.close()
             roll.close()
             nursery.cancel_scope.cancel()
 
@@ -257,7 +260,33 @@ class Device:
                 if tunnel.end is not None and tunnel.end.end is End.SPENT:
                     continue
                 backoff.stood(trio.current_time() - since)
+                if isinstance(tunnel, MuxedTunnel):
+                    await trio.sleep(tunnel.stay_away)
             await trio.sleep(backoff.failed(random.random()))
+
+    async def forget(self, did: Did) -> int:
+        """Close the tunnels to ``did`` and all that is remembered of it: somebody says that it is another device now,
+        or speaks version 4 alone.  How many tunnels there were."""
+        name = did.canonical
+        found = [one for one in self.tunnels() if name in (one.peer.did.canonical, one.peer.device)]
+        keys = {one.peer.device.key for one in found} | {name.key}
+        if keys == {None}:
+            with suppress(Refused, Unreachable):
+                keys.add((await self._house.find(did, None)).key)
+        for tunnel in found:
+            self._register.remove(tunnel.key, tunnel)
+            tunnel.close()
+        for resting in [one for one in self._resting if one[0] == name]:
+            del self._resting[resting]
+        if self._fifth is not None:
+            await self._fifth.forget({key for key in keys if key is not None})
+        return len(found)
+
+    def network_changed(self) -> None:
+        """An address or a route of this machine is another: who is still there?"""
+        for tunnel in self.tunnels():
+            if isinstance(tunnel, MuxedTunnel):
+                tunnel.network_changed()
 
     def tunnels(self) -> list[AnyTunnel]:
         """All that stand."""
@@ -346,7 +375,8 @@ class Device:
         found = await self._house.find(did, address[1] or None)
         if found.key != key:
             raise Refused(f"{did} is another device by now")
-        pipe, _ = await race(found.addresses[:_ADDRESSES] or [address], dial, Paths())
+        addresses = found.addresses[:_ADDRESSES] if address[0] else ()  # without one, the way itself leads there
+        pipe, _ = await race(addresses or [address], dial, Paths())
         return pipe
 
     async def _greet(
@@ -419,4 +449,4 @@ class Device:
         if isinstance(tunnel, Tunnel):
             tunnel.close()
         else:
-            tunnel.close(when_done=True)
+            tunnel.retire()

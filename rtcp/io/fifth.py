@@ -7,7 +7,7 @@ is written down before anything else is said to it, so that nobody can bring the
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 import trio
@@ -32,6 +32,7 @@ from rtcp.v5.calling import (
     ResponderProven,
     SpeaksVersion4,
 )
+from rtcp.v5.ledger import Room
 from rtcp.v5.memory import Opening, VersionMemory
 from rtcp.v5.payloads import Introduction
 from rtcp.v5.tunnel import Tunnel as Machine
@@ -48,13 +49,14 @@ class Version5:
     """Speak version 5, too.  ``reactor`` moves the bytes of its tunnels; ``versions`` are those that may be spoken.
 
     ``memory`` knows who spoke version 5 before; ``remember`` keeps what ``VersionMemory.write`` gives, and may raise
-    ``OSError``.
+    ``OSError``.  ``room`` is what all its tunnels may hold.
     """
 
     reactor: Reactor
     versions: frozenset[int] = BOTH
     memory: VersionMemory = field(default_factory=VersionMemory)
     remember: Callable[[bytes], Awaitable[None]] = _forget
+    room: Room = field(default_factory=Room)
 
 
 class Fifth:
@@ -63,7 +65,11 @@ class Fifth:
     def __init__(self, told: Version5, commons: Commons, roll: Roll, wall: Callable[[], float], limits: Limits) -> None:
         self.commons, self.versions = commons, told.versions
         self._told, self._roll, self._wall, self._limits = told, roll, wall, limits
-        self._unwritten = False
+        self._news = self._written = 0
+        self._writing = trio.Lock()
+        self._young: set[MuxedTunnel] = set()
+        """Tunnels without a verdict."""
+        self._closed = False
 
     def opening(self, key: PublicKey) -> Opening:
         """How to call ``key``."""
@@ -133,6 +139,8 @@ class Fifth:
         """The right device is there: tell it who we are, and hear its verdict."""
         try:
             await self._note(remote.key)
+            if self._closed:
+                raise Unreachable("this end is closed", "tunnel_open")
             established = call.go_on(self._introduction(self._roll.local, remote))
             if established is None:
                 raise Unreachable("the handshake took too long", "tunnel_open")
@@ -147,14 +155,18 @@ class Fifth:
             round_trip=proven.round_trip,
             die=secrets.token_bytes(8),
             now=trio.current_time(),
+            share=self.commons.ledger.open(anonymous=False),
         )
         tunnel = MuxedTunnel(machine, peer, key, self.commons, again)
-        tunnel.take_carrier(established, pipe, owed=call.data_to_send())
+        self._young.add(tunnel)
         try:
+            tunnel.take_carrier(established, pipe, owed=call.data_to_send())
             await tunnel.shake()
         except BaseException:
             tunnel.abandon()
             raise
+        finally:
+            self._young.remove(tunnel)
         self.adopt(tunnel)
         return tunnel
 
@@ -169,18 +181,36 @@ class Fifth:
             document=(local.device_doc_jwt or "") if named else "",
         )
 
+    async def forget(self, keys: Collection[PublicKey]) -> None:
+        """A person says that these may speak version 4 alone by now."""
+        for key in keys:
+            self._news += self._told.memory.forget(key)
+        await self._write_down()
+
     async def _note(self, key: PublicKey) -> None:
         """``key`` spoke version 5, which is written down before it matters."""
-        memory = self._told.memory
-        if not memory.spoke_5(key) and not self._unwritten:
+        self._news += self._told.memory.spoke_5(key)
+        await self._write_down()
+
+    async def _write_down(self) -> None:
+        if self._written == self._news:
             return
-        try:
-            await self._told.remember(memory.write())
-        except OSError as fault:
-            self._unwritten = True
-            log.error("who spoke version 5 cannot be written down, so it is forgotten at the next start: %s", fault)
-        else:
-            self._unwritten = False
+        async with self._writing:
+            news = self._news
+            if self._written == news:
+                return
+            try:
+                await self._told.remember(self._told.memory.write())
+            except OSError as fault:
+                log.error("who spoke version 5 cannot be written down, so it is forgotten at the next start: %s", fault)
+            else:
+                self._written = news
+
+    def close(self) -> None:
+        """Nothing comes of the calls that are out."""
+        self._closed = True
+        for tunnel in list(self._young):
+            tunnel.abandon()
 
     def adopt(self, tunnel: MuxedTunnel) -> None:
         """It stands."""

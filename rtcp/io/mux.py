@@ -11,12 +11,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import trio
 
-from cyfs_ns.errors import CyfsError, Refused, Unreachable
+from cyfs_ns.errors import CyfsError, Misuse, Refused, Unreachable
 from rtcp.events import End
 from rtcp.io.alarms import Alarms
 from rtcp.io.conversation import MuxedDatagrams, MuxedStream, Talk
@@ -33,17 +33,20 @@ from rtcp.v5.carrier import RecordLayer
 from rtcp.v5.channel import Claim
 from rtcp.v5.closing import Close, CloseCode
 from rtcp.v5.established import Established
-from rtcp.v5.frames import Address, Code, Opening, Stop, TargetKind
+from rtcp.v5.frames import MOST_TARGET, Address, Code, Opening, Stop, TargetKind
 from rtcp.v5.frames import Purpose as Wanted
 from rtcp.v5.keys import DeviceKey
+from rtcp.v5.ledger import Ledger, Share
 from rtcp.v5.payloads import Introduction, Parameters
-from rtcp.v5.tunnel import Tunnel
+from rtcp.v5.tunnel import TURN, Tunnel
 
 _CALL_SECONDS = 10.0
 _HELD_PATIENCE = 8.0
 """Seconds for which whoever wants a stream waits while the tunnel has no carrier."""
+_REPLACED_WAIT = 60.0
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
 """Seconds to wait before a request is repeated that the peer had no room for."""
+_TOO_LATE = "the peer waits for this stream no longer"
 
 Connect = Callable[[], Awaitable[Pipe]]
 """Opens one more connection to the peer.  Raises ``Unreachable`` or ``Refused``."""
@@ -51,15 +54,28 @@ Connect = Callable[[], Awaitable[Pipe]]
 
 @dataclass(slots=True, kw_only=True)
 class Commons:
-    """What all tunnels of a device have in common.  ``boot`` is random for each start of it."""
+    """What all tunnels of a device have in common.
+
+    ``clock`` is trio's, without the way there; ``boot`` is random for each start of the device.  ``holders`` are the
+    tunnels by their shares in the ``ledger``.
+    """
 
     nursery: trio.Nursery
     reactor: Reactor
     alarms: Alarms
+    clock: Callable[[], float]
     own: DeviceKey
     parameters: Parameters
     boot: bytes
     serve: Serve
+    ledger: Ledger
+    holders: dict[Share, MuxedTunnel] = field(default_factory=dict)
+
+    def make_room(self) -> None:
+        """Together they may hold too much: whoever holds most gives way."""
+        while debtors := self.ledger.debtors():
+            for share in debtors:
+                self.holders[share].make_room()
 
 
 class MuxedRequest:
@@ -77,11 +93,15 @@ class MuxedRequest:
 
     async def accept(self) -> Pipe:
         """Say yes to a stream.  Raises ``Unreachable`` when it is too late."""
+        if self.purpose is not Purpose.STREAM:
+            raise Misuse("it asks for datagrams")
         await trio.lowlevel.checkpoint()
         return self._tunnel._accept_stream(self._number)
 
     async def accept_datagrams(self) -> DatagramPipe:
         """Say yes to datagrams.  Raises ``Unreachable`` when it is too late."""
+        if self.purpose is not Purpose.DATAGRAM:
+            raise Misuse("it asks for a stream")
         await trio.lowlevel.checkpoint()
         return self._tunnel._accept_datagrams(self._number)
 
@@ -110,9 +130,12 @@ class MuxedTunnel:
         self.is_draining = False
         """Whether new conversations are better opened elsewhere."""
         self.alarms: list[float] = []
-        self.last_heard = trio.current_time()
+        self._now = shared.clock
+        self.last_heard = self._now()
         """When the peer gave its last sign of life, in trio's time."""
         self._machine, self._shared, self._connect = machine, shared, connect
+        shared.holders[machine.share] = self
+        self._rest: Share | None = None
         self._lines: dict[RecordLayer, Line] = {}
         self._streams: dict[int, MuxedStream] = {}
         self._flows: dict[int, MuxedDatagrams] = {}
@@ -120,7 +143,7 @@ class MuxedTunnel:
         self._judging: dict[int, trio.CancelScope] = {}
         self._pingers: list[tuple[trio.Event, list[float]]] = []
         self._stands = trio.Event()
-        self._is_turning = self._is_due = False
+        self._is_turning = self._is_due = self._is_retired = False
 
     @property
     def id(self) -> bytes:
@@ -130,6 +153,13 @@ class MuxedTunnel:
     def is_held(self) -> bool:
         """Whether it waits for a carrier."""
         return not self._machine.is_up
+
+    @property
+    def stay_away(self) -> float:
+        """Now that it is over: seconds for which nobody should come back who is not asked to."""
+        if self.end is None:
+            return 0.0
+        return max(self.end.wait, _REPLACED_WAIT if self.end.code is CloseCode.REPLACED else 0.0)
 
     # What is wanted of it
 
@@ -153,7 +183,7 @@ class MuxedTunnel:
         answer: tuple[trio.Event, list[float]] = (trio.Event(), [])
         self._pingers.append(answer)
         try:
-            self._machine.ping(trio.current_time())
+            self._machine.ping(self._now())
             self._turn()
             await answer[0].wait()
         finally:
@@ -185,7 +215,12 @@ class MuxedTunnel:
 
     def close(self, code: CloseCode = CloseCode.DONE, reason: str = "", *, when_done: bool = False) -> None:
         """End it, and all that is on it; ``when_done``: once all that was said has arrived."""
-        self._machine.close(trio.current_time(), code, reason=reason, when_done=when_done)
+        self._machine.close(self._now(), code, reason=reason, when_done=when_done)
+        self._turn()
+
+    def retire(self) -> None:
+        """Nothing more is opened on it, and it ends with the last conversation that is open."""
+        self._is_retired = True
         self._turn()
 
     def abandon(self) -> None:
@@ -193,9 +228,34 @@ class MuxedTunnel:
         if not self.over.is_set():
             self.close()
 
+    def make_room(self) -> None:
+        """All tunnels together hold too much, and this one the most."""
+        if self.end is not None:
+            for stream in self._streams.values():
+                stream.broke(_why(Stop.STALLED), lost=True)
+            self._count_rest()
+            return
+        self._machine.make_room(self._now())
+        self._turn()
+
+    def _count_rest(self) -> None:
+        """Streams that were complete when the tunnel ended are read later, and what waits on them counts until then."""
+        shared, rest = self._shared, self._rest
+        left = sum(stream.waiting for stream in self._streams.values())
+        if rest is None:
+            if not left:
+                return
+            rest = self._rest = shared.ledger.open(anonymous=self._machine.share.anonymous)
+            shared.holders[rest] = self
+        rest.settle(left, held=False)
+        if not left:
+            rest.close()
+            del shared.holders[rest]
+            self._rest = None
+
     def network_changed(self) -> None:
         """An address or a route of this machine is another: is the peer still there?"""
-        self._machine.network_changed(trio.current_time())
+        self._machine.network_changed(self._now())
         self._turn()
 
     # Carriers
@@ -213,13 +273,13 @@ class MuxedTunnel:
 
     def join(self, established: Established, claim: Claim, seen: Address | None) -> Close | None:
         """The peer called a carrier.  None: ``take_carrier`` follows; else this is to be said."""
-        verdict = self._machine.join(established.carrier, claim, seen, trio.current_time())
+        verdict = self._machine.join(established.carrier, claim, seen, self._now())
         if verdict is not None:
             self._turn()
         return verdict
 
     def _hear(self, line: Line, untrusted: bytes | memoryview) -> None:
-        now = trio.current_time()
+        now = self._now()
         if untrusted:
             self.last_heard = now
             self._machine.receive(line.carrier, untrusted, now)
@@ -241,16 +301,18 @@ class MuxedTunnel:
                 await self._call_by(await connect(), channel)
         except (Unreachable, Refused) as fault:
             log.debug("no carrier to %s: %s", self.peer.did, fault)
+        except Exception:
+            log.exception("calling %s failed", self.peer.did)
 
     async def _call_by(self, pipe: Pipe, channel: int) -> None:
         shared, key = self._shared, self.peer.device.key
         assert key is not None
         try:
-            call = Call.native(shared.own, key, entropy=secrets.token_bytes(NATIVE_ENTROPY), now=trio.current_time())
+            call = Call.native(shared.own, key, entropy=secrets.token_bytes(NATIVE_ENTROPY), now=self._now())
             event = await next_event(call, pipe)
             if not isinstance(event, ResponderProven):
                 raise Unreachable(f"the peer was not found again: {event}", "tunnel_open")
-            claim = self._machine.claim(channel, trio.current_time())
+            claim = self._machine.claim(channel, self._now())
             if claim is None:
                 pipe.close()
                 return
@@ -265,7 +327,7 @@ class MuxedTunnel:
             )
             established = call.go_on(said)
             assert established is not None
-            if not self._machine.attach(established.carrier, channel, trio.current_time()):
+            if not self._machine.attach(established.carrier, channel, self._now()):
                 pipe.close()
                 return
         except BaseException:
@@ -277,14 +339,15 @@ class MuxedTunnel:
 
     def ring(self) -> None:
         """A deadline may be due."""
-        self._machine.handle_timeout(trio.current_time())
+        self._machine.handle_timeout(self._now())
         self._turn()
 
     def _soon(self) -> None:
         """A program said something: a turn follows when all have."""
         if not self._is_due:
             self._is_due = True
-            self._shared.reactor.soon(self._turn)
+            if not self._is_turning:
+                self._shared.reactor.soon(self._turn)
 
     def _turn(self) -> None:
         """Hand on what the machine tells, and send what it has to say."""
@@ -294,27 +357,36 @@ class MuxedTunnel:
             return
         self._is_turning = True
         machine = self._machine
+        now = self._now()
         try:
             while True:
                 while (event := machine.next_event()) is not None:
                     self._take(event)
-                if not self._speak() and not self._is_due:
-                    break
                 self._is_due = False
+                self._speak(now)
+                if not self._is_due and not machine.has_events:
+                    break
         finally:
             self._is_turning = False
+        machine.settle()
+        if self._shared.ledger.is_over:
+            self._shared.reactor.soon(self._shared.make_room)
+        if self._is_retired and not machine.conversations:
+            self._is_retired = False
+            self.close(when_done=True)
+            return
         deadline = machine.next_deadline()
         if deadline is not None:
             self._shared.alarms.ask(self, deadline)
 
-    def _speak(self) -> bool:
-        """Whether anything was said, so that the machine may have more to tell."""
-        said, now = False, trio.current_time()
+    def _speak(self, now: float) -> None:
+        """Send what the machine has to say on each line, as far as the line takes it."""
+        to_send = self._machine.data_to_send
         for carrier, line in list(self._lines.items()):
-            while not line.is_clogged and (records := self._machine.data_to_send(carrier, now)):
+            while not line.is_clogged and (records := to_send(carrier, now)):
                 line.send(records)
-                said = True
-        return said
+                if sum(map(len, records)) < TURN:
+                    break
 
     def _take(self, event: ev.TunnelEvent) -> None:
         match event:
@@ -345,7 +417,7 @@ class MuxedTunnel:
             case ev.Stands():
                 self._stands.set()
                 if self._pingers:
-                    self._machine.ping(trio.current_time())
+                    self._machine.ping(self._now())
             case ev.CarrierWanted(channel):
                 self._shared.nursery.start_soon(self._call, channel)
             case ev.CarrierRetired(carrier, last):
@@ -364,7 +436,7 @@ class MuxedTunnel:
         if (judging := self._judging.get(number)) is not None:
             judging.cancel()
         if (stream := self._streams.get(number)) is not None:
-            stream.broke(_why(code))
+            stream.broke(_why(code), lost=code == Stop.STALLED)
         if (flow := self._flows.get(number)) is not None:
             flow.broke(_why(code))
 
@@ -377,6 +449,10 @@ class MuxedTunnel:
 
     def _ended(self, event: ev.Ended) -> None:
         self.end = event
+        del self._shared.holders[self._machine.share]
+        self._count_rest()
+        if event.code is CloseCode.REPLACED and self.peer.dialled:
+            log.warning("another machine has the same key as this one: %s was called from there", self.peer.did)
         for line in list(self._lines.values()):
             self._drop(line)
         self._tell_pingers(None)
@@ -403,8 +479,9 @@ class MuxedTunnel:
     async def _ask(self, purpose: Wanted, host: str | None, port: int) -> int:
         if self.is_draining:
             raise TunnelOver("the peer takes no new streams", "tunnel_open")
+        opening = _write_target(purpose, host, port)
         try:
-            number = self._machine.open(_write_target(purpose, host, port), trio.current_time())
+            number = self._machine.open(opening, self._now())
         except Unreachable as over:
             raise TunnelOver(str(over), "tunnel_open") from over
         except Refused as full:
@@ -466,66 +543,81 @@ class MuxedTunnel:
             log.exception("serving a stream failed")
             code = Code.UNREACHABLE
         if self._judging.pop(number, None) is not None:  # nobody accepted it
-            self._machine.answer(number, code, trio.current_time())
+            self._machine.answer(number, code, self._now())
             self._soon()
 
     def _accept_stream(self, number: int) -> MuxedStream:
+        self._check_awaited(number)
         stream = self._streams[number] = _made(MuxedStream, self, number)
         self._accept(number, stream)
         return stream
 
     def _accept_datagrams(self, number: int) -> MuxedDatagrams:
+        self._check_awaited(number)
         flow = self._flows[number] = _made(MuxedDatagrams, self, number)
         self._accept(number, flow)
         return flow
 
+    def _check_awaited(self, number: int) -> None:
+        """Raises ``Unreachable`` for what was answered."""
+        if number not in self._judging:
+            raise Unreachable(_TOO_LATE, "tunnel_open")
+
     def _accept(self, number: int, made: MuxedStream | MuxedDatagrams) -> None:
         """Raises ``Unreachable``."""
-        in_time = self._judging.pop(number, None) is not None
-        if not in_time or not self._machine.answer(number, Code.YES, trio.current_time()):
-            made.broke("too late")
+        del self._judging[number]
+        if not self._machine.answer(number, Code.YES, self._now()):
+            made.broke(_TOO_LATE)
             made.close()
-            raise Unreachable("the peer waits for this stream no longer", "tunnel_open")
+            raise Unreachable(_TOO_LATE, "tunnel_open")
         self._soon()
 
     # What conversations say (``conversation.Talk``)
 
     def send(self, conversation: int, data: bytes | memoryview) -> int:
-        taken = self._machine.send(conversation, data, trio.current_time())
+        taken = self._machine.send(conversation, data, self._now())
         self._soon()
         return taken
 
     def consumed(self, conversation: int, size: int) -> None:
-        self._machine.consumed(conversation, size, trio.current_time())
-        self._soon()
+        if self._rest is not None:
+            self._count_rest()
+            return
+        self._machine.consumed(conversation, size, self._now())
+        if self._machine.has_news:
+            self._soon()
 
     def finish(self, conversation: int) -> None:
-        self._machine.finish(conversation, trio.current_time())
+        self._machine.finish(conversation, self._now())
         self._soon()
 
     def stop(self, conversation: int) -> None:
-        self._machine.stop(conversation, Stop.CANCELLED, trio.current_time())
+        self._machine.stop(conversation, Stop.CANCELLED, self._now())
         self._soon()
 
     def reset(self, conversation: int, code: Stop) -> None:
-        self._machine.reset(conversation, code, trio.current_time())
+        self._machine.reset(conversation, code, self._now())
         self._soon()
 
     def send_datagram(self, conversation: int, data: bytes | memoryview) -> None:
-        self._machine.send_datagram(conversation, None, data, trio.current_time())
+        self._machine.send_datagram(conversation, None, data, self._now())
         self._soon()
 
     def forget(self, conversation: int) -> None:
         self._streams.pop(conversation, None)
         self._flows.pop(conversation, None)
+        if self._rest is not None:
+            self._count_rest()
+        if self._is_retired:
+            self._soon()
 
 
 _Made = TypeVar("_Made", MuxedStream, MuxedDatagrams)
 
 
-def _made(kind: Callable[[Talk, int], _Made], tunnel: MuxedTunnel, number: int) -> _Made:
+def _made(kind: Callable[[Talk, int, Reactor], _Made], tunnel: MuxedTunnel, number: int) -> _Made:
     try:
-        return kind(tunnel, number)
+        return kind(tunnel, number, tunnel._shared.reactor)
     except OSError as fault:
         raise Unreachable(f"no stream can be opened: {fault}", "other") from fault
 
@@ -594,11 +686,15 @@ def _fault(code: int, reason: str) -> CyfsError:
 
 
 def _write_target(purpose: Wanted, host: str | None, port: int) -> Opening:
-    """``host`` may be a tunnel URL, for the peer to open."""
+    """``host`` may be a tunnel URL, for the peer to open.  Raises ``Unreachable``."""
     if host is not None and "://" in host:
-        return Opening(purpose, host, TargetKind.URL)
-    shown = f"[{host}]" if host and ":" in host else host or ""
-    return Opening(purpose, f"{shown}:{port}")
+        opening = Opening(purpose, host, TargetKind.URL)
+    else:
+        shown = f"[{host}]" if host and ":" in host else host or ""
+        opening = Opening(purpose, f"{shown}:{port}")
+    if len(opening.target.encode()) > MOST_TARGET:
+        raise Unreachable("the target is longer than what can be asked for", "other")
+    return opening
 
 
 def _read_target(opening: Opening) -> tuple[str | None, int]:

@@ -1,7 +1,7 @@
-"""What a tunnel and its streams run over: a *pipe*, any reliable byte stream that never blocks.
+"""Pipes in the world: TCP connections, how they are taken and made sure of, and how a trio task waits for any pipe.
 
-A TCP socket is one; so is TLS over one, a proxy's connection, a stream through another tunnel.  The rules are those of
-endpoints one floor above (``tunnels/endpoint.py``), which all are pipes, and streams of ours are pipes in turn.
+Relays never wait here.  One task at a time may wait for each direction of a pipe, and nobody may close it under a
+waiting task; where that can happen, ``tunnels.io.stream.EndpointStream`` wakes the waiter first.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import trio
 
 from rtcp.party import Address
+from rtcp.pipe import Pipe as Pipe
 
 log = logging.getLogger("cyfs.rtcp")
 
@@ -22,20 +24,9 @@ DEFAULT_PORT = 2980
 _BACKLOG = 1024
 _WATCHED = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 _ACCEPTS_PER_TURN = 32
+_MOST_AT_ONCE = 65536
+_ELBOW_SECONDS = 0.01
 _OUT_OF_DESCRIPTORS = 0.1  # seconds to wait for some to come back
-
-
-class Pipe(Protocol):
-    """One open byte stream.  Calls do what can be done now, or raise ``BlockingIOError``; faults are ``OSError``."""
-
-    def fileno(self) -> int: ...
-    def recv_into(self, buffer: memoryview, /) -> int: ...
-    def send(self, data: bytes | memoryview, /) -> int: ...
-    def pending(self) -> bool: ...
-    def unsent(self) -> bool: ...
-    def flush(self) -> None: ...
-    def shutdown_write(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class DatagramPipe(Protocol):
@@ -60,10 +51,14 @@ class Reactor(Protocol):
     def rewatch(self, fd: int, events: int, /) -> None: ...
     def forget(self, fd: int, /) -> None: ...
     def soon(self, callback: Callable[[], None], /) -> None: ...
+    def prompt(self, fd: int, events: int, /) -> None: ...
 
 
 class TcpPipe(socket.SocketType):
-    """A TCP socket, as it is."""
+    """A TCP socket as a pipe.  It *is* the raw socket, so a relay can hand it straight to the kernel.
+
+    Built on the C type: the convenience of ``socket.socket`` costs microseconds that every connection would pay.
+    """
 
     __slots__ = ()
 
@@ -91,18 +86,43 @@ def watch_over(pipe: Pipe) -> None:
             pipe.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def receive_some(pipe: Pipe, most: int) -> bytes:
+async def receive_some(pipe: Pipe, most: int = _MOST_AT_ONCE) -> bytes:
     """The next bytes, at most ``most``; empty when the peer has finished.  Raises ``OSError``."""
-    buffer = bytearray(most)
+    await trio.lowlevel.checkpoint()
     while True:
         try:
-            return bytes(buffer[: pipe.recv_into(memoryview(buffer))])
+            # A buffer for the moment of reading only: thousands may be waiting here.
+            buffer = bytearray(most)
+            return bytes(memoryview(buffer)[: pipe.recv_into(memoryview(buffer))])
         except BlockingIOError:
-            await trio.lowlevel.wait_readable(pipe.fileno())
+            del buffer
+            await _wait_readable(pipe)
 
 
-async def send_all(pipe: Pipe, data: bytes) -> None:
-    """Send everything, and see it out of the pipe's own buffers.  Raises ``OSError``."""
+async def _wait_readable(pipe: Pipe) -> None:
+    """Wait for input, pushing out meanwhile what the pipe still owes: the peer may be waiting for it."""
+    if not pipe.unsent():
+        await trio.lowlevel.wait_readable(pipe.fileno())
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_push, pipe)
+        await trio.lowlevel.wait_readable(pipe.fileno())
+        nursery.cancel_scope.cancel()
+
+
+async def _push(pipe: Pipe) -> None:
+    # A fault of the wire is for those who read and write to find; whoever sends pushes this out as well.
+    with suppress(OSError, trio.BusyResourceError):
+        while pipe.unsent():
+            try:
+                pipe.flush()
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(pipe.fileno())
+
+
+async def send_all(pipe: Pipe, data: bytes | memoryview) -> None:
+    """Send everything and see it out of the pipe's own buffers.  Raises ``OSError``."""
+    await trio.lowlevel.checkpoint()
     rest = memoryview(data)
     while rest or pipe.unsent():
         try:
@@ -111,7 +131,10 @@ async def send_all(pipe: Pipe, data: bytes) -> None:
             else:
                 pipe.flush()
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(pipe.fileno())
+            try:
+                await trio.lowlevel.wait_writable(pipe.fileno())
+            except trio.BusyResourceError:
+                await trio.sleep(_ELBOW_SECONDS)  # a reader pushes out the little that TLS had to say
 
 
 def listen(port: int = DEFAULT_PORT, hosts: tuple[str, ...] = ("::", "0.0.0.0")) -> list[socket.socket]:

@@ -6,7 +6,6 @@ Both who dials and who is dialled write here.  A tunnel of version 4 has a task,
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TypeAlias
 
 from cyfs_ns.errors import Refused
@@ -25,16 +24,12 @@ _MOST_OF_ONE = 4
 
 
 class Roll:
-    """``most``: how many tunnels others may have dialled, and ``most_each`` from one address."""
+    """Written by ``device`` and ``reception``."""
 
-    def __init__(self, local: Local, most: int, most_each: int) -> None:
+    def __init__(self, local: Local) -> None:
         self.local = local
         """May be replaced by another for the same key, when the device document is renewed."""
         self.register: Register[AnyTunnel] = Register(local.canonical)
-        self.sources: Counter[str] = Counter()
-        """Addresses that standing tunnels came from."""
-        self._inbound = 0
-        self._most, self._most_each = most, most_each
         self._muxed: dict[bytes, MuxedTunnel] = {}
 
     def came(self, did: Did) -> AnyTunnel | None:
@@ -44,11 +39,6 @@ class Roll:
         """
         standing = self.register.find(did)
         return standing if standing is not None and not standing.peer.dialled else None
-
-    def check_room(self, source: str) -> None:
-        """Raises ``Refused`` if no more tunnels are taken from there."""
-        if self._inbound >= self._most or self.sources[source] >= self._most_each:
-            raise Refused("no more tunnels are taken")
 
     def check_name(self, did: Did, device: Did) -> None:
         """Raises ``Refused`` if the name is another device's."""
@@ -84,9 +74,6 @@ class Roll:
         """From here on others find it."""
         self.register.add(tunnel.key, tunnel)
         self.register.call(tunnel.peer.device, tunnel.peer.did)
-        if tunnel.peer.source:
-            self._inbound += 1
-            self.sources[tunnel.peer.source] += 1
         if isinstance(tunnel, MuxedTunnel):
             self._muxed[tunnel.id] = tunnel
         log.info("a tunnel to %s stands", tunnel.peer.did)
@@ -105,12 +92,6 @@ class Roll:
         self.register.remove(tunnel.key, tunnel)
         if isinstance(tunnel, MuxedTunnel):
             del self._muxed[tunnel.id]
-        source = tunnel.peer.source
-        if source:
-            self._inbound -= 1
-            self.sources[source] -= 1
-            if not self.sources[source]:
-                del self.sources[source]
         log.info("the tunnel to %s is over: %s", tunnel.peer.did, tunnel.end.why if tunnel.end else "cancelled")
 
     def close(self) -> None:

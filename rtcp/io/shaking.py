@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Protocol, TypeVar
 
 import trio
 
+from rtcp.io.gate import Gate
 from rtcp.io.pipe import Pipe, receive_some, send_all
 
 _READ_SIZE = 16384
@@ -26,8 +27,8 @@ class Shaking(Protocol[Event_co]):
     def handle_timeout(self, now: float) -> None: ...
 
 
-async def next_event(machine: Shaking[Event_co], pipe: Pipe) -> Event_co:
-    """What happens next, once what the machine has to say is out.
+async def next_event(machine: Shaking[Event_co], pipe: Pipe, gate: Gate | None = None) -> Event_co:
+    """What happens next, once what the machine has to say is out.  What a stranger says passes the ``gate``.
 
     To be called until the handshake is over, and not after.
     """
@@ -36,7 +37,7 @@ async def next_event(machine: Shaking[Event_co], pipe: Pipe) -> Event_co:
             await _say(machine, pipe)
             if (event := machine.next_event()) is not None:
                 return event
-            await _hear(machine, pipe)
+            await _hear(machine, pipe, gate)
         machine.handle_timeout(trio.current_time())
 
 
@@ -48,15 +49,16 @@ async def _say(machine: Shaking[Event_co], pipe: Pipe) -> None:
             machine.receive_eof()
 
 
-async def _hear(machine: Shaking[Event_co], pipe: Pipe) -> None:
+async def _hear(machine: Shaking[Event_co], pipe: Pipe, gate: Gate | None) -> None:
     try:
         data = await receive_some(pipe, _READ_SIZE)
     except OSError:
         data = b""
-    if data:
-        machine.receive_data(data, trio.current_time())
-    else:
+    if not data:
         machine.receive_eof()
+        return
+    async with gate.one() if gate is not None else nullcontext():
+        machine.receive_data(data, trio.current_time())
 
 
 async def part(machine: Shaking[Event_co], pipe: Pipe) -> None:

@@ -12,19 +12,19 @@ In DECIDING the shell stops reading; what had come already is kept, unopened, an
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NoReturn, TypeAlias
 
 from cyfs_ns.errors import BadWire, Misuse
+from rtcp.machine import Machine
 from rtcp.v5.carrier import Kind
 from rtcp.v5.closing import Close, CloseCode
 from rtcp.v5.cookies import CookieJar
 from rtcp.v5.established import Established, establish
 from rtcp.v5.keys import DeviceKey, x25519_public
-from rtcp.v5.messages import MOST_FIRST, Message, Type, envelop, knows, mac1_key, noise_of, take_message, write_retry
+from rtcp.v5.messages import Message, Type, envelop, knows, mac1_key, noise_of, take_message, write_retry
 from rtcp.v5.noise import Responder
 from rtcp.v5.opening import FIRST_SIZE, First, native_prologue, read_first, read_offer
 from rtcp.v5.payloads import Introduction, Parameters, read_introduction
@@ -88,7 +88,7 @@ class _State(Enum):
     DONE = "over"
 
 
-class Answer:
+class Answer(Machine[AnswerEvent]):
     """``keys``: those of this device; ``parameters``: what we tell; ``entropy``: ``ENTROPY`` random bytes; ``now``:
     when the connection was accepted."""
 
@@ -103,13 +103,12 @@ class Answer:
     ) -> None:
         if len(entropy) != ENTROPY:
             raise Misuse(f"an answer takes {ENTROPY} random bytes")
+        super().__init__()
         self._keys, self._parameters, self._entropy, self._guard = keys, parameters, entropy, guard
         self._noise: Responder | None = None
         self._established: Established | None = None
-        self._was_sent_back = self._is_long = False
+        self._was_sent_back = False
         self._buffer = bytearray()
-        self._out = bytearray()
-        self._events: deque[AnswerEvent] = deque()
         self._state = _State.KNOCKING
         self._began = now
         self._deadline = now + KNOCK_WAIT
@@ -138,16 +137,6 @@ class Answer:
         """The peer has finished sending, or the connection broke."""
         self._fail("the connection ended in the handshake")
 
-    def next_event(self) -> AnswerEvent | None:
-        """The next thing that happened; None: that was all."""
-        return self._events.popleft() if self._events else None
-
-    def data_to_send(self) -> bytes:
-        """Bytes for the peer, each once.  Call after every other call: nobody answers what is not out yet."""
-        data = bytes(self._out)
-        self._out.clear()
-        return data
-
     def next_deadline(self) -> float | None:
         """When to call ``handle_timeout``; None: never again."""
         return None if self._state is _State.DONE else self._deadline
@@ -160,11 +149,6 @@ class Answer:
             self.refuse(Close(CloseCode.BUSY, _BUSY_WAIT, "no verdict in time"), now)
         else:
             self._fail(f"too late: {self._state.value}")
-
-    @property
-    def is_long(self) -> bool:
-        """Whether what has begun is a Hello larger than any message 1: ``Door.long_hello()``."""
-        return self._is_long
 
     @property
     def established(self) -> Established:
@@ -214,7 +198,6 @@ class Answer:
         length = int.from_bytes(self._buffer[:2], "big")
         if length <= FIRST_SIZE:
             raise BadWire(f"a Hello of {length} bytes")
-        self._is_long = length > MOST_FIRST
         if len(self._buffer) < length:
             return
         offer = read_offer(bytes(self._buffer[:length]))

@@ -11,7 +11,6 @@ responder's verdict has to come within ``VERDICT_WAIT``.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn, TypeAlias
@@ -22,6 +21,7 @@ from cyfs_ns.identity.keys import PublicKey, SecretKey
 from rtcp.events import LinkClosed
 from rtcp.limits import Limits
 from rtcp.link import Link
+from rtcp.machine import Machine
 from rtcp.offer import RANDOM_SIZE
 from rtcp.party import Local, Remote
 from rtcp.v5.established import Established, establish
@@ -73,7 +73,7 @@ class _State(Enum):
     DONE = "over"
 
 
-class Call:
+class Call(Machine[CallEvent]):
     """Made by :meth:`native`, :meth:`marked` or :meth:`masked`."""
 
     @classmethod
@@ -141,6 +141,7 @@ class Call:
         return call
 
     def __init__(self, own: DeviceKey, peer: PublicKey, now: float) -> None:
+        super().__init__()
         self._own, self._peer = own, peer
         self._noise: Initiator | None = None
         self._link: Link | None = None
@@ -150,8 +151,6 @@ class Call:
         self._theirs: Parameters | None = None
         self._buffer = bytearray()
         self._read = 0
-        self._out = bytearray()
-        self._events: deque[CallEvent] = deque()
         self._state = _State.SENT
         self._sent = now
 
@@ -177,16 +176,6 @@ class Call:
     def receive_eof(self) -> None:
         """The peer has finished sending, or the connection broke."""
         self._fail("the connection ended in the handshake")
-
-    def next_event(self) -> CallEvent | None:
-        """The next thing that happened; None: that was all."""
-        return self._events.popleft() if self._events else None
-
-    def data_to_send(self) -> bytes:
-        """Bytes for the peer, each once.  Call after every other call: nobody answers what is not out yet."""
-        data = bytes(self._out)
-        self._out.clear()
-        return data
 
     def next_deadline(self) -> float | None:
         """When to call ``handle_timeout``; None: never again.  In CHECKED it is the shell's race that decides."""

@@ -8,8 +8,7 @@ Whatever does not open was not said by our peer, but by the way between: ``Carri
 carrier.  ``BadWire`` is the peer's own fault: the tunnel ends.  After either, every later call fails alike.
 
 A sender steps to the next phase before a record that would be too much under one key, and when the key is an hour old;
-the receiver follows when it sees the next phase's byte.  Neither keeps a key it has left; only a :class:`Seal` does,
-until what it sealed is acknowledged.
+the receiver follows when it sees the next phase's byte.  Neither keeps a key it has left.
 """
 
 from __future__ import annotations
@@ -57,30 +56,11 @@ class Record(NamedTuple):
     plain: memoryview
 
 
-class Seal(NamedTuple):
-    """How a record was sealed in place, for who keeps it there until it is acknowledged."""
-
-    aead: Aead
-    nonce: bytes
-
-    def undo(self, record: bytearray | memoryview) -> None:
-        """Make ``record``, all of it and unchanged, what it was: plaintext behind four bytes that mean nothing."""
-        with memoryview(record) as whole, whole[HEAD_SIZE:] as sealed, whole[HEAD_SIZE:-TAG_SIZE] as plain:
-            self.aead.decrypt_into(self.nonce, sealed, bytes(whole[:HEAD_SIZE]), plain)
-
-    def __repr__(self) -> str:
-        return "Seal()"
-
-
 class RecordLayer(Protocol):
     """What a channel needs of the carrier it travels on.  ``now`` is in seconds, of a clock that never goes back."""
 
     def seal(self, kind: Kind, parts: Sequence[Bytes], now: float) -> bytearray:
         """``parts``, one behind the other, as one record.  Raises ``Misuse`` for none or more than ``MOST_PLAIN``."""
-
-    def seal_in_place(self, kind: Kind, record: bytearray | memoryview, now: float) -> Seal:
-        """``record`` has ``HEAD_SIZE`` bytes of room, the plaintext, and ``TAG_SIZE`` bytes of room: it becomes the
-        record.  Raises ``Misuse`` as :meth:`seal`."""
 
     def receive(self, untrusted: Bytes, now: float) -> Iterator[Record]:
         """The records that ``untrusted`` completes, each opened when it is asked for.
@@ -110,10 +90,6 @@ class Carrier:
 
     def seal(self, kind: Kind, parts: Sequence[Bytes], now: float) -> bytearray:
         record = bytearray().join((_NO_HEAD, *parts, _NO_TAG))
-        self.seal_in_place(kind, record, now)
-        return record
-
-    def seal_in_place(self, kind: Kind, record: bytearray | memoryview, now: float) -> Seal:
         size = len(record) - OVERHEAD
         if not 1 <= size <= MOST_PLAIN:
             raise Misuse(f"a record of {size} bytes")
@@ -128,7 +104,7 @@ class Carrier:
         nonce = keys.take(size, now)
         with memoryview(record) as whole, whole[HEAD_SIZE:-TAG_SIZE] as plain, whole[HEAD_SIZE:] as sealed:
             keys.aead.encrypt_into(nonce, plain, head, sealed)
-        return Seal(keys.aead, nonce)
+        return record
 
     def receive(self, untrusted: Bytes, now: float) -> Iterator[Record]:
         if self._fault is not None:

@@ -155,6 +155,11 @@ class Flow:
 Conversation: TypeAlias = Stream | Flow
 
 
+def unread_of(conversation: Conversation) -> int:
+    """Bytes of the peer's that it makes us hold."""
+    return conversation.window.unread if isinstance(conversation, Stream) else sum(map(len, conversation.held))
+
+
 class Ids:
     """Which ids were used by each side.  ``initiator``: whether we are."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from cyfs_ns.errors import BadWire
 from rtcp.v5.frames import MOST_CREDIT
+from rtcp.v5.ledger import SMALL, Share
 
 _SHORTEST = 0.02
 """Round trips below half of this are taken for it, since a turn of the reactor takes that long when much goes on."""
@@ -39,19 +40,24 @@ class Allowance:
 
 
 class Window:
-    """What we let the peer send on one stream.  ``size`` now, ``most`` when it is read fast."""
+    """What we let the peer send on one stream.  ``size`` now, ``most`` when it is read fast.
 
-    __slots__ = ("_consumed", "_mark", "_mark_at", "limit", "most", "received", "size")
+    ``share`` counts what is not read.
+    """
 
-    def __init__(self, size: int, most: int, now: float) -> None:
+    __slots__ = ("_consumed", "_mark", "_mark_at", "_share", "_stock", "limit", "most", "received", "size")
+
+    def __init__(self, size: int, most: int, share: Share, now: float) -> None:
         self.size = self.limit = size
         self.most = most
-        self.received = self._consumed = self._mark = 0
+        self._share = share
+        self.received = self._consumed = self._mark = self._stock = 0
         self._mark_at = now
 
     def arrived(self, size: int) -> None:
         """Raises ``BadWire`` beyond the limit."""
         self.received += size
+        self._share.unread += size
         if self.received > self.limit:
             raise BadWire(f"{self.received} bytes on a stream that has credit for {self.limit}")
 
@@ -61,14 +67,27 @@ class Window:
 
     def drop(self) -> None:
         """Nobody reads what came."""
+        self._share.unread -= self.unread
         self._consumed = self.received
+
+    def close(self) -> None:
+        """The stream is over."""
+        self.drop()
+        self._stock = self._share.stock(self._stock, 0)
 
     def consumed(self, size: int, round_trip: float, now: float) -> bool:
         """Bytes were read; whether ``limit`` was raised and has to be told."""
         self._consumed += size
+        self._share.unread -= size
         if self._consumed - self._mark >= self.size:
+            wanted = self.size
             if now - self._mark_at < max(2 * round_trip, _SHORTEST):
-                self.size = min(2 * self.size, max(self.most, self.size))
+                wanted = min(2 * wanted, max(self.most, wanted))
+            if wanted > SMALL:
+                self._stock = self._share.stock(self._stock, wanted - SMALL)
+                if not self._stock:
+                    wanted = min(self.size, SMALL)
+            self.size = wanted
             self._mark, self._mark_at = self._consumed, now
         if self.limit - self._consumed > self.size // 2:
             return False

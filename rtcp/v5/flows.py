@@ -6,7 +6,7 @@ from collections import deque
 
 from rtcp.v5.frames import Address
 
-_MOST_BYTES = 256 << 10
+_MOST_BYTES, _LEAST_BYTES = 256 << 10, 16 << 10
 _LONGEST = 0.1
 _MOST_DESTINATIONS = 256
 _FORGOTTEN_AFTER = 60.0
@@ -15,26 +15,28 @@ MOST_HELD = 32
 
 
 class DatagramQueue:
-    """DGRAM frames for one carrier: at most 256 KiB, at most 100 ms old; the oldest goes first, or is dropped."""
+    """DGRAM frames of one flow, at most 100 ms old; the oldest goes first, or is dropped."""
 
-    __slots__ = ("_frames", "_size")
+    __slots__ = ("_frames", "size")
 
     def __init__(self) -> None:
         self._frames: deque[tuple[float, bytes]] = deque()
-        self._size = 0
+        self.size = 0
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def put(self, frame: bytes, now: float) -> None:
+    def put(self, frame: bytes, now: float, flows: int = 1) -> None:
+        """``flows`` share the carrier: 256 KiB of frames may wait for it, but of each flow 16 KiB, or one frame."""
         self._frames.append((now, frame))
-        self._size += len(frame)
-        while self._size > _MOST_BYTES:
-            self._size -= len(self._frames.popleft()[1])
+        self.size += len(frame)
+        most = max(_MOST_BYTES // flows, _LEAST_BYTES)
+        while self.size > most and len(self._frames) > 1:
+            self.size -= len(self._frames.popleft()[1])
 
     def clear(self) -> None:
         self._frames.clear()
-        self._size = 0
+        self.size = 0
 
     def take(self, room: int, now: float) -> list[bytes]:
         """As many as fit in ``room``; none: there are none, or the next does not fit."""
@@ -45,7 +47,7 @@ class DatagramQueue:
             if fresh and len(frame) > room:
                 break
             self._frames.popleft()
-            self._size -= len(frame)
+            self.size -= len(frame)
             if fresh:
                 taken.append(frame)
                 room -= len(frame)

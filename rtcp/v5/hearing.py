@@ -31,9 +31,9 @@ from rtcp.v5.flows import MOST_HELD
 from rtcp.v5.frames import Code, Opening, Purpose, TargetKind
 from rtcp.v5.legs import Leg
 from rtcp.v5.life import BUSY_FOR, Why
-from rtcp.v5.limits import Bounds, Rate
-from rtcp.v5.payloads import Feature, Parameters
-from rtcp.v5.talking import FLOW_PURPOSES, Talking
+from rtcp.v5.limits import Rate
+from rtcp.v5.payloads import Feature
+from rtcp.v5.talking import FLOW_PURPOSES, Talking, Terms
 
 _KINDS = frozenset(TargetKind)
 
@@ -43,12 +43,10 @@ class Hearing(Talking):
 
     __slots__ = ("_frame_rate", "_open_rate", "_pings")
 
-    def __init__(
-        self, ours: Parameters, theirs: Parameters, round_trip: float, now: float, bounds: Bounds, *, initiator: bool
-    ) -> None:
-        super().__init__(ours, theirs, round_trip, now, bounds, initiator=initiator)
-        self._open_rate = Rate(*bounds.opens, now)
-        self._frame_rate = Rate(*bounds.frames, now)
+    def __init__(self, terms: Terms, round_trip: float, now: float) -> None:
+        super().__init__(terms, round_trip, now)
+        self._open_rate = Rate(*terms.bounds.opens, now)
+        self._frame_rate = Rate(*terms.bounds.frames, now)
         self._pings: dict[bytes, float] = {}
 
     def _read_frames(self, channel: Channel, plain: memoryview, known: Mapping[int, _Handler], now: float) -> None:
@@ -237,6 +235,7 @@ class Hearing(Talking):
             self._deliver_datagram(flow, payload, now)
         elif not flow.ours and len(flow.held) < MOST_HELD:
             flow.held.append(bytes(payload))
+            self._share.unread += len(payload)
 
     def _on_drain(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:
         f.read_nothing(payload)
@@ -331,8 +330,7 @@ class Hearing(Talking):
         if channel.acknowledged(f.read_u64(payload)):
             if channel.number:
                 self._close_leg_if_done(self._legs[channel.number])
-            else:
-                self._close_if_done()
+            self._close_if_done()
 
     def _on_close(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:
         if conversation:
@@ -342,6 +340,7 @@ class Hearing(Talking):
             self._end(said.code.end, said.reason or "the peer closed the tunnel", said, told=True)
         else:
             self._leg_over(self._legs[channel.number], None, lost=said.code != CloseCode.DONE)
+            self._close_if_done()
 
     def _on_pad(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:
         """Nothing."""

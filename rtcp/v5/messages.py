@@ -45,7 +45,7 @@ _SIZES: Mapping[Type, tuple[int, int]] = {
     Type.THIRD: (68 + 110, 16384),
     Type.RETRY: (48, 48),
 }
-MOST_FIRST = _SIZES[Type.FIRST][1]
+LEAST_FIRST, MOST_FIRST = _SIZES[Type.FIRST]
 
 
 @dataclass(frozen=True, slots=True)

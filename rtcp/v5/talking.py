@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from cyfs_ns.errors import BadWire, Misuse, Refused, Unreachable
 from rtcp.v5 import frames as f
@@ -32,6 +33,7 @@ from rtcp.v5.events import (
     TunnelEvent,
 )
 from rtcp.v5.frames import Address, Code, Opening, Purpose, Stop
+from rtcp.v5.ledger import Ledger, Share
 from rtcp.v5.legs import Leg, LegNumbers
 from rtcp.v5.life import BUSY_FOR, Why
 from rtcp.v5.limits import Bounds
@@ -49,6 +51,16 @@ FLOW_PURPOSES: Mapping[int, Feature] = {
     Purpose.ETHERNET: Feature.PACKETS,
 }
 """What a side has to offer for a purpose; byte streams need nothing."""
+
+
+class Terms(NamedTuple):
+    """What both sides told each other, what we bear, and whether we began it."""
+
+    ours: Parameters
+    theirs: Parameters
+    bounds: Bounds
+    share: Share | None
+    initiator: bool
 
 
 class Talking(ABC):
@@ -79,6 +91,7 @@ class Talking(ABC):
         "_outbox",
         "_pool",
         "_round_trip",
+        "_share",
         "_starved",
         "_their_count",
         "_their_flows",
@@ -87,10 +100,10 @@ class Talking(ABC):
         "_waiting",
     )
 
-    def __init__(
-        self, ours: Parameters, theirs: Parameters, round_trip: float, now: float, bounds: Bounds, *, initiator: bool
-    ) -> None:
+    def __init__(self, terms: Terms, round_trip: float, now: float) -> None:
+        ours, theirs, bounds, share, initiator = terms
         self._ours, self._theirs, self._bounds, self._initiator = ours, theirs, bounds, initiator
+        self._share = share or Ledger().open(anonymous=False)
         self._round_trip = round_trip
         self._can_call = initiator or Feature.CALLABLE in theirs.features
         self._has_legs = Feature.LEGS in ours.features & theirs.features
@@ -119,8 +132,20 @@ class Talking(ABC):
     @property
     def kept(self) -> int:
         """Bytes held because the peer has not acknowledged them, on all channels, or because they wait for a record."""
-        legs = sum(leg.channel.kept_size for leg in self._legs.values())
-        return self._control.kept_size + legs + self._outbox.queue_size + self._waiting
+        kept = self._control.kept_size + self._outbox.queue_size + self._waiting
+        for leg in self._legs.values():
+            kept += leg.channel.kept_size
+            found = self._conversations.get(leg.conversation)
+            if isinstance(found, Stream) and found.shifted:
+                kept += found.waiting
+        for flow in self._dgrams:
+            kept += flow.queue.size
+        return kept
+
+    @property
+    def share(self) -> Share:
+        """What it holds of the ledger of all tunnels."""
+        return self._share
 
     @property
     def unread(self) -> int:
@@ -134,6 +159,16 @@ class Talking(ABC):
     @property
     def round_trip(self) -> float:
         return self._round_trip
+
+    @property
+    def has_events(self) -> bool:
+        """Whether ``next_event`` has one."""
+        return bool(self._events)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is an event, or something to say on control."""
+        return bool(self._events) or not self._outbox.is_empty
 
     def next_event(self) -> TunnelEvent | None:
         """The next thing that happened; None: that was all."""
@@ -180,9 +215,8 @@ class Talking(ABC):
             return False
         found.answered, found.opening = True, None
         if isinstance(found, Flow):
-            for payload in found.held:
+            for payload in self._let_go(found):
                 self._deliver_datagram(found, memoryview(payload), now)
-            found.held.clear()
             return not self.is_ended
         held, found.held = found.held, None
         if held:
@@ -289,10 +323,11 @@ class Talking(ABC):
         frame = f.write_datagram(conversation, address, payload)
         if frame is None:
             return
-        flow.queue.put(frame, now)
-        if not flow.ringed and not (flow.leg is not None and flow.leg.rose):
+        on_leg = flow.leg is not None and flow.leg.rose
+        if not flow.ringed and not on_leg:
             flow.ringed = True
             self._dgrams.append(flow)
+        flow.queue.put(frame, now, 1 if on_leg else len(self._dgrams))
 
     def want_leg(self, conversation: int, now: float) -> None:
         """The conversation will carry much."""
@@ -353,13 +388,13 @@ class Talking(ABC):
                 out.append(carrier.seal(Kind.RAW, (plain,), now))
                 most -= len(plain)
                 leg.busy_until = self._busy_until = now + BUSY_FOR
-            if blocked is None and channel.blocked_at is not None:
+            if blocked is None and channel.blocked_at is not None and not self._share.is_tight:
                 channel.most = min(2 * channel.most, self._bounds.most_leg_kept)
             if not found.waiting:
                 self._settle(found)
             if found.starved and found.waiting <= _MOST_WAITING_ON_LEG // 2:
                 self._tell_room(found)
-        if leg.finish:
+        if leg.finish and most > 0:  # or something is to be sent again before it
             leg.finish = False
             plain = f.frame(f.FIN, leg.conversation)
             channel.keep(Kind.NUMBERED, plain, 1)
@@ -463,7 +498,8 @@ class Talking(ABC):
     def _made(self, conversation: int, opening: Opening, now: float, *, ours: bool) -> Conversation:
         made: Conversation
         if opening.purpose == Purpose.STREAM:
-            window = Window(self._ours.stream_credit, max(self._bounds.window, self._ours.stream_credit), now)
+            credit = self._ours.stream_credit
+            window = Window(credit, max(self._bounds.window, credit), self._share, now)
             made = Stream(conversation, opening, Allowance(self._theirs.stream_credit), window, ours=ours)
         else:
             made = Flow(conversation, opening, ours=ours)
@@ -517,9 +553,11 @@ class Talking(ABC):
         if isinstance(conversation, Flow):
             self._their_flows -= not conversation.ours
             conversation.queue.clear()
+            self._let_go(conversation)
         else:
             self._unread_since.pop(number, None)
             self._starved.pop(number, None)
+            conversation.window.close()
             self._pool.unread -= conversation.control_unread
             if conversation.control_unread and self._pool.renewed():
                 self._outbox.credit(0, self._pool.limit)
@@ -532,6 +570,12 @@ class Talking(ABC):
             if reset:
                 leg.until = self._now + self._bounds.leg_rises
             self._close_leg_if_done(leg)
+
+    def _let_go(self, flow: Flow) -> list[bytes]:
+        """Datagrams that waited for our answer."""
+        held, flow.held = flow.held, []
+        self._share.unread -= sum(map(len, held))
+        return held
 
     def _read(self, stream: Stream, size: int, now: float) -> None:
         """``size`` bytes of ``stream`` no longer wait for its reader."""
@@ -579,7 +623,7 @@ class Talking(ABC):
             return
         if self._conversations.get(conversation.id) is not conversation:
             return
-        if not self._can_call:
+        if not self._initiator:  # it has called once, so it can; who was called may only think so
             if not asked and not conversation.asked_leg:
                 conversation.asked_leg = True
                 self._put(f.frame_u32(f.LEG_ASK, conversation.id, 0))

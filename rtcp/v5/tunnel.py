@@ -23,6 +23,7 @@ from rtcp.v5 import frames as f
 from rtcp.v5.carrier import CarrierBroken, Kind, RecordLayer
 from rtcp.v5.channel import ACK_NOW, Channel, Claim
 from rtcp.v5.closing import Close, CloseCode, read_close
+from rtcp.v5.conversations import Stream, unread_of
 from rtcp.v5.events import (
     CarrierRetired,
     CarrierWanted,
@@ -32,10 +33,12 @@ from rtcp.v5.events import (
 )
 from rtcp.v5.frames import Address, Stop
 from rtcp.v5.hearing import LOOSE, ON_CONTROL, ON_LEG, Hearing
+from rtcp.v5.ledger import Share
 from rtcp.v5.legs import Leg
 from rtcp.v5.life import Beat, Calls, Pulse, Why
 from rtcp.v5.limits import Bounds, Rate
 from rtcp.v5.payloads import Parameters
+from rtcp.v5.talking import Terms
 
 TURN = 128 << 10
 _LATE = 1.0
@@ -56,7 +59,8 @@ class Tunnel(Hearing):
     """Made by :meth:`call` or :meth:`welcome`.
 
     ``ours`` and ``theirs`` are what the two sides told each other in the first handshake, ``round_trip`` what it
-    measured, in seconds; ``die``: 8 random bytes, from which calls get their jitter.
+    measured, in seconds; ``die``: 8 random bytes, from which calls get their jitter; ``share``: its part of what all
+    tunnels may hold.
     """
 
     __slots__ = (
@@ -82,9 +86,10 @@ class Tunnel(Hearing):
         die: bytes,
         now: float,
         bounds: Bounds = _DEFAULTS,
+        share: Share | None = None,
     ) -> Tunnel:
         """The initiator's: message 3 is out over ``carrier``, and records may follow it at once."""
-        self = cls(tunnel, ours, theirs, round_trip, die, now, bounds, initiator=True)
+        self = cls(tunnel, Terms(ours, theirs, bounds, share, initiator=True), round_trip, die, now)
         self._until = now + bounds.verdict
         self._control.claim()
         self._carriers[carrier] = self._control
@@ -104,35 +109,25 @@ class Tunnel(Hearing):
         die: bytes,
         now: float,
         bounds: Bounds = _DEFAULTS,
+        share: Share | None = None,
     ) -> Tunnel:
         """The responder's: policy said yes.  ``seen``: the caller's address, to be told to it."""
-        self = cls(tunnel, ours, theirs, round_trip, die, now, bounds, initiator=False)
+        self = cls(tunnel, Terms(ours, theirs, bounds, share, initiator=False), round_trip, die, now)
         self._control.moved_here(Claim(0, 0, 0))
         self._control.welcome = f.write_welcome(0, seen)
         self._stand(self._control, carrier, caller=False, now=now)
         self._events.append(Stands(None))
         return self
 
-    def __init__(
-        self,
-        tunnel: bytes,
-        ours: Parameters,
-        theirs: Parameters,
-        round_trip: float,
-        die: bytes,
-        now: float,
-        bounds: Bounds,
-        *,
-        initiator: bool,
-    ) -> None:
-        super().__init__(ours, theirs, round_trip, now, bounds, initiator=initiator)
+    def __init__(self, tunnel: bytes, terms: Terms, round_trip: float, die: bytes, now: float) -> None:
+        super().__init__(terms, round_trip, now)
         self.id = tunnel
         self._die = int.from_bytes(die, "big")
-        self._hold = float(min(ours.hold, theirs.hold))
+        self._hold = float(min(terms.ours.hold, terms.theirs.hold))
         self._state = _State.CALLING
         self._until: float | None = None
         self._carriers: dict[RecordLayer, Channel] = {}
-        self._join_rate = Rate(*bounds.joins, now)
+        self._join_rate = Rate(*terms.bounds.joins, now)
         self._closing_at = now
 
     # What can be seen
@@ -306,6 +301,24 @@ class Tunnel(Hearing):
         """Ask on control for a sign of life; ``Alive`` follows."""
         if self.is_up:
             self._ping(self._control, now)
+
+    # Room
+
+    def settle(self) -> None:
+        """Write what it holds into its share; after each turn."""
+        if not self.is_ended:
+            self._share.settle(self.kept, held=self._state is _State.HELD)
+
+    def make_room(self, now: float) -> None:
+        """All tunnels together hold too much, and it is for this one to give way."""
+        self._now = now
+        if self._state is _State.HELD:
+            self._say_close(Close(CloseCode.LOST, 0, "too much is held without a carrier"))
+        elif self._share.unread:
+            self._reset(max(self._conversations.values(), key=unread_of), Stop.STALLED)
+        else:
+            self._say_close(Close(CloseCode.LIMIT, 60, "too much is not acknowledged"))
+        self.settle()
 
     # The end
 
@@ -543,7 +556,9 @@ class Tunnel(Hearing):
     def _close_if_done(self) -> None:
         if self._closing is None or self._control.kept or not self._outbox.is_empty:
             return
-        if not any(leg.channel.kept for leg in self._legs.values()):
+        if any(leg.channel.kept or leg.finish for leg in self._legs.values()):
+            return
+        if not any(one.shifted and one.waiting for one in self._conversations.values() if isinstance(one, Stream)):
             self._say_close(self._closing)
 
     def _fault(self, why: str) -> None:
@@ -570,4 +585,5 @@ class Tunnel(Hearing):
         self._orphans.clear()
         self._dgrams.clear()
         self._pool.unread = self._waiting = 0
+        self._share.close()
         self._events.append(Ended(end, why, said.code, said.wait))

@@ -1,4 +1,4 @@
-"""Legs by their ids, datagrams in a stream, the doorstep, and which of two tunnels stands."""
+"""Legs by their ids, datagrams in a stream, and which of two tunnels stands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from cyfs_ns.errors import BadWire, Misuse
 from cyfs_ns.identity.did import dev_did
 from rtcp.backoff import Backoff
 from rtcp.datagrams import MOST_DATAGRAM, DatagramReader, write_datagram
-from rtcp.doorstep import Doorstep
 from rtcp.legs import Leg, LegBook
 from rtcp.limits import Limits
 from rtcp.paths import Paths
@@ -87,56 +86,6 @@ def test_datagrams_keep_their_edges_up_to_the_largest():
 @given(st.lists(st.binary(max_size=20).map(write_datagram) | st.binary(max_size=9)).map(b"".join))
 def test_datagrams_of_strangers_are_read_the_same_however_they_come(wire):
     assert datagrams([wire]) == datagrams([wire[at : at + 1] for at in range(len(wire))])
-
-
-def test_the_doorstep_holds_so_many_at_a_time():
-    door = Doorstep(most=2)
-    first = door.enter("a", 0)
-    assert first and door.enter("b", 0) and not door.enter("c", 0)
-    door.leave(first)
-    door.leave(first)
-    assert door.enter("c", 0) and not door.enter("d", 0)
-
-
-def test_one_address_does_not_take_all_places():
-    door = Doorstep(most=10, each=3)
-    places = [door.enter("a", 0) for _ in range(5)]
-    assert [place is not None for place in places] == [True, True, True, False, False]
-    assert door.enter("b", 0)
-    door.leave(places[0])
-    assert door.enter("a", 0)
-
-
-def test_a_flood_at_the_door_does_not_reach_those_we_know():
-    door = Doorstep(most=2, each=40)
-    assert door.enter("a", 0) and door.enter("b", 0) and not door.enter("c", 0)
-    places = [door.enter("friend", 0, known=True) for _ in range(41)]
-    assert [place is not None for place in places] == [True] * 40 + [False]
-    knocks = [door.knock(place, 0) for place in places if place]
-    assert knocks == [True] * 32 + [False] * 8, "a handshake costs them the same as everybody"
-    for place in places[:40]:
-        door.leave(place)
-    assert not door.enter("c", 0), "and they took no places from strangers"
-
-
-def test_even_those_we_know_are_not_without_number():
-    door = Doorstep(room=3, each=2)
-    assert [door.enter(source, 0, known=True) is not None for source in "aaabb"] == [True, True, False, True, False]
-
-
-def test_the_doorstep_lets_one_address_in_only_so_often():
-    door = Doorstep(most=1000)
-    entered = [door.enter("a", 0) for _ in range(33)]
-    assert entered.count(None) == 1
-    assert all(door.knock(place, 0) for place in entered if place), "it paid on entering"
-    assert door.enter("b", 0)
-    assert [door.enter("a", 1) for _ in range(20)].count(None) == 4
-
-
-def test_the_doorstep_remembers_so_many_addresses():
-    door = Doorstep(most=1000, burst=1, sources=2)
-    assert [door.enter(source, 0) is not None for source in "aabcb"] == [True, False, True, True, False]
-    assert door.enter("a", 0), "forgotten, so it starts afresh"
 
 
 @pytest.mark.parametrize(

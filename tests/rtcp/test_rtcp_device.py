@@ -12,7 +12,7 @@ from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
 from rtcp.admission import Policy, Standing
 from rtcp.backoff import Backoff
-from rtcp.doorstep import Doorstep
+from rtcp.door import DoorLimits
 from rtcp.io.device import Carrier
 from rtcp.io.leg import Datagrams
 from rtcp.io.tunnel import refuse
@@ -418,7 +418,7 @@ async def test_the_rules_for_tunnels_say_why():
 
 async def test_only_so_many_tunnels_are_taken():
     town = Town()
-    async with town.live(BOB, most_tunnels=1) as bob:
+    async with town.live(BOB, door=DoorLimits(standing=1)) as bob:
         async with town.live(ALICE, hosts=()) as alice, town.live(MALLORY, hosts=()) as mallory:
             await alice.tunnel(BOBS_DID)
             with pytest.raises(Refused, match="no more"):
@@ -791,7 +791,7 @@ async def test_whoever_gives_up_a_stream_of_a_tunnel_that_others_dialled_leaves_
 
 async def test_whoever_gives_up_leaves_nothing_behind():
     town = Town()
-    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, doorstep=Doorstep(burst=1000)) as bob:
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, door=DoorLimits(burst=1000)) as bob:
         before = descriptors()
         for attempt in range(60):
             with trio.move_on_after(attempt / 8000):

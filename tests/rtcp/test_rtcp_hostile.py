@@ -8,10 +8,20 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtcp.events import End, LinkClosed, LinkEvent, PingAnswered, StreamAnswered, StreamRequested, TunnelOpened
+from rtcp.events import (
+    End,
+    HelloProven,
+    LinkClosed,
+    LinkEvent,
+    PeerConfirmed,
+    PingAnswered,
+    StreamAnswered,
+    StreamRequested,
+    TunnelOpened,
+)
 from rtcp.link import Link
 from rtcp.packet import Purpose, Result
-from tests.rtcp.pair import Pair, dialled, let_in, responding, told
+from tests.rtcp.pair import ALICE, Pair, dialled, let_in, responding, told
 
 MISCHIEF = st.sampled_from(["pass"] * 24 + ["drop", "double", "cut", "flip", "swap", "replay", "reflect", "noise"])
 
@@ -90,6 +100,10 @@ def test_no_mischief_leads_anywhere_but_to_the_end(data):
                     assert stream_id in other and (purpose, host, port) == (Purpose.STREAM, "db.example", 5432)
                     assert TunnelOpened in kinds[:at]
                     other.discard(stream_id)
+                case HelloProven(proven):
+                    assert proven.key == ALICE.public and at == 0
+                case PeerConfirmed():
+                    assert isinstance(events[name][at - 1], HelloProven)
                 case StreamAnswered(stream_id, result):
                     assert stream_id in asked[name] and result == Result.OK
                 case LinkClosed(end, why):

@@ -13,7 +13,7 @@ import trio.testing
 
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
-from rtcp.doorstep import Doorstep
+from rtcp.door import DoorLimits
 from rtcp.limits import Limits
 from tests.rtcp.oldpeer import HELLO, packet
 from tests.rtcp.pair import ALICE, ALICES_NAME, BOB, MALLORY, WALL, device_document
@@ -244,38 +244,10 @@ async def test_whoever_learns_an_id_gets_no_byte_and_the_rest_lives_on():
             assert requests[1:] == ["a thief"] and len(bob.tunnels()) == 1
 
 
-async def test_a_flood_of_strangers_does_not_hurt_a_tunnel_that_stands():
-    town = Town()
-    door = Doorstep(most=20, each=10, per_second=1e9, burst=10**9)
-    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, doorstep=door) as bob:
-        await alice.tunnel(BOBS_DID)
-        await until(bob.tunnels)
-        (where,) = town.people[BOBS_DID].addresses
-        flood = []
-        for number in range(60):  # from addresses that nobody knows
-            sock = socket.socket()
-            sock.bind((f"127.0.1.{1 + number % 6}", 0))
-            sock.setblocking(False)
-            sock.connect_ex(where)
-            flood.append(sock)
-        await until(lambda: len(door._inside) == 20)
-        for _ in range(5):
-            leg = await alice.open_stream(BOBS_DID, None, 1)
-            await talk(leg)
-            back = await bob.open_stream(ALICES_DID, None, 1)
-            await talk(back)
-            for one in (leg, back):
-                one.close()
-        assert len(door._inside) == 20
-        for sock in flood:
-            sock.close()
-        await until(lambda: not door._inside)
-
-
 async def test_one_address_may_have_only_so_many_tunnels():
     town = Town()
     async with (
-        town.live(BOB, most_each=1),
+        town.live(BOB, door=DoorLimits(standing_each=1)),
         town.live(ALICE, hosts=()) as alice,
         town.live(MALLORY, hosts=()) as mallory,
     ):
@@ -286,7 +258,7 @@ async def test_one_address_may_have_only_so_many_tunnels():
 
 async def test_one_address_may_shake_hands_only_so_often():
     town = Town()
-    async with town.live(BOB, doorstep=Doorstep(per_second=0.001, burst=3)):
+    async with town.live(BOB, door=DoorLimits(per_second=0.001, burst=3)):
         answers = []
         for _ in range(5):
             async with await knock(town) as stream:

@@ -21,6 +21,7 @@ from rtcp.io.leg import LegPipe
 from rtcp.io.pipe import Pipe, TcpPipe, listen
 from rtcp.io.tunnel import StreamRequest
 from rtcp.party import Address, Found, Local
+from rtcp.v5.ledger import Room
 from rtcp.v5.memory import VersionMemory
 from tunnels.io.reactor import Reactor
 
@@ -90,6 +91,36 @@ async def echo(request: StreamRequest) -> None:
         leg.close()
 
 
+class FarEnd(trio.abc.HalfCloseableStream):
+    """``pipe`` as a stream of trio's, which it takes over."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await send_all(self.pipe, bytes(data))
+        except OSError as fault:
+            raise trio.BrokenResourceError from fault
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.wait_writable(self.pipe.fileno())
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        try:
+            return await receive(self.pipe, max_bytes or 65536)
+        except OSError as fault:
+            raise trio.BrokenResourceError from fault
+
+    async def send_eof(self) -> None:
+        self.pipe.shutdown_write()
+        await send_all(self.pipe, b"")
+
+    async def aclose(self) -> None:
+        self.pipe.close()
+        await trio.lowlevel.checkpoint()
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -137,6 +168,7 @@ class Town:
         versions: frozenset[int] | None = None,
         memory: VersionMemory | None = None,
         remember: Callable[[bytes], Awaitable[None]] | None = None,
+        room: Room | None = None,
         **more: Any,
     ) -> AsyncIterator[Device]:
         """A device with ``key``; with ``hosts`` it listens there, and others find it."""
@@ -174,6 +206,7 @@ class Town:
                 reactor=reactor,
                 versions=versions,
                 memory=memory or VersionMemory(),
+                room=room or Room(),
                 **({} if remember is None else {"remember": remember}),
             )
             try:
@@ -209,7 +242,7 @@ class Middle:
     """The road to ``port``: TCP goes through it until it is ``frozen``, when it swallows all and closes nothing."""
 
     def __init__(self, port: int) -> None:
-        self._to = port
+        self.to = port
         self.port = 0
         self.frozen = False
         self.said: list[bytearray] = []
@@ -217,6 +250,8 @@ class Middle:
         self.flip, self.backwards = -1, False
         """Which byte of the first connection is spoilt, and whether on the way back."""
         self.watched: bytearray | None = None
+        self.carried: list[_Carried] = []
+        """All connections there ever were, in their order."""
         self._scope = trio.CancelScope()
 
     async def run(self, *, task_status: trio.TaskStatus[Middle]) -> None:
@@ -231,35 +266,73 @@ class Middle:
         """All connections end, and no more are taken."""
         self._scope.cancel()
 
+    @property
+    def standing(self) -> list[_Carried]:
+        """The connections that neither end has closed."""
+        return [one for one in self.carried if not one.is_over]
+
+    def snap(self, *which: _Carried) -> None:
+        """These connections end, or all that there are; others may come."""
+        for one in which or self.standing:
+            one.scope.cancel()
+
+    def stall(self, *ways: str) -> None:
+        """What the connections there are carry ``there``, or ``back``, or both, is lost; others may come."""
+        for one in self.standing:
+            one.lost |= set(ways or ("there", "back"))
+
     async def _carry(self, near: trio.SocketStream) -> None:
         try:
-            far = await trio.open_tcp_stream(HOST, self._to)
+            far = await trio.open_tcp_stream(HOST, self.to)
         except OSError:
             await near.aclose()
             return
         heard = bytearray()
         self.said.append(heard)
-        async with near, far, trio.open_nursery() as nursery:
-            answer = bytearray()
-            if self.watched is None:
-                self.watched = answer if self.backwards else heard
-            nursery.start_soon(self._pump, near, far, heard)
-            nursery.start_soon(self._pump, far, near, answer)
+        one = _Carried()
+        self.carried.append(one)
+        with one.scope:
+            async with near, far, trio.open_nursery() as nursery:
+                answer = bytearray()
+                if self.watched is None:
+                    self.watched = answer if self.backwards else heard
+                nursery.start_soon(self._pump, near, far, heard, one, "there")
+                nursery.start_soon(self._pump, far, near, answer, one, "back")
+        one.is_over = True
 
-    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, heard: bytearray) -> None:
+    async def _pump(
+        self, source: trio.SocketStream, sink: trio.SocketStream, heard: bytearray, one: _Carried, way: str
+    ) -> None:
         try:
             async for data in source:
-                if self.frozen:
+                if self.frozen or way in one.lost:
                     continue
                 at = self.flip - len(heard)
                 if heard is self.watched and 0 <= at < len(data):
-                    data = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+                    data = _spoilt(data, at)
+                if way in one.spoil:
+                    one.spoil.remove(way)
+                    data = _spoilt(data, len(data) // 2)
                 heard += data
                 await sink.send_all(data)
-            if not self.frozen:
+            if not self.frozen and way not in one.lost:
                 await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+
+
+@dataclass(eq=False)
+class _Carried:
+    """One connection on a road: which ways are ``lost``, and on which the next piece is spoilt."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    lost: set[str] = field(default_factory=set)
+    spoil: set[str] = field(default_factory=set)
+    is_over: bool = False
+
+
+def _spoilt(data: bytes | bytearray, at: int) -> bytes:
+    return bytes(data[:at]) + bytes((data[at] ^ 1,)) + bytes(data[at + 1 :])
 
 
 class Reluctant:

@@ -13,7 +13,7 @@ import trio
 from cyfs_ns.errors import Unreachable
 from cyfs_ns.identity.did import Did, dev_did
 from cyfs_ns.identity.keys import SecretKey
-from rtcp.doorstep import Doorstep
+from rtcp.door import DoorLimits
 from rtcp.io.device import House, open_device
 from rtcp.io.leg import Datagrams
 from rtcp.io.pipe import listen
@@ -98,10 +98,10 @@ async def main() -> None:
     local = Local(key=key, did=dev_did(key.public), listen_port=port)
     house = House(find=finds_nobody, dial=lambda h, p: sockets.connect(Target(h, p)), serve=directly(reactor))
     limits = Limits(per_second=1e6, burst=10**6)
-    door = Doorstep(per_second=1e6, burst=10**6)
+    door = DoorLimits(per_second=1e6, burst=10**6, door_per_second=1e6)
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.run)
-        async with open_device(local, house, listeners, limits=limits, doorstep=door):
+        async with open_device(local, house, listeners, limits=limits, door=door):
             print(port, flush=True)
             stdin = trio.lowlevel.FdStream(0)
             while await stdin.receive_some():

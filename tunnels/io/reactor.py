@@ -63,6 +63,8 @@ class Reactor:
         """Descriptors given up since the last batch was fetched."""
         self._forks = 0
         self._soon: deque[Callable[[], None]] = deque()
+        self._is_moving = False
+        """A batch is under way, which ends with what is to be done soon."""
         self._buckets: dict[int, set[Perishable]] = {}
         self._ticks: list[int] = []
         self._alarm: trio.CancelScope | None = None
@@ -117,8 +119,17 @@ class Reactor:
     def soon(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the next batch: for what is ready although no descriptor says so."""
         self._soon.append(callback)
-        if self._alarm is not None:
+        if self._alarm is not None and not self._is_moving:
             self._alarm.deadline = -float("inf")
+
+    def prompt(self, fd: int, events: int) -> None:
+        """Tell whoever watches ``fd`` of ``events`` that epoll does not know of.  Harmless when nobody does.
+
+        To be called from the reactor alone, by ``soon`` if need be, so that no handler runs within another.
+        """
+        handler = self._handlers.get(fd)
+        if handler is not None:
+            handler(events)
 
     # Deadlines
 
@@ -200,9 +211,10 @@ class Reactor:
         while True:
             await trio.lowlevel.wait_readable(fd)
             turn_ends = clock() + _TURN_SECONDS
-            while events := poll(0, _BATCH):
+            while (events := poll(0, _BATCH)) or self._soon:
                 self.now = now = clock()
                 left.clear()
+                self._is_moving = True
                 for ready, what in events:
                     handler = get(ready)
                     if handler is None or (left and ready in left):
@@ -214,6 +226,7 @@ class Reactor:
                         self.forget(ready)
                 if self._soon:
                     self._run_soon()
+                self._is_moving = False
                 if now > turn_ends:
                     # Bounded turns keep the rest of the house answering while flows are busy.
                     await trio.lowlevel.checkpoint()

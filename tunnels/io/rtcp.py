@@ -202,6 +202,13 @@ class RtcpProxy(Leaf):
             )
         return await (await self._device.tunnel(self._did, via=self._carrier, at=self._port)).ping()
 
+    def peer_for(self, host: str) -> Did | None:
+        """Who carries what goes to ``host``; None: nobody can be named so."""
+        try:
+            return self._did or subject(host, self._bridges)
+        except BadWire:
+            return None
+
     def _way(self, target: Target) -> tuple[Rtcp, Target]:
         peer = self._did
         if peer is None:

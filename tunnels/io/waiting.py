@@ -1,44 +1,28 @@
-"""How a trio task waits for an endpoint: during a handshake, a health check, a download.  Relays never come here.
+"""What a trio task does with an endpoint before a relay has it: the handshake with a proxy, within its time.
 
-One task at a time may wait for each direction of an endpoint, and nobody may close it under a waiting task; where that
-can happen, ``tunnels.io.stream.EndpointStream`` wakes the waiter first.
+How a task waits for an endpoint is one floor down (``rtcp/io/pipe.py``).
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Protocol
+from contextlib import contextmanager
+from typing import Protocol, TypeAlias
 
 import trio
 
 from cyfs_ns.errors import BadWire, Unreachable
+from rtcp.io.pipe import TcpPipe
+from rtcp.io.pipe import receive_some as receive_some
+from rtcp.io.pipe import send_all as send_all
 from tunnels.endpoint import Endpoint
 
 _MOST_AT_ONCE = 65536
-_ELBOW_SECONDS = 0.01
 
 
-class TcpEndpoint(socket.SocketType):
-    """A TCP socket as an endpoint.  It *is* the raw socket, so the relay can hand it straight to the kernel.
-
-    Built on the C type: the convenience of ``socket.socket`` costs microseconds that every connection would pay.
-    """
-
-    __slots__ = ()
-
-    def pending(self) -> bool:
-        return False
-
-    def unsent(self) -> bool:
-        return False
-
-    def flush(self) -> None:
-        """The kernel does that."""
-
-    def shutdown_write(self) -> None:
-        self.shutdown(socket.SHUT_WR)
+TcpEndpoint: TypeAlias = TcpPipe
+"""A TCP socket as an endpoint."""
 
 
 class Preloaded:
@@ -78,57 +62,6 @@ def within(seconds: float, what: str) -> Iterator[None]:
         yield
     if scope.cancelled_caught:
         raise Unreachable(f"{what} took longer than {seconds:g} s", "connect_timeout")
-
-
-async def receive_some(ep: Endpoint, most: int = _MOST_AT_ONCE) -> bytes:
-    """The next bytes, at most ``most``; empty when the peer has finished.  Raises ``OSError``."""
-    await trio.lowlevel.checkpoint()
-    while True:
-        try:
-            # A buffer for the moment of reading only: thousands may be waiting here.
-            buffer = bytearray(most)
-            return bytes(memoryview(buffer)[: ep.recv_into(memoryview(buffer))])
-        except BlockingIOError:
-            del buffer
-            await _wait_readable(ep)
-
-
-async def _wait_readable(ep: Endpoint) -> None:
-    """Wait for input, pushing out meanwhile what the endpoint still owes: the peer may be waiting for it."""
-    if not ep.unsent():
-        await trio.lowlevel.wait_readable(ep.fileno())
-        return
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_push, ep)
-        await trio.lowlevel.wait_readable(ep.fileno())
-        nursery.cancel_scope.cancel()
-
-
-async def _push(ep: Endpoint) -> None:
-    # A fault of the wire is for those who read and write to find; whoever sends pushes this out as well.
-    with suppress(OSError, trio.BusyResourceError):
-        while ep.unsent():
-            try:
-                ep.flush()
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(ep.fileno())
-
-
-async def send_all(ep: Endpoint, data: bytes | memoryview) -> None:
-    """Send everything and see it out of the endpoint's own buffers.  Raises ``OSError``."""
-    await trio.lowlevel.checkpoint()
-    rest = memoryview(data)
-    while rest or ep.unsent():
-        try:
-            if rest:
-                rest = rest[ep.send(rest) :]
-            else:
-                ep.flush()
-        except BlockingIOError:
-            try:
-                await trio.lowlevel.wait_writable(ep.fileno())
-            except trio.BusyResourceError:
-                await trio.sleep(_ELBOW_SECONDS)  # a reader pushes out the little that TLS had to say
 
 
 class Handshake(Protocol):

@@ -211,29 +211,6 @@ def test_a_peer_that_steps_no_faster_than_it_may_goes_on():
         assert taken(called, [caller.seal(Kind.LOOSE, (b"x",), 0)], n * 60 / 1024) == [(Kind.LOOSE, b"x")]
 
 
-# In place
-
-
-@pytest.mark.parametrize("cipher", CIPHERS)
-def test_what_was_sealed_in_place_can_be_had_back_across_a_step(cipher):
-    caller, called = ends(cipher)
-    record = bytearray(b"....what is kept" + bytes(16))
-    seal = caller.seal_in_place(Kind.RAW, record, 0)
-    assert taken(called, [record]) == [(Kind.RAW, b"what is kept")]
-    caller.seal(Kind.LOOSE, (b"later",), HOUR)
-    seal.undo(record)
-    assert record[4:-16] == b"what is kept"
-    assert repr(seal) == "Seal()"
-
-
-def test_a_record_may_lie_in_a_larger_buffer():
-    caller, called = ends()
-    pool = bytearray(b"ab....data" + bytes(16) + b"yz")
-    caller.seal_in_place(Kind.RAW, memoryview(pool)[2:-2], 0)
-    assert (pool[:2], pool[-2:]) == (b"ab", b"yz")
-    assert taken(called, [pool[2:-2]]) == [(Kind.RAW, b"data")]
-
-
 def test_what_was_opened_outlives_the_buffer_it_came_in():
     caller, called = ends()
     buffer = bytearray(caller.seal(Kind.LOOSE, (b"stays",), 0))

@@ -259,6 +259,22 @@ def test_datagrams_go_both_ways_and_wait_for_the_answer():
     assert duet.alice.told(flow).reset == Stop.CANCELLED and not duet.alice.tunnel.conversations
 
 
+@pytest.mark.parametrize("flows", [1, 16, 200])
+def test_datagrams_that_nobody_takes_are_dropped_however_many_flows_there_are(flows):
+    duet = standing(PLAIN)
+    opened = [duet.alice.tunnel.open(FLOW, duet.now) for _ in range(flows)]
+    duet.talk()
+    for _ in range(400_000 // 1000):
+        for flow in opened:
+            duet.alice.tunnel.send_datagram(flow, None, bytes(1000), duet.now)
+    assert 200_000 < duet.alice.tunnel.kept < max(256 << 10, flows * (16 << 10)) + (1 << 10)
+    duet.talk()
+    assert all(duet.bob.told(flow).datagrams for flow in opened)
+    duet.alice.tunnel.send_datagram(opened[0], None, bytes(65507), duet.now)
+    duet.talk()
+    assert duet.bob.told(opened[0]).datagrams[-1] == (None, bytes(65507))
+
+
 def test_an_association_talks_to_256_at_a_time():
     duet = standing(PLAIN)
     flow = duet.alice.tunnel.open(ASSOCIATION, duet.now)

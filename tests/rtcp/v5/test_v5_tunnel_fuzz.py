@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rtcp.events import End
+from rtcp.v5.conversations import unread_of
 from rtcp.v5.frames import Code, Stop
 from rtcp.v5.limits import Bounds
 from tests.rtcp.v5.duet import BULK, CALLABLE, FLOW, HIDDEN, PLAIN, WEB, Duet, Side, Told
@@ -243,6 +244,7 @@ class Mischief(RuleBasedStateMachine):
             assert 0 <= tunnel.unread <= self.bounds.unread
             legs = len({one.channel for one in self.duet.pipes.values()}) + 40
             assert tunnel.kept <= (3 << 20) + legs * self.bounds.most_leg_kept
+            assert tunnel.share.unread == sum(map(unread_of, tunnel._conversations.values()))
 
     def teardown(self):
         duet = self.duet

@@ -1,4 +1,4 @@
-"""How many strangers may stand at the door, how far in, and how often they may come (§11.2 of the document).
+"""How many strangers may stand at the door, how far in, and how often they may come (§11.2 of docs/rtcp-v5.md).
 
 Whoever connects takes a *place* and, with each step that proves more, a place further in.  Each stage has its own
 bounds, so who cannot prove anything never crowds out who can.  At the outer two a newcomer pushes out whoever has been
@@ -33,7 +33,7 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorLimits:
-    """Places of each stage, ``long_hellos`` and ``anonymous`` among them; ``deciding_each`` for one source.
+    """Places of each stage, ``long_hellos`` and ``anonymous`` among them; ``..._each`` are for one source.
 
     A source may come ``per_second`` times after a ``burst``, known ones four times as often; all together
     ``door_per_second``.  ``sources`` are remembered, known ones for ``known_for`` seconds; whoever proves itself has
@@ -46,6 +46,7 @@ class DoorLimits:
     deciding: int = 256
     deciding_each: int = 8
     standing: int = 10_000
+    standing_each: int = 512
     anonymous: int = 1000
     per_second: float = 16
     burst: int = 32
@@ -157,7 +158,10 @@ class Door:
 
     def stand(self, place: Place, now: float, *, anonymous: bool) -> bool:
         """It has a tunnel, until ``leave``.  False: tell it ``BUSY``."""
-        if anonymous and self._anonymous >= self._limits.anonymous:
+        limits = self._limits
+        if anonymous and self._anonymous >= limits.anonymous:
+            return False
+        if self._standing_from[place.source] >= limits.standing_each:
             return False
         if not self._rooms[Stage.STANDING].has_room(place) or not self._move(place, Stage.STANDING, now):
             return False

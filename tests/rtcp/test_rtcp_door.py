@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtcp.v5.door import Door, DoorLimits, Place, Stage
+from rtcp.door import Door, DoorLimits, Place, Stage
 
 SMALL = DoorLimits(knocking=8, proving=8, deciding=8, standing=8, anonymous=2, deciding_each=2, long_hellos=2)
 
@@ -77,6 +77,12 @@ def test_the_anonymous_are_a_part_of_all():
     door = Door(0, SMALL)
     assert [stand(door, address(n), anonymous=True) is not None for n in range(3)] == [True, True, False]
     assert stand(door, address(9)) is not None
+
+
+def test_one_source_does_not_take_all_tunnels():
+    door = Door(0, DoorLimits(standing=8, standing_each=2))
+    assert [stand(door, "203.0.113.9") is not None for _ in range(3)] == [True, True, False]
+    assert stand(door, "203.0.113.10") is not None
 
 
 def test_a_tunnel_that_ends_gives_its_place_back():

@@ -1,0 +1,87 @@
+"""A stream of version 5 whose reader is slow: what waits takes no more room than it counts for."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtcp.io.conversation import MuxedDatagrams, MuxedStream
+
+
+class Quiet:
+    """A tunnel that hears nothing, and a reactor that calls nobody but when told to."""
+
+    def __init__(self) -> None:
+        self.callbacks = []
+
+    def consumed(self, conversation, size): ...
+    def finish(self, conversation): ...
+    def stop(self, conversation): ...
+    def reset(self, conversation, code): ...
+    def forget(self, conversation): ...
+    def prompt(self, fd, events): ...
+    def soon(self, callback):
+        self.callbacks.append(callback)
+
+    def run(self):
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 20_000), max_size=20) | st.integers(1, 30_000), max_size=30), st.booleans())
+def test_what_waits_is_whole_and_takes_little_room(steps, tiny):
+    """Pieces come in records of 64 KiB of which they may be a small part; an integer reads."""
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+    sent, got = bytearray(), bytearray()
+    try:
+        for step in steps:
+            if isinstance(step, int):
+                buffer = bytearray(step)
+                try:
+                    got += buffer[: stream.recv_into(memoryview(buffer))]
+                except BlockingIOError:
+                    assert got == sent
+                continue
+            pieces = []
+            for size in step:
+                record = (len(sent) % 251 + 1).to_bytes(1, "big") * 65536
+                pieces.append(memoryview(record)[: size % 5 + 1 if tiny else size])
+                sent += pieces[-1]
+            stream.take(pieces)
+            quiet.run()
+            held = {id(piece.obj): len(piece.obj) for piece in stream._arrived}
+            waiting = len(sent) - len(got)
+            assert sum(held.values()) <= 9 * waiting + 4 * 65536
+            assert len(stream._arrived) <= 2 + waiting // 4096
+        buffer = bytearray(1 << 20)
+        if stream._arrived:
+            got += buffer[: stream.recv_into(memoryview(buffer))]
+        assert got == sent
+    finally:
+        stream.close()
+
+
+def test_many_bytes_one_by_one():
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+    for _ in range(1000):
+        stream.take([memoryview(b"x")] * 100)
+        quiet.run()
+    assert len(stream._arrived) < 20 and sum(map(len, stream._arrived)) == 100_000
+    stream.close()
+
+
+def test_large_datagrams_that_nobody_reads_are_dropped():
+    flow = MuxedDatagrams(Quiet(), 1, Quiet())
+    for at in range(100):
+        flow.take(memoryview(bytes((at,)) * 60_000))
+    got = []
+    while flow._arrived:
+        got.append(flow.recv()[0])
+    assert got == list(range(len(got))) and 17 <= len(got) <= 18
+    flow.take(memoryview(b"again"))
+    assert flow.recv() == b"again"
+    flow.close()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cyfs_gateway.flow import PEER, Flow
+from cyfs_gateway.flow import ANSWERED, PEER, Flow
 from cyfs_gateway.rules.model import Need, Verdict
 from cyfs_gateway.rules.table import RuleTable
 from tunnels.outbound import FlowHint, Outbound
@@ -109,6 +109,8 @@ class Router:
             return self._refused(
                 f"{flow.dst_ip} is a fake address that stands for no known name: ask for the name again"
             )
+        if flow.rule_host.endswith(ANSWERED):
+            return self._refused(f"{flow.rule_host} is for commands of the owner to ask for")
         if self._always_process and not process_known:
             return Pending(Need("process", 0), self)
         of_peer = flow.kind == PEER

@@ -6,17 +6,19 @@ comes back is a frozen value made for the occasion: nobody outside can hold on t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cyfs_gateway.config.model import Config
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.config.written import Fault
 from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
+from tunnels.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,8 @@ class PeerView:
     owner: str
     zone: str
     trust: str
+    version: int
+    """Of rtcp: 5 or 4."""
     dialled: bool
     """Whether we dialled it."""
     way: str
@@ -121,6 +125,14 @@ class PeerView:
     """Seconds since its last sign of life."""
     rtt: float | None = None
     """Milliseconds, if it was pinged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A stream of a peer that waits to be claimed."""
+
+    id: str
+    peer: Identity
 
 
 class Gateway(Protocol):
@@ -196,6 +208,32 @@ class Gateway(Protocol):
         """Ask a DID or host name for a sign of life, through a tunnel that is made if none stands.
 
         Raises BadWire for a name that is nobody's, Refused, Unreachable.
+        """
+
+    async def call_peer(
+        self, peer: str, host: str, port: int, near: Callable[[], Awaitable[Endpoint]], *, network: str = "tcp"
+    ) -> None:
+        """Open a stream to ``host`` (empty: the peer itself) at ``port``, and join it with what ``near`` then gives.
+
+        ``network`` is tcp, or udp for datagrams.  Raises BadWire for a name that is nobody's, Refused, Unreachable.
+        """
+
+    def receive_from_peers(self, allow: Sequence[str]) -> AbstractContextManager[AsyncIterator[Arrival]]:
+        """Let peers send, within the context: those who meet a condition of ``allow``, or the same owner's if empty.
+
+        Raises ConfigFault for a condition that is none, Refused when somebody receives already.
+        """
+
+    def awaits(self, id: str) -> bool:
+        """Whether a stream with this id waits to be claimed."""
+
+    def claim(self, id: str, near: Endpoint) -> None:
+        """Join that stream with ``near``, which is taken over."""
+
+    async def forget_peer(self, peer: str) -> int:
+        """Close the tunnels to a DID or host name, and forget what is remembered of it; how many there were.
+
+        Raises BadWire for a name that is nobody's.
         """
 
     @property

@@ -14,6 +14,9 @@ from cyfs_ns.trust.level import Trust
 
 PEER: Final = "Rtcp"
 """The kind of a flow that a peer asked for through its tunnel: only rules that speak of peers let it go anywhere."""
+ANSWERED: Final = ".cyfs.invalid"
+"""Below it are the names that gateways answer to themselves.  Only the owner's commands ask for them: who may use a way
+through a tunnel is not for that reason this device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,11 @@ from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
 from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.identity.token import Token
+from cyfs_ns.trust import outcome
 from cyfs_ns.trust.anchors import Anchors, Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
-from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.places import lineage
+from cyfs_ns.trust.level import Purpose, Trust
+from cyfs_ns.trust.places import device_did, lineage
 from cyfs_ns.trust.weigh import weigh
 
 _LEAST: dict[Requirement, Trust] = {
@@ -74,6 +75,65 @@ def known_by(peer: Did, claims: Collection[Claim], least: Trust, anchors: Anchor
     port = next((document.rtcp_port for document in documents if document.rtcp_port is not None), None)
     addresses = (str(claim.value) for claim in sure if claim.kind == "address")
     return Known(key, identity, port, tuple(dict.fromkeys(addresses)))
+
+
+def known_of(peer: Did, said: outcome.Outcome, config: RtcpConfig, anchors: Anchors, bridges: Bridges) -> Known | None:
+    """What ``said`` proves of ``peer`` as surely as ``config`` requires, or as it lets the DNS; None: too little."""
+    if isinstance(said, outcome.Found):
+        return known_by(peer, said.claims, level_needed(peer, config.require), anchors, bridges)
+    if isinstance(said, outcome.TooWeak) and config.txt_bootstrap and may_bootstrap(peer, anchors):
+        return known_by(peer, said.found, Purpose.DIAL.least, anchors, bridges)
+    return None
+
+
+def known_still(
+    peer: Did,
+    key: PublicKey,
+    before: Trust,
+    said: outcome.Outcome,
+    config: RtcpConfig,
+    anchors: Anchors,
+    bridges: Bridges,
+) -> Identity | None:
+    """Who ``peer`` is by now, which has a tunnel by ``key`` and was known by ``before``.
+
+    None: nobody could be asked, and what is held here still proves it as it did.  Silence is no verdict, so it ends no
+    tunnel; but neither does it make up for more that is required now, or for a pin that is gone.  Raises ``Refused``.
+    """
+    known = known_of(peer, said, config, anchors, bridges)
+    if known is None:
+        match said:
+            case outcome.TooWeak() if before >= max(level_needed(peer, config.require), Trust.HOST_SNAPSHOT):
+                held = known_by(peer, said.found, Trust.HOST_SNAPSHOT, anchors, bridges)
+                if held is not None and held.key == key:
+                    return None
+            case outcome.Absent() | outcome.Unreachable() if before < Trust.HOST_SNAPSHOT:
+                if config.txt_bootstrap and may_bootstrap(peer, anchors):
+                    return None
+        raise Refused(f"{said.why} (rtcp/require: {config.require})")
+    if known.key != key:
+        raise Refused(f"{peer} has another key now")
+    return known.identity
+
+
+def check_not_revoked(key: PublicKey, anchors: Anchors) -> None:
+    """Raises ``Refused`` for a key that is revoked on this machine, by whatever name its device goes."""
+    pin = anchors.pin(dev_did(key))
+    if pin.revoked if pin is not None else key in anchors.revoked_keys:
+        raise Refused(f"the key {key.x} is revoked on this machine")
+
+
+def gateways_of(zone: Did, claims: Collection[Claim], least: Trust) -> tuple[Did, ...]:
+    """The machines that take in what comes for ``zone``, as its documents at ``least`` or above say: first those that
+    anybody can dial.  Empty: it is no zone, or has none."""
+    whom = zone.canonical
+    lists = [
+        claim.value
+        for claim in claims
+        if claim.trust >= least and claim.about.canonical == whom and isinstance(claim.value, ZoneBoot | ZoneDoc)
+    ]
+    doors = [ood for document in sorted(lists, key=lambda one: -one.iat) for ood in document.oods if ood.is_gateway]
+    return tuple(dict.fromkeys(device_did(ood.name, whom) for ood in sorted(doors, key=lambda ood: not ood.on_wan)))
 
 
 def nobody_but(device: Did, bridges: Bridges) -> Identity:
@@ -157,10 +217,13 @@ class PeerRules:
         self._named = {text for rule in (*conditions, *rules) for text in _dids(rule)}
         self._named |= {str(kept.peer.canonical) for kept in config.keep}
 
-    def admit(self, source: str, identity: Identity) -> None:
-        """Whether a new tunnel from the address ``source`` is wanted.  Raises ``Refused``."""
+    def admit(self, source: str, identity: Identity, also: Collection[str] = ()) -> None:
+        """Whether a new tunnel from the address ``source`` is wanted; ``also`` are DIDs named elsewhere.
+
+        Raises ``Refused``.
+        """
         if self._admission is None:
-            if identity.trust < Trust.HOST_SNAPSHOT and identity.did not in self._named:
+            if identity.trust < Trust.HOST_SNAPSHOT and identity.did not in self._named and identity.did not in also:
                 raise Refused(f"{identity.did} is a stranger here: nothing in the configuration names it")
             return
         flow = Flow("tcp", PEER, source, 0, "", "", 0, identity=identity)

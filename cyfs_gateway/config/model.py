@@ -324,8 +324,12 @@ class RtcpConfig:
     """Whether a name about which nothing is pinned may be met by what the DNS says of it."""
     services: tuple[ServiceConfig, ...] = ()
     keep: tuple[KeptTunnel, ...] = ()
+    versions: frozenset[int] = frozenset({5, 4})
+    """Of rtcp: what may be spoken."""
     admission: tuple[Rule, ...] = ()
     """Rules for new tunnels, whose outbound is ACCEPT or REJECT; empty: those who are known are let in."""
+    speedtest: tuple[Rule, ...] | None = None
+    """Conditions; who meets one of them may measure the way to here.  None: devices of the same owner may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

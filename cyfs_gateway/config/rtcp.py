@@ -62,7 +62,9 @@ def read_rtcp(top: Section, home: str, bridges: Mapping[str, str]) -> RtcpConfig
         txt_bootstrap=section.flag("txt-bootstrap"),
         services=tuple(_services(section, bridges))[:_MOST_SERVICES],
         keep=tuple(_kept(section, bridges))[:_MOST_KEPT],
+        versions=_versions(section),
         admission=tuple(_admission(section, bridges)),
+        speedtest=_speedtest(section, bridges),
     )
     for key, most in (("services", _MOST_SERVICES), ("keep-tunnel", _MOST_KEPT)):
         if len(getattr(section.node(key), "items", ())) > most:
@@ -119,6 +121,23 @@ def _condition(entry: Section, at: str, node: Node, text: str, bridges: Mapping[
     except ConfigFault as fault:
         entry.reader.error(at, node, str(fault))
         return None
+
+
+def _versions(section: Section) -> frozenset[int]:
+    given = section.items("versions")
+    for at, node, text in given:
+        if text not in ("4", "5"):
+            section.reader.error(at, node, f"expected 5 or 4, found {text[:20]!r}")
+    return frozenset(int(text) for _, _, text in given if text in ("4", "5")) or frozenset({5, 4})
+
+
+def _speedtest(section: Section, bridges: Mapping[str, str]) -> tuple[Rule, ...] | None:
+    entry = section.table("speedtest")
+    if entry is None:
+        return None
+    allow = entry.items("allow")
+    entry.finish()
+    return tuple(rule for at, node, text in allow if (rule := _condition(entry, at, node, text, bridges)))
 
 
 def _admission(section: Section, bridges: Mapping[str, str]) -> Iterator[Rule]:

@@ -20,6 +20,7 @@ import trio
 from cyfs_gateway.config.model import ListenerConfig, Timeouts
 from cyfs_gateway.decide import Decision, Pending, Router
 from cyfs_gateway.flow import PEER, Flow
+from cyfs_gateway.io.offers import Offers
 from cyfs_gateway.io.packets import ASSOCIATIONS_MOST, SocksAssociation
 from cyfs_gateway.io.process import find_process
 from cyfs_gateway.io.tracker import Tracker
@@ -61,6 +62,8 @@ class Engine:
     def __init__(self, reactor: Reactor, nursery: trio.Nursery) -> None:
         self.reactor = reactor
         self.tracker = Tracker()
+        self.offers = Offers()
+        """What the gateway answers to peers itself."""
         self.timeouts = Timeouts()
         self.halves: dict[Connection, None] = {}
         """Connections in their handshake, oldest first."""

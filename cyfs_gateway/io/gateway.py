@@ -12,6 +12,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +20,12 @@ import trio
 
 from cyfs_gateway.config.load import load, patched
 from cyfs_gateway.config.model import Config, ControlConfig, Loaded
-from cyfs_gateway.facade import ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
+from cyfs_gateway.facade import Arrival, ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io.configfile import read_config
 from cyfs_gateway.io.control.server import serve_control
 from cyfs_gateway.io.engine import Engine
+from cyfs_gateway.io.errands import Errands
 from cyfs_gateway.io.explain import explain
 from cyfs_gateway.io.listeners import Listeners, Staged
 from cyfs_gateway.io.modules import Modules
@@ -42,6 +44,7 @@ from cyfs_ns.io import logs
 from cyfs_ns.io.process import Begun, resident_bytes
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
+from tunnels.endpoint import Endpoint
 from tunnels.group import Health, StatusRanges
 from tunnels.io.reactor import Reactor
 from tunnels.io.registry import Tunnels
@@ -51,9 +54,9 @@ from tunnels.status import UrlStatus
 from tunnels.url import parse as parse_url
 
 if TYPE_CHECKING:
+    from cyfs_gateway.io.peers import Myself
     from cyfs_ns.io.serving import Serving, StagedHouse
     from cyfs_ns.io.trusted.resolver import TrustedNames
-    from rtcp.party import Local
 
 _DRAIN_SECONDS: Final = 0.2
 _CHANGE_SECONDS: Final = 5.0
@@ -87,6 +90,7 @@ class RunningGateway:
         self._health = Health()
         self._desk = Desk(home.path / "dns", nursery)
         self._peers = PeerDesk(self._engine, nursery, lambda: self.trusted, self._listeners.peer_ports)
+        self._errands = Errands(self._engine, self._peers, lambda: self._world, lambda: self.trusted)
         self._around = Around(
             house=self._desk.addresses,
             name_sets_changed=self._desk.judge_anew,
@@ -202,7 +206,7 @@ class RunningGateway:
             names: tuple[Serving, StagedHouse] | None = None
             added: list[tuple[Any, ...]] = []
             try:
-                local = await self._peers.stage(config)
+                me = await self._peers.stage(config)
                 names = await self._desk.stage(config, world)
                 staged = self._listeners.stage(config.listeners, config.keep_alive)
                 asked = interception(config, instance_of(self._home.path))
@@ -221,7 +225,7 @@ class RunningGateway:
                 if isinstance(fault, OSError):
                     raise ConfigFault(str(fault)) from fault
                 raise
-            self._commit(loaded, path, world, staged, names, local)
+            self._commit(loaded, path, world, staged, names, me)
             # At the first start there must be something to answer about before anyone is answered.
             await self._add_controls(config)
             wanted = self._control_parts(config)
@@ -236,7 +240,7 @@ class RunningGateway:
         world: World,
         staged: Staged,
         names: tuple[Serving, StagedHouse] | None,
-        local: Local | None,
+        me: Myself | None,
     ) -> None:
         """Nothing here can fail or wait."""
         config = world.config
@@ -253,7 +257,7 @@ class RunningGateway:
         staged.commit()
         self._desk.commit(names)
         world.hand_to(self._engine, own_ports=self._listeners.ports())
-        self._peers.commit(world, local)
+        self._peers.commit(world, me)
         self._world_scope = trio.CancelScope()
         self._nursery.start_soon(self._live, world, self._world_scope)
         if old is not None:
@@ -391,6 +395,23 @@ class RunningGateway:
 
     async def ping(self, peer: str) -> PeerView:
         return await self._peers.ping(peer, self.config.identity.bridges)
+
+    async def call_peer(
+        self, peer: str, host: str, port: int, near: Callable[[], Awaitable[Endpoint]], *, network: str = "tcp"
+    ) -> None:
+        await self._errands.call(peer, host, port, near, network=network)
+
+    def receive_from_peers(self, allow: Sequence[str]) -> AbstractContextManager[AsyncIterator[Arrival]]:
+        return self._errands.receiving(allow)
+
+    def awaits(self, id: str) -> bool:
+        return self._errands.awaits(id)
+
+    def claim(self, id: str, near: Endpoint) -> None:
+        self._errands.claim(id, near)
+
+    async def forget_peer(self, peer: str) -> int:
+        return await self._errands.forget(peer)
 
     def connections(self) -> Sequence[ConnectionView]:
         return self._engine.tracker.views()

@@ -14,12 +14,13 @@ import trio
 
 from cyfs_gateway.config.rtcp import DOOR
 from cyfs_gateway.decide import Decision
-from cyfs_gateway.flow import PEER, Flow, Identity
+from cyfs_gateway.flow import ANSWERED, PEER, Flow, Identity
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.names import is_ip
-from rtcp.io.leg import Datagrams
+from rtcp.io.pipe import DatagramPipe
 from rtcp.io.tunnel import StreamRequest
 from rtcp.packet import Purpose
+from rtcp.party import Peer
 from tunnels.authority import parse_host
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.reactor import READABLE
@@ -42,25 +43,44 @@ _log = logging.getLogger("cyfs.peers")
 class PeerFlow:
     """One request, from the first question to the end of its relay; this is how the tracker sees it."""
 
-    def __init__(self, engine: Engine, world: World, request: StreamRequest, identity: Identity) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        world: World,
+        request: StreamRequest,
+        identity: Identity,
+        on_over: Callable[[], None],
+    ) -> None:
         self.number = 0
         self.start = engine.reactor.now
         self.decision: Decision
-        self._engine, self._world, self._request = engine, world, request
+        self._engine, self._world, self._request, self._on_over = engine, world, request, on_over
         self._scope = trio.CancelScope()
         self._why = ""
-        self._running: Relay | _Packets | None = None
+        self._running: Relay | PacketRelay | None = None
         self._url: TunnelUrl | None = None
         network = "udp" if request.purpose is Purpose.DATAGRAM else "tcp"
         source = request.peer.source
         source = source if is_ip(source) else ""
         self.flow = Flow(network, PEER, source, 0, "", "", request.port, DOOR, identity=identity)
 
+    @property
+    def peer(self) -> Peer:
+        """Whose request it is."""
+        return self._request.peer
+
     async def serve(self, is_own: Callable[[str], bool]) -> None:
         """Decide, open the way, accept.  ``is_own`` knows the names of this machine.
 
         Raises ``Refused`` and ``Unreachable``, which the peer hears of.
         """
+        try:
+            await self._serve(is_own)
+        finally:
+            if self._running is None:
+                self._on_over()
+
+    async def _serve(self, is_own: Callable[[str], bool]) -> None:
         engine = self._engine
         self.decision = await self._decide(is_own)
         leaf = self.decision.leaf
@@ -95,6 +115,9 @@ class PeerFlow:
             except BadWire as bad:
                 raise Refused(str(bad)) from bad
             flow.dst_ip, flow.host = (host, "") if is_ip(host) else ("", host)
+            offered = await self._engine.offers.find(flow)
+            if offered is not None:
+                return offered
         found = rules.service(flow, "" if own else flow.host) if own or flow.host else None
         if found is None:
             return await self._engine.decide(flow, None)
@@ -112,16 +135,20 @@ class PeerFlow:
             goal = url.destination
         except ConfigFault as fault:
             raise Refused(str(fault)) from fault
+        if isinstance(goal, Target) and goal.host.endswith(ANSWERED):
+            raise Refused(f"{goal.host} is not asked for in the name of somebody else")
         self._url, self.flow.host = url, url.host
         self.flow.dst_port = goal.port if isinstance(goal, Target) else 0
 
     async def _carry_stream(self) -> None:
         far = await self._in_time(self._open_stream)
+        self._check_room(far)
         try:
             leg = await self._request.accept()
         except BaseException:
             far.close()
             raise
+        self._check_room(leg, far)
         engine = self._engine
         engine.reactor.freshen()
         self._running = Relay(engine.reactor, leg, far, idle=engine.timeouts.idle, on_close=self._ended)
@@ -134,13 +161,15 @@ class PeerFlow:
 
     async def _carry_packets(self) -> None:
         far, target = await self._in_time(self._open_packets)
+        self._check_room(far)
         try:
-            near = Datagrams(await self._request.accept())
+            near = await self._request.accept_datagrams()
         except BaseException:
             far.close()
             raise
+        self._check_room(near, far)
         self._engine.reactor.freshen()
-        self._running = _Packets(self._engine, near, far, target, self._ended)
+        self._running = PacketRelay(self._engine, near, far, target, self._ended)
 
     async def _open_packets(self) -> tuple[PacketEndpoint, Target]:
         if self._url is not None:
@@ -156,6 +185,16 @@ class PeerFlow:
         target = Target(host, flow.dst_port)
         return await leaf.open_packets(target), target
 
+    def _check_room(self, *ways: Endpoint | PacketEndpoint | DatagramPipe) -> None:
+        """Close ``ways`` and raise ``OSError`` if they took one of the last descriptors."""
+        try:
+            for way in ways:
+                self._engine.check_descriptor(way.fileno(), datagrams=self.flow.network == "udp")
+        except OSError:
+            for way in ways:
+                way.close()
+            raise
+
     def _check_leaf(self) -> None:
         """A URL says the way itself: the rules may agree to that, not send it elsewhere."""
         if self.decision.leaf.kind not in ("Direct", "Rtcp"):
@@ -168,6 +207,7 @@ class PeerFlow:
 
     def _ended(self, _: object, why: str) -> None:
         self._engine.tracker.drop(self)
+        self._on_over()
         if why:
             _log.debug("%s -> %s ended: %s", self._request.peer.did, Target(self.flow.goal, self.flow.dst_port), why)
 
@@ -187,13 +227,13 @@ class PeerFlow:
             self._scope.cancel()
 
 
-class _Packets:
+class PacketRelay:
     """Datagrams of one peer to one target and back, moved by the reactor until nothing moves any more."""
 
     def __init__(
         self,
         engine: Engine,
-        near: Datagrams,
+        near: DatagramPipe,
         far: PacketEndpoint,
         target: Target,
         on_close: Callable[[object, str], None],

@@ -7,25 +7,32 @@ a gateway without tunnels does not pay for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import trio
 
 from cyfs_gateway.config.model import Config
 from cyfs_gateway.facade import PeerView
-from cyfs_ns.errors import ConfigFault, Unreachable
+from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
-    from cyfs_gateway.io.peers import Peers
+    from cyfs_gateway.io.peers import Myself, Peers
     from cyfs_gateway.io.world import World
     from cyfs_ns.identity.did import Did
     from cyfs_ns.io.trusted.resolver import TrustedNames
     from rtcp.io.device import Carrier, Device
-    from rtcp.io.leg import Datagrams, LegPipe
-    from rtcp.io.tunnel import Tunnel
-    from rtcp.party import Local
+    from rtcp.io.pipe import DatagramPipe, Pipe
+    from rtcp.io.roll import AnyTunnel
+
+
+class Way(TypedDict, total=False):
+    """``via``: how to get to a peer (None: by plain connections); ``at``: the port to dial (None: what is known)."""
+
+    via: Carrier | None
+    at: int | None
 
 
 class PeerDesk:
@@ -45,15 +52,15 @@ class PeerDesk:
 
     # Across configurations
 
-    async def stage(self, config: Config) -> Local | None:
+    async def stage(self, config: Config) -> Myself | None:
         """Who this machine will be, if that matters by now.  Raises ``ConfigFault``."""
         return await self._read(config) if config.rtcp is not None or self._peers is not None else None
 
-    def commit(self, world: World, local: Local | None) -> None:
+    def commit(self, world: World, me: Myself | None) -> None:
         """Go by ``world`` from now on; neither waits nor fails."""
         self._world = world
-        if local is not None:
-            self._made().adopt(world, local)
+        if me is not None:
+            self._made().adopt(world, me)
 
     def close(self) -> None:
         """End all tunnels."""
@@ -61,11 +68,11 @@ class PeerDesk:
             self._peers.close()
 
     @staticmethod
-    async def _read(config: Config) -> Local:
+    async def _read(config: Config) -> Myself:
         # Eight megabytes that a gateway without tunnels does not need.
-        from cyfs_gateway.io.peers import read_local
+        from cyfs_gateway.io.peers import read_myself
 
-        return await trio.to_thread.run_sync(read_local, config)
+        return await trio.to_thread.run_sync(read_myself, config)
 
     def _made(self) -> Peers:
         from cyfs_gateway.io.peers import Peers
@@ -83,11 +90,11 @@ class PeerDesk:
                 if world is None:
                     raise Unreachable("the gateway has not started", "tunnel_open")
                 try:
-                    local = await self._read(world.config)
+                    me = await self._read(world.config)
                 except ConfigFault as fault:
                     raise Unreachable(f"this machine has no identity: {fault}", "tunnel_open") from fault
                 if self._peers is None:
-                    self._made().adopt(self._world or world, local)
+                    self._made().adopt(self._world or world, me)
         assert self._peers is not None
         return await self._peers.device()
 
@@ -103,37 +110,40 @@ class PeerDesk:
         tunnel = await self.tunnel(subject(peer, bridges))
         return replace(view(tunnel), rtt=await tunnel.ping() * 1000)
 
-    # What opens ways
+    # What opens ways, as a device does; but the name of a zone leads to the machine that takes in what comes for it
 
-    async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Tunnel:
-        """As :meth:`Device.tunnel`."""
-        return await (await self.device()).tunnel(did, via=via, at=at)
+    async def reach(self, did: Did, **way: Unpack[Way]) -> tuple[Device, Did]:
+        """Our device, and whom it is to dial for ``did``.  Raises ``Refused`` and ``Unreachable``."""
+        device = await self.device()
+        assert self._peers is not None
+        return device, await self._peers.choose(device, did, **way)
 
-    async def open_stream(
-        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
-    ) -> LegPipe:
-        """As :meth:`Device.open_stream`."""
-        return await (await self.device()).open_stream(did, host, port, via=via, at=at)
+    async def tunnel(self, did: Did, **way: Unpack[Way]) -> AnyTunnel:
+        """The tunnel to ``did``."""
+        device, peer = await self.reach(did, **way)
+        return await device.tunnel(peer, **way)
 
-    async def open_datagrams(
-        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
-    ) -> Datagrams:
-        """As :meth:`Device.open_datagrams`."""
-        return await (await self.device()).open_datagrams(did, host, port, via=via, at=at)
+    async def open_stream(self, did: Did, host: str | None, port: int, **way: Unpack[Way]) -> Pipe:
+        """A stream to ``host`` and ``port``, by ``did``."""
+        device, peer = await self.reach(did, **way)
+        return await device.open_stream(peer, host, port, **way)
+
+    async def open_datagrams(self, did: Did, host: str | None, port: int, **way: Unpack[Way]) -> DatagramPipe:
+        """Datagrams to ``host`` and ``port``, by ``did``."""
+        device, peer = await self.reach(did, **way)
+        return await device.open_datagrams(peer, host, port, **way)
 
     def open_datagrams_soon(
-        self,
-        then: Callable[[Datagrams | None], None],
-        did: Did,
-        host: str | None,
-        port: int,
-        *,
-        via: Carrier | None = None,
-        at: int | None = None,
+        self, then: Callable[[DatagramPipe | None], None], did: Did, host: str | None, port: int, **way: Unpack[Way]
     ) -> None:
-        """As :meth:`Device.open_datagrams_soon`."""
-        device = None if self._peers is None else self._peers.standing
-        if device is None:
-            then(None)
-        else:
-            device.open_datagrams_soon(then, did, host, port, via=via, at=at)
+        """``open_datagrams`` for whoever cannot wait: ``then`` is called with them, or with None."""
+
+        async def open_them() -> None:
+            opened = None
+            try:
+                with suppress(Refused, Unreachable):
+                    opened = await self.open_datagrams(did, host, port, **way)
+            finally:
+                then(opened)
+
+        self._engine.start(open_them)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +14,11 @@ from cyfs_gateway.peers import (
     Known,
     PeerRules,
     brought_along,
+    check_not_revoked,
+    gateways_of,
     known_by,
+    known_of,
+    known_still,
     level_needed,
     may_bootstrap,
     nobody_but,
@@ -22,6 +28,7 @@ from cyfs_ns.errors import Refused
 from cyfs_ns.identity.did import Did, dev_did, parse_did
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.identity.token import Token
+from cyfs_ns.trust import outcome
 from cyfs_ns.trust.anchors import Anchors, Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
@@ -181,3 +188,92 @@ def test_who_is_let_in(named: PeerRules) -> None:
         rules(admission=[f"DID,{PHOTOS},REJECT", "MATCH,ACCEPT"]).admit("192.0.2.1", FRIEND)
     with pytest.raises(Refused, match="no rule matched"):
         rules(admission=["SRC-IP-CIDR,198.51.100.0/24,ACCEPT"]).admit("192.0.2.1", FRIEND)
+
+
+# Of those who are inside
+
+
+def outcome_of(*tokens: Token, anchors: Anchors, least: Trust = Trust.OWNER_SIGNED, trust: Trust = Trust.PLAIN_DNS):
+    """What a resolver makes of ``tokens`` about PHOTOS."""
+    claims = tuple(told(*tokens, anchors=anchors, trust=trust))
+    mine = [claim.trust for claim in claims if claim.about.canonical == PHOTOS]
+    if max(mine, default=Trust.NONE) < least:
+        return outcome.TooWeak(subject=PHOTOS, asked=least, found=claims)
+    return outcome.Found(subject=PHOTOS, claims=tuple(claim for claim in claims if claim.trust >= least))
+
+
+STRICT, BOOTSTRAP = RtcpConfig(), RtcpConfig(txt_bootstrap=True)
+DOCUMENTS = boot(ALICE, "photos"), mini("photos", NAS, ALICE)
+SILENCE = outcome.Unreachable(subject=PHOTOS, why="nobody answers")
+NOTHING = outcome.Absent(
+    subject=PHOTOS, why="no such name", evidence=Evidence(trust=Trust.PLAIN_DNS, what="x", source="x", at=NOW)
+)
+ENDED = outcome.Revoked(subject=PHOTOS, why="its owner ended it", evidence=NOTHING.evidence)
+AGAINST = outcome.Refused(subject=PHOTOS, why="goes against a pin")
+SAID = outcome_of(*DOCUMENTS, anchors=PINNED)
+NO_PIN = outcome.TooWeak(
+    subject=PHOTOS,
+    asked=Trust.OWNER_SIGNED,
+    found=(Claim(about=PHOTOS, kind="key", key="self", value=NAS.public, evidence=NOTHING.evidence),),
+)
+MOVED = outcome_of(boot(ALICE, "photos"), mini("photos", MALLORY, ALICE), anchors=PINNED)
+
+
+@pytest.mark.parametrize(
+    ("before", "said", "config", "anchors", "stays"),
+    [
+        (Trust.OWNER_SIGNED, SAID, STRICT, PINNED, True),
+        (Trust.HOST_SNAPSHOT, SAID, STRICT, PINNED, True),
+        (Trust.OWNER_SIGNED, MOVED, STRICT, PINNED, False),
+        (Trust.OWNER_SIGNED, ENDED, STRICT, PINNED, False),
+        (Trust.OWNER_SIGNED, AGAINST, STRICT, PINNED, False),
+        (Trust.OWNER_SIGNED, NO_PIN, STRICT, Anchors(), False),
+        (Trust.OWNER_SIGNED, SILENCE, STRICT, PINNED, False),
+        (Trust.OWNER_SIGNED, NOTHING, STRICT, PINNED, False),
+        (Trust.PLAIN_DNS, NO_PIN, BOOTSTRAP, Anchors(), True),
+        (Trust.PLAIN_DNS, NO_PIN, STRICT, Anchors(), False),
+        (Trust.PLAIN_DNS, SILENCE, BOOTSTRAP, Anchors(), True),
+        (Trust.PLAIN_DNS, SILENCE, STRICT, Anchors(), False),
+        (Trust.PLAIN_DNS, SILENCE, BOOTSTRAP, PINNED, False),
+    ],
+)
+def test_who_may_stay(before: Trust, said: outcome.Outcome, config: RtcpConfig, anchors: Anchors, stays: bool) -> None:
+    with nullcontext() if stays else pytest.raises(Refused):
+        known_still(PHOTOS, NAS.public, before, said, config, anchors, {})
+
+
+def test_what_is_kept_keeps_a_tunnel_and_opens_none() -> None:
+    """Nobody can be asked, and the files here say what they said: as much as before, and no more."""
+    kept = outcome.TooWeak(
+        subject=PHOTOS,
+        asked=Trust.OWNER_SIGNED,
+        found=tuple(
+            replace(claim, evidence=replace(claim.evidence, trust=min(claim.trust, Trust.HOST_SNAPSHOT)))
+            for claim in told(*DOCUMENTS, anchors=PINNED)
+        ),
+    )
+    assert known_of(PHOTOS, kept, STRICT, PINNED, {}) is None
+    assert known_still(PHOTOS, NAS.public, Trust.OWNER_SIGNED, kept, STRICT, PINNED, {}) is None
+    for key, before in ((MALLORY, Trust.OWNER_SIGNED), (NAS, Trust.HOST_SNAPSHOT)):
+        with pytest.raises(Refused):
+            known_still(PHOTOS, key.public, before, kept, STRICT, PINNED, {})
+
+
+def test_a_key_that_is_revoked_is_so_by_every_name() -> None:
+    for held in ([], [pin(HOME, ALICE)], [pin(DEV, NAS)], [pin(PHOTOS, NAS, revoked=True), pin(DEV, NAS)]):
+        check_not_revoked(NAS.public, Anchors(held))
+    for held in ([pin(DEV, NAS, revoked=True)], [pin(PHOTOS, NAS, revoked=True)]):
+        with pytest.raises(Refused, match="revoked"):
+            check_not_revoked(NAS.public, Anchors(held))
+
+
+def test_the_gateways_of_a_zone_are_those_its_documents_name() -> None:
+    def led(*machines: str, signer: SecretKey = ALICE, anchors: Anchors = PINNED) -> list[str]:
+        found = gateways_of(HOME, told(boot(signer, *machines), anchors=anchors), Trust.OWNER_SIGNED)
+        return [str(one) for one in found]
+
+    assert led("photos") == ["did:web:photos.home.example"]
+    assert led("$photos", "#door", "nas@nat") == ["did:web:door.home.example", "did:web:nas.home.example"]
+    assert led("nas@nat", "#door:192.0.2.1") == ["did:web:door.home.example", "did:web:nas.home.example"]
+    assert led("photos", anchors=Anchors()) == led("photos", signer=MALLORY) == led("$photos") == []
+    assert gateways_of(PHOTOS, told(*DOCUMENTS, anchors=PINNED), Trust.OWNER_SIGNED) == ()

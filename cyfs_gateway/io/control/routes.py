@@ -21,6 +21,7 @@ import trio
 
 from cyfs_gateway.config.view import clash_configs_view
 from cyfs_gateway.control import shapes
+from cyfs_gateway.io.control import streams
 from cyfs_gateway.io.control.files import MOST_VALUE, Storage, ui_file
 from cyfs_gateway.metrics import gateway_metrics
 from cyfs_ns.control.router import NotFound, Route, Router
@@ -137,6 +138,10 @@ def make_router() -> Router[Handler]:
             Route("GET", "/cyfs/tunnels", _tunnels),
             Route("GET", "/cyfs/peers", _peers),
             Route("POST", "/cyfs/ping", _ping),
+            Route("POST", "/cyfs/streams", streams.open_stream),
+            Route("POST", "/cyfs/receiver", streams.receive),
+            Route("POST", "/cyfs/receiver/{id}", streams.claim),
+            Route("DELETE", "/cyfs/peers/{peer}", _forget_peer),
             Route("POST", "/cyfs/probe", _probe),
             Route("POST", "/cyfs/reload", _reload, _CONFIG_LIMIT),
             Route("POST", "/cyfs/stop", _stop),
@@ -525,19 +530,17 @@ async def _peers(call: Call) -> Reply:
     return json_reply({"peers": [shapes.peer_json(one) for one in call.app.gateway.peers()]})
 
 
+async def _forget_peer(call: Call) -> Reply:
+    with streams.reached():
+        return json_reply({"closed": await call.app.gateway.forget_peer(call.name("peer"))})
+
+
 async def _ping(call: Call) -> Reply:
     peer = call.json().get("peer")
     if not isinstance(peer, str) or not 0 < len(peer) <= 512:
         raise HttpFault(400, "peer, a DID or host name, is wanted")
-    try:
-        with trio.fail_after(_LONGEST_TEST_MS / 1000):
-            return json_reply(shapes.peer_json(await call.app.gateway.ping(peer)))
-    except BadWire as fault:
-        raise HttpFault(400, str(fault)) from None
-    except Refused as fault:
-        raise HttpFault(403, str(fault)) from None
-    except (Unreachable, trio.TooSlowError) as fault:
-        raise HttpFault(504, str(fault) or "no answer in time") from None
+    with streams.reached(), trio.fail_after(_LONGEST_TEST_MS / 1000):
+        return json_reply(shapes.peer_json(await call.app.gateway.ping(peer)))
 
 
 async def _probe(call: Call) -> Reply:

@@ -32,6 +32,10 @@ _JSON: Headers = (("Content-Type", "application/json"),)
 A = TypeVar("A")
 
 
+async def _no_switch(protocol: str) -> trio.SocketStream:
+    raise HttpFault(426, "Upgrade Required")
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A whole answer."""
@@ -58,6 +62,11 @@ class Call(Generic[A]):
     body: bytes = field(repr=False)
     websocket: bool
     accept: str
+    upgrade: frozenset[str] = frozenset()
+    """The protocols that the asker would rather speak on this connection."""
+    switch: Callable[[str], Awaitable[trio.SocketStream]] = field(default=_no_switch, repr=False)
+    """Agree to one of them: answers 101 and gives the connection.  The handler then returns ``SWITCHED``; what it does
+    with the descriptor, which is closed at once, is its own business.  Raises ``HttpFault`` and what trio raises."""
 
     def name(self, key: str = "name") -> str:
         return self.found.names[key]
@@ -73,6 +82,8 @@ class Call(Generic[A]):
 Handler: TypeAlias = Callable[[Call[A]], Awaitable[Reply | Feed]]
 
 DONE = Reply(204, b"", ())
+SWITCHED = Reply(101, b"", ())
+"""No HTTP is spoken on this connection any more."""
 
 
 def json_reply(value: object, status: int = 200) -> Reply:
@@ -103,6 +114,8 @@ async def converse(stream: trio.abc.Stream, door: Door, site: Site[A]) -> None:
         try:
             more = await exchange.run()
         except HttpFault as fault:
+            if wire.switched:
+                return
             more = not fault.close
             body = json_bytes({"message": fault.message})
             await exchange.reply(fault.status, (*_JSON, *fault.headers), body, close=fault.close)
@@ -126,7 +139,8 @@ class _Exchange(Generic[A]):
         method = request.method.decode("ascii")
         self._bare = method == "HEAD"
         path, query = _target(request)
-        upgrade = "websocket" in tokens(request, b"upgrade") and "upgrade" in tokens(request, b"connection")
+        protocols = frozenset(tokens(request, b"upgrade") if "upgrade" in tokens(request, b"connection") else ())
+        upgrade = "websocket" in protocols
         access = judge(self._door, self._asked(request, method, path, query, upgrade))
         self._cors = access.headers
         if access.status:
@@ -140,8 +154,19 @@ class _Exchange(Generic[A]):
                 raise HttpFault(404, "Resource not found")
             raise HttpFault(405, "Method not allowed", headers=(("Allow", ", ".join(found.allowed)),))
         accept = header(request, b"accept") or ""
-        call = Call(app=self._site.app, found=found, query=query, body=body, websocket=upgrade, accept=accept)
+        call = Call(
+            app=self._site.app,
+            found=found,
+            query=query,
+            body=body,
+            websocket=upgrade,
+            accept=accept,
+            upgrade=protocols,
+            switch=self._wire.switch,
+        )
         reply = await self._handled(found, call)
+        if reply is SWITCHED:
+            return False
         if isinstance(reply, Reply):
             await self.reply(reply.status, reply.headers, reply.body)
             return True
@@ -161,6 +186,8 @@ class _Exchange(Generic[A]):
             reply = await found.route.handler(call)
         except HttpFault as fault:
             log.log(level, "%s %s: %d", method, pattern, fault.status)
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
         except Exception:
             log.exception("%s %s failed", method, pattern)

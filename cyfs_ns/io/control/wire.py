@@ -44,6 +44,8 @@ class Wire:
         self.stream = stream
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._first = True
+        self.switched = False
+        """Whether the connection speaks something else by now."""
 
     async def next_request(self) -> h11.Request | None:
         """The next head; ``None`` when the peer left or stayed silent.  ``HttpFault``: it is no HTTP."""
@@ -113,6 +115,18 @@ class Wire:
         """What the peer sent behind an upgrade request."""
         return bytes(self._h11.trailing_data[0])
 
+    async def switch(self, protocol: str) -> trio.SocketStream:
+        """Answer 101 to an upgrade request whose body was read; the plain connection, which is no HTTP from then on."""
+        if not isinstance(self.stream, trio.SocketStream):
+            raise HttpFault(501, "not over TLS")
+        if self.leftover():
+            raise HttpFault(400, "wait for the answer before you speak", close=True)
+        headers = [("Connection", "Upgrade"), ("Upgrade", protocol)]
+        out = self._h11.send(h11.InformationalResponse(status_code=101, headers=headers))
+        self.switched = True
+        await self._send(out)
+        return self.stream
+
     async def until_peer_leaves(self) -> None:
         """Return when the peer closed, or sent anything, while a long reply runs."""
         try:
@@ -122,6 +136,8 @@ class Wire:
 
     async def linger(self) -> None:
         """Close so that the last reply survives: what is still under way is read and thrown away, within bounds."""
+        if self.switched:
+            return
         with trio.move_on_after(1.0):
             try:
                 if isinstance(self.stream, trio.SocketStream):

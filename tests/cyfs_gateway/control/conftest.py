@@ -40,6 +40,7 @@ async def house(tmp_path: Path, ui: Path, nursery: trio.Nursery) -> House:
         external_ui=str(ui),
     )
     gateway = PaperGateway(home, control)
+    gateway.nursery = nursery
     scope = trio.CancelScope()
 
     async def serve(task_status: trio.TaskStatus[tuple[str, ...]]) -> None:

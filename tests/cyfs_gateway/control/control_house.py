@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,31 @@ import wsproto
 from wsproto.events import CloseConnection, Event, Message, RejectConnection, Request
 
 from cyfs_gateway.config.model import Config, ControlConfig
-from cyfs_gateway.facade import ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.facade import Arrival, ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
+from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.table import RuleView
 from cyfs_ns.config.written import Fault
 from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer, Question, Record
+from cyfs_ns.trust.level import Trust
+from tunnels.endpoint import Endpoint
+from tunnels.io.stream import EndpointStream
 
 SECRET = "correct horse battery staple"
+
+
+async def greet_and_echo(endpoint: Endpoint) -> None:
+    """Speak first, then say again what was said."""
+    async with EndpointStream(endpoint) as stream:
+        try:
+            await stream.send_all(b"220 welcome\n")
+            while data := await stream.receive_some():
+                await stream.send_all(data)
+            await stream.send_eof()
+        except trio.BrokenResourceError:
+            return
 
 
 class PaperRules:
@@ -98,6 +114,7 @@ class PaperGateway:
         self.rules = PaperRules()
         self.started = time.time() - 5
         self.told: list[Any] = []
+        self.nursery: trio.Nursery
         self.live = [connection(1), connection(2)]
         self.bytes = (7, 9)
         self.loglines = [LogLine(1_700_000_000.0, "warning", "one\r\ntwo \x1b[31m", {"host": "h"})]
@@ -216,6 +233,7 @@ class PaperGateway:
                 owner="did:dev:y",
                 zone="did:web:home.example",
                 trust="owner-signed",
+                version=5,
                 dialled=False,
                 way="192.0.2.7",
                 silent=1.5,
@@ -227,6 +245,42 @@ class PaperGateway:
         if peer in faults:
             raise faults[peer]
         return replace(self.peers()[0], peer=peer, rtt=2.5)
+
+    async def call_peer(
+        self, peer: str, host: str, port: int, near: Callable[[], Awaitable[Endpoint]], *, network: str = "tcp"
+    ) -> None:
+        await self.ping(peer)
+        self.told.append(("call", peer, host, port, network))
+        self.nursery.start_soon(greet_and_echo, await near())
+
+    @contextmanager
+    def receive_from_peers(self, allow: Sequence[str]) -> Iterator[AsyncIterator[Arrival]]:
+        if "nonsense" in allow:
+            raise ConfigFault("no condition")
+
+        async def arrivals() -> AsyncIterator[Arrival]:
+            owner = self.peers()[0].owner
+            did, host, zone = "did:web:laptop.home.example", "laptop.home.example", "did:web:home.example"
+            yield Arrival(
+                id="arrival", peer=Identity(did=did, host=host, owner=owner, zone=zone, trust=Trust.OWNER_SIGNED)
+            )
+            await trio.sleep_forever()
+
+        try:
+            yield arrivals()
+        finally:
+            self.told.append(("received", list(allow)))
+
+    def awaits(self, id: str) -> bool:
+        return id == "arrival"
+
+    def claim(self, id: str, near: Endpoint) -> None:
+        self.nursery.start_soon(greet_and_echo, near)
+
+    async def forget_peer(self, peer: str) -> int:
+        await self.ping(peer)
+        self.told.append(("forget", peer))
+        return 1
 
     async def explain(
         self, host: str, port: int, *, network: str = "tcp", source: str = "127.0.0.1", process: str = ""

@@ -68,6 +68,7 @@ async def owner(house: House) -> Owner:
         ("explain [2001:db8::1]:53 --udp --from 192.0.2.9 --process dig", r"way: +socks5 proxy 10.0.0.1:1080"),
         ("tunnels", r"socks://\*\*\*@p.example/t:1 +reachable +fresh_probe +1.5 ms"),
         ("tunnels", r"did:web:photos.home.example +owner-signed +did:dev:y +from 192.0.2.7 +1.5 s"),
+        ("tunnels forget did:web:a.example", r"1 tunnel closed"),
         ("ping did:web:a.example", r"did:web:a.example: 2.5 ms, owner-signed, from 192.0.2.7"),
         ("version", rf"cyfs-gateway {re.escape(__version__)}"),
     ],

@@ -169,6 +169,7 @@ PEER = obj(
     owner=TEXT,
     zone=TEXT,
     trust=TEXT,
+    version=NUMBER,
     dialled={"type": "boolean"},
     way=TEXT,
     silent=NUMBER,

@@ -39,11 +39,11 @@ PHOTOS, LAPTOP = device_did("photos", HOME), device_did("laptop", HOME)
 NAMES = {PHOTOS: ("photos", NAS), LAPTOP: ("laptop", PI)}
 
 
-def records(port: int, owner: SecretKey = ALICE) -> list[str]:
+def records(port: int, owner: SecretKey = ALICE, *machines: str) -> list[str]:
     """The zone in DNS: ``photos`` listens at ``port`` of 127.0.0.1, ``laptop`` nowhere."""
     texts = [
         txt_record("PKX", owner.public.x),
-        txt_record("BOOT", boot(owner, "photos", iat=NOW - 100, exp=NOW + DAY).text),
+        txt_record("BOOT", boot(owner, *(machines or ("photos",)), iat=NOW - 100, exp=NOW + DAY).text),
     ]
     for did, (name, key) in NAMES.items():
         more = {"rtcp_port": port} if did == PHOTOS else {}
@@ -53,8 +53,8 @@ def records(port: int, owner: SecretKey = ALICE) -> list[str]:
 
 
 @asynccontextmanager
-async def published(port: int, owner: SecretKey = ALICE) -> AsyncIterator[Behind]:
-    async with behind(*records(port, owner)) as server:
+async def published(port: int, owner: SecretKey = ALICE, *machines: str) -> AsyncIterator[Behind]:
+    async with behind(*records(port, owner, *machines)) as server:
         yield server
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import socket
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 import trio
 from inprocess import Living, connect, echo, exactly, serve, socks5, the_rest, udp_echo, until
-from names_house import question
-from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, PHOTOS, PI, dev, machine, published, settle
+from names_house import Behind, question
+from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, NOW, PHOTOS, PI, dev, machine, published, settle
 
+from cyfs_gateway.config.model import ListenerConfig
+from cyfs_gateway.io.peers import _is_a_door_closed
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
+from cyfs_ns.identity.did import Did
+from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.io.trusted.store import TrustStore
+from cyfs_ns.trust.anchors import Pin
 from rtcp.io.tunnel import Tunnel
-from rtcp.packet import Purpose
 from tests.freeport import free_port
 from tunnels.endpoint import Target
 from tunnels.url import parse
@@ -224,7 +230,7 @@ async def test_what_a_peer_brings_along_is_a_snapshot_at_best(
             await wanted
             assert [one.peer.about.trust.label for one in await tunnels(photos)] == ["host-snapshot"]
         else:
-            with pytest.raises(Unreachable):
+            with pytest.raises(Refused):
                 await wanted
             assert not await tunnels(photos)
 
@@ -302,7 +308,7 @@ async def test_a_stranger_cannot_make_us_ask_for_names_that_nothing_here_could_p
         machine(tmp_path / "photos", NAS, config, did=PHOTOS, dns=asked, pinned=False) as photos,
         machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
     ):
-        with pytest.raises(Unreachable):
+        with pytest.raises(Refused):
             await (await laptop.gateway._peers.device()).tunnel(PHOTOS)
         assert not await tunnels(photos)
         assert not asked.heard.queries
@@ -351,7 +357,7 @@ async def test_who_only_dials_is_not_opened_by_that(tmp_path: Path) -> None:
         assert await ask(laptop) == 2
         (tunnel,) = await tunnels(photos)
         with pytest.raises(Refused):
-            await tunnel.open_stream(Purpose.STREAM, None, laptop.port())
+            await tunnel.open_stream(None, laptop.port())
         assert laptop.tracker.seen == 1
 
 
@@ -432,6 +438,10 @@ async def test_a_tunnel_through_a_hop_is_end_to_end(tmp_path: Path, nursery: tri
 # Changes
 
 
+def base_of(dns: Behind) -> str:
+    return f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\n"
+
+
 async def test_a_reload_moves_the_door_and_changes_who_is_served_without_a_tunnel_noticing(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
@@ -443,19 +453,401 @@ async def test_a_reload_moves_the_door_and_changes_who_is_served_without_a_tunne
     ):
         stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
         before = await tunnels(photos)
-        base = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\n"
         for where, allow, code in (
-            (second, "ZONE,home.example", 5),  # each stream is a connection of its own, to where the tunnel was dialled
+            (second, "ZONE,home.example", 0),
             (port, "did:web:other.example", 2),
             (port, f"OWNER,{dev(ALICE)}", 0),
         ):
-            await photos.reload(door(where, web(target, allow)), base=base)
+            await photos.reload(door(where, web(target, allow)), base=base_of(dns))
             assert await ask(laptop) == code
             assert photos.port("DEFAULT-RTCP") == where
             assert await tunnels(photos) == before
             await stream.send_all(b"still")
             assert await exactly(stream, 5) == b"still"
         await stream.aclose()
+
+
+async def test_when_a_door_closes_tunnels_of_version_4_come_in_by_another_and_their_streams_go_on(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """Each stream of version 4 is a connection to where the tunnel was dialled: there is nobody any more."""
+    port, first, target = free_port(), free_port(), await serve(nursery, echo)
+    old = "rtcp: {versions: [4]}"
+    both = door(port, web(target)).replace(f"127.0.0.1:{port}", f"['127.0.0.1:{first}', '127.0.0.1:{port}']", 1)
+    laptops = BY_NAME.replace("type: rtcp}", f"type: rtcp, port: {first}}}").replace("rtcp: {}", old)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, both, did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, laptops, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
+        (tunnel,) = await tunnels(laptop)
+        await photos.reload(door(port, web(target)), base=base_of(dns))
+        with trio.fail_after(5):
+            await tunnel.over.wait()
+        await laptop.reload(BY_NAME.replace("rtcp: {}", old), base=f"{base_of(dns)}ipv6: true\n")
+        assert await ask(laptop) == 0, "the next one is dialled where its documents say"
+        await stream.send_all(b"still")
+        assert await exactly(stream, 5) == b"still"
+        await stream.aclose()
+
+
+def test_which_doors_are_closed_by_a_change() -> None:
+    def doors(*places: str) -> list[ListenerConfig]:
+        return [
+            ListenerConfig(name="door", kind="rtcp", listen=host, port=int(port))
+            for host, _, port in (place.rpartition(":") for place in places)
+        ]
+
+    was = doors("192.0.2.1:2980", "192.0.2.2:2981")
+    assert not _is_a_door_closed(was, was)
+    assert not _is_a_door_closed(was, doors("0.0.0.0:2980", "192.0.2.2:2981"))
+    assert not _is_a_door_closed([], was)
+    assert _is_a_door_closed(was, doors("192.0.2.1:2980"))
+    assert _is_a_door_closed(was, doors("192.0.2.3:2980", "192.0.2.2:2981"))
+    assert not _is_a_door_closed([ListenerConfig(name="socks", kind="mixed", listen="::", port=1)], [])
+
+
+# Whoever would not be let in any more
+
+
+def pin(home: Path, about: Did, key: SecretKey, **more: Any) -> None:
+    TrustStore(home).pin(Pin(about=about, key=key.public, source="test", at=NOW, **more))
+
+
+@pytest.mark.parametrize("versions", ["[4]", "[5, 4]"])
+@pytest.mark.parametrize(
+    "change", ["revoked", "revoked by age", "replaced", "unpinned", "the key itself", "admission", "no section"]
+)
+async def test_a_peer_that_would_not_be_let_in_any_more_loses_its_tunnel_and_its_streams(
+    tmp_path: Path, nursery: trio.Nursery, change: str, versions: str
+) -> None:
+    port, target, home = free_port(), await serve(nursery, echo), tmp_path / "photos"
+    more = f"{web(target)}\n  versions: {versions}"
+    async with (
+        published(port) as dns,
+        machine(home, NAS, door(port, more), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, code = await socks5(laptop.port(), "photos.home.example", 80)
+        assert code == 0
+        (tunnel,) = await tunnels(photos)
+        match change:
+            case "revoked":
+                pin(home, HOME, ALICE, revoked=True)
+            case "revoked by age":
+                pin(home, HOME, ALICE, least_iat=NOW - 50)
+            case "replaced":
+                pin(home, HOME, MALLORY)
+            case "unpinned":
+                TrustStore(home).unpin(HOME)
+            case "the key itself":
+                pin(home, dev(PI), PI, revoked=True)
+            case "admission":
+                await photos.reload(door(port, f"{more}\n  admission: ['MATCH,REJECT']"), base=base_of(dns))
+            case "no section":
+                await photos.reload(SOCKS, base=base_of(dns))
+        with trio.fail_after(10):
+            await tunnel.over.wait()
+            await until(lambda: not photos.gateway.connections())
+            with suppress(trio.BrokenResourceError):
+                assert await stream.receive_some() == b""
+        assert await ask(laptop) != 0
+        assert not await tunnels(photos)
+
+
+async def test_streams_that_have_outlived_their_tunnel_end_as_well(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target, home = free_port(), await serve(nursery, echo), tmp_path / "photos"
+    async with (
+        published(port) as dns,
+        machine(home, NAS, door(port, f"{web(target)}\n  versions: [4]"), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
+        (tunnel,) = await tunnels(photos)
+        tunnel.close()
+        await tunnel.over.wait()
+        await judge(photos)
+        await stream.send_all(b"still")
+        assert await exactly(stream, 5) == b"still"
+        pin(home, HOME, ALICE, revoked=True)
+        with trio.fail_after(10):
+            await until(lambda: not photos.gateway.connections())
+            with suppress(trio.BrokenResourceError):
+                assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("versions", ["[4]", "[5, 4]"])
+async def test_what_we_say_to_a_peer_ends_with_its_key(tmp_path: Path, nursery: trio.Nursery, versions: str) -> None:
+    """Here it is ``laptop``, who dialled, that learns of it; by the name of the zone."""
+    port, target, home = free_port(), await serve(nursery, echo), tmp_path / "laptop"
+    config = BY_NAME.replace("rtcp: {}", f"rtcp: {{versions: {versions}}}")
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns),
+        machine(home, PI, config, did=LAPTOP, dns=dns) as laptop,
+    ):
+        streams = [(await socks5(laptop.port(), name, 80))[0] for name in ("photos.home.example", "home.example")]
+        pin(home, dev(NAS), NAS, revoked=True)
+        with trio.fail_after(10):
+            for stream in streams:
+                with suppress(trio.BrokenResourceError):
+                    assert await stream.receive_some() == b""
+            await until(lambda: not laptop.gateway.connections())
+
+
+async def test_what_is_required_now_is_required_of_those_inside(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """``laptop`` is known by what it brought along, which is a snapshot, and nobody can be asked."""
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, FILES_ONLY + web(target)), did=PHOTOS) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, code = await socks5(laptop.port(), "photos.home.example", 80)
+        assert code == 0
+        (tunnel,) = await tunnels(photos)
+        await judge(photos)
+        assert not tunnel.over.is_set(), "it is as sure as it was"
+        await stream.aclose()
+        await photos.reload(door(port, web(target)))
+        with trio.fail_after(10):
+            await tunnel.over.wait()
+
+
+async def test_silence_of_others_ends_no_tunnel(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
+        (tunnel,) = await tunnels(photos)
+        nobody = "dns: {enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:9']}\nipv6: true\n"
+        await photos.reload(door(port, web(target)), base=nobody)
+        photos.gateway.trusted.flush()
+        await judge(photos)
+        assert not tunnel.over.is_set() and tunnel.peer.about.trust.label == "owner-signed"
+        await stream.send_all(b"still")
+        assert await exactly(stream, 5) == b"still"
+        await stream.aclose()
+
+
+async def test_pins_that_cannot_be_read_end_no_tunnel_and_let_nobody_in(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, home = free_port(), tmp_path / "photos"
+    async with (
+        published(port) as dns,
+        machine(home, NAS, door(port), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+        machine(tmp_path / "mallory", MALLORY, BY_NAME, dns=dns) as mallory,
+    ):
+        await laptop.gateway._peers.tunnel(PHOTOS)
+        (tunnel,) = await tunnels(photos)
+        broken = home / "names" / "pins" / "did_web_broken.example.json"
+        broken.write_text("half a p")
+        await judge(photos)
+        assert not tunnel.over.is_set()
+        with pytest.raises(Refused):
+            await mallory.gateway._peers.tunnel(PHOTOS)
+        broken.unlink()
+        pin(home, HOME, ALICE, revoked=True)
+        with trio.fail_after(10):
+            await tunnel.over.wait()
+
+
+async def test_the_next_gateway_of_a_zone_is_dialled_when_the_first_is_away(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """``laptop`` is a gateway, too, on paper; nobody answers there."""
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port, ALICE, "laptop@wan", "photos") as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target, str(dev(MALLORY)))), did=PHOTOS, dns=dns),
+        machine(tmp_path / "mallory", MALLORY, BY_NAME, dns=dns) as mallory,
+    ):
+        assert await ask(mallory, host="home.example") == 0
+        assert [one.peer.did for one in await tunnels(mallory)] == [PHOTOS]
+
+
+async def test_whom_we_dialled_is_judged_as_well(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, home = free_port(), tmp_path / "laptop"
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns),
+        machine(home, PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        tunnel = await laptop.gateway._peers.tunnel(PHOTOS)
+        pin(home, HOME, MALLORY)
+        with trio.fail_after(10):
+            await tunnel.over.wait()
+        with pytest.raises(Refused):
+            await laptop.gateway._peers.tunnel(PHOTOS)
+
+
+async def judge(house: Living) -> None:
+    peers = house.gateway._peers._peers
+    assert peers is not None
+    for each in peers._inside():
+        await peers._judge_again(each)
+
+
+# A zone by its own name
+
+
+async def test_the_name_of_a_zone_leads_to_its_gateway(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, code = await socks5(laptop.port(), "home.example", 80)
+        assert code == 0
+        await stream.send_all(b"hello")
+        assert await exactly(stream, 5) == b"hello"
+        await stream.aclose()
+        way = await laptop.gateway.tunnels.open_url(parse("rtcp://home.example/:80"))
+        way.close()
+        (tunnel,) = await tunnels(laptop)
+        assert tunnel.peer.did == PHOTOS, "a zone is no device: it is the machine that has to prove itself"
+        (view,) = laptop.gateway.peers()
+        assert (view.peer, view.zone, view.owner, view.trust) == (
+            str(PHOTOS),
+            str(HOME),
+            str(dev(ALICE)),
+            "owner-signed",
+        )
+        assert (await laptop.gateway.ping("home.example")).peer == str(PHOTOS)
+        assert len(await tunnels(photos)) == 1
+
+
+@pytest.mark.parametrize("how", ["another owner", "no gateway", "nobody knows"])
+async def test_a_zone_that_does_not_say_who_its_gateway_is_leads_nowhere(
+    tmp_path: Path, nursery: trio.Nursery, how: str
+) -> None:
+    port = free_port()
+    signer = MALLORY if how == "another owner" else ALICE
+    async with (
+        published(port, signer, "$photos" if how == "no gateway" else "photos") as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns),
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=None if how == "nobody knows" else dns) as laptop,
+    ):
+        with pytest.raises((Refused, Unreachable)):
+            await laptop.gateway._peers.tunnel(HOME)
+        assert not await tunnels(laptop)
+
+
+async def test_a_tunnel_to_a_zone_is_kept_with_its_gateway(tmp_path: Path) -> None:
+    port = free_port()
+    kept = "rtcp: {keep-tunnel: [home.example]}\n"
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, kept, did=LAPTOP, dns=dns) as laptop,
+    ):
+        with trio.fail_after(10):
+            await until(lambda: photos.gateway.peers() and laptop.gateway.peers())
+        assert [one.peer for one in laptop.gateway.peers()] == [str(PHOTOS)]
+
+
+# What strangers, and those we know, can make us do
+
+
+async def test_one_peer_does_not_have_all_streams_there_are(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyfs_gateway.io.peers._MOST_FLOWS", 2)
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        kept = [await socks5(laptop.port(), "photos.home.example", 80) for _ in range(3)]
+        assert [code for _, code in kept] == [0, 0, 2]
+        for stream, _ in kept:
+            await stream.aclose()
+        await until(lambda: not photos.gateway.connections())
+        assert await ask(laptop) == 0
+        assert await ask(laptop, 81) == 2
+        assert await ask(laptop) == 0, "what was refused does not count"
+
+
+async def test_the_last_descriptors_are_not_for_peers(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert await ask(laptop) == 0
+        most, photos.gateway._engine._descriptors_most = photos.gateway._engine._descriptors_most, 0
+        assert await ask(laptop) != 0
+        photos.gateway._engine._descriptors_most = most
+        assert await ask(laptop) == 0
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_whoever_is_refused_is_not_told_what_stands_in_our_files(tmp_path: Path, pinned: bool) -> None:
+    port, home = free_port(), tmp_path / "photos"
+    async with (
+        published(port) as dns,
+        machine(home, NAS, door(port, "  admission: ['SRC-IP-CIDR,192.0.2.0/24,ACCEPT']"), did=PHOTOS) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns, pinned=True) as laptop,
+        machine(tmp_path / "mallory", MALLORY, BY_NAME, dns=dns) as mallory,
+    ):
+        if not pinned:
+            (home / "names" / "pins" / "did_web_broken.example.json").write_text("half a p")
+        for house in (laptop, mallory):
+            with pytest.raises(Refused) as refused:
+                await house.gateway._peers.tunnel(PHOTOS)
+            said = str(refused.value)
+            assert not any(word in said for word in (str(tmp_path), "192.0.2", "pin", "require", "rule")), said
+        assert not await tunnels(photos)
+
+
+async def test_names_that_strangers_make_up_are_not_remembered(tmp_path: Path) -> None:
+    port = free_port()
+    config = door(port, "  admission: ['MATCH,ACCEPT']")
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, config, did=PHOTOS, pinned=False) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        photos.gateway.trusted.flush()
+        with pytest.raises(Refused):
+            await laptop.gateway._peers.tunnel(PHOTOS)
+        assert photos.gateway.trusted.flush() == 0
+
+
+async def test_a_flood_of_strangers_fills_no_log(
+    tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those who are refused at the door, those who babble, and those whose key was proven and who are not wanted."""
+    port = free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "mallory", MALLORY, BY_NAME, dns=dns) as mallory,
+    ):
+        device = await mallory.gateway._peers.device()
+        with pytest.raises(Refused):
+            await device.tunnel(PHOTOS)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            for _ in range(10):
+                device._resting.clear()
+                with pytest.raises((Refused, Unreachable)):
+                    await device.tunnel(PHOTOS)
+                stream = await connect(port)
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(bytes(7) * 40)
+                    await stream.receive_some()
+                await stream.aclose()
+        said = [one for one in caplog.records if one.levelname != "DEBUG" and "DEFAULT" not in one.getMessage()]
+        assert [one.getMessage() for one in said if one.name.startswith(("cyfs.rtcp", "cyfs.peers"))] == []
+        assert not await tunnels(photos)
 
 
 async def test_another_key_is_another_device(tmp_path: Path) -> None:
@@ -476,6 +868,26 @@ async def test_another_key_is_another_device(tmp_path: Path) -> None:
         with pytest.raises(ConfigFault, match="others may read this key"):
             await photos.reload(door(port), base=base)
         assert (await photos.gateway._peers.device()).local.canonical == dev(MALLORY)
+
+
+async def test_version_4_ends_when_it_may_not_be_spoken_any_more(tmp_path: Path) -> None:
+    port = free_port()
+    old = BY_NAME.replace("rtcp: {}", "rtcp: {versions: [4]}")
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, old, did=LAPTOP, dns=dns) as laptop,
+    ):
+        tunnel = await laptop.gateway._peers.tunnel(PHOTOS)
+        assert tunnel.version == 4
+        await photos.reload(door(port, "  versions: [5]"), base=base_of(dns))
+        with trio.fail_after(5):
+            await tunnel.over.wait()
+        with pytest.raises(Unreachable):
+            await laptop.gateway._peers.tunnel(PHOTOS)
+        assert not await tunnels(photos)
+        await laptop.reload(BY_NAME, base=f"{base_of(dns)}ipv6: true\n")
+        assert (await laptop.gateway._peers.tunnel(PHOTOS)).version == 5
 
 
 # Programs that know nothing of it

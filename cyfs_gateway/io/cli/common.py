@@ -1,0 +1,141 @@
+"""What the commands share: where the gateway is, how it is asked, and how answers are shown.
+
+Exit codes: 0 done, 1 it failed, 2 wrong usage, 3 no gateway is running.  Only click is imported here; every command
+imports what it needs, so that starting the gateway does not pay for tables, nor a table for the gateway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cyfs_ns.printable import printable
+
+if TYPE_CHECKING:
+    from cyfs_gateway.io.command.attached import Controller
+    from cyfs_ns.io.client import Client
+
+_T = TypeVar("_T")
+
+SOCKET = "cyfs-gateway.sock"
+WATCH_SECONDS = 1.0
+
+
+class NotRunning(click.ClickException):
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the gateway lives and how it is reached."""
+
+    home: Path
+    controller: str
+    secret_file: str
+
+    def client(self) -> Client:
+        """Who asks it, and blocks."""
+        from cyfs_ns.io.client import Client
+
+        place, secret = self._reached()
+        return Client(place, secret=secret)
+
+    def streams(self) -> Controller:
+        """Who gets streams from it."""
+        from cyfs_gateway.io.command.attached import Controller
+
+        return Controller(*self._reached())
+
+    def _reached(self) -> tuple[Path | str, str]:
+        if not self.controller:
+            return self.home / SOCKET, ""
+        if not self.controller.startswith(("http://", "https://")):
+            raise click.BadParameter("it is http://host:port or https://host:port", param_hint="--controller")
+        try:
+            secret = Path(self.secret_file).read_text("utf-8").strip() if self.secret_file else ""
+        except (OSError, UnicodeDecodeError) as fault:
+            raise click.BadParameter(str(fault), param_hint="--secret-file") from None
+        return self.controller.rstrip("/"), secret
+
+
+config_option = click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Clash YAML.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+pass_place = click.make_pass_decorator(Place)
+
+
+def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--home`` may also stand behind the command."""
+
+    def override(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            place = context.find_object(Place)
+            context.obj = Place(value.absolute(), *((place.controller, place.secret_file) if place else ("", "")))
+
+    kind = click.Path(path_type=Path)
+    option = click.option(
+        "--home", type=kind, expose_value=False, callback=override, is_eager=True, help="State directory."
+    )
+    return option(command)
+
+
+@contextmanager
+def asking(place: Place) -> Iterator[None]:
+    from cyfs_ns.errors import BadWire, Unreachable
+    from cyfs_ns.io.client import ApiFault
+
+    try:
+        yield
+    except Unreachable as fault:
+        raise NotRunning(f"{fault}\nStart one with: cyfs-gateway run --home {place.home}") from None
+    except ApiFault as fault:
+        hint = " (is --secret-file right?)" if fault.status == 401 else ""
+        raise click.ClickException(printable(str(fault)) + hint) from None
+    except (BadWire, OSError, ValueError) as fault:
+        raise click.ClickException(printable(str(fault))) from None
+
+
+def ask(
+    place: Place, method: str, *segments: str, query: Mapping[str, str | int] | None = None, body: object = None
+) -> Any:
+    with asking(place):
+        return place.client().call(method, *segments, query=query, body=body)
+
+
+def running_in_trio(place: Place, work: Callable[[Controller], Awaitable[_T]]) -> _T:
+    """Run ``work``, and say what went wrong with it as every command does; an interrupt stays one."""
+    import trio
+
+    from cyfs_ns.errors import CyfsError
+
+    controller = place.streams()
+    try:
+        return trio.run(work, controller)
+    except BaseException as fault:
+        said = leaves(fault)
+    foreseen = (CyfsError, OSError, click.ClickException)
+    with asking(place):
+        raise min(said, key=lambda fault: isinstance(fault, foreseen))
+    raise AssertionError("a fault was raised")
+
+
+def leaves(fault: BaseException) -> list[BaseException]:
+    """The faults in a group of them, or the one."""
+    if isinstance(fault, BaseExceptionGroup):
+        return [leaf for inner in fault.exceptions for leaf in leaves(inner)]
+    return [fault]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from cyfs_ns.io.tables import show_table
+
+    show_table(columns, rows)
+
+
+def print_json(value: object, *, one_line: bool = False) -> None:
+    click.echo(json.dumps(value, indent=None if one_line else 2))

@@ -1,0 +1,146 @@
+"""What the running gateway does: its state, its connections, its logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from cyfs_gateway.io.cli.common import (
+    WATCH_SECONDS,
+    Place,
+    ask,
+    asking,
+    home_option,
+    json_option,
+    pass_place,
+    print_json,
+    table,
+)
+from cyfs_ns.printable import printable
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@json_option
+@home_option
+@pass_place
+def status(place: Place, as_json: bool) -> None:
+    """Show what the running gateway does.
+
+    \b
+    Example:
+      cyfs-gateway status
+    """
+    from cyfs_ns.io.tables import bytes_text, seconds_text
+
+    said = ask(place, "GET", "cyfs", "status")
+    if as_json:
+        print_json(said)
+        return
+    known = {
+        "version": said["version"],
+        "up": seconds_text(said["uptime"]),
+        "configuration": said["config"] or "defaults",
+        "home": said["home"],
+        "mode": said["mode"],
+        "rules": said["rules"],
+        "connections": said["connections"],
+        "sent": bytes_text(said["uploadTotal"]),
+        "received": bytes_text(said["downloadTotal"]),
+        "memory": bytes_text(said["memory"]),
+    }
+    if own := said.get("identity"):
+        known["identity"] = own.get("did") or own["fault"]
+        if document := own.get("document"):
+            known["owned by"] = document["fault"] or document["owner"]
+    for name, value in known.items():
+        click.echo(f"{name + ':':<15}{printable(str(value))}")
+    for part in ("listeners", "modules"):
+        _show_part(part, said.get(part))
+
+
+def _show_part(name: str, content: Any) -> None:
+    """A part of the status whose shape belongs to others: one line an entry."""
+    if not content:
+        return
+    click.echo(f"{name}:")
+    entries = content.items() if isinstance(content, dict) else (("", entry) for entry in content)
+    for key, entry in entries:
+        facts = " ".join(f"{k}={v}" for k, v in entry.items()) if isinstance(entry, dict) else str(entry)
+        click.echo(f"  {printable(f'{key} {facts}'.strip())}")
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Show again each second until interrupted.")
+@json_option
+@home_option
+@pass_place
+def connections(place: Place, watch: bool, as_json: bool) -> None:
+    """List the connections that are open now.
+
+    \b
+    Example:
+      cyfs-gateway connections --watch
+    """
+    import time
+
+    with suppress(KeyboardInterrupt):
+        while True:
+            said = ask(place, "GET", "connections")
+            if as_json:
+                print_json(said, one_line=watch)
+            else:
+                if watch:
+                    click.clear()
+                _show_connections(said)
+            if not watch:
+                return
+            time.sleep(WATCH_SECONDS)
+
+
+def _show_connections(said: Mapping[str, Any]) -> None:
+    from cyfs_ns.io.tables import bytes_text
+
+    rows = []
+    for one in said["connections"]:
+        meta = one["metadata"]
+        host = meta["host"] or meta["sniffHost"] or meta["destinationIP"]
+        rule = f"{one['rule']},{one['rulePayload']}" if one["rulePayload"] else one["rule"]
+        rows.append(
+            [
+                f"{meta['sourceIP']}:{meta['sourcePort']}",
+                f"{host}:{meta['destinationPort']}",
+                meta["network"],
+                rule,
+                " > ".join(reversed(one["chains"])),
+                bytes_text(one["upload"]),
+                bytes_text(one["download"]),
+            ]
+        )
+    table(("CLIENT", "DESTINATION", "NET", "RULE", "WAY", "UP", "DOWN"), rows)
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Accepted for habit: logs are always followed.")
+@click.option("--level", default="info", show_default=True, type=click.Choice(_LEVELS), help="This and above.")
+@json_option
+@home_option
+@pass_place
+def logs(place: Place, follow: bool, level: str, as_json: bool) -> None:
+    """Follow the logs of the running gateway.
+
+    \b
+    Example:
+      cyfs-gateway logs -f --level debug
+    """
+    with asking(place), suppress(KeyboardInterrupt):
+        for line in place.client().lines("logs", query={"level": level, "format": "structured"}):
+            if as_json:
+                print_json(line, one_line=True)
+                continue
+            facts = " ".join(f"{fact['key']}={fact['value']}" for fact in line["fields"])
+            click.echo(printable(f"{line['time']} {line['level']:<7} {line['message']} {facts}".rstrip()))

@@ -1,0 +1,94 @@
+"""Listening ports of a command, whose connections the gateway carries to other devices.
+
+Bytes are moved by a reactor of the command's own; the gateway's moves them on.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+import trio
+
+from cyfs_gateway.io.command.attached import Controller
+from cyfs_gateway.io.command.piping import asked
+from cyfs_gateway.remote import Remote
+from cyfs_ns.errors import BadWire, CyfsError, Unreachable
+from cyfs_ns.io.client import ApiFault
+from tunnels.endpoint import Target
+from tunnels.io.reactor import Reactor
+from tunnels.io.relay import Relay
+from tunnels.io.waiting import TcpEndpoint
+
+Say = Callable[[dict[str, object], str], None]
+"""Tells people and programs: the facts, and a line."""
+
+_OPENING_MOST = 64
+_IDLE = 7 * 24 * 3600.0
+"""The gateway ends what is idle; here is only a last resort."""
+
+
+async def forward_all(
+    controller: Controller, wanted: Sequence[tuple[tuple[str, int], Remote]], *, udp: bool, say: Say
+) -> None:
+    """Listen for all of ``wanted`` until cancelled.  Raises ``Unreachable`` without a gateway, ``OSError``."""
+    if udp:
+        from cyfs_gateway.io.command.forwarding_udp import forward_datagrams
+
+        await forward_datagrams(controller, wanted, say)
+        return
+    opened: list[tuple[list[trio.SocketListener], Remote]] = []
+    for (host, port), remote in wanted:
+        opened.append((await trio.open_tcp_listeners(port, host=host), remote))
+    reactor = Reactor()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reactor.run)
+        forwarder = _Forwarder(controller, reactor, say)
+        for listeners, remote in opened:
+            for listener in listeners:
+                told(say, listener.socket.getsockname(), remote)
+                nursery.start_soon(forwarder.serve, listener, remote)
+
+
+def told(say: Say, address: Sequence[object], remote: Remote) -> None:
+    """Tell where one listens."""
+    here = Target(str(address[0]), int(str(address[1])))
+    say({"listen": str(here), "to": str(remote)}, f"{here} -> {remote}")
+
+
+class _Forwarder:
+    def __init__(self, controller: Controller, reactor: Reactor, say: Say) -> None:
+        self._controller, self._reactor, self._say = controller, reactor, say
+        self._opening = trio.CapacityLimiter(_OPENING_MOST)
+
+    async def serve(self, listener: trio.SocketListener, remote: Remote) -> None:
+        async def carry(stream: trio.SocketStream) -> None:
+            plain = stream.socket
+            near = TcpEndpoint(int(plain.family), int(plain.type), 0, os.dup(plain.fileno()))
+            plain.close()
+            await self._carry(near, remote)
+
+        await trio.serve_listeners(carry, [listener])
+
+    async def _carry(self, near: TcpEndpoint, remote: Remote) -> None:
+        try:
+            async with self._opening:
+                far = await self._controller.stream("cyfs", "streams", body=asked(remote))
+        except (Unreachable, ApiFault, BadWire) as fault:
+            near.close()
+            self.failed(remote, fault)
+            return
+        except BaseException:
+            near.close()
+            raise
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reactor.freshen()
+        Relay(self._reactor, near, far, idle=_IDLE, on_close=_ended)
+
+    def failed(self, remote: Remote, fault: CyfsError) -> None:
+        self._say({"to": str(remote), "fault": str(fault)}, f"{remote}: {fault}")
+
+
+def _ended(relay: Relay, why: str) -> None:
+    """The client sees for itself how it ended."""

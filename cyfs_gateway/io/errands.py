@@ -1,0 +1,115 @@
+"""What the owner's commands want of other devices: streams to them, and streams from them.
+
+A stream to a peer goes where the owner says, not where rules lead.  A stream from one has passed the admission and the
+service's own conditions, as every other does; commands only add services for as long as they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cyfs_gateway.facade import Arrival
+from cyfs_gateway.flow import Identity
+from cyfs_gateway.io.arrivals import Arrivals
+from cyfs_gateway.io.offers import RECEIVE, SPEEDTEST, Guard
+from cyfs_gateway.rules.model import Rule, Text
+from cyfs_gateway.rules.parse import parse_condition
+from cyfs_ns.errors import Refused
+from tunnels.endpoint import Endpoint, Target
+
+if TYPE_CHECKING:
+    from cyfs_gateway.io.engine import Engine
+    from cyfs_gateway.io.rtcp import PeerDesk
+    from cyfs_gateway.io.speedtest import SpeedTests
+    from cyfs_gateway.io.world import World
+    from cyfs_ns.io.trusted.resolver import TrustedNames
+
+
+class Errands:
+    """See the module's text.  ``world`` and ``trusted`` are those of now."""
+
+    def __init__(
+        self, engine: Engine, desk: PeerDesk, world: Callable[[], World], trusted: Callable[[], TrustedNames]
+    ) -> None:
+        self._engine, self._desk, self._world, self._trusted = engine, desk, world, trusted
+        self._arrivals: Arrivals | None = None
+        self._speedtests: SpeedTests | None = None
+        engine.offers.add(SPEEDTEST, self._guard(self._speedtest_conditions), self._open_speedtest)
+
+    # To peers
+
+    async def call(
+        self, peer: str, host: str, port: int, near: Callable[[], Awaitable[Endpoint]], *, network: str
+    ) -> None:
+        """As :meth:`cyfs_gateway.facade.Gateway.call_peer`."""
+        # A gateway without tunnels does without what these need.
+        from cyfs_gateway.io.owncalls import OwnCall
+        from cyfs_ns.identity.did import subject
+        from tunnels.io.rtcp import Rtcp
+
+        did = subject(peer, self._world().config.identity.bridges)
+        way = Rtcp(str(did), self._desk, did, None, None)
+        await OwnCall(self._engine, way, peer, Target(host, port), network).carry(near)
+
+    async def forget(self, peer: str) -> int:
+        """As :meth:`cyfs_gateway.facade.Gateway.forget_peer`."""
+        from cyfs_ns.identity.did import subject
+
+        did = subject(peer, self._world().config.identity.bridges)
+        return await (await self._desk.device()).forget(did)
+
+    # From peers
+
+    @contextmanager
+    def receiving(self, allow: Sequence[str]) -> Iterator[AsyncIterator[Arrival]]:
+        """As :meth:`cyfs_gateway.facade.Gateway.receive_from_peers`."""
+        world, offers = self._world(), self._engine.offers
+        if world.peer_rules is None:
+            raise Refused("the configuration has no section rtcp, so peers are served nothing here")
+        bridges = world.config.identity.bridges
+        rules = [parse_condition(text if "," in text else f"DID,{text}", bridges) for text in allow]
+        arrivals = Arrivals()
+        offers.add(RECEIVE, self._guard(lambda: rules or None), arrivals.open)
+        self._arrivals = arrivals
+        offers.named = frozenset(rule.text for rule in rules if isinstance(rule, Text) and rule.word == "DID")
+        try:
+            yield aiter(arrivals)
+        finally:
+            self._arrivals, offers.named = None, ()
+            offers.remove(RECEIVE)
+            arrivals.close()
+
+    def awaits(self, id: str) -> bool:
+        """As :meth:`cyfs_gateway.facade.Gateway.awaits`."""
+        return self._arrivals is not None and self._arrivals.awaits(id)
+
+    def claim(self, id: str, near: Endpoint) -> None:
+        """As :meth:`cyfs_gateway.facade.Gateway.claim`."""
+        if self._arrivals is None:
+            near.close()
+        else:
+            self._arrivals.claim(id, near)
+
+    # What is always there
+
+    def _guard(self, conditions: Callable[[], Sequence[Rule] | None]) -> Guard:
+        return Guard(conditions=conditions, geo=lambda: self._world().geo, owner=self._owner)
+
+    async def _owner(self) -> str:
+        from cyfs_gateway.io.kin import own_owner
+
+        device = await self._desk.device()
+        return await own_owner(device.local, self._trusted())
+
+    def _speedtest_conditions(self) -> Sequence[Rule] | None:
+        config = self._world().config.rtcp
+        return None if config is None else config.speedtest
+
+    async def _open_speedtest(self, identity: Identity) -> Endpoint:
+        from cyfs_gateway.io.speedtest import SpeedTests
+
+        if self._speedtests is None:
+            self._speedtests = SpeedTests(self._engine.start)
+        return await self._speedtests.open()

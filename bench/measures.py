@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,15 +38,17 @@ class Plan:
     rounds: int
     direct: bool
     """Measure the load without a relay too."""
+    who: Sequence[str] = ()
+    """The names that were asked for; empty: everybody."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A started contestant; ``pid`` None is the load talking to the upstream without anybody between."""
+    """A started contestant; without ``pids`` it is the load talking to the upstream without anybody between."""
 
     name: str
     ports: Ports
-    pid: int | None
+    pids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,12 @@ def _load(*arguments: object, seconds: float) -> Sample:
     return Sample(result["count"], result["seconds"], result["errors"], None if p99 is None else p99 / 1000)
 
 
-def run_load(command: list[str], seconds: float, words: str | None = None) -> str:
-    """What a command of about so many seconds prints, on the CPU of the load; ``words`` are its standard input."""
+def run_load(command: list[str], seconds: float, words: str | None = None, cpu: int = stage.LOAD_CPU) -> str:
+    """What a command of about so many seconds prints; ``words`` are its standard input."""
     given = {} if words is None else {"stdin": subprocess.PIPE}
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
         log = Path(home, "log")
-        with stage.process(command, stage.LOAD_CPU, log, stdout=subprocess.PIPE, **given) as child:
+        with stage.process(command, cpu, log, stdout=subprocess.PIPE, **given) as child:
             try:
                 told, _ = child.communicate(words, timeout=seconds + 40)
             except subprocess.TimeoutExpired:
@@ -195,10 +197,10 @@ def race(name: str, plan: Plan) -> list[Figure]:
             except Failed as failure:
                 figure.failed = str(failure)
                 continue
-            entries.append(_Entry(rival.name, listeners, child.pid))
+            entries.append(_Entry(rival.name, listeners, (child.pid,)))
         if plan.direct and "direct" in what.rivals:
             figures["direct"] = Figure(name, "direct", what.unit)
-            entries.append(_Entry("direct", to, None))
+            entries.append(_Entry("direct", to, ()))
         for turn in range(plan.rounds + 1):
             for entry in [e for e in entries if not figures[e.name].failed]:
                 try:
@@ -206,7 +208,7 @@ def race(name: str, plan: Plan) -> list[Figure]:
                         what.sample(entry, to, min(plan.seconds, 1))
                     else:
                         sample = partial(what.sample, entry, to, plan.seconds)
-                        one_round(figures[entry.name], sample, entry.pid, upstream, what.scale, what.cost_scale)
+                        one_round(figures[entry.name], sample, entry.pids, upstream, what.scale, what.cost_scale)
                 except (Failed, OSError) as failure:
                     figures[entry.name].failed = str(failure)
         return list(figures.values())
@@ -215,17 +217,20 @@ def race(name: str, plan: Plan) -> list[Figure]:
 def one_round(
     figure: Figure,
     take_sample: Callable[[], Sample],
-    pid: int | None,
+    pids: Sequence[int],
     upstream: int,
     scale: float = 1,
     cost_scale: float = 1e6,
 ) -> Sample:
-    """One round of the contestant ``pid``, added to its figure; ``upstream`` is the process that works for the load."""
+    """One round of the contestant's processes, added to its figure; the process ``upstream`` works for the load."""
+
+    def contestant() -> float:
+        return sum(stage.cpu_seconds(pid) for pid in pids)
 
     def known() -> float:
-        return stage.own_seconds() + stage.cpu_seconds(upstream) + (stage.cpu_seconds(pid) if pid else 0)
+        return stage.own_seconds() + stage.cpu_seconds(upstream) + contestant()
 
-    spent = stage.cpu_seconds(pid) if pid else 0.0
+    spent = contestant()
     strangers = stage.busy_seconds() - known()
     began = time.monotonic()
     sample = take_sample()
@@ -238,8 +243,8 @@ def one_round(
     figure.errors += sample.errors
     if sample.p99_ms is not None:
         figure.p99_ms.append(sample.p99_ms)
-    if pid:
-        spent = stage.cpu_seconds(pid) - spent
+    if pids:
+        spent = contestant() - spent
         figure.cost.append(spent / sample.count * cost_scale)
         figure.busy.append(spent / sample.seconds)
     return sample

@@ -1,6 +1,6 @@
 """Race the gateway against the programs people use today, on this machine, now.
 
-    .venv/bin/python bench/run.py                                   everything, about fourteen minutes
+    .venv/bin/python bench/run.py                                   everything, about twenty minutes
     .venv/bin/python bench/run.py --quick                           everything, shorter and noisier
     .venv/bin/python bench/run.py --only connrate --rivals ours,haproxy --seconds 2 --rounds 1
     .venv/bin/python bench/run.py --write-docs                      and keep the result in docs/benchmarks.md
@@ -27,14 +27,17 @@ import dns
 import measures
 import report
 import stage
+import tunnelrace
+import tunnelrivals
 from dns import DnsPlan
 from dnsrivals import NAME_SERVERS, NameServer
 from measures import RACES, Plan
 from rivals import HELPERS, OURS, RIVALS, Rival
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-NAMES = [*RACES, "crowd", "start", "rules", "names", *dns.MEASURES]
-WHO = list(dict.fromkeys([*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), "direct"]))
+NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES, *dns.MEASURES]
+_EVERYBODY = (*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), *tunnelrivals.NAMES, "direct")
+WHO = list(dict.fromkeys(_EVERYBODY))
 
 NOTES = """
 * *CPU* is the time (user and system) that the contestant itself spent on one GB, connection or request, and *of its
@@ -70,6 +73,19 @@ NOTES = """
   and for names of the upstream that it has cached; names are as long and as many.  The two take turns in going first.
 * `names` takes memory and imports in fresh processes; *web3* there is with the libraries it brings along, and its first
   chain name is the import and the making of one node's client, without asking it.
+* `rtcp-...` runs between two network namespaces with a veth pair: everybody's near end and the client of the load on
+  one CPU, everybody's far end and the upstream on the other, so *of its CPU* goes up to 200 %.  *plain* is the same two
+  gateways, with SOCKS5 instead of a tunnel between them.  wireguard-go and *sing-box-tun* have a TUN device at each end
+  and no relay: the load's own TCP goes through.  *sing-box* has the TCP/IP stack that is its default, behind SOCKS5.
+* `rtcp-open` counts from when a stream was due until the SOCKS5 server said yes, so for *ours* the peer has reached its
+  target by then; each then carries 64 bytes both ways and ends.  `rtcp-echo` counts from when a question was due.  The
+  client of both runs before everybody else on its CPU.  The round trip of the veth pair is in both, and is *direct*.
+* `rtcp-handshakes`: dialling takes the other CPU as much time; *of one whole CPU* is what the gateway's own CPU time
+  allows.  Each device has an address of its own.  In `rtcp-idle` the gateway asks for each name before it believes the
+  document, and nobody answers.  *each tunnel* is memory of the accepting process alone (PSS), and its
+  CPU time over 30 s, in which each tunnel gives its signs of life.
+* `rtcp-flood` has 1,000 connections a second, each from an address of its own: bytes without meaning, a first message
+  that was used before, silence, and first messages that are right of callers that never prove themselves.
 * `start` counts from the creation of the process until an answer came back through SOCKS5, with warm file caches.
 * `crowd` holds as many connections as the limit of open files allows, at most 10,000; the growth is scaled up to
   10,000 where fewer were held, and each must still answer at the end.
@@ -127,6 +143,7 @@ def main() -> int:
         server.name: server.version(path) for server, path in name_servers if not server.name.startswith("ours")
     }
     versions |= {name: helper.version(path) for name, helper in HELPERS.items() if (path := helper.find())}
+    versions |= tunnelrivals.versions()
     about["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     if not contestants and not name_servers:
         return 1
@@ -141,6 +158,7 @@ def main() -> int:
         seconds=given.seconds or (1 if given.quick else 3),
         rounds=given.rounds or (3 if given.quick else 5),
         direct=not given.who or "direct" in given.who,
+        who=given.who,
     )
     dns_plan = DnsPlan(name_servers, plan.seconds, plan.rounds, plan.direct)
     print(f"rounds: {plan.rounds} of {plan.seconds:g} s, interleaved\n", flush=True)
@@ -148,7 +166,12 @@ def main() -> int:
     figures: list[report.Figure] = []
     for name in given.measures:
         try:
-            taken = dns.MEASURES[name](dns_plan) if name in dns.MEASURES else measures.take(name, plan)
+            if name in dns.MEASURES:
+                taken = dns.MEASURES[name](dns_plan)
+            elif name in tunnelrace.MEASURES:
+                taken = tunnelrace.MEASURES[name](plan)
+            else:
+                taken = measures.take(name, plan)
         except stage.Failed as failure:
             print(f"{name}: left out: {failure}\n")
             continue

@@ -126,6 +126,15 @@ def rss_mb(pid: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
+def pss_kib(pid: int) -> int:
+    """Memory now, in KiB, of what is shared its share."""
+    total = 0
+    for member in _family(pid):
+        lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
 def load_tool(name: str = "load") -> str:
     """Path of a load tool, compiled when it is missing or older than its source."""
     source, tool = _HERE / f"{name}.c", _HERE / "bin" / name

@@ -72,12 +72,14 @@ def _write(config: Mapping[str, Any] | str, home: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def open_gateway(host: Host, config: Mapping[str, Any] | str, home: Path) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    host: Host, config: Mapping[str, Any] | str, home: Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Gateway]:
     """Start it on ``host`` and wait until the control socket answers; ``GatewayFault`` with its log otherwise."""
     if not _PROGRAM.exists():
         raise GatewayFault(f"{_PROGRAM} is missing: install the project into this environment")
     file = _write(config, home)
-    process = host.start(str(_PROGRAM), "run", "-c", str(file), "--home", str(home), name="cyfs-gateway")
+    process = host.start(str(_PROGRAM), "run", "-c", str(file), "--home", str(home), name="cyfs-gateway", env=env)
     gateway = Gateway(host, home, process)
     try:
         await until("the control socket answers", lambda: _answers(gateway), timeout=15)

@@ -187,10 +187,12 @@ class Host:
         return ("sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(self._resolv_conf), *argv)
 
     @contextlib.asynccontextmanager
-    async def gateway(self, config: Mapping[str, Any] | str, *, home: Path | None = None) -> AsyncIterator[Gateway]:
+    async def gateway(
+        self, config: Mapping[str, Any] | str, *, home: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Gateway]:
         """The installed ``cyfs-gateway`` with this configuration, serving when the block begins, gone when it ends."""
         home = home or self._lab.directory / f"{self.name}.home"
-        async with open_gateway(self, config, home) as gateway:
+        async with open_gateway(self, config, home, env) as gateway:
             yield gateway
 
 

@@ -16,13 +16,16 @@ import trio
 
 from rtcp.io.pipe import Pipe, Reactor
 from rtcp.v5.carrier import RecordLayer
+from rtcp.v5.tunnel import TURN
 
 _READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
 _WRITABLE: Final = select.EPOLLOUT
 _READ_SIZE: Final = 256 << 10
 _READS: Final = 2
 """Full reads in one turn, so that one line does not keep the others waiting."""
-_UNSENT: Final = 128 << 10
+_UNSENT, _UNSENT_ON_LEG = 128 << 10, 1 << 20
+"""Bytes that may wait in the kernel: few on control, so that what is urgent goes first, and enough on legs."""
+_LEG_PORTION: Final = 512 << 10
 _LINGER: Final = 2.0
 _TCP_NOTSENT_LOWAT: Final = 25
 
@@ -33,10 +36,10 @@ class Line:
     """``carrier`` over ``pipe``, which is taken over.
 
     ``hear(line, bytes)`` is called with what came, empty when the pipe has ended; the bytes are gone after the call.
-    ``turn()`` follows once for all that happened in one go.
+    ``heard()`` follows once for all that happened in one go.
     """
 
-    __slots__ = ("_closed", "_fd", "_hear", "_interest", "_owed", "_pipe", "_reactor", "_turn", "carrier")
+    __slots__ = ("_closed", "_fd", "_hear", "_heard", "_interest", "_owed", "_pipe", "_reactor", "carrier", "portion")
 
     def __init__(
         self,
@@ -44,17 +47,21 @@ class Line:
         pipe: Pipe,
         reactor: Reactor,
         hear: Callable[[Line, bytes | memoryview], None],
-        turn: Callable[[], None],
+        heard: Callable[[], None],
+        *,
+        leg: bool,
     ) -> None:
         self.carrier = carrier
-        self._pipe, self._reactor, self._hear, self._turn = pipe, reactor, hear, turn
+        self.portion = _LEG_PORTION if leg else TURN
+        """How many bytes are put into records at once."""
+        self._pipe, self._reactor, self._hear, self._heard = pipe, reactor, hear, heard
         self._fd = pipe.fileno()
         self._owed: list[memoryview] = []
         self._interest = _READABLE
         self._closed = False
         if isinstance(pipe, socket.SocketType):
             with suppress(OSError):  # no TCP
-                pipe.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT)
+                pipe.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_ON_LEG if leg else _UNSENT)
         reactor.watch(self._fd, _READABLE, self._on_events)
         if pipe.pending():
             reactor.soon(self._again)
@@ -111,12 +118,12 @@ class Line:
             self._push()
         if events & ~_WRITABLE:
             self._read()
-        self._turn()
+        self._heard()
 
     def _again(self) -> None:
         if not self._closed:
             self._read()
-            self._turn()
+            self._heard()
 
     def _read(self) -> None:
         for _ in range(_READS):

@@ -38,7 +38,7 @@ from rtcp.v5.frames import Purpose as Wanted
 from rtcp.v5.keys import DeviceKey
 from rtcp.v5.ledger import Ledger, Share
 from rtcp.v5.payloads import Introduction, Parameters
-from rtcp.v5.tunnel import TURN, Tunnel
+from rtcp.v5.tunnel import Tunnel
 
 _CALL_SECONDS = 10.0
 _HELD_PATIENCE = 8.0
@@ -260,11 +260,13 @@ class MuxedTunnel:
 
     # Carriers
 
-    def take_carrier(self, established: Established, pipe: Pipe, early: bytes = b"", owed: bytes = b"") -> None:
+    def take_carrier(
+        self, established: Established, pipe: Pipe, early: bytes = b"", owed: bytes = b"", *, leg: bool = False
+    ) -> None:
         """What the handshake left stands, or is about to; ``owed`` is left to say of it, ``early`` came behind it."""
         watch_over(pipe)
         carrier = established.carrier
-        line = self._lines[carrier] = Line(carrier, pipe, self._shared.reactor, self._hear, self._turn)
+        line = self._lines[carrier] = Line(carrier, pipe, self._shared.reactor, self._hear, self._heard, leg=leg)
         if owed:
             line.send([owed])
         if early:
@@ -286,6 +288,12 @@ class MuxedTunnel:
         else:
             self._machine.lost(line.carrier, now)
             self._drop(line)
+
+    def _heard(self) -> None:
+        """Hand on what came.  The turn waits until programs have read it, as they have then something to say, too."""
+        while (event := self._machine.next_event()) is not None:
+            self._take(event)
+        self._soon()
 
     def _drop(self, line: Line, last: bytes = b"") -> None:
         self._lines.pop(line.carrier, None)
@@ -333,7 +341,7 @@ class MuxedTunnel:
         except BaseException:
             pipe.close()
             raise
-        self.take_carrier(established, pipe, owed=call.data_to_send())
+        self.take_carrier(established, pipe, owed=call.data_to_send(), leg=channel != 0)
 
     # Turns
 
@@ -383,9 +391,10 @@ class MuxedTunnel:
         """Send what the machine has to say on each line, as far as the line takes it."""
         to_send = self._machine.data_to_send
         for carrier, line in list(self._lines.items()):
-            while not line.is_clogged and (records := to_send(carrier, now)):
+            portion = line.portion
+            while not line.is_clogged and (records := to_send(carrier, now, portion)):
                 line.send(records)
-                if sum(map(len, records)) < TURN:
+                if sum(map(len, records)) < portion:
                     break
 
     def _take(self, event: ev.TunnelEvent) -> None:

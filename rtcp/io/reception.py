@@ -209,7 +209,7 @@ class Reception:
         if verdict is None:
             accepted = answer.accept()
             assert accepted is not None
-            tunnel.take_carrier(accepted[0], pipe, accepted[1])
+            tunnel.take_carrier(accepted[0], pipe, accepted[1], leg=said.channel != 0)
         return verdict
 
     async def _admit_5(

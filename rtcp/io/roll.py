@@ -31,6 +31,8 @@ class Roll:
         """May be replaced by another for the same key, when the device document is renewed."""
         self.register: Register[AnyTunnel] = Register(local.canonical)
         self._muxed: dict[bytes, MuxedTunnel] = {}
+        self._called: dict[Did, list[MuxedTunnel]] = {}
+        """Those of version 5 that others called, by device."""
 
     def came(self, did: Did) -> AnyTunnel | None:
         """The tunnel that the peer dialled: as good as any, whatever way we should have taken.
@@ -62,7 +64,7 @@ class Roll:
 
         Not None: no more are taken.
         """
-        theirs = [one for one in self._muxed.values() if one.peer.device == device and not one.peer.dialled]
+        theirs = list(self._called.get(device, ()))
         for one in theirs:
             if one.boot != boot:
                 one.close(CloseCode.REPLACED, "the same device called from another start")
@@ -76,6 +78,8 @@ class Roll:
         self.register.call(tunnel.peer.device, tunnel.peer.did)
         if isinstance(tunnel, MuxedTunnel):
             self._muxed[tunnel.id] = tunnel
+            if not tunnel.peer.dialled:
+                self._called.setdefault(tunnel.peer.device, []).append(tunnel)
         log.info("a tunnel to %s stands", tunnel.peer.did)
 
     async def live(self, tunnel: Tunnel) -> None:
@@ -92,6 +96,11 @@ class Roll:
         self.register.remove(tunnel.key, tunnel)
         if isinstance(tunnel, MuxedTunnel):
             del self._muxed[tunnel.id]
+            if not tunnel.peer.dialled:
+                called = self._called[tunnel.peer.device]
+                called.remove(tunnel)
+                if not called:
+                    del self._called[tunnel.peer.device]
         log.info("the tunnel to %s is over: %s", tunnel.peer.did, tunnel.end.why if tunnel.end else "cancelled")
 
     def close(self) -> None:

@@ -416,6 +416,8 @@ class Relay:
                 sent = 0
             if sent < n:
                 self._owe(way, view[sent:n])
+                if not way.raw_sink:
+                    way.size = max((one for one in _SIZES if one <= sent), default=_READ_LEAST)
                 return False
             if n < size:
                 break
@@ -454,14 +456,13 @@ class Relay:
                 way.sink.flush()
             except BlockingIOError:
                 return
-        if way.debt:
-            debt = memoryview(way.debt)
+        if debt := way.debt:
             try:
                 sent = way.sink.send(debt)
             except BlockingIOError:
                 return
             _change_debts(-sent)
-            way.debt = debt[sent:] if sent < len(debt) else b""
+            way.debt = memoryview(debt)[sent:] if sent < len(debt) else b""
 
     def _settle(self) -> None:
         """Pass ends on, close when all is done, and ask epoll for exactly what is wanted now."""

@@ -50,7 +50,8 @@ class Errands:
         from tunnels.io.rtcp import Rtcp
 
         did = subject(peer, self._world().config.identity.bridges)
-        way = Rtcp(str(did), self._desk, did, None, None)
+        known = await self._desk.way_to(did)
+        way = Rtcp(str(did), self._desk, did, known["via"], known["at"])
         await OwnCall(self._engine, way, peer, Target(host, port), network).carry(near)
 
     async def forget(self, peer: str) -> int:

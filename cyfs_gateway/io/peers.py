@@ -34,8 +34,10 @@ from cyfs_gateway.facade import PeerView
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.io.peerflows import PeerFlow
 from cyfs_gateway.io.roads import follow_roads
+from cyfs_gateway.io.rtcp import Way
 from cyfs_gateway.io.versions import VersionFile
 from cyfs_gateway.io.vigil import Vigil
+from cyfs_gateway.io.ways import kept_way, way_to
 from cyfs_gateway.peers import (
     Known,
     brought_along,
@@ -71,9 +73,8 @@ from rtcp.party import Found, Local, Peer
 from rtcp.v5.closing import CloseCode
 from rtcp.v5.memory import VersionMemory
 from tunnels.endpoint import Target
-from tunnels.io.rtcp import Rtcp, RtcpProxy
+from tunnels.io.rtcp import RtcpProxy
 from tunnels.io.waiting import TcpEndpoint
-from tunnels.url import parse as parse_url
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
@@ -293,16 +294,12 @@ class Peers:
                     nursery.start_soon(self._keep, device, each)
 
     async def _keep(self, device: Device, kept: KeptTunnel) -> None:
-        carrier = None
         while True:
             try:
-                if kept.url:
-                    way = self._world.tunnels.way(parse_url(kept.url))
-                    assert isinstance(way, Rtcp)
-                    carrier = way.carrier
-                peer = await self.choose(device, kept.peer, via=carrier, at=kept.port)
+                way = kept_way(self._world, kept)
+                peer = await self.choose(device, kept.peer, **way)
                 with trio.move_on_after(_LOOKED_UP_AGAIN):
-                    await device.keep(peer, via=carrier, at=kept.port)
+                    await device.keep(peer, **way)
                 continue
             except CyfsError as fault:
                 _log.error("no tunnel to %s can be kept: %s", kept.peer, fault)
@@ -363,6 +360,12 @@ class Peers:
                 await device.tunnel(peer, via=via, at=at)
                 return peer
         return last
+
+    def way_to(self, did: Did) -> Way:
+        """As :func:`cyfs_gateway.io.ways.way_to`."""
+        name = did.canonical
+        standing = {each.key.bootstrap for each in self._tunnels() if name in (each.peer.did, each.peer.device)}
+        return way_to(self._world, did, standing)
 
     # What the device asks
 

@@ -107,8 +107,18 @@ class PeerDesk:
         from cyfs_gateway.io.peers import view
         from cyfs_ns.identity.did import subject
 
-        tunnel = await self.tunnel(subject(peer, bridges))
+        did = subject(peer, bridges)
+        tunnel = await self.tunnel(did, **await self.way_to(did))
         return replace(view(tunnel), rtt=await tunnel.ping() * 1000)
+
+    async def way_to(self, did: Did) -> Way:
+        """The way for ``did`` where nobody says one.  Raises ``Unreachable``."""
+        await self.device()
+        assert self._peers is not None
+        try:
+            return self._peers.way_to(did)
+        except ConfigFault as fault:
+            raise Unreachable(str(fault), "unsupported_scheme") from fault
 
     # What opens ways, as a device does; but the name of a zone leads to the machine that takes in what comes for it
 

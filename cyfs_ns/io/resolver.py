@@ -3,6 +3,8 @@
 *Servers* are asked as everybody's are (:mod:`cyfs_ns.io.upstreams`): staggered, learning who is slow.
 
 *Families*: A and AAAA are asked at once (RFC 8305 section 3); once A has addresses, AAAA gets ``ipv6_timeout`` more.
+Addresses of one count whatever is said of the other: many a server answers NXDOMAIN where it should say NODATA
+(RFC 4074 section 4.2).
 
 *Bootstrap*: a server known by name is looked up by servers known by address, never by itself.
 """
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from cyfs_ns.splitdns import Suspicion
 
 _HALF_KNOWN = 60.0  # seconds to remember addresses of one family when the other stayed unanswered
+_DOUBT = 2.0  # seconds in which the other family may show that an NXDOMAIN was not meant so
 _AT_ONCE = 512
 _WAITING_MOST = 4096
 _SOUND = (NOERROR, NXDOMAIN)
@@ -180,6 +183,7 @@ class Resolver:
         """Ask for all families, remember what came, and return it; empty when there surely are no addresses."""
         found: dict[int, tuple[tuple[str, ...], int]] = {}
         failures: dict[str, None] = {}
+        gone = False
 
         async def family(rtype: int) -> None:
             question = Question(name, rtype)
@@ -193,8 +197,10 @@ class Resolver:
                 failures[f"{question}: no name server answered ({heard})"] = None
                 return
             addresses, _ = found[rtype] = _answer(told.reply, question).addresses()
-            if told.reply.rcode == NXDOMAIN:  # holds for every type (RFC 8020)
-                nursery.cancel_scope.cancel()
+            nonlocal gone
+            if told.reply.rcode == NXDOMAIN:
+                gone = True
+                nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, trio.current_time() + _DOUBT)
             elif addresses and rtype == message.A:
                 nursery.cancel_scope.deadline = trio.current_time() + self._ipv6_timeout
 
@@ -203,7 +209,7 @@ class Resolver:
                 nursery.start_soon(family, rtype)
 
         both = tuple(address for rtype in self._families for address in found.get(rtype, ((), 0))[0])
-        if not both and failures:
+        if not both and failures and not gone:
             raise Unreachable(next(iter(failures)), "pre_connect_dns")
         ttl: float = min((seconds for addresses, seconds in found.values() if addresses or not both), default=0)
         if both and len(found) < len(self._families):

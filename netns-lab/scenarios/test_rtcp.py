@@ -43,10 +43,7 @@ async def test_by_names_and_addresses_alone(world):
         assert (await world.ssh(laptop, "", "cat", str(world.www / "index.html"))).out == MARK
 
 
-NO_WAY = pytest.mark.xfail(strict=True, reason="commands do not take the way of a proxy of type rtcp")
-
-
-@pytest.mark.parametrize("at", ["relay", pytest.param("laptop", marks=NO_WAY)])
+@pytest.mark.parametrize("at", ["relay", "laptop"])
 async def test_by_our_own_commands(world, at):
     """``forward`` gives a port of this machine, ``nc`` a pipe; the way is the one that the gateway there knows."""
     async with world.at_work(), world.gateway("laptop", world.outside()):

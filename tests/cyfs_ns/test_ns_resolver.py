@@ -238,6 +238,28 @@ async def test_a_name_with_only_ipv6_is_found() -> None:
         assert await Resolver([server]).addresses(NAME) == ("2001:db8::1",)
 
 
+@pytest.mark.parametrize("rcode", [NXDOMAIN, SERVFAIL, 5])
+@pytest.mark.parametrize(("good", "address"), [("A", "192.0.2.1"), ("AAAA", "2001:db8::1")])
+async def test_addresses_of_one_family_count_whatever_comes_first_of_the_other(
+    good: str, address: str, rcode: int
+) -> None:
+    """As a dnsmasq answers that has ``--address=/x/192.0.2.1`` and ``--local=/x/``."""
+    asked: list[bytes] = []
+
+    def bad_first(query: bytes) -> bytes | None:
+        if asked_type(query) == (message.A if good == "A" else message.AAAA):
+            asked.append(query)
+            if len(asked) == 1:
+                return None  # the datagram is lost, and sent again
+            return zone(f"{NAME}. 60 IN {good} {address}")(query)
+        return zone(rcode=rcode)(query)
+
+    async with udp_server(bad_first) as server:
+        resolver = Resolver([server])
+        assert await resolver.addresses(NAME) == (address,)
+        assert resolver.peek(NAME) == (address,)
+
+
 async def test_half_a_failure_is_not_remembered_as_no_such_name() -> None:
     def half(query: bytes) -> bytes | None:
         return zone(rcode=2)(query) if asked_type(query) == message.A else zone()(query)

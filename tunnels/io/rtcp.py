@@ -175,32 +175,35 @@ class RtcpProxy(Leaf):
     ) -> None:
         """Raises ``ConfigFault`` for a server that is nobody, or a URL that makes no sense."""
         super().__init__(spec)
-        self._device, self._bridges, self._port = device, bridges, spec.port or None
+        self._device, self._bridges = device, bridges
+        self.port = spec.port or None
+        """Where its server listens; None: as its documents say."""
         try:
             self._did = subject(spec.server, bridges) if spec.server else None
         except BadWire as bad:
             raise ConfigFault(f"proxy {spec.name!r}: {bad}") from bad
         self._target = _target(spec.target) if spec.target else None
-        self._carrier: Carrier | None = None
+        self.carrier: Carrier | None = None
+        """What carries its tunnels; None: plain connections."""
         if spec.via:
             # Whoever is there, the way before the @ is the same.
             url = parse_url(f"rtcp://{quote(spec.via, safe='')}@peer.invalid")
             way = tunnels.way(url)
             assert isinstance(way, Rtcp)
-            self._carrier = way.carrier
+            self.carrier = way.carrier
         elif dialer is not None:
 
             async def dial(host: str, port: int) -> Endpoint:
                 return await dialer.open_stream(Target(host, port))
 
-            self._carrier = Carrier(f"proxy {spec.dialer_proxy}", dial)
+            self.carrier = Carrier(f"proxy {spec.dialer_proxy}", dial)
 
     async def ping(self) -> float:
         if self._did is None:
             raise Unreachable(
                 f"{self.name} leads to whoever is named, so there is nobody to ping", "unsupported_scheme"
             )
-        return await (await self._device.tunnel(self._did, via=self._carrier, at=self._port)).ping()
+        return await (await self._device.tunnel(self._did, via=self.carrier, at=self.port)).ping()
 
     def peer_for(self, host: str) -> Did | None:
         """Who carries what goes to ``host``; None: nobody can be named so."""
@@ -209,13 +212,17 @@ class RtcpProxy(Leaf):
         except BadWire:
             return None
 
+    def is_to(self, peer: Did) -> bool:
+        """Whether ``peer`` is its server."""
+        return self._did is not None and self._did.canonical == peer.canonical
+
     def _way(self, target: Target) -> tuple[Rtcp, Target]:
         peer = self._did
         if peer is None:
             peer, target = self._named(target.host), Target("", target.port)
         elif self._is_named(peer, target.host):
             target = Target("", target.port)
-        return Rtcp(self.name, self._device, peer, self._carrier, self._port), self._target or target
+        return Rtcp(self.name, self._device, peer, self.carrier, self.port), self._target or target
 
     def _named(self, host: str) -> Did:
         try:

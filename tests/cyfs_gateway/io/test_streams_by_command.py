@@ -9,13 +9,17 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import trio
-from commands import line, pair, service
-from inprocess import connect, curl, dead_port, echo, exactly, hello, serve, the_rest, udp_echo, until
+from commands import Pair, line, pair, service
+from inprocess import Living, connect, curl, dead_port, echo, exactly, hello, serve, the_rest, udp_echo, until
+from peering import LAPTOP, MALLORY, NAS, PI, dev, machine, published
+from peering import PHOTOS as PHOTOS_DID
 
 from tests.freeport import free_port
 
@@ -58,6 +62,63 @@ async def test_the_server_may_speak_first_while_our_side_is_silent(tmp_path: Pat
         assert await line_to_end(process) == b"heard QUIT"
         assert await process.wait() == 0
         await until(lambda: not both.laptop.gateway.connections() and not both.photos.gateway.connections())
+
+
+FAR = "laptop.home.example"
+
+
+@asynccontextmanager
+async def behind_a_relay(
+    base: Path, nursery: trio.Nursery, config: Callable[[str], str]
+) -> AsyncIterator[tuple[Pair, Living]]:
+    """``laptop`` is at home, without an address; ``photos`` is its relay; ``mallory`` is away and knows the way, which
+    ``config`` is given."""
+    port, inner, target = free_port(), free_port(), await serve(nursery, echo)
+    who = dev(MALLORY)
+    kept = f"rtcp:\n  listen: 127.0.0.1:{inner}\n  keep-tunnel: [{PHOTOS}]\n{service('web', target, 80, str(who))}\n"
+    rules = f"['AND,((DID,{who}),(DOMAIN,{FAR}),(DST-PORT,{inner})),DIRECT']"
+    way = f"rtcp://{PHOTOS}/{quote(f'rtcp://{FAR}/:{inner}', safe='')}"
+    relay = f"rtcp: {{listen: '127.0.0.1:{port}'}}\nrules: {rules}\n"
+    async with (
+        published(port) as dns,
+        machine(base / "photos", NAS, relay, did=PHOTOS_DID, dns=dns) as photos,
+        machine(base / "laptop", PI, kept, did=LAPTOP, dns=dns) as laptop,
+    ):
+        await until(photos.gateway.peers)
+        async with machine(base / "mallory", MALLORY, config(way), dns=dns) as mallory:
+            yield Pair(photos, laptop, base, dns), mallory
+
+
+def far_by(via: str, more: str = "") -> str:
+    return f"proxies: [{{name: far, type: rtcp, server: {FAR}, via: '{via}'}}]\nrules: ['MATCH,DIRECT']\n{more}"
+
+
+def keeping(way: str) -> str:
+    return f"rtcp: {{keep-tunnel: ['rtcp://{quote(way, safe='')}@{FAR}']}}\n"
+
+
+@pytest.mark.parametrize("config", [far_by, keeping])
+async def test_the_way_that_the_configuration_knows_leads_there(
+    tmp_path: Path, nursery: trio.Nursery, config: Callable[[str], str]
+) -> None:
+    async with behind_a_relay(tmp_path, nursery, config) as (house, mallory):
+        for peer in (FAR, str(LAPTOP)):
+            done = await house.run("mallory", "nc", f"{peer}:80", stdin=b"hello")
+            assert (done.returncode, done.stdout) == (0, b"hello"), done.stderr
+        done = await house.run("mallory", "ping", FAR)
+        assert done.returncode == 0, done.stderr
+        assert {one.peer for one in mallory.gateway.peers()} == {str(LAPTOP), str(PHOTOS_DID)}
+        assert len(mallory.gateway.peers()) == 2
+
+
+async def test_a_tunnel_that_stands_comes_before_the_way_that_is_written(tmp_path: Path, nursery: trio.Nursery) -> None:
+    def config(way: str) -> str:
+        return far_by(f"socks://127.0.0.1:{dead_port()}", keeping(way))
+
+    async with behind_a_relay(tmp_path, nursery, config) as (house, mallory):
+        await until(lambda: len(mallory.gateway.peers()) == 2)
+        done = await house.run("mallory", "nc", f"{FAR}:80", stdin=b"hello")
+        assert (done.returncode, done.stdout) == (0, b"hello"), done.stderr
 
 
 async def line_to_end(process: trio.Process) -> bytes:

@@ -3,7 +3,8 @@
 The first that was accepted wins while it lives, as the forerunner has it: two devices that dial each other at once then
 agree on one.  But a device whose address changed comes back while its old tunnel still seems to live, and refusing it
 would lock it out until TCP gives up.  So before a duplicate is refused, an old tunnel that was silent must answer a
-ping: the newcomer proved the same key, and its dialler waits longer for the verdict than that takes.
+ping: the newcomer proved the same key, and its dialler waits longer for the verdict than that takes.  Since whoever
+comes back has most likely left, that answer is not waited for longer than the old tunnel's way is long.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Owner = TypeVar("Owner")
 FRESH = 1.0
 """Seconds after which a sign of life no longer counts as proof."""
 PROBE = 3.0
-"""Seconds an old tunnel has for answering."""
+"""Seconds a tunnel has for answering; a shorter time makes one end whose router is back in a moment."""
+_RIVALS_PROBE, _ROUND_TRIPS = 1.0, 3
 
 DUPLICATE = "duplicate tunnel"
 """The reason a duplicate is given."""
@@ -42,22 +44,27 @@ class Verdict(Enum):
 
     ACCEPT = "nothing stands in its way"
     REPLACE = "the one that stands is dead: close it, accept the new one"
-    PROBE = "ping the one that stands, and ask again when it answers or PROBE seconds later"
+    PROBE = "ping the one that stands, and ask again when it answers or patience is at its end"
     REFUSE = "the one that stands is alive"
 
 
-def arbitrate(last_heard: float | None, now: float, probed_at: float | None = None) -> Verdict:
+def patience(round_trip: float) -> float:
+    """Seconds a tunnel whose way there and back took ``round_trip`` has for answering when its peer comes anew."""
+    return min(max(_ROUND_TRIPS * round_trip, _RIVALS_PROBE), PROBE)
+
+
+def arbitrate(last_heard: float | None, now: float, probed_at: float | None = None, patience: float = PROBE) -> Verdict:
     """What to do with a second tunnel at ``now``.
 
     ``last_heard`` is when the standing one gave a sign of life, None if there is none or it is closed; ``probed_at`` is
-    when it was pinged because of this newcomer.
+    when it was pinged because of this newcomer, for whose sake it has ``patience`` seconds to answer.
     """
     if last_heard is None:
         return Verdict.ACCEPT
     if probed_at is not None and last_heard > probed_at:
         return Verdict.REFUSE
     if probed_at is not None:
-        return Verdict.REPLACE if now >= probed_at + PROBE else Verdict.PROBE
+        return Verdict.REPLACE if now >= probed_at + patience else Verdict.PROBE
     return Verdict.REFUSE if now - last_heard <= FRESH else Verdict.PROBE
 
 

@@ -34,7 +34,7 @@ from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.alarms import Alarms
 from rtcp.io.dialling import Dial, race
 from rtcp.io.fifth import Fifth, Version5
-from rtcp.io.mux import Commons, Connect, MuxedTunnel
+from rtcp.io.mux import Commons, Connect, MuxedTunnel, NotNow
 from rtcp.io.pipe import DatagramPipe, Pipe, accept, log, watch_over
 from rtcp.io.reception import Judges, Reception
 from rtcp.io.roll import AnyTunnel, Roll
@@ -61,6 +61,13 @@ _LOOK = 1.0
 """Seconds after which a peer that does not answer where it was is looked up."""
 
 _Opened = TypeVar("_Opened")
+
+
+def _stay_away(fault: BaseException | None) -> float:
+    """Seconds for which the peer whose doing ``fault`` is does not want to be called again."""
+    while fault is not None and not isinstance(fault, NotNow):
+        fault = fault.__cause__
+    return 0.0 if fault is None else fault.wait
 
 
 async def anybody(peer: Peer) -> None:
@@ -182,6 +189,8 @@ class Device:
         self._devices: Merged[TunnelKey, AnyTunnel] = Merged()
         self._resting: dict[tuple[Did, str], tuple[float, CyfsError]] = {}
         self._paths = Paths()
+        self._roads = trio.Event()
+        """Set, and replaced, when this machine's addresses or routes are others."""
         self.closed = False
 
     @property
@@ -250,19 +259,24 @@ class Device:
         """See to it that a tunnel to ``did`` stands, until cancelled."""
         backoff = Backoff()
         while True:
+            roads = self._roads  # these may change while a call is out
             try:
                 tunnel = await self.tunnel(did, via=via, at=at)
             except (Unreachable, Refused) as fault:
                 log.info("no tunnel to %s: %s", did, fault)
+                stay_away = _stay_away(fault)
             else:
                 since = trio.current_time()
                 await tunnel.over.wait()
                 if tunnel.end is not None and tunnel.end.end is End.SPENT:
                     continue
                 backoff.stood(trio.current_time() - since)
-                if isinstance(tunnel, MuxedTunnel):
-                    await trio.sleep(tunnel.stay_away)
-            await trio.sleep(backoff.failed(random.random()))
+                stay_away = tunnel.stay_away if isinstance(tunnel, MuxedTunnel) else 0.0
+                roads = self._roads
+            await trio.sleep(stay_away)
+            with trio.move_on_after(backoff.failed(random.random())):
+                await roads.wait()
+                backoff.reset()
 
     async def forget(self, did: Did) -> int:
         """Close the tunnels to ``did`` and all that is remembered of it: somebody says that it is another device now,
@@ -283,7 +297,10 @@ class Device:
         return len(found)
 
     def network_changed(self) -> None:
-        """An address or a route of this machine is another: who is still there?"""
+        """An address or a route of this machine is another: who is still there, and who can be reached by now?"""
+        self._roads.set()
+        self._roads = trio.Event()
+        self._resting.clear()
         for tunnel in self.tunnels():
             if isinstance(tunnel, MuxedTunnel):
                 tunnel.network_changed()
@@ -314,6 +331,7 @@ class Device:
             await trio.lowlevel.checkpoint()
             raise copy(rests[1]) from rests[1]
         self._resting.pop(key, None)
+        roads = self._roads
         try:
             with trio.move_on_after(_LONGEST):
                 return await self._dial(did, via, at)
@@ -321,7 +339,8 @@ class Device:
         except (Unreachable, Refused) as fault:
             if len(self._resting) >= _MOST_RESTING:
                 self._resting.clear()
-            self._resting[key] = trio.current_time() + _REST, fault
+            if not roads.is_set():
+                self._resting[key] = trio.current_time() + _REST, fault
             raise
 
     async def _dial(self, did: Did, via: Carrier | None, at: int | None) -> AnyTunnel:
@@ -364,7 +383,9 @@ class Device:
                 fault = refused
                 break
         # We may have been refused because the peer has just dialled us.
-        if (standing := self._roll.came(key.remote)) is None:
+        device = key.remote
+        standing = self._roll.came(device) if isinstance(fault, Refused) else await self._roll.returned(device)
+        if standing is None:
             raise fault
         return standing
 
@@ -445,7 +466,7 @@ class Device:
 
     def _retire(self, tunnel: AnyTunnel) -> None:
         """No more is asked of this tunnel."""
-        self._register.remove(tunnel.key, tunnel)
+        self._roll.remove(tunnel)
         if isinstance(tunnel, Tunnel):
             tunnel.close()
         else:

@@ -8,6 +8,7 @@ is true) and blocks further sending, so at most one call's worth of records is h
 from __future__ import annotations
 
 import select
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,8 @@ _HALF_A_HEAD: Final = b"\0"
 
 _scratch = memoryview(bytearray(_READ_SIZE))
 _incoming = memoryview(bytearray(_READ_SIZE))
-"""Shared, since nobody awaits between filling and emptying them."""
+"""Shared, since nobody awaits between filling and emptying them.  A pipe below may read through the same ones, so
+nobody reads from below into one that holds anything (``_may_fill``)."""
 
 
 class LegPipe:
@@ -42,6 +44,7 @@ class LegPipe:
         "_ending",
         "_fault",
         "_finished",
+        "_is_lowest",
         "_leg",
         "_lower",
         "_more",
@@ -54,6 +57,7 @@ class LegPipe:
         self._early = memoryview(b"")
         self._owed = memoryview(leg.preamble)
         self._more = self._brimful = self._ended = self._finished = self._ending = False
+        self._is_lowest = isinstance(lower, socket.SocketType)
         self._fault: OSError | None = None
         self.fileno = lower.fileno
         with suppress(OSError):  # whoever uses it next finds out
@@ -69,7 +73,7 @@ class LegPipe:
                     plain = self._leg.next_data()
                     if plain is None:
                         self._more = False
-                        if self._ended or (got and not self._brimful):
+                        if self._ended or (got and not (self._brimful and self._may_fill(buffer))):
                             break
                         self._pull()
                         continue
@@ -92,6 +96,10 @@ class LegPipe:
             self._more = True  # what was good comes first
         self._more = self._more or (self._ended and got > 0)  # nobody else will tell of the end
         return got
+
+    def _may_fill(self, buffer: memoryview) -> bool:
+        """Whether more may be read from below while ``buffer`` holds something: nothing there reads through it."""
+        return self._is_lowest and buffer.obj is not _scratch.obj
 
     def _pull(self) -> None:
         n = self._lower.recv_into(_scratch)

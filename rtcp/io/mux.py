@@ -106,6 +106,14 @@ class MuxedRequest:
         return self._tunnel._accept_datagrams(self._number)
 
 
+class NotNow(CyfsError):
+    """The cause of a call that came to nothing: for ``wait`` seconds nobody should come back who is not asked to."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"not for {wait:g} s")
+        self.wait = wait
+
+
 class MuxedTunnel:
     """``machine`` with ``peer``, whose further carriers are called by ``connect``, if we can call it."""
 
@@ -198,9 +206,10 @@ class MuxedTunnel:
         ``Unreachable``."""
         await self._stands.wait()
         if self.end is not None:
+            why, not_now = self.end.why, NotNow(self.stay_away)
             if self.end.end is End.REFUSED:
-                raise Refused(self.end.why)
-            raise Unreachable(self.end.why, "tunnel_open")
+                raise Refused(why) from not_now
+            raise Unreachable(why, "tunnel_open") from not_now
 
     async def is_alive(self) -> bool:
         """Whether the peer gives a sign of life; it has ``PROBE`` seconds."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import trio
+
 from cyfs_ns.errors import Refused
 from cyfs_ns.identity.did import Did
 from rtcp.io.mux import MuxedTunnel
@@ -21,6 +23,8 @@ AnyTunnel: TypeAlias = Tunnel | MuxedTunnel
 
 _MOST_OF_ONE = 4
 """Tunnels of version 5 that one process of a peer may have called: other ways around."""
+_RETURNS = 5.0
+"""Seconds after which whoever left is not expected back any more."""
 
 
 class Roll:
@@ -33,6 +37,9 @@ class Roll:
         self._muxed: dict[bytes, MuxedTunnel] = {}
         self._called: dict[Did, list[MuxedTunnel]] = {}
         """Those of version 5 that others called, by device."""
+        self._left: dict[Did, float] = {}
+        """When those who called us left, the earliest first."""
+        self._arrival = trio.Event()
 
     def came(self, did: Did) -> AnyTunnel | None:
         """The tunnel that the peer dialled: as good as any, whatever way we should have taken.
@@ -41,6 +48,15 @@ class Roll:
         """
         standing = self.register.find(did)
         return standing if standing is not None and not standing.peer.dialled else None
+
+    async def returned(self, device: Did) -> AnyTunnel | None:
+        """The tunnel that the peer dialled, or dials soon since it left a moment ago: its router began anew, say, and
+        whoever wants something of it just then need not know."""
+        with trio.move_on_at(self._left.get(device, -float("inf")) + _RETURNS):
+            while (standing := self.came(device)) is None:
+                await self._arrival.wait()
+            return standing
+        return None
 
     def check_name(self, did: Did, device: Did) -> None:
         """Raises ``Refused`` if the name is another device's."""
@@ -80,6 +96,9 @@ class Roll:
             self._muxed[tunnel.id] = tunnel
             if not tunnel.peer.dialled:
                 self._called.setdefault(tunnel.peer.device, []).append(tunnel)
+        self._left.pop(tunnel.peer.device, None)
+        self._arrival.set()
+        self._arrival = trio.Event()
         log.info("a tunnel to %s stands", tunnel.peer.did)
 
     async def live(self, tunnel: Tunnel) -> None:
@@ -91,9 +110,20 @@ class Roll:
         finally:
             self.ended(tunnel)
 
+    def remove(self, tunnel: AnyTunnel) -> None:
+        """Nothing more is asked of it.  May be called twice."""
+        self.register.remove(tunnel.key, tunnel)
+        if tunnel.peer.dialled:
+            return
+        left, now = self._left, trio.current_time()
+        left.pop(tunnel.peer.device, None)
+        left[tunnel.peer.device] = now
+        while left[first := next(iter(left))] + _RETURNS < now:
+            del left[first]
+
     def ended(self, tunnel: AnyTunnel) -> None:
         """It is over."""
-        self.register.remove(tunnel.key, tunnel)
+        self.remove(tunnel)
         if isinstance(tunnel, MuxedTunnel):
             del self._muxed[tunnel.id]
             if not tunnel.peer.dialled:

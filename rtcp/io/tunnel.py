@@ -36,7 +36,7 @@ from rtcp.link import Link
 from rtcp.packet import Purpose, Result
 from rtcp.party import Peer
 from rtcp.records import Spent
-from rtcp.registry import FRESH, PROBE, TunnelKey, Verdict, arbitrate
+from rtcp.registry import FRESH, PROBE, TunnelKey, Verdict, arbitrate, patience
 
 _READ_SIZE = 16384
 _PAUSES = (0.0, 0.1, 0.3, 1.0, 2.0)
@@ -165,6 +165,8 @@ class Tunnel:
         self._alarm: trio.CancelScope | None = None
         self._heard: trio.Event | None = None
         self._doubted = False
+        self._slowest = 0.0
+        """The longest that the handshake waited for the peer: the way there and back, at least."""
         self._awaited: dict[bytes, _Awaited] = {}
         self._pingers: list[tuple[trio.Event, list[float]]] = []
         self._room = trio.Semaphore(shared.limits.pending)
@@ -208,11 +210,15 @@ class Tunnel:
         return answer[1][0]
 
     async def is_alive(self) -> bool:
-        """Whether the peer gives a sign of life, or gave one a moment ago; it has ``PROBE`` seconds."""
+        """Whether the peer, who seems to come anew, gives a sign of life here, or gave one a moment ago."""
+        return await self._answers(patience(self._slowest))
+
+    async def _answers(self, within: float) -> bool:
+        """Whether the peer gives a sign of life in so many seconds, or gave one a moment ago."""
         probed: float | None = None
         while True:
             now = trio.current_time()
-            match arbitrate(None if self._link.is_closed else self._link.last_heard, now, probed):
+            match arbitrate(None if self._link.is_closed else self._link.last_heard, now, probed, within):
                 case Verdict.REFUSE:
                     return True
                 case Verdict.ACCEPT | Verdict.REPLACE:
@@ -223,7 +229,7 @@ class Tunnel:
                     self._act()
             if self._heard is None:
                 self._heard = trio.Event()
-            with trio.move_on_at(probed + PROBE):
+            with trio.move_on_at(probed + within):
                 await self._heard.wait()
 
     @property
@@ -246,7 +252,9 @@ class Tunnel:
     async def next_event(self) -> LinkEvent:
         """What happens next; after ``LinkClosed`` nothing does."""
         while (event := self._link.next_event()) is None:
+            since = trio.current_time()
             await self._turn()
+            self._slowest = max(self._slowest, trio.current_time() - since)
         return event
 
     async def shake(self) -> None:
@@ -499,7 +507,7 @@ class Tunnel:
             self._shared.nursery.start_soon(self._settle_doubt)
 
     async def _settle_doubt(self) -> None:
-        if not await self.is_alive():
+        if not await self._answers(PROBE):
             self.lose()
         self._doubted = False
 

@@ -14,7 +14,7 @@ from rtcp.legs import Leg, LegBook
 from rtcp.limits import Limits
 from rtcp.paths import Paths
 from rtcp.records import Budget, Spent
-from rtcp.registry import FRESH, PROBE, Register, TunnelKey, Verdict, arbitrate
+from rtcp.registry import FRESH, PROBE, Register, TunnelKey, Verdict, arbitrate, patience
 from rtcp.schedule import Keys
 from tests.rtcp.pair import ALICE, ALICES_NAME, BOB, BOBS_NAME, ID, MALLORY
 
@@ -109,6 +109,12 @@ def test_the_verdict_comes_before_the_dialler_gives_up():
     assert Limits().step / 2 > PROBE
 
 
+def test_a_tunnel_has_time_to_answer_by_how_long_its_way_is():
+    assert [patience(seconds) for seconds in (0, 0.1, 0.5, 1, 60)] == [1, 1, 1.5, PROBE, PROBE]
+    assert arbitrate(98, 101, 100, patience(0.1)) is Verdict.REPLACE
+    assert arbitrate(98, 101, 100, patience(1)) is Verdict.PROBE
+
+
 def test_tunnels_are_known_by_both_keys_and_the_way_around():
     alice, bob = dev_did(ALICE.public), dev_did(BOB.public)
     assert str(TunnelKey(alice, bob)) == f"{alice}_{bob}"
@@ -147,10 +153,22 @@ def test_each_failure_makes_us_wait_longer_until_a_tunnel_has_stood():
     backoff = Backoff(first=1, longest=8)
     assert [backoff.failed(0) for _ in range(5)] == [0.5, 1, 2, 4, 4]
     assert 4 < backoff.failed(0.5) < 8
-    backoff.stood(1)
+    backoff.stood(0.9)
     assert backoff.failed(0) == 4
     backoff.stood(60)
+    assert (backoff.failed(0), backoff.failed(0)) == (0, 0.5)
+    backoff.reset()
     assert backoff.failed(0) == 0.5
+
+
+def test_a_tunnel_that_broke_is_made_again_at_once_but_not_again_and_again():
+    backoff = Backoff(first=1, longest=8)
+    for stood in (1, 60, 29, 1):
+        backoff.stood(stood)
+        assert backoff.failed(0.99) < 0.5, "no wave, even so"
+    for due in (0.5, 1, 2, 4, 4):
+        backoff.stood(29)
+        assert backoff.failed(0) == due
 
 
 def test_addresses_that_worked_come_first_and_those_that_failed_last():

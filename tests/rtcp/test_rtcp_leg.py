@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import random
+import socket
+import ssl
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 
 import pytest
+import trustme
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rtcp.io.leg import LegPipe
+from rtcp.datagrams import MOST_DATAGRAM
+from rtcp.io.leg import Datagrams, LegPipe
+from rtcp.io.pipe import Pipe, TcpPipe
 from rtcp.legs import Leg
+from rtcp.packet import HELLO_STREAM_SIZE
 from rtcp.records import Budget
 from rtcp.schedule import Keys
 from tests.rtcp.pair import ID
+from tunnels.io.tls import TlsEndpoint
 
 KEYS = Keys(b"k" * 32, b"i" * 16)
 PLENTY = Budget(1 << 20, 1 << 30, 100)
@@ -67,6 +76,17 @@ class Script:
 
     def close(self) -> None:
         self.closed = True
+
+
+def ends() -> tuple[TcpPipe, TcpPipe]:
+    """A connection that holds so much that it fills whatever reads it."""
+    pair = socket.socketpair()
+    for one in pair:
+        one.setblocking(False)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            one.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
+    left, right = (TcpPipe(fileno=one.detach()) for one in pair)
+    return left, right
 
 
 def leg(dialler: bool = True, budget: Budget = PLENTY) -> Leg:
@@ -126,20 +146,25 @@ def test_whatever_the_pieces_all_arrives_and_then_the_end(messages, cuts, sizes,
     assert how == {"half a record": "the connection ended inside a record"}.get(ending, ending)
 
 
-@pytest.mark.parametrize("ending", [b"", ConnectionResetError("reset")], ids=["end", "reset"])
+@pytest.mark.parametrize("ending", ["end", "reset"])
 def test_an_end_right_behind_a_full_reading_is_not_forgotten(ending):
     wire = leg().seal(bytes(8 * 16384))
     assert len(wire) == BIG
-    script = Script([wire, ending])
-    ours = pipe(script)
+    theirs, lower = ends()
+    assert theirs.send(wire) == BIG
+    if ending == "reset":
+        lower.send(b"unread")
+    theirs.close()
+    ours = LegPipe(leg(dialler=False), lower, lambda: 0)
     buffer = memoryview(bytearray(1 << 20))
     assert ours.recv_into(buffer) == 8 * 16384
-    assert not script.waiting and ours.pending()
-    if ending:
+    assert ours.pending(), "no descriptor tells again what was found already"
+    if ending == "reset":
         with pytest.raises(ConnectionResetError):
             ours.recv_into(buffer)
     else:
         assert ours.recv_into(buffer) == 0
+    ours.close()
 
 
 @settings(max_examples=100, deadline=None)
@@ -206,3 +231,85 @@ def test_an_end_without_a_word_is_an_end_all_the_same():
     assert read_all(pipe(reader), reader, [100]) == (b"", "end")
     cut = Script([b""])
     assert read_all(pipe(cut), cut, [100])[1] == "the connection ended before its first record"
+
+
+# One inside the other
+
+
+def lay(under: tuple[Pipe, Pipe], number: int) -> tuple[LegPipe, LegPipe]:
+    """A stream over ``under``, with keys of its own."""
+    keys = Keys(bytes([number]) * 32, bytes(16))
+    left = LegPipe(Leg(keys, ID, True, 0, PLENTY), under[0], lambda: 0)
+    preamble = memoryview(bytearray(HELLO_STREAM_SIZE))
+    assert under[1].recv_into(preamble) == HELLO_STREAM_SIZE
+    return left, LegPipe(Leg(keys, ID, False, 0, PLENTY), under[1], lambda: 0)
+
+
+@cache
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The client's and the server's."""
+    ca = trustme.CA()
+    ours, theirs = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.configure_trust(ours)
+    ca.issue_cert("leg.test").configure_cert(theirs)
+    return ours, theirs
+
+
+def veil(under: tuple[Pipe, Pipe]) -> tuple[Pipe, Pipe]:
+    """TLS over ``under``."""
+    ours, theirs = contexts()
+    left, right = TlsEndpoint(under[0], ours, hostname="leg.test"), TlsEndpoint(under[1], theirs, server_side=True)
+    waiting = [left, right]
+    while waiting:
+        for one in tuple(waiting):
+            with suppress(BlockingIOError):
+                one.handshake()
+                one.flush()
+                waiting.remove(one)
+    return left, right
+
+
+def build(levels: str) -> tuple[Pipe, Pipe]:
+    """L is a stream over what is below it, T is TLS."""
+    pair: tuple[Pipe, Pipe] = ends()
+    for number, level in enumerate(levels):
+        pair = lay(pair, number) if level == "L" else veil(pair)
+    return pair
+
+
+@pytest.mark.parametrize("levels", ["L", "LL", "LLL", "TLT", "LTL", "TLLT"])
+def test_streams_in_streams_carry_much_both_ways(levels):
+    """All levels read into buffers that are shared, and none may spoil what another has put there."""
+    pipes = build(levels)
+    data = random.Random(levels).randbytes(4 << 20), random.Random(levels[::-1]).randbytes(4 << 20)
+    sent, got, buffer = [0, 0], [bytearray(), bytearray()], memoryview(bytearray(1 << 20))
+    while min(map(len, got)) < len(data[0]):
+        for at, pipe in enumerate(pipes):
+            with suppress(BlockingIOError):
+                if pipe.unsent():
+                    pipe.flush()
+                elif rest := memoryview(data[at])[sent[at] : sent[at] + (1 << 20)]:
+                    sent[at] += pipe.send(rest)
+            with suppress(BlockingIOError):
+                while n := pipe.recv_into(buffer):
+                    got[at] += buffer[:n]
+        assert all(data[1 - at].startswith(got[at]) for at in (0, 1))
+    assert got == [data[1], data[0]]
+    for pipe in pipes:
+        pipe.close()
+
+
+def test_datagrams_on_a_stream_in_a_stream_arrive_whole():
+    left, right = build("LL")
+    ours, theirs = Datagrams(left), Datagrams(right)
+    sent = [random.Random(at).randbytes(MOST_DATAGRAM - at) for at in range(40)]
+    got: list[bytes] = []
+    for datagram in sent:
+        ours.send(datagram)
+        assert not left.unsent(), "the connection holds them all"
+    with suppress(BlockingIOError):
+        while True:
+            got.append(theirs.recv())
+    assert got == sent
+    ours.close()
+    theirs.close()

@@ -245,6 +245,8 @@ class Middle:
         self.to = port
         self.port = 0
         self.frozen = False
+        self.delay = 0.0
+        """Seconds that all takes, each way."""
         self.said: list[bytearray] = []
         """What each connection carried towards ``port``."""
         self.flip, self.backwards = -1, False
@@ -314,6 +316,8 @@ class Middle:
                     one.spoil.remove(way)
                     data = _spoilt(data, len(data) // 2)
                 heard += data
+                if self.delay:
+                    await trio.sleep(self.delay)
                 await sink.send_all(data)
             if not self.frozen and way not in one.lost:
                 await sink.send_eof()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from netnslab.plugin import lab
 
-from tests.conftest import pytest_make_collect_report, pytest_runtest_makereport
+from tests.conftest import pytest_configure, pytest_make_collect_report, pytest_runtest_makereport
 
-__all__ = ["lab", "pytest_make_collect_report", "pytest_runtest_makereport"]
+__all__ = ["lab", "pytest_configure", "pytest_make_collect_report", "pytest_runtest_makereport"]
 
 _HERE = Path(__file__).parent
 

@@ -41,8 +41,8 @@ async def test_a_taken_port_keeps_the_whole_old_configuration(tmp_path: Path, nu
     async with named(tmp_path, FAKE, DIRECT) as names:
         (fake,) = await names.ask("www.example.net")
         with socket.socket(type=socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
-            number = taken.getsockname()[1]
+            number = free_port()
+            taken.bind(("127.0.0.1", number))
             with pytest.raises(ConfigFault, match=f"cannot listen at udp 127.0.0.1:{number}"):
                 await names.reload(f"  listen: 127.0.0.1:{number}\n", MIXED + "rules: ['MATCH,REJECT']\n")
         assert names.house.gateway.config.dns.enhanced_mode == "fake-ip"

@@ -19,13 +19,14 @@ from cyfs_ns.errors import BadWire, Refused
 from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
 from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.keys import PublicKey
-from cyfs_ns.identity.token import Token
+from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.trust import outcome
 from cyfs_ns.trust.anchors import Anchors, Pin
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Purpose, Trust
 from cyfs_ns.trust.places import device_did, lineage
 from cyfs_ns.trust.weigh import weigh
+from rtcp.party import Local
 
 _LEAST: dict[Requirement, Trust] = {
     "authority_current": Trust.OWNER_SIGNED,
@@ -157,6 +158,22 @@ def brought_along(token: Token, peer: Did, anchors: Anchors, now: float) -> tupl
     )
 
 
+def own_owner(local: Local, anchors: Anchors, now: float) -> str:
+    """The DID of the owner of ``local``, as its own document says and a pin of ours confirms at ``now``.
+
+    Written as that of peers is; empty when nobody is known.
+    """
+    if local.device_doc_jwt is None:
+        return ""
+    try:
+        token = read_token(local.device_doc_jwt)
+    except BadWire:
+        return ""
+    claims = brought_along(token, local.did, anchors, now)
+    known = known_by(local.did, claims, Trust.HOST_SNAPSHOT, anchors, local.bridges or {})
+    return "" if known is None else known.identity.owner
+
+
 def _host(did: Did, bridges: Bridges) -> str:
     try:
         return host_of_did(did, bridges, case_safe=True).lower()
@@ -207,14 +224,14 @@ class PeerRules:
     def __init__(self, config: RtcpConfig, rules: Iterable[Rule], geo: Geo) -> None:
         """Raises ``ConfigFault``, for a geo database that is missing too."""
 
-        def compiled(conditions: Sequence[Rule], outbound: str = "") -> RuleTable:
-            named = [replace(rule, outbound=outbound or rule.outbound) for rule in conditions]
-            return RuleTable.compile(named, sub_rules={}, sets={}, geo=geo)
-
-        self._services = [(service, compiled(service.allow, service.name)) for service in config.services]
-        self._admission = compiled(config.admission) if config.admission else None
+        self._services = [
+            (service, compile_conditions(service.allow, service.name, geo)) for service in config.services
+        ]
+        self._admission = compile_conditions(config.admission, "", geo) if config.admission else None
+        self.speedtest = None if config.speedtest is None else compile_conditions(config.speedtest, "speedtest", geo)
+        """Who may measure the way to here; None: devices of the same owner."""
         conditions = [rule for service in config.services for rule in service.allow]
-        self._named = {text for rule in (*conditions, *rules) for text in _dids(rule)}
+        self._named = {text for rule in (*conditions, *rules) for text in named_dids(rule)}
         self._named |= {str(kept.peer.canonical) for kept in config.keep}
 
     def admit(self, source: str, identity: Identity, also: Collection[str] = ()) -> None:
@@ -247,12 +264,22 @@ class PeerRules:
         return None
 
 
-def _dids(rule: Rule) -> Iterator[str]:
+def compile_conditions(conditions: Sequence[Rule], outbound: str, geo: Geo) -> RuleTable:
+    """What leads whoever meets one of ``conditions`` to ``outbound``, or if that is empty to the condition's own.
+
+    Raises ``ConfigFault``, for a geo database that is missing too.
+    """
+    rules = [replace(rule, outbound=outbound or rule.outbound) for rule in conditions]
+    return RuleTable.compile(rules, sub_rules={}, sets={}, geo=geo)
+
+
+def named_dids(rule: Rule) -> Iterator[str]:
+    """Every DID that ``rule`` names, however deep inside."""
     match rule:
         case Text(word="DID"):
             yield rule.text
         case Logic():
             for part in rule.parts:
-                yield from _dids(part)
+                yield from named_dids(part)
         case SubRule():
-            yield from _dids(rule.condition)
+            yield from named_dids(rule.condition)

@@ -14,7 +14,6 @@ from cyfs_gateway.facade import Arrival
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.io.arrivals import Arrivals
 from cyfs_gateway.io.offers import RECEIVE, SPEEDTEST, Guard
-from cyfs_gateway.rules.model import Rule, Text
 from cyfs_gateway.rules.parse import parse_condition
 from cyfs_ns.errors import Refused
 from tunnels.endpoint import Endpoint, Target
@@ -24,19 +23,17 @@ if TYPE_CHECKING:
     from cyfs_gateway.io.rtcp import PeerDesk
     from cyfs_gateway.io.speedtest import SpeedTests
     from cyfs_gateway.io.world import World
-    from cyfs_ns.io.trusted.resolver import TrustedNames
+    from cyfs_gateway.rules.table import RuleTable
 
 
 class Errands:
-    """See the module's text.  ``world`` and ``trusted`` are those of now."""
+    """See the module's text.  ``world`` is that of now."""
 
-    def __init__(
-        self, engine: Engine, desk: PeerDesk, world: Callable[[], World], trusted: Callable[[], TrustedNames]
-    ) -> None:
-        self._engine, self._desk, self._world, self._trusted = engine, desk, world, trusted
+    def __init__(self, engine: Engine, desk: PeerDesk, world: Callable[[], World]) -> None:
+        self._engine, self._desk, self._world = engine, desk, world
         self._arrivals: Arrivals | None = None
         self._speedtests: SpeedTests | None = None
-        engine.offers.add(SPEEDTEST, self._guard(self._speedtest_conditions), self._open_speedtest)
+        engine.offers.add(SPEEDTEST, Guard(self._may_test_speed, desk.owner), self._open_speedtest)
 
     # To peers
 
@@ -69,18 +66,22 @@ class Errands:
         world, offers = self._world(), self._engine.offers
         if world.peer_rules is None:
             raise Refused("the configuration has no section rtcp, so peers are served nothing here")
+        from cyfs_gateway.peers import compile_conditions, named_dids
+
         bridges = world.config.identity.bridges
         rules = [parse_condition(text if "," in text else f"DID,{text}", bridges) for text in allow]
+        allowed = compile_conditions(rules, RECEIVE, world.geo) if rules else None
         arrivals = Arrivals()
-        offers.add(RECEIVE, self._guard(lambda: rules or None), arrivals.open)
+        offers.add(RECEIVE, Guard(lambda: allowed, self._desk.owner), arrivals.open)
         self._arrivals = arrivals
-        offers.named = frozenset(rule.text for rule in rules if isinstance(rule, Text) and rule.word == "DID")
+        offers.named = frozenset(did for rule in rules for did in named_dids(rule))
         try:
             yield aiter(arrivals)
         finally:
             self._arrivals, offers.named = None, ()
             offers.remove(RECEIVE)
             arrivals.close()
+            self._desk.doubt()  # there may be strangers inside who were let in for this alone
 
     def awaits(self, id: str) -> bool:
         """As :meth:`cyfs_gateway.facade.Gateway.awaits`."""
@@ -95,18 +96,9 @@ class Errands:
 
     # What is always there
 
-    def _guard(self, conditions: Callable[[], Sequence[Rule] | None]) -> Guard:
-        return Guard(conditions=conditions, geo=lambda: self._world().geo, owner=self._owner)
-
-    async def _owner(self) -> str:
-        from cyfs_gateway.io.kin import own_owner
-
-        device = await self._desk.device()
-        return await own_owner(device.local, self._trusted())
-
-    def _speedtest_conditions(self) -> Sequence[Rule] | None:
-        config = self._world().config.rtcp
-        return None if config is None else config.speedtest
+    def _may_test_speed(self) -> RuleTable | None:
+        rules = self._world().peer_rules
+        return None if rules is None else rules.speedtest
 
     async def _open_speedtest(self, identity: Identity) -> Endpoint:
         from cyfs_gateway.io.speedtest import SpeedTests

@@ -90,7 +90,7 @@ class RunningGateway:
         self._health = Health()
         self._desk = Desk(home.path / "dns", nursery)
         self._peers = PeerDesk(self._engine, nursery, lambda: self.trusted, self._listeners.peer_ports)
-        self._errands = Errands(self._engine, self._peers, lambda: self._world, lambda: self.trusted)
+        self._errands = Errands(self._engine, self._peers, lambda: self._world)
         self._around = Around(
             house=self._desk.addresses,
             name_sets_changed=self._desk.judge_anew,

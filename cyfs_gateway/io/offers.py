@@ -9,14 +9,13 @@ as far as a pin says who that is; strangers never.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
-from cyfs_gateway.rules.index import Geo
-from cyfs_gateway.rules.model import Rule, Verdict
+from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import Refused, Unreachable
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
@@ -31,12 +30,11 @@ Open = Callable[[Identity], Awaitable[Endpoint]]
 """Opens the near end for a peer.  Raises ``Refused`` and ``Unreachable``, which the peer hears of."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Guard:
     """Who is let in: whoever meets one of the conditions; devices of the same owner when there are none (None)."""
 
-    conditions: Callable[[], Sequence[Rule] | None]
-    geo: Callable[[], Geo]
+    conditions: Callable[[], RuleTable | None]
     owner: Callable[[], Awaitable[str]]
     """The owner of this device; empty when nobody is known."""
 
@@ -48,8 +46,7 @@ class Guard:
             if owner and identity is not None and identity.owner == owner:
                 return f"a device of {owner}"
         else:
-            rules = [replace(rule, outbound=name) for rule in conditions]
-            verdict = RuleTable.compile(rules, sub_rules={}, sets={}, geo=self.geo()).match(flow, 0, True, True)
+            verdict = conditions.match(flow, 0, True, True)
             if isinstance(verdict, Verdict) and verdict.index >= 0:
                 return verdict.why
         raise Refused(f"{name.removesuffix(ANSWERED)} is not for {identity.did if identity else 'whoever this is'}")

@@ -49,6 +49,7 @@ from cyfs_gateway.peers import (
     level_needed,
     may_bootstrap,
     nobody_but,
+    own_owner,
 )
 from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Refused, Unreachable
 from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did, subject
@@ -73,7 +74,7 @@ from rtcp.party import Found, Local, Peer
 from rtcp.v5.closing import CloseCode
 from rtcp.v5.memory import VersionMemory
 from tunnels.endpoint import Target
-from tunnels.io.rtcp import RtcpProxy
+from tunnels.io.rtcp import Rtcp, RtcpProxy
 from tunnels.io.waiting import TcpEndpoint
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class Peers:
         self._keeping = trio.CancelScope()
         self._changes = 0
         self._held: tuple[int, float, Anchors] | None = None
+        self._owner: tuple[int, float, str] | None = None
         self._vigil = Vigil(self._inside, self._judge_again)
         self._stranded: set[AnyTunnel] = set()
         """Whose door is closed."""
@@ -255,7 +257,9 @@ class Peers:
                     except Exception:
                         # Strangers talk to it: what nobody foresaw there must not end the gateway.
                         _log.exception("the device failed in a way nobody foresaw; it begins again")
-                    seat.device, seat.up = None, trio.Event()
+                    seat.device = None
+                    if seat.up.is_set():  # else they wait for it still
+                        seat.up = trio.Event()
                     await trio.sleep(_AGAIN)
                     self._begin_keeping()
         finally:
@@ -306,6 +310,10 @@ class Peers:
             except Exception:
                 _log.exception("keeping a tunnel to %s failed in a way nobody foresaw", kept.peer)
             await trio.sleep(_AGAIN)
+
+    def doubt(self) -> None:
+        """What the owner's commands let in may be other than before."""
+        self._vigil.doubt()
 
     def take(self, sock: TcpEndpoint, host: str, port: int) -> None:
         """Somebody has connected to one of our doors."""
@@ -419,6 +427,17 @@ class Peers:
         held, now, changes = self._held, trio.current_time(), self._changes
         if held is None or held[0] != changes or now - held[1] > 1:
             self._held = held = changes, now, await self._anchors()
+        return held[2]
+
+    async def owner(self) -> str:
+        """Whose this device is; empty when nobody is known.  Peers ask for it often, so it is kept as the pins are."""
+        held, now, changes = self._owner, trio.current_time(), self._changes
+        if held is None or held[0] != changes or now - held[1] > 1:
+            try:
+                anchors, seat = await self._anchors_of_now(), self._seat
+            except Refused:
+                return ""
+            self._owner = held = changes, now, "" if seat is None else own_owner(seat.local, anchors, time.time())
         return held[2]
 
     async def _dial(self, host: str, port: int) -> Pipe:
@@ -556,7 +575,7 @@ class Peers:
         if isinstance(flow, PeerFlow):
             return flow.peer.device == peer.device
         leaf = flow.decision.leaf
-        whom = leaf.peer_for(flow.flow.goal) if isinstance(leaf, RtcpProxy) else None
+        whom = leaf.peer_for(flow.flow.goal) if isinstance(leaf, Rtcp | RtcpProxy) else None
         if whom is None:
             return False
         led_to = self._leads.get(whom.canonical, (0.0, ()))[1]

@@ -98,6 +98,17 @@ class PeerDesk:
         assert self._peers is not None
         return await self._peers.device()
 
+    async def owner(self) -> str:
+        """Whose this device is; empty when nobody is known.  Raises ``Unreachable``."""
+        await self.device()
+        assert self._peers is not None
+        return await self._peers.owner()
+
+    def doubt(self) -> None:
+        """Those who were let in may not be wanted any more."""
+        if self._peers is not None:
+            self._peers.doubt()
+
     def peers(self) -> Sequence[PeerView]:
         """The tunnels that stand."""
         return () if self._peers is None else self._peers.views()

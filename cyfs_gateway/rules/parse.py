@@ -79,7 +79,18 @@ def parse_condition(text: str, bridges: Bridges | None = None) -> Rule:
     word, rest = _word(text)
     if word in {"MATCH", "RULE-SET", "SUB-RULE"}:
         raise RuleFault(f"{word} has no place inside a rule set: put it in rules:")
-    return _bare(word, rest, _Scope(bridges))
+    rule = _bare(word, rest, _Scope(bridges))
+    _check_bare(rule)
+    return rule
+
+
+def _check_bare(rule: Rule) -> None:
+    match rule:
+        case InSet() | SubRule():
+            raise RuleFault(f"{rule.word} has no place inside a condition here: put it in rules:")
+        case Logic():
+            for part in rule.parts:
+                _check_bare(part)
 
 
 def _bare(word: str, rest: str, scope: _Scope) -> Rule:

@@ -59,6 +59,7 @@ def test_others_do_not(name: str) -> None:
 def test_partial_files_are_told_apart_by_sender_and_content() -> None:
     names = {part_name("n", who, size, time) for who in ("a", "b") for size in (1, 2) for time in (1, 2)}
     assert len(names) == 8
+    assert len(part_prefix("n", "a")) == len(".n.-") + 16, "nobody finds another name that means the same file"
     assert all(name.startswith(".n.") and name.endswith(".part") for name in names)
     assert part_name("n", "a", 1, 1).startswith(part_prefix("n", "a"))
     assert not part_name("n", "a", 1, 1).startswith(part_prefix("n", "b"))

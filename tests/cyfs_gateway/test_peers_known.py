@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -24,7 +25,7 @@ from cyfs_gateway.peers import (
     nobody_but,
 )
 from cyfs_gateway.rules.parse import parse_condition, parse_rule
-from cyfs_ns.errors import Refused
+from cyfs_ns.errors import ConfigFault, Refused
 from cyfs_ns.identity.did import Did, dev_did, parse_did
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.identity.token import Token
@@ -153,6 +154,16 @@ STRANGER = nobody_but(DEV, {})
 
 def wish(identity: Identity, port: int = 80, network: str = "tcp") -> Flow:
     return Flow(network, PEER, "", 0, "", "127.0.0.1", port, identity=identity)
+
+
+def test_conditions_of_the_speed_test_are_judged_when_they_are_read() -> None:
+    class NoGeo:
+        def __getattr__(self, name: str) -> NoReturn:
+            raise ConfigFault("the database is missing")
+
+    config = RtcpConfig(speedtest=(parse_condition("GEOIP,CN"),))
+    with pytest.raises(ConfigFault, match="the database is missing"):
+        PeerRules(config, [], NoGeo())
 
 
 def test_a_service_is_asked_for_by_port_or_name_and_serves_whom_it_allows() -> None:

@@ -146,6 +146,10 @@ class Rtcp:
     def pick(self, hint: FlowHint) -> Outbound:
         return self
 
+    def peer_for(self, host: str) -> Did:
+        """As :meth:`RtcpProxy.peer_for`; always the same."""
+        return self._did
+
     async def open_stream(self, target: Target) -> Endpoint:
         if not self._streams:
             raise Unreachable("rudp carries datagrams only", "unsupported_scheme")

@@ -54,6 +54,8 @@ class Inbox:
             found = os.stat(offer.name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
+        except OSError as fault:
+            raise _told(fault) from fault
         if stat.S_ISREG(found.st_mode) and found.st_size == offer.size:
             return True
         if self.overwrite and not stat.S_ISDIR(found.st_mode):
@@ -68,6 +70,8 @@ class Inbox:
             raise _told(fault) from fault
         try:
             same = _hash_of(fd, offer.size)[1].hexdigest() == sha256
+        except OSError as fault:
+            raise _told(fault) from fault
         finally:
             os.close(fd)
         if not same and not self.overwrite:
@@ -126,10 +130,13 @@ class Part:
 
     def restart(self) -> None:
         """It was another file's beginning."""
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self.held, self._hash = 0, hashlib.sha256()
-        self._check_room()
+        try:
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            self.held, self._hash = 0, hashlib.sha256()
+            self._check_room()
+        except OSError as fault:
+            raise _told(fault) from fault
 
     def append(self, data: bytes) -> None:
         """The next bytes."""
@@ -191,8 +198,9 @@ class Part:
     def close(self) -> None:
         """Leave it as it is.  May be called twice."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # what has to be on the disk was written there before
+                os.close(fd)
 
 
 def _hash_of(fd: int, most: int) -> tuple[int, hashlib._Hash]:

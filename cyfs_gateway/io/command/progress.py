@@ -38,6 +38,7 @@ class Lines:
         self.say(f"{offer.name}: {bytes_text(offer.size)} {self._verb} {peer}{rate}")
 
     def failed(self, peer: str, name: str, why: str) -> None:
+        self._began.pop((peer, name), None)
         print(printable(f"{name or 'nothing'} {self._verb} {peer}: {why}"), file=self._err, flush=True)
 
     def waiting(self, directory: Path) -> None:
@@ -53,24 +54,28 @@ class Lines:
 
 
 class JsonLines:
-    """An object a line: ``event`` is waiting, begun, moved (once a second at most), whole or failed."""
+    """An object a line: ``event`` is waiting, begun, moved (of each file once a second at most), whole or failed."""
 
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
-        self._told = 0.0
+        self._told: dict[tuple[str, str], float] = {}
+        """When the last ``moved`` was told, of those under way."""
 
     def begun(self, peer: str, offer: Offer, held: int) -> None:
         self._tell("begun", peer, offer.name, size=offer.size, bytes=held)
 
     def moved(self, peer: str, offer: Offer, held: int) -> None:
-        if time.monotonic() - self._told >= _JSON_SECONDS:
-            self._told = time.monotonic()
+        told = self._told.get((peer, offer.name))
+        if told is None or time.monotonic() - told >= _JSON_SECONDS:
+            self._told[peer, offer.name] = time.monotonic()
             self._tell("moved", peer, offer.name, size=offer.size, bytes=held)
 
     def whole(self, peer: str, offer: Offer) -> None:
+        self._told.pop((peer, offer.name), None)
         self._tell("whole", peer, offer.name, size=offer.size)
 
     def failed(self, peer: str, name: str, why: str) -> None:
+        self._told.pop((peer, name), None)
         self._tell("failed", peer, name, why=why)
 
     def waiting(self, directory: Path) -> None:

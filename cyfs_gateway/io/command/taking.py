@@ -34,7 +34,10 @@ class Witness(Protocol):
 
 
 async def patiently(stream: EndpointStream, work: Callable[[], _T]) -> _T:
-    """Do ``work`` in a thread, with signs of life meanwhile.  Raises what it raises."""
+    """Do ``work`` in a thread, with signs of life meanwhile.  Raises what it raises.
+
+    It is done to its end even when we are cancelled, but what it returns is lost then.
+    """
     faults: list[Exception] = []
     outcome: list[_T] = []
     async with trio.open_nursery() as nursery:
@@ -170,8 +173,12 @@ class Conversation:
         return machine.done()
 
     async def _hold(self, machine: Taking, held: _Held) -> bytes:
-        part = held.part = await patiently(self.stream, lambda: self.inbox.part(held.offer, self.peer))
-        return machine.hold(part.held, part.sha256)
+        def take() -> None:
+            # Here, since whoever is cancelled meanwhile hears nothing of it and still has to close it.
+            held.part = self.inbox.part(held.offer, self.peer)
+
+        await patiently(self.stream, take)
+        return machine.hold(held.sure.held, held.sure.sha256)
 
     async def _turn_away(self, no: bytes) -> None:
         """Say no in the middle of a file, and read on until the giver has heard it: what is not read breaks the way."""

@@ -30,7 +30,13 @@ def test_conditions_are_those_of_services() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["speedtest: {allow: ['NONSENSE,x']}", "speedtest: 7", "speedtest: {allow: ['MATCH,x']}"]
+    "text",
+    [
+        "speedtest: {allow: ['NONSENSE,x']}",
+        "speedtest: 7",
+        "speedtest: {allow: ['MATCH,x']}",
+        "speedtest: {allow: ['AND,((RULE-SET,ads),(NETWORK,tcp))']}",
+    ],
 )
 def test_what_is_no_condition_is_a_fault(text: str) -> None:
     assert load(f"rtcp: {{{text}}}".encode(), home="/h").errors

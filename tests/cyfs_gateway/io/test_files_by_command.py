@@ -19,6 +19,8 @@ from peering import LAPTOP, MALLORY, NAS, PI, dev, machine, published, settle
 from peering import PHOTOS as PHOTOS_DID
 
 from cyfs_gateway.io.offers import RECEIVE
+from cyfs_ns.errors import ConfigFault
+from cyfs_ns.identity.did import subject
 from tests.freeport import free_port
 
 PHOTOS = "photos.home.example"
@@ -214,6 +216,30 @@ async def test_who_may_send_is_for_the_receiver_to_say(tmp_path: Path, box: Path
                 if not done.returncode:
                     break
             assert (done.returncode, os.listdir(box)) == (0, ["notes.txt"]), done.stderr
+
+
+async def test_a_stranger_who_was_let_in_for_a_command_has_to_go_with_it(tmp_path: Path) -> None:
+    named = str(dev(MALLORY))
+    async with pair(tmp_path) as both, machine(tmp_path / "mallory", MALLORY, "rtcp: {}\n", dns=both.dns) as mallory:
+        with both.photos.gateway.receive_from_peers([f"AND,((DID,{named}),(NETWORK,tcp))"]):
+            tunnel = await mallory.gateway._peers.tunnel(subject(PHOTOS))
+        with trio.fail_after(10):
+            await tunnel.over.wait()
+
+
+async def test_conditions_that_cannot_be_judged_are_refused_at_once(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        for text in (
+            "RULE-SET,ads",
+            "AND,((RULE-SET,ads),(NETWORK,tcp))",
+            "NOT,((SUB-RULE,(NETWORK,tcp),x))",
+            "GEOIP,CN",
+        ):
+            with pytest.raises(ConfigFault), both.photos.gateway.receive_from_peers([text]):
+                pass
+        done = await both.run("photos", "receive", "--from", "AND,((RULE-SET,ads),(NETWORK,tcp))")
+        assert done.returncode != 0
+        assert b"RULE-SET" in done.stderr
 
 
 async def test_nobody_waits_and_nobody_is_there(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -157,3 +159,35 @@ def test_times_that_no_file_can_have_are_no_fault(inbox: Inbox) -> None:
         part.finish(hashlib.sha256().hexdigest())
         part.close()
         assert (inbox.directory / offer.name).exists()
+
+
+@pytest.mark.parametrize("what", ["stat", "pread", "ftruncate", "fstatvfs"])
+def test_a_disk_that_fails_is_told_to_the_one_who_gives(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    (inbox.directory / "film.bin").write_bytes(DATA)
+    part = inbox.part(OFFER, "alice")
+
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    ask: dict[str, Callable[[], object]] = {
+        "stat": lambda: inbox.has(OFFER),
+        "pread": lambda: inbox.proves(OFFER, HASH, "alice"),
+        "ftruncate": part.restart,
+        "fstatvfs": part.restart,
+    }
+    with monkeypatch.context() as patched, pytest.raises(NotTaken) as no:
+        patched.setattr(os, what, broken)
+        ask[what]()
+    assert no.value.code is Code.FAILED
+    close = os.close
+
+    def closed_badly(fd: int) -> None:
+        close(fd)
+        broken()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", closed_badly)
+        part.close()
+        part.close()

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import socket
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import trio
+import trio.testing
 from inprocess import Living, connect, echo, exactly, serve, socks5, the_rest, udp_echo, until
 from names_house import Behind, question
 from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, NOW, PHOTOS, PI, dev, machine, published, settle
 
 from cyfs_gateway.config.model import ListenerConfig
+from cyfs_gateway.io.offers import SPEEDTEST
 from cyfs_gateway.io.peers import _is_a_door_closed
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.io.trusted.store import TrustStore
-from cyfs_ns.trust.anchors import Pin
+from cyfs_ns.trust.anchors import Anchors, Pin
+from rtcp.io.device import Device, open_device
 from rtcp.io.tunnel import Tunnel
 from tests.freeport import free_port
-from tunnels.endpoint import Target
+from tunnels.endpoint import Endpoint, Target
+from tunnels.io.waiting import TcpEndpoint
 from tunnels.url import parse
 
 SOCKS = "listeners: [{name: mixed, type: mixed, listen: 127.0.0.1, port: 0}]\n"
@@ -595,6 +600,79 @@ async def test_what_we_say_to_a_peer_ends_with_its_key(tmp_path: Path, nursery: 
                 with suppress(trio.BrokenResourceError):
                     assert await stream.receive_some() == b""
             await until(lambda: not laptop.gateway.connections())
+
+
+async def test_what_a_command_says_to_a_peer_ends_with_its_key_as_well(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target, home = free_port(), await serve(nursery, echo), tmp_path / "laptop"
+    ours, theirs = socket.socketpair()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns),
+        machine(home, PI, "rtcp: {versions: [4]}\n", did=LAPTOP, dns=dns) as laptop,
+    ):
+
+        async def near() -> Endpoint:
+            theirs.setblocking(False)
+            return TcpEndpoint(theirs.family, theirs.type, 0, theirs.detach())
+
+        with ours:
+            await laptop.gateway.call_peer("photos.home.example", "", 80, near, network="tcp")
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+            await stream.send_all(b"still")
+            assert await exactly(stream, 5) == b"still"
+            pin(home, dev(NAS), NAS, revoked=True)
+            with trio.fail_after(10):
+                await until(lambda: not laptop.gateway.connections())
+
+
+async def test_who_waits_for_a_device_that_fails_at_first_gets_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail, opened = trio.Event(), open_device
+
+    @asynccontextmanager
+    async def unlucky(*args: Any, **more: Any) -> AsyncIterator[Device]:
+        if not fail.is_set():
+            await fail.wait()
+            raise RuntimeError("no luck")
+        async with opened(*args, **more) as device:
+            yield device
+
+    monkeypatch.setattr("cyfs_gateway.io.peers.open_device", unlucky)
+    monkeypatch.setattr("cyfs_gateway.io.peers._AGAIN", 0.01)
+    async with machine(tmp_path, PI, "rtcp: {}\n", did=LAPTOP) as laptop:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(laptop.gateway._peers.device)
+                await trio.testing.wait_all_tasks_blocked()
+                fail.set()
+    assert "it begins again" in caplog.text
+
+
+async def test_the_owner_is_kept_until_the_pins_are_others(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    anchors = TrustStore.anchors
+
+    def counted(store: TrustStore) -> Anchors:
+        nonlocal asked
+        asked += 1
+        return anchors(store)
+
+    async with machine(tmp_path, PI, "rtcp: {}\n", did=LAPTOP) as laptop:
+        peers = laptop.gateway._peers
+        await peers.device()
+        guard, _ = laptop.engine.offers._offered[SPEEDTEST]
+        monkeypatch.setattr(TrustStore, "anchors", counted)
+        now = trio.current_time()
+        monkeypatch.setattr(trio, "current_time", lambda: now)
+        assert {await guard.owner() for _ in range(50)} == {str(dev(ALICE))}
+        assert asked <= 1
+        assert peers._peers is not None
+        TrustStore(tmp_path).unpin(HOME)
+        peers._peers._change()
+        assert await guard.owner() == ""
 
 
 async def test_what_is_required_now_is_required_of_those_inside(tmp_path: Path, nursery: trio.Nursery) -> None:

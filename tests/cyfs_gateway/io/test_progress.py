@@ -69,3 +69,18 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left() -> None:
     assert b"2.1/3.1" in shown or b"2.0/3.0" in shown
     assert b"film.bin: 3.0 MiB to nas" in shown
     assert b"nothing to nas: away" in shown
+
+
+def test_each_file_has_a_clock_of_its_own_and_nothing_is_kept_of_those_that_end() -> None:
+    out, other = io.StringIO(), Offer("other", 9, 0)
+    told, lines = JsonLines(out), Lines("to", io.StringIO(), io.StringIO())
+    for offer in (OFFER, other):
+        for witness in (told, lines):
+            witness.begun("nas", offer, 0)
+            witness.moved("nas", offer, 1)
+    said = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [one["name"] for one in said if one["event"] == "moved"] == [OFFER.name, "other"]
+    for witness in (told, lines):
+        witness.failed("nas", "other", "no room")
+        witness.whole("nas", OFFER)
+    assert (told._told, lines._began) == ({}, {})

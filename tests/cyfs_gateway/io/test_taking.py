@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
+from inprocess import until
 from test_chunks import ends
 
 from cyfs_gateway.filenames import part_name
 from cyfs_gateway.io.chunks import Chunked
 from cyfs_gateway.io.command.giving import NotGiven, Source
-from cyfs_gateway.io.command.inbox import Inbox
+from cyfs_gateway.io.command.inbox import Inbox, Part
 from cyfs_gateway.io.command.taking import Conversation, Taker
 from cyfs_gateway.transfer import Hold, Offer
 from tunnels.io.stream import EndpointStream
@@ -219,3 +221,29 @@ def test_a_file_is_gone_on_with_only_where_its_beginning_is_held(tmp_path: Path)
         assert source.prove() == HASH
     finally:
         source.close()
+
+
+async def test_who_is_cut_off_while_his_part_is_read_leaves_it_to_the_next(
+    taker: Taker, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, go_on = threading.Event(), threading.Event()
+    part = taker.inbox.part
+
+    def slow(offer: Offer, sender: str) -> Part:
+        taken = part(offer, sender)
+        if not read.is_set():
+            read.set()
+            assert go_on.wait(10)
+        return taken
+
+    monkeypatch.setattr(taker.inbox, "part", slow)
+    async with giver(taker, nursery) as stuck, giver(taker, nursery) as anew:
+        offered = {"offer": {"v": 1, "name": "film.bin", "size": len(DATA), "mtime": 1}}
+        await stuck.say(offered)
+        assert await trio.to_thread.run_sync(read.wait, 10)
+        await anew.say(offered)
+        (held,) = taker._busy.values()
+        with trio.fail_after(10):
+            await until(lambda: held._scope.cancel_called)
+        go_on.set()
+        assert await anew.answer() == {"hold": {"offset": 0, "sha256": hashlib.sha256().hexdigest()}}

@@ -33,6 +33,14 @@ class Breakable(Protocol):
         """Called before ``close``: what the peer has got is not all there was, and it must not look so."""
 
 
+@runtime_checkable
+class Checkable(Protocol):
+    """An endpoint whose descriptor cannot tell a fault, since it shares its connection with others."""
+
+    def check(self) -> None:
+        """Raises the ``OSError`` that ended it, unless the peer had finished sending and all of it can be read."""
+
+
 class PacketEndpoint(Protocol):
     """Datagrams to and from many peers, non-blocking, one descriptor to wait on.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from select import EPOLLIN
+from select import EPOLLERR, EPOLLIN
 from typing import Protocol
 
 from rtcp.io.pipe import Reactor
@@ -123,7 +123,13 @@ class MuxedStream:
         """Before ``close``: the peer shall not take what it got for all there was."""
         if self._fault is None:
             self._fault = ConnectionAbortedError("broken off")
+            self._drop_unread()
             self._talk.reset(self._id, Stop.TARGET_RESET)
+
+    def check(self) -> None:
+        """Raises the ``OSError`` that ended it, unless all that the peer had to say was said before."""
+        if self._fault is not None and not self._ended:
+            raise self._fault
 
     def close(self) -> None:
         """What was sent is still delivered; what comes is not wanted any more."""
@@ -157,7 +163,7 @@ class MuxedStream:
     def _announce(self) -> None:
         self._is_announced = False
         if not self._closed:
-            self._reactor.prompt(self.fileno(), EPOLLIN)
+            self._reactor.prompt(self.fileno(), EPOLLIN if self._fault is None else EPOLLIN | EPOLLERR)
         if not self._closed:
             self._pack()
             self._ready.set_readable(bool(self._arrived) or self._ended or self._fault is not None)
@@ -178,15 +184,23 @@ class MuxedStream:
     def has_room(self) -> None:
         self._ready.set_writable(True)
 
-    def broke(self, why: str, *, lost: bool = False) -> None:
-        """What is not read is lost, as it must not look complete; unless it is, and may be kept."""
-        if lost or not self._ended:
-            self._arrived.clear()
-            self._ended = False
+    def broke(self, why: str, *, keep: bool = False) -> None:
+        """What is not read is lost (§8.2); unless it is complete, and ``keep``: its tunnel alone has ended.
+
+        Who waits for neither side of it is told all the same, as of a connection that hangs up.
+        """
+        if not (keep and self._ended):
+            self._drop_unread()
         if self._fault is None:
             self._fault = ConnectionResetError(why)
         self._ready.set_readable(True)
         self._ready.set_writable(True)
+        self._announce_soon()
+
+    def _drop_unread(self) -> None:
+        """What is gone must not look complete."""
+        self._arrived.clear()
+        self._ended = False
 
 
 class MuxedDatagrams:

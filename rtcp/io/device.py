@@ -87,6 +87,9 @@ class House:
     connections.  ``vouch`` tells what is known of the name a stranger goes by, whose key was proven; nothing about
     other tunnels is its business.  ``welcome`` holds the rules for new tunnels that others dialled, ``serve`` those for
     streams.  ``find``, ``vouch`` and ``welcome`` may raise ``Refused`` or ``Unreachable``.
+
+    ``calls_loopback``: peers that come from a loopback address are called back there, at the port they name.  Whoever
+    is forwarded to us comes from there, too, and should not choose a port of this machine.
     """
 
     find: Callable[[Did, int | None], Awaitable[Found]]
@@ -94,6 +97,7 @@ class House:
     vouch: Callable[[Proven], Awaitable[Standing]] = nobody
     welcome: Callable[[Peer], Awaitable[None]] = anybody
     serve: Serve = refuse
+    calls_loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,12 @@ async def open_device(
             )
             fifth = Fifth(version_5, commons, roll, wall, limits)
             nursery.start_soon(alarms.run)
-        judges = Judges(vouch=house.vouch, welcome=house.welcome, policy=policy or Policy())
+        judges = Judges(
+            vouch=house.vouch,
+            welcome=house.welcome,
+            policy=policy or Policy(),
+            calls_loopback=house.calls_loopback,
+        )
         reception = Reception(
             roll, judges, shared, legs, door or DoorLimits(), wall, fifth, lambda address: house.dial(*address)
         )

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from rtcp.io.pipe import Pipe, Reactor
+from rtcp.io.pipe import Pipe, Reactor, hear_out
 from rtcp.v5.carrier import RecordLayer
 from rtcp.v5.tunnel import TURN
 
@@ -102,13 +102,7 @@ class Line:
                         self._write()
                     except BlockingIOError:
                         await trio.lowlevel.wait_writable(self._fd)
-                pipe.shutdown_write()
-                while True:
-                    try:
-                        if not pipe.recv_into(_scratch):
-                            return
-                    except BlockingIOError:
-                        await trio.lowlevel.wait_readable(self._fd)
+                await hear_out(pipe)
         finally:
             self._owed.clear()
             pipe.close()

@@ -43,7 +43,8 @@ from rtcp.v5.tunnel import Tunnel
 _CALL_SECONDS = 10.0
 _HELD_PATIENCE = 8.0
 """Seconds for which whoever wants a stream waits while the tunnel has no carrier."""
-_REPLACED_WAIT = 60.0
+_LEAST_WAITS = {CloseCode.FAULT: 60.0, CloseCode.REPLACED: 60.0}
+"""Seconds, whatever the peer says (§12)."""
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
 """Seconds to wait before a request is repeated that the peer had no room for."""
 _TOO_LATE = "the peer waits for this stream no longer"
@@ -167,7 +168,7 @@ class MuxedTunnel:
         """Now that it is over: seconds for which nobody should come back who is not asked to."""
         if self.end is None:
             return 0.0
-        return max(self.end.wait, _REPLACED_WAIT if self.end.code is CloseCode.REPLACED else 0.0)
+        return max(self.end.wait, _LEAST_WAITS.get(self.end.code, 0.0))
 
     # What is wanted of it
 
@@ -241,7 +242,7 @@ class MuxedTunnel:
         """All tunnels together hold too much, and this one the most."""
         if self.end is not None:
             for stream in self._streams.values():
-                stream.broke(_why(Stop.STALLED), lost=True)
+                stream.broke(_why(Stop.STALLED))
             self._count_rest()
             return
         self._machine.make_room(self._now())
@@ -385,6 +386,8 @@ class MuxedTunnel:
                     break
         finally:
             self._is_turning = False
+            if self._is_due:  # it failed, and what was said meanwhile goes out all the same
+                self._shared.reactor.soon(self._turn)
         machine.settle()
         if self._shared.ledger.is_over:
             self._shared.reactor.soon(self._shared.make_room)
@@ -429,7 +432,8 @@ class MuxedTunnel:
             case ev.Reset(number, code):
                 self._reset(number, code)
             case ev.ConversationRequested(number, opening):
-                self._shared.nursery.start_soon(self._serve, number, opening)
+                judging = self._judging[number] = trio.CancelScope()  # it may be reset before its task runs
+                self._shared.nursery.start_soon(self._serve, number, opening, judging)
             case ev.Alive(round_trip):
                 self._tell_pingers(round_trip)
             case ev.Stands():
@@ -454,7 +458,7 @@ class MuxedTunnel:
         if (judging := self._judging.get(number)) is not None:
             judging.cancel()
         if (stream := self._streams.get(number)) is not None:
-            stream.broke(_why(code), lost=code == Stop.STALLED)
+            stream.broke(_why(code), keep=code == Stop.LOST and self._machine.is_ended)
         if (flow := self._flows.get(number)) is not None:
             flow.broke(_why(code))
 
@@ -544,9 +548,8 @@ class MuxedTunnel:
 
     # Conversations of the peer
 
-    async def _serve(self, number: int, opening: Opening) -> None:
+    async def _serve(self, number: int, opening: Opening, judging: trio.CancelScope) -> None:
         code = Code.NOT_AUTHORIZED
-        judging = self._judging[number] = trio.CancelScope()
         try:
             with judging:
                 await self._shared.serve(MuxedRequest(self, number, opening))

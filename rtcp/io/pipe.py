@@ -24,7 +24,7 @@ DEFAULT_PORT = 2980
 _BACKLOG = 1024
 _WATCHED = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 _ACCEPTS_PER_TURN = 32
-_MOST_AT_ONCE = 65536
+_MOST_AT_ONCE, _FOR_NOTHING = 65536, 16384
 _ELBOW_SECONDS = 0.01
 _OUT_OF_DESCRIPTORS = 0.1  # seconds to wait for some to come back
 
@@ -135,6 +135,15 @@ async def send_all(pipe: Pipe, data: bytes | memoryview) -> None:
                 await trio.lowlevel.wait_writable(pipe.fileno())
             except trio.BusyResourceError:
                 await trio.sleep(_ELBOW_SECONDS)  # a reader pushes out the little that TLS had to say
+
+
+async def hear_out(pipe: Pipe) -> None:
+    """Say that we have finished, and read until the peer has, too, for nothing: closing upon bytes that nobody read
+    would call back what was said.  Raises ``OSError``.
+    """
+    pipe.shutdown_write()
+    while await receive_some(pipe, _FOR_NOTHING):
+        pass
 
 
 def listen(port: int = DEFAULT_PORT, hosts: tuple[str, ...] = ("::", "0.0.0.0")) -> list[socket.socket]:

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import ip_address
 
 import trio
 
@@ -53,11 +54,12 @@ _FULL = "no more tunnels are taken"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judges:
-    """Who says whether a stranger may come in (``rtcp.io.device.House``)."""
+    """Who says whether a stranger may come in, and be called back (``rtcp.io.device.House``)."""
 
     vouch: Callable[[Proven], Awaitable[Standing]]
     welcome: Callable[[Peer], Awaitable[None]]
     policy: Policy
+    calls_loopback: bool
 
 
 class Reception:
@@ -275,6 +277,8 @@ class Reception:
 
     def _way_back(self, said: Introduction, address: Address) -> Connect | None:
         if Feature.CALLABLE not in said.parameters.features or not is_ip(address[0]):
+            return None
+        if ip_address(address[0]).is_loopback and not self._judges.calls_loopback:
             return None
         return partial(self._call_back, (address[0], said.parameters.port))
 

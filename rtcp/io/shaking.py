@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from rtcp.io.gate import Gate
-from rtcp.io.pipe import Pipe, receive_some, send_all
+from rtcp.io.pipe import Pipe, hear_out, receive_some, send_all
 
 _READ_SIZE = 16384
 _LINGER = 2.0
@@ -70,8 +70,6 @@ async def part(machine: Shaking[Event_co], pipe: Pipe) -> None:
         if data := machine.data_to_send():
             with trio.move_on_after(_LINGER), suppress(OSError):
                 await send_all(pipe, data)
-                pipe.shutdown_write()
-                while await receive_some(pipe, _READ_SIZE):
-                    pass
+                await hear_out(pipe)
     finally:
         pipe.close()

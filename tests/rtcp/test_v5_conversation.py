@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +73,44 @@ def test_many_bytes_one_by_one():
         quiet.run()
     assert len(stream._arrived) < 20 and sum(map(len, stream._arrived)) == 100_000
     stream.close()
+
+
+@pytest.mark.parametrize("how", ["reset by the peer", "broken off by us"])
+def test_a_reset_drops_what_is_not_read_though_it_was_complete(how):
+    """§8.2; nobody counts it any more."""
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+    stream.take([memoryview(b"all there is")])
+    stream.peer_finished()
+    quiet.run()
+    if how == "reset by the peer":
+        stream.broke("it was reset")
+    else:
+        stream.break_off()
+    assert stream.waiting == 0
+    with pytest.raises(ConnectionError):
+        stream.recv_into(memoryview(bytearray(10)))
+    with pytest.raises(ConnectionError):
+        stream.check()
+    stream.close()
+
+
+def test_what_is_complete_outlives_its_tunnel():
+    quiet = Quiet()
+    whole, half = MuxedStream(quiet, 1, quiet), MuxedStream(quiet, 3, quiet)
+    for stream in (whole, half):
+        stream.take([memoryview(b"said")])
+    whole.peer_finished()
+    for stream in (whole, half):
+        stream.broke("the tunnel is over", keep=True)
+        quiet.run()
+    buffer = bytearray(10)
+    whole.check()
+    assert whole.recv_into(memoryview(buffer)) == 4 and whole.recv_into(memoryview(buffer)) == 0
+    with pytest.raises(ConnectionResetError):
+        half.recv_into(memoryview(buffer))
+    for stream in (whole, half):
+        stream.close()
 
 
 def test_large_datagrams_that_nobody_reads_are_dropped():

@@ -16,9 +16,12 @@ from cyfs_ns.errors import Refused, Unreachable
 from rtcp.events import End
 from rtcp.io.device import Carrier
 from rtcp.v5.closing import CloseCode
+from rtcp.v5.frames import Opening, Purpose, Stop
 from tests.rtcp.pair import ALICE, BOB
 from tests.rtcp.test_v5_device_takeover import ALICES_DID, BOBS_DID, BOTH, piece, pour, standing
 from tests.rtcp.town import Town, connect, descriptors, echo, receive, receive_exactly, send_all, talk, until
+from tests.tunnels.relaypairs import tcp_pair
+from tunnels.io.relay import Relay
 
 
 @pytest.fixture(autouse=True)
@@ -320,6 +323,100 @@ async def test_a_reader_that_never_reads_holds_its_window_and_nobody_up():
         await until(lambda: pair.other._machine.unread == 0)
         for one in (stream, other, *pipes):
             one.close()
+
+
+async def test_what_a_peer_said_finished_and_reset_is_held_by_nobody():
+    """As often as it likes: each time its window is given back, so the bytes may not stay either."""
+    pipes = []
+
+    async def serve(request):
+        pipes.append(await request.accept())
+
+    async with standing(serve=serve) as pair:
+        for number in range(1, 40, 2):
+            stream = await pair.alice.open_stream(BOBS_DID, None, 1)
+            assert stream.send(bytes(32768)) == 32768
+            stream.shutdown_write()
+            await until(lambda: pipes[-1].waiting == 32768 and pipes[-1]._ended)
+            pair.tunnel.reset(number, Stop.LOST)
+            stream.close()
+            await until(lambda: not pair.other._machine.conversations)
+        assert len(pipes) == 20 and sum(pipe.waiting for pipe in pipes) == 0
+        for pipe in pipes:
+            with pytest.raises(ConnectionResetError):
+                pipe.recv_into(memoryview(bytearray(1)))
+            pipe.close()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_a_reset_ends_a_relay_that_owes_and_looks_at_neither_end_of_the_stream(finished):
+    """A connection would hang up; a stream of a tunnel has nothing that could."""
+    relays, why = [], []
+
+    async def serve(request):
+        near, far = tcp_pair()
+        fars.append(far)
+        pipe = await request.accept()
+        relays.append(
+            Relay(pair.other._shared.reactor, pipe, near, idle=600, on_close=lambda _, said: why.append(said))
+        )
+
+    fars = []
+    async with standing(serve=serve) as pair:
+        stream = await pair.alice.open_stream(BOBS_DID, None, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pour, stream, 64 << 20)
+            await until(lambda: relays and relays[0]._up.debt and not relays[0]._a_interest)
+            nursery.cancel_scope.cancel()
+        if finished:
+            stream.shutdown_write()
+        stream.break_off()
+        stream.close()
+        await until(lambda: why)
+        assert why[0] and relays[0].closed
+        with pytest.raises(ConnectionResetError):
+            while True:
+                fars[0].recv_into(memoryview(bytearray(1 << 20)))
+        fars[0].close()
+
+
+async def test_what_is_asked_and_taken_back_in_one_breath_is_judged_by_nobody():
+    begun, over = [], []
+
+    async def serve(request):
+        begun.append(request)
+        try:
+            await trio.sleep_forever()
+        finally:
+            over.append(request)
+
+    async with standing(serve=serve) as pair:
+        machine, now = pair.tunnel._machine, pair.tunnel._now()
+        number = machine.open(Opening(Purpose.STREAM, ":1"), now)
+        machine.reset(number, Stop.CANCELLED, now)
+        pair.tunnel._turn()
+        await until(lambda: pair.other._machine._ids.theirs == number and len(begun) == len(over))
+        await pair.tunnel.ping()
+        assert len(begun) == len(over)
+        await until(lambda: not pair.other._judging)
+
+
+async def test_a_turn_that_fails_is_not_the_last():
+    async with standing() as pair:
+        stream = await pair.alice.open_stream(BOBS_DID, None, 1)
+        tunnel = pair.tunnel
+
+        def fails(now):
+            del tunnel._speak
+            tunnel._soon()
+            raise RuntimeError("a bug of ours")
+
+        tunnel._speak = fails
+        tunnel.ring = lambda: None  # no deadline shall help
+        with pytest.raises(RuntimeError):
+            tunnel._turn()
+        await talk(stream)
+        stream.close()
 
 
 async def test_many_readers_that_never_read_hold_no_more_than_their_tunnel_may():

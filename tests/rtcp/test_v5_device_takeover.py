@@ -99,6 +99,16 @@ async def drink(pipe: Pipe, size: int, tell=lambda got: None) -> None:
     assert got == size
 
 
+@pytest.mark.parametrize("calls", [True, False])
+async def test_who_comes_from_loopback_is_called_back_there_only_if_that_is_wanted(calls):
+    """Somebody who is forwarded to us comes from there, and the port it names may be anybody's."""
+    async with standing(alices=(HOST,), calls_loopback=calls) as pair:
+        assert (pair.other._connect is not None) is calls
+        stream = await pair.alice.open_stream(BOBS_DID, None, 1)
+        await talk(stream)
+        stream.close()
+
+
 BREAKS = {
     "cut": lambda road: road.snap(),
     "frozen": lambda road: road.stall(),
@@ -423,6 +433,14 @@ async def test_who_expects_what_was_never_sent_ends_the_tunnel():
         assert told is CloseCode.FAULT
         await until(lambda: not pair.bob.tunnels() and not pair.alice.tunnels())
         assert pair.tunnel.end.code is CloseCode.FAULT and pair.tunnel.stay_away >= 60
+
+
+async def test_who_is_told_of_a_fault_stays_away_though_no_time_was_said():
+    async with standing() as pair:
+        pair.other.close(CloseCode.FAULT)
+        await until(lambda: pair.tunnel.end)
+        assert pair.tunnel.end.code is CloseCode.FAULT and pair.tunnel.end.wait == 0
+        assert pair.tunnel.stay_away == 60
 
 
 async def test_a_leg_that_breaks_is_called_again():

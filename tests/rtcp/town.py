@@ -192,6 +192,7 @@ class Town:
             dial=self.dial,
             vouch=more.pop("vouch", self.vouch),
             serve=serve,
+            calls_loopback=more.pop("calls_loopback", True),
             **({} if welcome is None else {"welcome": welcome}),
         )
         versions = self.versions if versions is None else versions

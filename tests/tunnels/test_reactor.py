@@ -186,6 +186,26 @@ async def test_a_failing_handler_loses_its_own_descriptor_only(
         reactor.forget(good.fileno())
 
 
+async def test_a_handler_that_fails_when_prompted_is_forgotten_too(
+    reactor: Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = pair()
+    calls = [0]
+
+    def on_bad(_: int) -> None:
+        calls[0] += 1
+        raise RuntimeError("a bug of ours")
+
+    with a, b, caplog.at_level(logging.ERROR, "cyfs.reactor"):
+        reactor.watch(a.fileno(), READABLE, on_bad)
+        reactor.prompt(a.fileno(), READABLE)
+        reactor.prompt(a.fileno(), READABLE)
+        assert calls == [1]
+        assert "a bug of ours" in caplog.text
+        reactor.watch(a.fileno(), READABLE, lambda _: None)
+        reactor.forget(a.fileno())
+
+
 async def test_a_handler_that_closes_its_descriptor_and_then_fails_stops_nobody(reactor: Reactor) -> None:
     (bad, feed_bad), (good, feed_good) = pair(), pair()
     heard: list[bytes] = []

@@ -9,7 +9,7 @@ from relaypairs import ends
 
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
-from tunnels.io.waiting import receive_some, send_all
+from tunnels.io.waiting import Preloaded, receive_some, send_all
 
 BIG = bytes(range(256)) * 65536
 """Sixteen megabytes: more than any socket buffer holds."""
@@ -96,3 +96,18 @@ async def test_what_is_owed_goes_out_while_only_a_reader_waits(kind: str) -> Non
             assert await stream.receive_some() == b"got it"
             await stream.aclose()
     far.close()
+
+
+@pytest.mark.parametrize("breakable", [True, False])
+def test_what_was_read_too_early_does_not_keep_a_stream_from_being_broken_off(breakable):
+    class Inner:
+        fileno = send = unsent = flush = shutdown_write = close = staticmethod(lambda *_: 0)
+        broken = 0
+
+    class Breaking(Inner):
+        def break_off(self) -> None:
+            self.broken += 1
+
+    inner = Breaking() if breakable else Inner()
+    Preloaded(inner, b"early").break_off()
+    assert inner.broken == breakable

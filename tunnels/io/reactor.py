@@ -129,7 +129,14 @@ class Reactor:
         """
         handler = self._handlers.get(fd)
         if handler is not None:
-            handler(events)
+            try:
+                handler(events)
+            except Exception:
+                self._failed(fd)
+
+    def _failed(self, fd: int) -> None:
+        _log.exception("a flow handler failed")
+        self.forget(fd)
 
     # Deadlines
 
@@ -222,8 +229,7 @@ class Reactor:
                     try:
                         handler(what)
                     except Exception:
-                        _log.exception("a flow handler failed")
-                        self.forget(ready)
+                        self._failed(ready)
                 if self._soon:
                     self._run_soon()
                 self._is_moving = False

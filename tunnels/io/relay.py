@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from tunnels.endpoint import Breakable, Endpoint
+from tunnels.endpoint import Breakable, Checkable, Endpoint
 from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
 
 _READ_MOST: Final = 1024 * 1024
@@ -387,8 +387,11 @@ class Relay:
 
     def _hush(self, end: Endpoint) -> None:
         """An error is raised; a mere hang-up while we are not reading would be reported for ever, so stop listening."""
-        if isinstance(end, socket.SocketType) and (code := end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
-            raise OSError(code, os.strerror(code))
+        if isinstance(end, socket.SocketType):
+            if code := end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(code, os.strerror(code))
+        elif isinstance(end, Checkable):
+            end.check()
         if end is self._up.source:
             self._reactor.forget(self._fa)
             self._a_interest = _DEAF

@@ -16,7 +16,7 @@ from cyfs_ns.errors import BadWire, Unreachable
 from rtcp.io.pipe import TcpPipe
 from rtcp.io.pipe import receive_some as receive_some
 from rtcp.io.pipe import send_all as send_all
-from tunnels.endpoint import Endpoint
+from tunnels.endpoint import Breakable, Endpoint
 
 _MOST_AT_ONCE = 65536
 
@@ -49,6 +49,10 @@ class Preloaded:
 
     def pending(self) -> bool:
         return bool(self._early) or self._inner.pending()
+
+    def break_off(self) -> None:
+        if isinstance(self._inner, Breakable):
+            self._inner.break_off()
 
     def close(self) -> None:
         self._early = memoryview(b"")

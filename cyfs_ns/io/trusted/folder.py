@@ -50,12 +50,17 @@ class Folder(Generic[_T]):
         self.path = path
         self._suffixes, self._read, self._most = suffixes, read, most
         self._turn = threading.Lock()
+        self._begun = self._done = 0
         self.seen: Seen[_T] = Seen()
         """As of the last look."""
 
     def look(self) -> Seen[_T]:
         """What is there now.  Raises ``OSError`` if that cannot be told."""
+        asked = self._begun
         with self._turn:
+            if self._done > asked:  # while we waited somebody has looked, from after we were asked
+                return self.seen
+            self._begun += 1
             before = self.seen.files
             files: dict[str, tuple[_Sign, _T | Unread]] = {}
             for name in self._listed():
@@ -75,6 +80,7 @@ class Folder(Generic[_T]):
                 all_said = [one for _, one in files.values()]
                 items = tuple(one for one in all_said if not isinstance(one, Unread))
                 self.seen = Seen(files, items, tuple(one for one in all_said if isinstance(one, Unread)))
+            self._done = self._begun
             return self.seen
 
     def make(self) -> Path:

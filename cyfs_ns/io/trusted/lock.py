@@ -29,7 +29,7 @@ def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    raise Unreachable(f"{path}: held for {patience:g} s by {_holder(lock)}; end it") from None
+                    raise Unreachable(f"{path}: held for {patience:g} s by {_holder(lock)}") from None
             time.sleep(_AGAIN)
         yield
     finally:
@@ -37,14 +37,18 @@ def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
 
 
 def _holder(lock: int) -> str:
-    """Who holds the lock, as the kernel tells (proc_locks(5))."""
+    """Who holds the lock, as the kernel tells (proc_locks(5)), and what to do."""
     number = str(os.fstat(lock).st_ino)
     try:
         with Path("/proc/locks").open(encoding="ascii") as table:
             for line in table:
                 fields = line.split()
                 if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == number:
-                    return f"process {fields[4]}"
+                    return (
+                        "this process: is the disk slow?"
+                        if int(fields[4]) == os.getpid()
+                        else f"process {fields[4]}; end it"
+                    )
     except OSError:
         pass
-    return "another process"
+    return "another process; end it"

@@ -79,6 +79,8 @@ class TrustedNames:
         self._silent: dict[tuple[str, Did], float] = {}
         """Until when whom is not asked, by the pinned name it was about."""
         self._room = trio.CapacityLimiter(_AT_ONCE)
+        # In a crowd whoever came last for the lock on the disk might never get it: who keeps something waits here.
+        self._keeping = trio.CapacityLimiter(1)
 
     def plan(self, ask: Ask) -> Plan:
         """Whom :meth:`resolve` would ask."""
@@ -208,7 +210,8 @@ class TrustedNames:
             if not accepted.pinned:
                 continue
             try:
-                newest &= (await trio.to_thread.run_sync(self.store.keep, accepted, now)).acceptable
+                change = await trio.to_thread.run_sync(self.store.keep, accepted, now, limiter=self._keeping)
+                newest &= change.acceptable
             except (OSError, CyfsError) as fault:
                 log.warning("a document of %s could not be kept: %s", accepted.about, fault)
         return newest

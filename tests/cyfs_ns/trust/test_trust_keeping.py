@@ -25,6 +25,7 @@ from cyfs_ns.identity.revision import Change, revision_of
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted import keeping
 from cyfs_ns.io.trusted.keeping import Keeping
+from cyfs_ns.io.trusted.lock import locked
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.level import Trust
@@ -356,3 +357,8 @@ def test_marks_of_keys_that_are_pinned_no_more_make_room_and_no_others(tmp_path:
     left = {owners[0].public, ALICE.public}
     assert house.keep(machine(0, ALICE, HOME), NOW, lambda: left) is Change.FIRST
     assert {mark.key for mark in house.marks()[0]} == left
+
+
+def test_whom_the_lock_waits_for_is_told_and_never_that_one_is_to_end_oneself(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(Unreachable, match="by this process: is the disk slow"), locked(tmp_path, 0.0):
+        raise AssertionError

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,3 +49,65 @@ def test_what_is_no_file_costs_no_descriptor(tmp_path: Path) -> None:
         with pytest.raises(BadWire, match="not a file"):
             read_small(tmp_path / "directory.json")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Turn:
+    """A lock that knows how many have come for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.came = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        self.came += 1
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_who_waits_for_a_look_of_others_shares_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, listed, go, turn, looks = folder(tmp_path), Folder._listed, threading.Event(), Turn(), 0
+
+    def slow(self: Folder[bytes]) -> list[str]:
+        nonlocal looks
+        found = listed(self)
+        looks += 1
+        assert go.wait(30)
+        return found
+
+    def wait_for(done: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not done() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(Folder, "_listed", slow)
+    monkeypatch.setattr(files, "_turn", turn)
+    with ThreadPoolExecutor(9) as people:
+        first = people.submit(files.look)
+        wait_for(lambda: looks == 1)
+        (tmp_path / "late.json").write_bytes(b"late")  # the first has been told what there is already
+        others = [people.submit(files.look) for _ in range(8)]
+        wait_for(lambda: turn.came == 9)
+        go.set()
+        assert first.result().items == ()
+        assert all(other.result().items == (b"late",) for other in others)
+    assert looks == 2
+    assert files.look().items == (b"late",) and looks == 3
+
+
+def test_a_look_that_failed_is_nobodys(tmp_path: Path) -> None:
+    files, begun, refused = folder(tmp_path), threading.Barrier(4), []
+    tmp_path.chmod(0o777)
+
+    def look() -> None:
+        begun.wait()
+        with pytest.raises(PermissionError):
+            files.look()
+        refused.append(1)
+
+    with ThreadPoolExecutor(4) as people:
+        for done in [people.submit(look) for _ in range(4)]:
+            done.result()
+    assert len(refused) == 4
+    tmp_path.chmod(0o700)
+    assert files.look().items == ()

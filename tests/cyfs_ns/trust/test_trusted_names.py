@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cyfs_ns.errors import Unreachable as CannotAsk
 from cyfs_ns.identity.did import Did, dev_did
 from cyfs_ns.identity.documents import OwnerDoc, ZoneDoc
 from cyfs_ns.identity.oods import read_ood
+from cyfs_ns.identity.revision import Change
 from cyfs_ns.identity.strictjson import write_json
 from cyfs_ns.identity.token import Token, read_token, sign_token
 from cyfs_ns.io.trusted.providers import TheName, ThisMachine, WhatWasKept
@@ -24,6 +26,7 @@ from cyfs_ns.trust.level import Trust
 from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, Revoked, TooWeak, Unreachable
 from cyfs_ns.trust.places import device_did
 from cyfs_ns.trust.plan import Ask, Card, Cost, Privacy
+from cyfs_ns.trust.strongest import Accepted
 from cyfs_ns.trust.weigh import weigh
 from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, NOW, PI, boot, mini, own_key
 
@@ -238,6 +241,38 @@ async def test_many_who_ask_at_once_are_one_question(tmp_path: Path) -> None:
         for _ in range(20):
             nursery.start_soon(one)
     assert dns.asked == 1 and len({id(outcome) for outcome in outcomes}) == 1
+
+
+async def test_a_crowd_that_is_new_is_kept_in_the_order_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zones = [Did("web", f"z{number}.example") for number in range(40)]
+    store, under_way, most, kept = TrustStore(tmp_path), 0, 0, []
+    (tmp_path / "names" / "local").mkdir(parents=True)
+    for zone in zones:
+        store.pin(Pin(about=zone, key=ALICE.public, source="test", at=NOW - DAY))
+        (tmp_path / "names" / "local" / f"{zone.id}.jwt").write_text(boot(ALICE, "ood1", zone=zone).text)
+    keep = TrustStore.keep
+
+    def slow(store: TrustStore, accepted: Accepted, now: float) -> Change:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        time.sleep(0.005)
+        kept.append(accepted.about)
+        try:
+            return keep(store, accepted, now)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(TrustStore, "keep", slow)
+    house = House(tmp_path)
+    async with trio.open_nursery() as nursery:
+        for zone in zones:
+            nursery.start_soon(house.ask, zone)
+    # Whoever comes for the lock on the disk in a crowd may never get it.
+    assert most == 1 and sorted(kept, key=str) == sorted(zones, key=str)
+    assert {one.about for one in house.store.kept()} == set(zones)
 
 
 async def test_stale_only_for_those_who_take_it_and_only_while_the_document_lasts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ a program that leaves its CPU half idle was held up by the load, and then the ra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -57,7 +57,8 @@ class Verdict:
 
     measure: str
     what: str
-    reached: float
+    reached: float | None
+    """None: there is no figure."""
     target: str
     """Empty: the ratio is only told."""
     ok: bool
@@ -96,12 +97,13 @@ TITLES = {
     "rtcp-upload": "Bulk upload through one tunnel between two machines, one stream",
     "rtcp-upload-cpu": "CPU time of everybody meanwhile: load, kernel and strangers, too",
     "rtcp-open": "99th percentile of the way to an open stream, 1,000 new ones a second through one tunnel",
+    "rtcp-open-rate": "How many of them came to stand in each second",
     "rtcp-echo": "99th percentile of 1 KiB there and back, 500 a second over one stream kept open",
     "rtcp-echo-added": "What that is above the same two relays without encryption, round by round",
-    "rtcp-handshakes": "New tunnels: 990 devices known by their keys dial one gateway as fast as they can",
+    "rtcp-handshakes": "New tunnels: 990 devices dial one gateway as fast as they can, known by their keys or by names",
     "rtcp-idle": "5,000 named devices dial one gateway, bring a document along, and then say nothing",
     "rtcp-flood": "1 KiB echo through a standing tunnel while strangers flood the door of its other end",
-    "rtcp-10gib": "10 GiB through one stream, each byte checked",
+    "rtcp-10gib": "10 GiB through one stream, each byte checked; a wrong one fails it",
     "rtcp-device": "One tunnel between two devices over loopback, without gateways (`bench/tunneldevice.py`)",
     "start": "Start to the first answer through SOCKS5, with an empty state directory",
     "idle": "Memory of the idle process, two seconds after it first served",
@@ -128,10 +130,12 @@ TARGETS = [
     Target("rtcp-upload", "sing-box-tun", 1.0),
     Target("rtcp-upload", "plain", 0.6),
     Target("rtcp-open", None, 3, at_least=False),
+    Target("rtcp-open-rate", None, 1000),
     Target("rtcp-echo-added", None, 0.3, at_least=False),
-    Target("rtcp-handshakes", None, 300, row="accepted"),
+    Target("rtcp-handshakes", None, 300, row=".*: accepted"),
     Target("rtcp-idle", None, 32, at_least=False, row="each tunnel"),
     Target("rtcp-flood", None, 3, at_least=False, row=".*: times that of before"),
+    Target("rtcp-10gib", None, 3, row="changes of the key"),
     Target("dns-udp-hits", "dnsmasq", 1.0),
     Target("dns-udp-hits", "unbound", 0.8),
     Target("dns-udp-hits", "sing-box", 5),
@@ -160,9 +164,14 @@ TARGETS = [
 ]
 
 
-def verdicts(figures: Iterable[Figure]) -> Iterator[Verdict]:
-    """Every target that this run can judge, and every ratio to a rival that has none."""
+def verdicts(figures: Sequence[Figure]) -> Iterator[Verdict]:
+    """Every target of what was measured, whether or not it failed, and every ratio to a rival that has none."""
     known = {(f.measure, f.who): f for f in figures if f.rounds}
+    for figure in figures:
+        for t in TARGETS if not figure.rounds else ():
+            if t.measure == figure.measure and re.fullmatch(t.row, figure.who):
+                against = f" / {t.rival}" if t.rival else f", {figure.unit}"
+                yield _judge(figure.measure, f"{figure.who}{against}", None, t)
     for (measure, who), figure in known.items():
         for t in TARGETS:
             if t.measure == measure and t.rival is None and re.fullmatch(t.row, who):
@@ -179,10 +188,10 @@ def verdicts(figures: Iterable[Figure]) -> Iterator[Verdict]:
         yield verdict
 
 
-def _judge(measure: str, what: str, reached: float, target: Target | None) -> Verdict:
+def _judge(measure: str, what: str, reached: float | None, target: Target | None) -> Verdict:
     if target is None:
         return Verdict(measure, what, reached, "", True)
-    ok = reached >= target.bound if target.at_least else reached <= target.bound
+    ok = reached is not None and (reached >= target.bound if target.at_least else reached <= target.bound)
     return Verdict(measure, what, reached, f"{'>=' if target.at_least else '<='} {target.bound:g}", ok)
 
 
@@ -190,11 +199,15 @@ def told(verdict: Verdict) -> str:
     """How it ended, in a word or two."""
     if not verdict.target:
         return ""
+    if verdict.reached is None:
+        return "FAILED"
     return "ok" if verdict.ok else "MISSED" + (" (above the ceiling of the load)" if verdict.out_of_reach else "")
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Three or more significant digits, thousands parted."""
+    if value is None:
+        return "-"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -219,6 +232,7 @@ def _cells(figure: Figure) -> list[str]:
                     f"{figure.errors} errors" if figure.errors else "",
                     f"disturbed: others took {worst:.0%} of a CPU" if worst > _DISTURBED else "",
                     figure.note,
+                    f"not in every round: {' '.join(figure.failed.split())}" if figure.failed else "",
                 ],
             )
         ),

@@ -80,12 +80,15 @@ NOTES = """
 * `rtcp-open` counts from when a stream was due until the SOCKS5 server said yes, so for *ours* the peer has reached its
   target by then; each then carries 64 bytes both ways and ends.  `rtcp-echo` counts from when a question was due.  The
   client of both runs before everybody else on its CPU.  The round trip of the veth pair is in both, and is *direct*.
+* `rtcp-open-rate` is of 1,000 streams that were due in each second; below that some did not come to stand.
 * `rtcp-handshakes`: dialling takes the other CPU as much time; *of one whole CPU* is what the gateway's own CPU time
-  allows.  Each device has an address of its own.  In `rtcp-idle` the gateway asks for each name before it believes the
-  document, and nobody answers.  *each tunnel* is memory of the accepting process alone (PSS), and its
-  CPU time over 30 s, in which each tunnel gives its signs of life.
+  allows.  Each device has an address of its own.  Of those with *names* the gateway asks for each name, in DNS and on
+  the web, before it believes the document that the device brought along, and nobody answers.  *each tunnel* is memory
+  of the accepting process alone (PSS), and its CPU time over 30 s, in which each tunnel gives its signs of life.
 * `rtcp-flood` has 1,000 connections a second, each from an address of its own: bytes without meaning, a first message
-  that was used before, silence, and first messages that are right of callers that never prove themselves.
+  that was used before, silence, and first messages that are right of callers that never prove themselves.  Rounds
+  without a flood are in between.
+* `rtcp-10gib` counts a change of the key when the receiver has opened a record under the next one.
 * `start` counts from the creation of the process until an answer came back through SOCKS5, with warm file caches.
 * `crowd` holds as many connections as the limit of open files allows, at most 10,000; the growth is scaled up to
   10,000 where fewer were held, and each must still answer at the end.

@@ -8,7 +8,8 @@ Devices with *names* bring a document of their owner along, others are a key and
 KEY is the public key of the gateway, in hex.  Each device has an address of its own below 10.64.0.0/16.  The machines
 are rtcp's own, the shell around them is this file: one epoll, and no more than it takes.  Keys, Hellos and first
 messages are made before the clock starts, so that the dialling side, which has half of the work, does not hold up the
-gateway.  Whether version 5 is spoken the gateway is asked first, with a message 1.  One line of JSON tells the result.
+gateway.  Whether version 5 is spoken the gateway is asked first, with a message 1.  One line of
+JSON tells the result; a flood has one more before, when it begins.
 
 Kinds: ``silence`` connects and says nothing, ``garbage`` says anything, ``replay`` says what somebody said before,
 ``unfinished`` begins as an honest device does and never proves itself.
@@ -303,6 +304,7 @@ def flood(peer: PublicKey, to: tuple[str, int], kind: str, rate: float, seconds:
     }
     addresses, kept, epoll = sources(), deque[socket.socket](), select.epoll()
     connecting: dict[int, socket.socket] = {}
+    print(json.dumps({"begins": True}), flush=True)
     started, made, turned_away = time.monotonic(), 0, 0
     while (now := time.monotonic() - started) < seconds:
         while made < now * rate and made < int(rate * seconds):

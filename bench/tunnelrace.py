@@ -36,8 +36,6 @@ _LONGEST, _MOST_ROUNDS = 1.0, 3
 """Seconds of a round; rounds of bulk, which hardly differ."""
 _IDLE = 30
 """Seconds: a tunnel that is idle gives one sign of life in them."""
-_STEPS = 2 << 30
-"""Bytes under one key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +78,11 @@ def _ours(plan: Plan) -> str | None:
     return next((program for rival, program in plan.contestants if rival.name == "ours"), None)
 
 
-def _pair(lab: Lab, plan: Plan) -> Pair:
+def _pair(lab: Lab, plan: Plan, **environment: str) -> Pair:
     program = _ours(plan)
     if program is None:
         raise Failed("ours is absent")
-    return lab_.gateways(lab, program)
+    return lab_.gateways(lab, program, environment)
 
 
 def _ways(lab: Lab, plan: Plan) -> Iterator[tuple[str, Way | Failed]]:
@@ -116,6 +114,7 @@ def race(name: str, plan: Plan) -> list[Figure]:
         ways = dict(_ways(lab, plan))
         figures = {who: Figure(name, who, unit, cost_unit=cost) for who in ways}
         whole = {who: Figure(f"{name}-cpu", who, cost) for who in ways}
+        rates = {who: Figure(f"{name}-rate", who, "/s") for who in ways}
         seconds = min(plan.seconds, _LONGEST)
         for turn in range(1 + (min(plan.rounds, _MOST_ROUNDS) if load.is_bulk else plan.rounds)):
             for who, way in ways.items():
@@ -134,12 +133,15 @@ def race(name: str, plan: Plan) -> list[Figure]:
                         sample = one_round(figure, take, way.pids, upstream, 8e-9, 1e9)
                         whole[who].rounds.append((stage.busy_seconds() - busy) / sample.count * 1e9)
                     else:
-                        one_round(figure, take, way.pids, upstream)
+                        sample = one_round(figure, take, way.pids, upstream)
                         figure.rounds[-1] = figure.p99_ms.pop()
+                        rates[who].rounds.append(sample.count / sample.seconds)
                 except (Failed, OSError) as failure:
-                    figure.failed = whole[who].failed = str(failure)
+                    figure.failed = whole[who].failed = rates[who].failed = str(failure)
     if load.is_bulk:
         return [*figures.values(), *whole.values()]
+    if name == "rtcp-open":
+        return [*figures.values(), *rates.values()]
     return [*figures.values(), *_added(name, figures)]
 
 
@@ -177,16 +179,20 @@ def _told(lab: Lab, child: subprocess.Popen[str]) -> dict[str, float]:
 
 
 def handshakes(plan: Plan) -> list[Figure]:
-    """Devices that are a key and nothing else dial one gateway as fast as they can."""
-    with _lab() as lab:
-        pair = _pair(lab, plan)
-        with _crowd(lab, pair, "hold", STRANGERS, "keys") as holder:
-            return _made("rtcp-handshakes", lab, pair, holder)[1]
+    """Devices dial one gateway as fast as they can: those that are a key and nothing else, then those with names."""
+    figures = []
+    for known_by in ("keys", "names"):
+        with _lab() as lab:
+            pair = _pair(lab, plan)
+            with _crowd(lab, pair, "hold", STRANGERS, known_by) as holder:
+                figures += _made("rtcp-handshakes", lab, pair, holder, f"{known_by}: ")[1]
+    return figures
 
 
-def _made(name: str, lab: Lab, pair: Pair, holder: subprocess.Popen[str]) -> tuple[int, list[Figure]]:
+def _made(name: str, lab: Lab, pair: Pair, holder: subprocess.Popen[str], who: str = "") -> tuple[int, list[Figure]]:
     """How many tunnels stand now, and what they cost the gateway."""
-    rate, by_cpu = Figure(name, "accepted", "/s", cost_unit="µs each"), Figure(name, "of one whole CPU", "/s")
+    rate = Figure(name, f"{who}accepted", "/s", cost_unit="µs each")
+    by_cpu = Figure(name, f"{who}of one whole CPU", "/s")
     spent = stage.cpu_seconds(pair.far)
     made = _told(lab, holder)
     spent = stage.cpu_seconds(pair.far) - spent
@@ -221,56 +227,65 @@ def idle(plan: Plan) -> list[Figure]:
             holder.stdin.close()
             if (alive := int(_told(lab, holder)["alive"])) != count:
                 memory.failed = beat.failed = f"only {alive} of {count} tunnels still stand"
+                memory.rounds.clear()
+                beat.rounds.clear()
     return [memory, beat, *made]
 
 
 def flood(plan: Plan) -> list[Figure]:
-    """The echo of a standing tunnel while strangers flood the door of its other end."""
-    figures = []
-    load = _LOADS["rtcp-echo"]
-    seconds = min(plan.seconds, 2)
+    """The echo of a standing tunnel while strangers flood the door of its other end, and while nobody does, in turn."""
+    load, seconds = _LOADS["rtcp-echo"], min(plan.seconds, 2)
+    quiet = Figure("rtcp-flood", "nobody floods: echo p99", "ms")
+    flooded = {kind: Figure("rtcp-flood", f"{kind}: echo p99", "ms") for kind in FLOODS}
     with _lab() as lab:
         lab.upstream()
         pair = _pair(lab, plan)
         way = pair.ways[0]
-        _sample(lab, way, load, 1)
 
         def p99() -> float:
             found = _sample(lab, way, load, seconds).p99_ms
             assert found is not None
             return found
 
-        quiet = p99()
-        figures.append(Figure("rtcp-flood", "nobody floods: echo p99", "ms", [quiet]))
-        for kind in FLOODS:
-            figure = Figure("rtcp-flood", f"{kind}: echo p99", "ms")
-            more = Figure("rtcp-flood", f"{kind}: times that of before", "times")
-            with _crowd(lab, pair, "flood", kind, FLOOD, seconds + 1.5, gently=True) as strangers:
-                time.sleep(1)
-                spent = stage.cpu_seconds(pair.far)
-                figure.rounds.append(p99())
-                spent = stage.cpu_seconds(pair.far) - spent
-                told = _told(lab, strangers)
-            arrived = f"{told['count'] / told['seconds']:.0f} connections a second"
-            figure.note = f"{arrived}; the gateway used {spent / seconds:.0%} of its CPU"
-            more.rounds.append(figure.value / quiet)
-            figures += [figure, more]
+        p99()
+        for _ in range(min(plan.rounds, _MOST_ROUNDS)):
+            quiet.rounds.append(p99())
+            for kind, figure in flooded.items():
+                with _crowd(lab, pair, "flood", kind, FLOOD, seconds + 1, gently=True) as strangers:
+                    _told(lab, strangers)
+                    spent = stage.cpu_seconds(pair.far)
+                    figure.rounds.append(p99())
+                    spent = stage.cpu_seconds(pair.far) - spent
+                    told = _told(lab, strangers)
+                arrived = f"{told['count'] / told['seconds']:.0f} connections a second"
+                figure.note = f"{arrived}; the gateway used {spent / seconds:.0%} of its CPU"
+    figures = [quiet]
+    for kind, figure in flooded.items():
+        times = Figure("rtcp-flood", f"{kind}: times that of before", "times", [figure.value / quiet.value])
+        figures += [figure, times]
     return figures
 
 
 def whole(plan: Plan) -> list[Figure]:
     """10 GiB through one stream, each byte checked."""
-    figure = Figure("rtcp-10gib", "ours", "Gb/s", cost_unit="s/GB")
+    figure = Figure("rtcp-10gib", "speed", "Gb/s", cost_unit="s/GB")
+    changes = Figure("rtcp-10gib", "changes of the key", "times")
     with _lab() as lab:
         upstream = lab.upstream().pid
-        pair = _pair(lab, plan)
+        seen = lab.home / "changes"
+        pair = _pair(lab, plan, KEYS_SEEN_IN=str(seen), PYTHONPATH=str(Path(__file__).with_name("keychanges")))
         load = _Load("fetch", lab_.PATTERN, ("--bytes", WHOLE))
         take = partial(_sample, lab, pair.ways[0], load, 60)
-        one_round(figure, take, pair.ways[0].pids, upstream, 8e-9, 1e9)
-        figure.note = (
-            f"all bytes right; a key serves for {_STEPS >> 30} GiB, so {WHOLE // _STEPS - 1} times it was changed"
-        )
-    return [figure]
+        try:
+            one_round(figure, take, pair.ways[0].pids, upstream, 8e-9, 1e9)
+        except Failed as failure:
+            figure.failed = changes.failed = str(failure)
+            return [figure, changes]
+        figure.note = "all bytes right"
+        told = seen.read_text().split() if seen.exists() else []
+        changes.rounds.append(told.count(str(pair.near)))
+        changes.note = "as often has the receiver followed the sender to its next key"
+    return [figure, changes]
 
 
 def device(_plan: Plan) -> list[Figure]:

@@ -16,7 +16,7 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +157,7 @@ class Pair:
         return [Way("ours", self.host, SOCKS, pids), Way("plain", "127.0.0.1", SOCKS, pids)]
 
 
-def gateways(lab: Lab, program: str) -> Pair:
+def gateways(lab: Lab, program: str, environment: Mapping[str, str] = {}) -> Pair:
     """Start them.  ``far`` takes tunnels from everybody and serves the upstream to ``near`` alone."""
     homes = {name: lab.home / f"{name}.state" for name in ("near", "far")}
     keys = {name: KeyStore(home).make_device(name) for name, home in homes.items()}
@@ -196,7 +196,8 @@ def gateways(lab: Lab, program: str) -> Pair:
     pids = {}
     for name, namespace, config in (("far", lab.far, far), ("near", lab.near, near)):
         file = lab.file(f"{name}.yaml", json.dumps(config, indent=1))
-        command = [program, "run", "-c", file, "--home", str(homes[name])]
+        more = ["env", *(f"{key}={value}" for key, value in environment.items())]
+        command = [*more, program, "run", "-c", file, "--home", str(homes[name])]
         pids[name] = lab.start(namespace, name, command, SOCKS).pid
     return Pair(pids["near"], pids["far"], host, keys["far"].public.raw)
 

@@ -10,6 +10,7 @@ only that may skip there.
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import signal
@@ -53,6 +54,10 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _everything_must_run():
         settings.load_profile("ci")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # ten thousand tests stay to the end: whoever collects garbage need not look at them again
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import trio
 from netnslab import HOME, Gateway, Host, Lab, Nat, Process, need
 from netnslab.nameserver import dnsmasq
 from netnslab.process import Done, until
@@ -57,7 +58,7 @@ _SHUT = """table ip6 filter {
 }
 """
 PROGRAM = str(Path(sys.prefix) / "bin" / "cyfs-gateway")
-_FILM, _SLOW = 16 << 20, 4 << 20
+_FILM, _SLOW = 16 << 20, 8 << 20
 """Bytes, and bytes a second of those who watch it slowly."""
 _OWNED = ("relay", "photos", "laptop", "box")
 _KEYS = ("friend", "stranger")
@@ -280,6 +281,9 @@ class World:
         ):
             await self.stands(at_home, RELAY)
             yield at_relay, at_home
+            async with trio.open_nursery() as nursery:
+                for each in (at_home, at_relay):
+                    nursery.start_soon(each.stop)
 
     async def stands(self, gateway: Gateway, peer: str, *, timeout: float = 15) -> None:
         """Wait until it has a tunnel to ``peer``."""

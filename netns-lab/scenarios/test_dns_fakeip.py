@@ -113,8 +113,13 @@ class Street:
             await nursery.start(quic_server, self.server, ip, QUIC, certificate)
         await self.server.wait_for_port(80)
 
-    def gateway(self, config: dict[str, Any]) -> contextlib.AbstractAsyncContextManager[Gateway]:
-        return self.box.gateway(config, home=self.lab.directory / "box.home")
+    @contextlib.asynccontextmanager
+    async def gateway(self, config: dict[str, Any], *, ends: bool = False) -> AsyncIterator[Gateway]:
+        """It is killed in the end, unless how it ``ends`` is looked at: it waits until fake addresses are forgotten."""
+        async with self.box.gateway(config, home=self.lab.directory / "box.home") as gateway:
+            yield gateway
+            if not ends:
+                await gateway.kill()
 
 
 @pytest.fixture
@@ -153,7 +158,7 @@ async def converse(client: Host, ip: str, turns: int = 5) -> list[bytes]:
 
 async def test_a_lan_browses_by_the_names_it_asked_for(street):
     box, proxy = street.box, street.proxy
-    async with street.alive(), street.gateway(street.config()) as gateway:
+    async with street.alive(), street.gateway(street.config(), ends=True) as gateway:
         for client in (street.client, street.other):
             for option in ("-4", "-6"):
                 name, _, by = (await curl(client, "www.direct.example", option)).partition(" ")

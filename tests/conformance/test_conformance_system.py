@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -77,18 +78,28 @@ def test_a_black_hole_costs_no_client_a_failure(
 # A power cut
 
 
-@pytest.mark.parametrize("harm", ["none", "torn", "zeros", "noise"])
-def test_the_cache_comes_back_after_a_kill(tmp_path: Path, harm: str) -> None:
-    names = [f"kept{number}.example" for number in range(500)]
-    port = free_port()
-    settings = {"nameserver": [f"udp://127.0.0.1:{port}"], "cache": {"save-interval": 1}}
-    with bad_server(honest, port=port), live_house(tmp_path, settings) as house:
-        first = many_over_udp(house.ports["plain"], [query(name) for name in names])
-        assert [answers(reply) for reply in first] == [[ANSWER]] * len(names)
+KEPT = [f"kept{number}.example" for number in range(500)]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """Where a house was killed that had saved ``KEPT``, and its settings."""
+    place, port = tmp_path_factory.mktemp("killed"), free_port()
+    settings: dict[str, object] = {"nameserver": [f"udp://127.0.0.1:{port}"], "cache": {"save-interval": 1}}
+    with bad_server(honest, port=port), live_house(place, settings) as house:
+        first = many_over_udp(house.ports["plain"], [query(name) for name in KEPT])
+        assert [answers(reply) for reply in first] == [[ANSWER]] * len(KEPT)
         saved = house.home / "cache"
-        eventually(lambda: saved.exists() and all(name.split(".")[0].encode() in saved.read_bytes() for name in names))
+        eventually(lambda: saved.exists() and all(name.split(".")[0].encode() in saved.read_bytes() for name in KEPT))
         house.kill()
-    spoil(saved, harm)
+    return place, settings
+
+
+@pytest.mark.parametrize("harm", ["none", "torn", "zeros", "noise"])
+def test_the_cache_comes_back_after_a_kill(killed: tuple[Path, dict[str, object]], tmp_path: Path, harm: str) -> None:
+    (place, settings), names = killed, KEPT
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    spoil(tmp_path / "home" / "cache", harm)
     with live_house(tmp_path, settings) as house:  # and nobody to ask
         again = [answers(reply) for reply in many_over_udp(house.ports["plain"], [query(name) for name in names])]
         house.assert_well()

@@ -56,8 +56,14 @@ async def living(home: Path, config: str, base: str = BASE) -> AsyncIterator[Liv
     reactor = Reactor()
     place = Home(home)
     try:
-        # The last answers of the control API need no time to leave here.
-        with patch("cyfs_gateway.io.gateway._DRAIN_SECONDS", 0.0):
+        with (
+            # The last answers of the control API need no time to leave here.
+            patch("cyfs_gateway.io.gateway._DRAIN_SECONDS", 0.0),
+            # A program has all its garbage collected; here that would be the garbage of ten thousand tests.
+            patch("cyfs_gateway.io.gateway.gc"),
+            # Name servers that are not there are asked again, but nobody waits for them to come back.
+            patch("cyfs_ns.io.upstreams._PAUSES", (0.05,)),
+        ):
             async with trio.open_nursery() as nursery:
                 await nursery.start(reactor.run)
                 gateway = RunningGateway(place, nursery, reactor)

@@ -3,13 +3,16 @@
 RE2 runs in time linear in the text and in a fixed memory.  Case does not count, as in mihomo.
 
 Mihomo's regexes may look around and refer back, which RE2 cannot.  Where that is allowed, those few run one by one on
-an engine that back-tracks, each look at a text ended after ``_PATIENCE``: too long means no match.
+an engine that back-tracks, each look at a text ended after ``_PATIENCE``: too long means no match.  That engine writes
+counted repeats out, so ``((a{1000}){1000}){1000}`` would be gigabytes: its regexes are measured before it sees them.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import re2
@@ -24,6 +27,9 @@ _MEMORY = 8 << 20  # bytes a set may use, its cache of states included
 _NEVER = r"[^\s\S]"
 _PATIENCE = 0.005  # seconds
 _MOST_BACKTRACKING = 64  # in one set: together they may cost a third of a second at worst
+_MOST_WRITTEN_OUT = 200_000  # characters of those together; each costs up to 300 bytes
+_COUNT = re.compile(r"\{([0-9]+)")
+_VERBOSE = re.compile(r"\(\?[\w-]*x")
 
 _log = logging.getLogger("cyfs.patterns")
 
@@ -40,15 +46,25 @@ def check_regex(pattern: str) -> str:
 
 def backtracks(pattern: str) -> bool:
     """Whether ``pattern`` is a regex that needs an engine which back-tracks, and there is one."""
-    if not check_regex(pattern):
+    # A verbose regex can hide its counts between spaces and comments.
+    if not check_regex(pattern) or _VERBOSE.search(pattern) or _written_out(pattern) > _MOST_WRITTEN_OUT:
         return False
     import regex  # two megabytes that hardly anybody needs
 
     try:
-        regex.compile(pattern, regex.IGNORECASE)
+        regex.compile(pattern, regex.IGNORECASE, cache_pattern=False)
     except (regex.error, RecursionError, OverflowError):
         return False
     return True
+
+
+def _written_out(pattern: str) -> int:
+    """More characters than ``pattern`` has once its counted repeats are written out, however it is to be read.
+
+    Repeats multiply where they are nested, and each nesting takes a bracket.
+    """
+    counts = sorted((int(count) for count in _COUNT.findall(pattern)), reverse=True)
+    return len(pattern) * prod(max(count, 1) for count in counts[: pattern.count("(") + 1])
 
 
 def wildcard_regex(pattern: str) -> str:
@@ -74,6 +90,8 @@ class PatternSet:
                     plain[at] = _NEVER
         if len(self._slow) > _MOST_BACKTRACKING:
             raise ConfigFault(f"{len(self._slow)} regexes with look-around; {_MOST_BACKTRACKING} at most")
+        if sum(_written_out(patterns[at]) for at, _ in self._slow) > _MOST_WRITTEN_OUT:
+            raise ConfigFault("the regexes with look-around repeat too much: make them simpler")
         for start in range(0, len(plain), _SET_SIZE):
             self._add(start, plain[start : start + _SET_SIZE])
 

@@ -65,25 +65,32 @@ class CacheFile:
         news = self._cache.news(now, wall) if self._size < self._most else None
         most, self._most = self._most, 0  # until it has worked
         if news is not None:
-            data = await _joined(news)
+            pieces = await _gathered(news)
             try:
-                await trio.to_thread.run_sync(self._append, data)
+                size = await trio.to_thread.run_sync(self._append, pieces)
             except FileNotFoundError:
                 news = None
         if news is None:
-            data = await _joined(self._cache.dump(now, wall))
-            await trio.to_thread.run_sync(write_atomic, self._path, data)
-            self._size, most = 0, max(_SMALL, 2 * len(data))
-        self._size += len(data)
+            pieces = await _gathered(self._cache.dump(now, wall))
+            size = await trio.to_thread.run_sync(self._replace, pieces)
+            self._size, most = 0, max(_SMALL, 2 * size)
+        self._size += size
         self._most, self._saved = most, changes
 
-    def _append(self, data: bytes) -> None:
+    def _replace(self, pieces: list[bytes]) -> int:
+        data = b"".join(pieces)
+        write_atomic(self._path, data)
+        return len(data)
+
+    def _append(self, pieces: list[bytes]) -> int:
+        data = b"".join(pieces)
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             if os.write(fd, data) != len(data):
                 raise OSError(errno.ENOSPC, "no space left on device")
         finally:
             os.close(fd)
+        return len(data)
 
     async def keep(self, every: float) -> None:
         """Save every so many seconds until cancelled, and then once more."""
@@ -102,9 +109,10 @@ class CacheFile:
             _log.warning("the cache cannot be saved: %s", fault)
 
 
-async def _joined(pieces: Iterable[bytes]) -> bytes:
+async def _gathered(pieces: Iterable[bytes]) -> list[bytes]:
+    """Not yet joined: megabytes at once are a matter for threads."""
     gathered = []
     for piece in pieces:
         gathered.append(piece)
         await trio.lowlevel.checkpoint()
-    return b"".join(gathered)
+    return gathered

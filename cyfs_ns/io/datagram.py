@@ -32,6 +32,7 @@ from cyfs_ns.io.light import Word, afterwards
 _ROOM = 4096  # more than the 1232 we offer to take, for servers that do not care
 _MAX_STRAYS = 64
 _MOST_SPARE = 64
+_SWEPT = 2  # questions that are over, to forget with each new one: more than come, so that they never pile up for long
 _AT_ONCE = 64  # each takes all the way to its client, so more would hold up everybody else for too long
 _NOWHERE = bytes(16)  # a sockaddr of family AF_UNSPEC
 
@@ -226,7 +227,12 @@ class _Sockets:
     def remind(self, asking: Datagram, until: float) -> None:
         """Have ``asking`` expire then, by trio's clock, if it is still waiting."""
         if until < inf:
-            heapq.heappush(self._deadlines, (until, next(self._count), asking))
+            # Here and there, not all at their time, when some question would have to wait for that.
+            deadlines = self._deadlines
+            for _ in range(_SWEPT):
+                if deadlines and not deadlines[0][2].waits:
+                    heapq.heappop(deadlines)
+            heapq.heappush(deadlines, (until, next(self._count), asking))
             if until < self._scope.deadline:
                 self._scope.deadline = until
 

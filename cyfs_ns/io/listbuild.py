@@ -17,7 +17,9 @@ import hashlib
 import json
 import logging
 import mmap
+import os
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -328,7 +330,10 @@ def _id(spec: ListSpec) -> str:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    # Not to wait for somebody to write into a pipe, nor for the end of a device.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is no regular file")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

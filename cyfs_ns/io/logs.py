@@ -34,8 +34,32 @@ LEVELS: Mapping[str, int] = {
 """Clash's level names; ``silent`` is above every record."""
 
 _QUEUE = 512
+_SELDOM = 60.0
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+
+
+class _Seldom(logging.Filter):
+    """One warning a minute, without a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if 0 <= record.created - self._told < _SELDOM:  # a clock may be set back
+            return False
+        self._told = record.created
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.exc_info = record.exc_text = None
+        return True
+
+
+descriptors_log = logging.getLogger("cyfs.descriptors")
+"""Whoever lacks a descriptor says so here: it is heard seldom, since such a lack shows everywhere and many times a
+second, in logs that may lie on the very disk in need."""
+for _name in ("cyfs.descriptors", "trio.serve_listeners"):
+    logging.getLogger(_name).addFilter(_Seldom())
 
 
 class LogBus(logging.Handler):
@@ -132,8 +156,6 @@ def setup_logs(level: str, stream: TextIO | None, *, json: bool) -> LogBus:
         root.removeHandler(_bus)
     _bus = LogBus(stream, json_lines=json, colour=not json and stream is not None and stream.isatty())
     root.addHandler(_bus)
-    # Without descriptors it writes a traceback ten times a second, into logs that may lie on the very disk in need.
-    logging.getLogger("trio.serve_listeners").setLevel(logging.CRITICAL)
     _bus.set_level(level)
     return _bus
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
@@ -15,6 +16,9 @@ from pathlib import Path
 
 _GARBAGE_THRESHOLD = 50_000
 """Allocations between collections; connections free themselves by reference counts, so little is left to find."""
+_TABLE = 1 << 14
+"""Descriptors for which the kernel's table has room from the start, 8 bytes each.  Where there are threads, whoever
+makes it grow waits for all processors, 10 to 25 ms, and with it everybody else here."""
 _PAGE = resource.getpagesize()
 
 _log = logging.getLogger("cyfs.process")
@@ -37,7 +41,7 @@ class Begun:
 
 
 def settle_in() -> None:
-    """Ask for every descriptor we may have, and let the garbage collector run seldom."""
+    """Ask for every descriptor we may have, with room for them, and let the garbage collector run seldom."""
     gc.set_threshold(_GARBAGE_THRESHOLD, 20, 50)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
@@ -45,6 +49,9 @@ def settle_in() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as fault:
             _log.warning("the limit of open files stays at %d: %s", soft, fault)
+    with suppress(OSError), Path(os.devnull).open("rb") as anything:
+        most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _TABLE)
+        os.close(fcntl.fcntl(anything, fcntl.F_DUPFD_CLOEXEC, most - 1))
 
 
 def tell_service_manager(state: str = "READY=1") -> None:

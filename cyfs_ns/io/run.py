@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,13 @@ _log = logging.getLogger("cyfs.dns")
 
 async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
     """Serve until SIGTERM or SIGINT.  Returns the exit code; faults of the start go to the log."""
+    # Said during the start it must not end the server, nor take the place of its end.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with trio.open_signal_receiver(signal.SIGHUP) as changes:
+        return await _run(path, home, on_ready, changes)
+
+
+async def _run(path: Path | None, home: Path, on_ready: Callable[[], None], changes: AsyncIterator[int]) -> int:
     settle_in()
     begun = Begun()
     entrances: list[Entrance] = []
@@ -56,6 +63,7 @@ async def run_server(path: Path | None, home: Path, *, on_ready: Callable[[], No
         async with trio.open_nursery() as nursery:
             await nursery.start(life.heed_signals)
             life.serving.begin(nursery, staged)
+            nursery.start_soon(life.heed_changes, changes)
             served = Served(life.serving, lambda: begun.at, life.reload)
             nursery.start_soon(serve_entrances, Site(served, Router(routes(lambda served: served))), entrances)
             nursery.start_soon(serve_entrances, Site(served, Router([metrics_route()])), watched)
@@ -111,16 +119,17 @@ class _Life:
             return loaded.faults
 
     async def heed_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
             task_status.started()
-            async with trio.open_nursery() as reloads:
-                async for number in received:
-                    if number != signal.SIGHUP:
-                        # A reload under way may wait for lists to be built; the end does not.
-                        self.ended.set()
-                        reloads.cancel_scope.cancel()
-                    elif len(reloads.child_tasks) < 2:  # one that waits for its turn will read what is new now
-                        reloads.start_soon(self._reload)
+            async for _ in received:
+                # A reload under way may wait for lists to be built; the end does not.
+                self.ended.set()
+
+    async def heed_changes(self, said: AsyncIterator[int]) -> None:
+        async with trio.open_nursery() as reloads:
+            async for _ in said:
+                if len(reloads.child_tasks) < 2:  # one that waits for its turn will read what is new now
+                    reloads.start_soon(self._reload)
 
     async def _reload(self) -> None:
         try:

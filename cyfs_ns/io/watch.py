@@ -16,10 +16,12 @@ of constant writing.  Where the kernel does not help (no inotify left, network f
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,8 +34,8 @@ _LOOK_ROUND = 60.0
 """Seconds between looks where inotify says nothing; it may be blind on this file system."""
 _LOOK_ROUND_BLIND = 5.0
 _MAX_LINKS = 16
-_MAX_FILES = 1000
-"""Files of one watched directory that are compared; more would make every event slow."""
+_MAX_FILES = 20_000
+"""Files of one watched directory that are compared; of more, those that take or lose their name are still seen."""
 _READ = 1 << 16
 
 # inotify(7): MODIFY, ATTRIB, CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE, DELETE, DELETE_SELF, MOVE_SELF; ONLYDIR
@@ -58,19 +60,21 @@ async def watch_files(
     """
     wanted = tuple(dict.fromkeys(map(Path, paths)))
     with _Inotify() as inotify:
-        now = _look(wanted, inotify)
+        # Thousands of files, or a disk that has to wake up, must not hold up who answers questions.
+        look = partial(trio.to_thread.run_sync, _look, wanted, inotify)
+        now = await look()
         signs = now if since is None else since
         task_status.started()
         if any(now[path] != signs.get(path) for path in wanted):
             await _quiet(inotify, settle)
-            now = _look(wanted, inotify)
+            now = await look()
         while True:
             told = frozenset(path for path in wanted if now[path] != signs.get(path))
             signs = now
             if told:
                 await changed(told)
             await _something(inotify, settle)
-            now = _look(wanted, inotify)
+            now = await look()
 
 
 async def _something(inotify: _Inotify, settle: float) -> None:
@@ -128,15 +132,15 @@ def _sign(path: Path) -> Sign:
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
             return _content(status)
-        with os.scandir(path) as entries:
-            names = sorted(entry.name for entry in entries)[:_MAX_FILES]
+        names = sorted(os.listdir(path))
     except (OSError, ValueError):
         return None
-    signs = []
-    for name in names:
+    signs = hashlib.blake2b(digest_size=16)
+    for name in names[:_MAX_FILES]:
         with suppress(OSError):
-            signs.append((name, _content((path / name).stat())))
-    return tuple(signs)
+            content = _content((path / name).stat())
+            signs.update(os.fsencode(f"{name}/{content}"))
+    return (signs.digest(), status.st_mtime_ns if len(names) > _MAX_FILES else 0)
 
 
 def _content(status: os.stat_result) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.keys import PublicKey
@@ -83,7 +84,7 @@ class Anchors:
         """Why the mark of such a document is lost, if it is: then nobody can tell whether one goes back."""
         return self._lost.get(_mark_id(about, kind, key)) if self._lost else None
 
-    @property
+    @cached_property
     def not_before(self) -> int:
         """It is no earlier than this (seconds since 1970): somebody who is pinned has dated a document so."""
         keys = {pin.key for pin in self._pins.values() if not pin.revoked}

@@ -306,6 +306,39 @@ def test_many_reloads_at_once_lose_no_question(tmp_path: Path) -> None:
             assert "Traceback" not in running.log.read_text()
 
 
+def test_a_change_that_is_said_during_the_start_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = """
+import os, signal
+from cyfs_ns.io.serving import Serving
+stage = Serving.stage
+async def told(*words):
+    Serving.stage = stage
+    os.kill(os.getpid(), signal.SIGHUP)
+    return await stage(*words)
+Serving.stage = told
+"""
+    monkeypatch.setattr(nsprogram, "CODE", early + nsprogram.CODE)
+    port = free_port()
+    text = CONFIG.format(port=port, tls=free_port(), upstream=1)
+    with server(tmp_path, text, port) as running:
+        until("it is read again", lambda: '"reloaded"' in running.log.read_text())
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("wrong", ["pipe", "/dev/zero"])
+def test_a_list_that_is_no_file_holds_up_nobody(tmp_path: Path, wrong: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    port = free_port()
+    with upstream(everybody) as behind:
+        text = CONFIG.format(port=port, tls=free_port(), upstream=behind)
+        text += f"  lists: {{ads: {{path: '{tmp_path / wrong}'}}}}\n"
+        with server(tmp_path, text, port) as running:
+            assert dns(port, "long.example") == ["192.0.2.9"]
+            assert "is no regular file" in running.run("lists").stdout
+            assert running.stop() == 0
+    assert "Traceback" not in running.log.read_text()
+
+
 def test_the_end_does_not_wait_for_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = """
 from cyfs_ns.io.listbuild import ListKeeper

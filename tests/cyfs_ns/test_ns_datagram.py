@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import socket
 from collections.abc import Iterator
@@ -109,6 +110,44 @@ async def test_who_guesses_too_often_is_found_out(server: socket.socket) -> None
     with pytest.raises(Forged):
         await asking.receive(float("inf"))
     asking.close()
+
+
+async def test_what_was_answered_is_not_kept_for_its_deadline(server: socket.socket) -> None:
+    until = trio.current_time() + 1000
+    for _ in range(100):
+        asking, client = ask(server)
+        server.sendto(reply(), client)
+        assert await asking.receive(until) == reply()
+        asking.close()
+    assert sum(isinstance(each, Datagram) for each in gc.get_objects()) < 10
+
+
+async def test_what_waits_is_reminded_however_many_are_answered_meanwhile(
+    server: socket.socket, mock_clock: trio.testing.MockClock
+) -> None:
+    waiting, _ = ask(server)
+    ended = trio.Event()
+
+    async def wait() -> None:
+        for until in (5, 7):
+            assert await waiting.receive(until) is None
+            assert trio.current_time() == until
+        waiting.close()
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(10):
+            asking, client = ask(server)
+            server.sendto(reply(), client)
+            assert await asking.receive(6) == reply()
+            asking.close()
+        for seconds in (5, 1, 1):
+            assert not ended.is_set()
+            mock_clock.jump(seconds)
+            await trio.testing.wait_all_tasks_blocked()
+        assert ended.is_set()
 
 
 async def test_each_waits_until_its_own_time(server: socket.socket, autojump_clock: trio.testing.MockClock) -> None:

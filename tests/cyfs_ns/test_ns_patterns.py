@@ -44,6 +44,30 @@ def test_a_regex_that_explodes_matches_nothing_and_says_so(caplog):
     assert "takes too long" in caplog.text
 
 
+@pytest.mark.timeout(20)  # the engine would need minutes, and all memory
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "((((a{1000}){1000}){1000}))",
+        "(?=b)(((a{1000}){1000}){1000})",
+        "(?=b)a{300000}",
+        "(?x)(?=b)a{9 9 9 9 9 9 9}",
+        "(?i-mx:a{9#}\n999999})(?=b)",
+    ],
+)
+def test_repeats_that_would_fill_the_memory_are_not_written_out(pattern):
+    assert not backtracks(pattern)
+    with pytest.raises(ConfigFault):
+        PatternSet([pattern], lookaround=True)
+
+
+def test_repeats_of_every_day_are_counted_as_they_nest():
+    uuid = r"^(?!0{8})[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\.(?:[a-z]{2,63}\.){2}example$"
+    assert backtracks(uuid)
+    with pytest.raises(ConfigFault, match="simpler"):
+        PatternSet([f"(?=b)a{{9000}}{n}" for n in range(3)], lookaround=True)
+
+
 def test_what_is_no_regex_is_told_in_plain_text():
     assert check_regex("a") == ""
     assert check_regex("(a").startswith("missing")

@@ -136,6 +136,25 @@ async def test_a_directory_counts_with_its_files(tmp_path: Path) -> None:
         assert await heard.next() == {"hosts.d"}
 
 
+@pytest.mark.parametrize("most", [watch._MAX_FILES, 100])
+async def test_the_last_file_of_a_crowded_directory_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """However it changes, of as many as pins may be; of still more, if it is replaced as careful writers do."""
+    monkeypatch.setattr(watch, "_MAX_FILES", most)
+    folder = tmp_path / "pins"
+    folder.mkdir()
+    for number in range(1500):
+        (folder / f"{number:04}").write_text("one")
+    async with watching(folder) as heard:
+        if most > 1500:
+            (folder / "1499").write_text("other")
+            assert await heard.next() == {"pins"}
+        (tmp_path / "new").write_text("other")
+        (tmp_path / "new").replace(folder / "1499")
+        assert await heard.next() == {"pins"}
+
+
 async def test_links_that_go_round_are_no_file(tmp_path: Path) -> None:
     file = tmp_path / "round"
     file.symlink_to(file)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from cyfs_ns.io.cli.program import Program
+
 
 class _Place(NamedTuple):
     module: str
@@ -55,7 +57,7 @@ _ID = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(Program):
     """Commands that are imported when they are needed."""
 
     def __init__(self, places: Mapping[str, _Place], **attributes: Any) -> None:

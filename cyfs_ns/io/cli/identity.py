@@ -63,10 +63,11 @@ def show(as_json: bool, home: Path) -> None:
       cyfs-gateway id show --json
     """
     from cyfs_ns.io.trusted.keystore import KeyStore, OwnerStore
+    from cyfs_ns.io.trusted.store import TrustStore
 
     with telling():
         store = KeyStore(home)
-        shown = store.view(time.time())
+        shown = store.view(time.time(), TrustStore(home).anchors())
         owner = OwnerStore(store.path / "owner.pem").document()
         shown["owner"] = None if owner is None else {"did": str(owner.id), "name": owner.name, "key": owner.key.x}
     if as_json:

@@ -7,7 +7,9 @@ tokens.
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -32,7 +34,7 @@ _JSON: Headers = (("Content-Type", "application/json"),)
 A = TypeVar("A")
 
 
-async def _no_switch(protocol: str) -> trio.SocketStream:
+async def _no_switch(protocol: str) -> socket.socket:
     raise HttpFault(426, "Upgrade Required")
 
 
@@ -64,19 +66,29 @@ class Call(Generic[A]):
     accept: str
     upgrade: frozenset[str] = frozenset()
     """The protocols that the asker would rather speak on this connection."""
-    switch: Callable[[str], Awaitable[trio.SocketStream]] = field(default=_no_switch, repr=False)
-    """Agree to one of them: answers 101 and gives the connection.  The handler then returns ``SWITCHED``; what it does
-    with the descriptor, which is closed at once, is its own business.  Raises ``HttpFault`` and what trio raises."""
+    switch: Callable[[str], Awaitable[socket.socket]] = field(default=_no_switch, repr=False)
+    """Agree to one of them: answers 101 and gives the connection, which is the handler's from then on.  The handler
+    returns ``SWITCHED``.  Raises ``HttpFault``, when nothing was promised yet, and what trio raises."""
 
     def name(self, key: str = "name") -> str:
         return self.found.names[key]
 
     def json(self) -> dict[str, Any]:
-        """The body, which must be a JSON object."""
+        """The body, which must be a JSON object of texts that can be written down again."""
         value = json_value(self.body)
         if not isinstance(value, dict):
             raise HttpFault(400, "Body invalid")
+        if b"\\u" in self.body and not _is_whole(value):
+            raise HttpFault(400, "there is half a character in the body: a surrogate without the other")
         return value
+
+
+def _is_whole(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 Handler: TypeAlias = Callable[[Call[A]], Awaitable[Reply | Feed]]

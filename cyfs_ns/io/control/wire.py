@@ -12,11 +12,15 @@ h11 is the machine; this is its shell.  The rules that a stranger before the sec
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Iterable
 from typing import Any
 
 import h11
 import trio
+
+from cyfs_ns.io.logs import descriptors_log
 
 MAX_HEAD = 16 * 1024
 HEAD_SECONDS = 10.0
@@ -35,6 +39,12 @@ class HttpFault(Exception):
     def __init__(self, status: int, message: str, *, close: bool = False, headers: Headers = ()) -> None:
         super().__init__(message)
         self.status, self.message, self.close, self.headers = status, message, close, headers
+
+
+def no_descriptors(fault: OSError) -> HttpFault:
+    """The answer when a request needs a descriptor and none is left, which is also logged."""
+    descriptors_log.warning("a control request fails: %s; raise the limit of open files", fault.strerror)
+    return HttpFault(503, f"there are no descriptors left here ({fault.strerror}): raise the limit of open files")
 
 
 class Wire:
@@ -115,17 +125,29 @@ class Wire:
         """What the peer sent behind an upgrade request."""
         return bytes(self._h11.trailing_data[0])
 
-    async def switch(self, protocol: str) -> trio.SocketStream:
-        """Answer 101 to an upgrade request whose body was read; the plain connection, which is no HTTP from then on."""
+    async def switch(self, protocol: str) -> socket.socket:
+        """Answer 101 to an upgrade request whose body was read; the plain connection, which is no HTTP from then on.
+
+        It has a descriptor of its own, taken before anything is promised: 503 when there is none left.
+        """
         if not isinstance(self.stream, trio.SocketStream):
             raise HttpFault(501, "not over TLS")
         if self.leftover():
             raise HttpFault(400, "wait for the answer before you speak", close=True)
+        shared = self.stream.socket
+        try:
+            own = socket.socket(shared.family, shared.type, shared.proto, os.dup(shared.fileno()))
+        except OSError as fault:
+            raise no_descriptors(fault) from fault
         headers = [("Connection", "Upgrade"), ("Upgrade", protocol)]
         out = self._h11.send(h11.InformationalResponse(status_code=101, headers=headers))
         self.switched = True
-        await self._send(out)
-        return self.stream
+        try:
+            await self._send(out)
+        except BaseException:
+            own.close()
+            raise
+        return own
 
     async def until_peer_leaves(self) -> None:
         """Return when the peer closed, or sent anything, while a long reply runs."""

@@ -8,7 +8,8 @@ document is heard the damaged one is made anew.  A document proves itself by its
 nobody can tell whether something goes back, and nothing is believed in their place.
 
 The document is written first: a kill between the two leaves a document that is newer than its mark, which counts.  What
-cannot be written, since the disk is full or somebody holds the lock, is a mark in memory until it can be.
+cannot be written, since the disk is full or somebody holds the lock, is a mark in memory until it can be: in that of
+the process, since a change of the configuration exchanges whoever keeps.
 
 Of one key so many marks are kept and no more, so nobody can crowd out others.  No mark ever makes room for another;
 documents do: of the key that has most, the oldest.
@@ -64,6 +65,18 @@ class Kept:
         return Mark(self.about, self.kind, self.key, self.revision)
 
 
+class _Unwritten:
+    """The marks of one directory that could not be written, by their id, and whose turn it is with them."""
+
+    def __init__(self) -> None:
+        self.marks: dict[str, Mark] = {}
+        self.turn = threading.RLock()
+
+
+_unwritten: dict[Path, _Unwritten] = {}
+"""Of this process, by directory."""
+
+
 class Keeping:
     """What is kept below ``home``, the directory ``names``.  All of it blocks on the disk.
 
@@ -75,9 +88,10 @@ class Keeping:
         # Twice as many: what others put there is to be seen, not to end everything.
         self._documents = Folder(home / "kept", (".json",), _read_kept, 2 * MOST_DOCUMENTS)
         self._marks = Folder(home / "marks", (".json",), _read_mark, 2 * MOST_MARKS)
-        self._turn = threading.RLock()
-        self._unwritten: dict[str, Mark] = {}
+        self._unwritten = _unwritten.setdefault(home.absolute(), _Unwritten())
         self._locked_until = -_LOCK_AGAIN
+        self._told: tuple[tuple[object, ...], tuple[tuple[Mark, ...], dict[str, str]]] | None = None
+        """What :meth:`marks` told last, and of what."""
 
     def documents(self) -> tuple[Kept, ...]:
         """Those that are whole.  Raises ``OSError``."""
@@ -87,17 +101,26 @@ class Keeping:
         """What could not be read in the last look."""
         return tuple(one.why for folder in (self._documents, self._marks) for one in folder.seen.unread)
 
-    def marks(self) -> tuple[list[Mark], dict[str, str]]:
-        """All marks; and by the id of those that are lost, what to do.  Raises ``OSError``."""
-        documents, marks = self._documents.look(), self._marks.look()
-        found = [*(one.mark for one in documents.items), *marks.items, *self._in_memory()]
-        best: dict[str, Mark] = {}
-        for mark in found:
-            held = best.get(mark.id)
+    def marks(self) -> tuple[tuple[Mark, ...], dict[str, str]]:
+        """All marks; and by the id of those that are lost, what to do.  Raises ``OSError``.
+
+        As long as nothing changes it is the same object: in a crowd everybody asks.
+        """
+        documents, marks, unwritten = self._documents.look(), self._marks.look(), self._in_memory()
+        told = self._told
+        if told is not None and told[0][0] is documents and told[0][1] is marks and told[0][2] == unwritten:
+            return told[1]
+        best: dict[tuple[Did, str, PublicKey], Mark] = {}
+        for mark in (*(one.mark for one in documents.items), *marks.items, *unwritten):
+            whose = mark.about.canonical, mark.kind, mark.key
+            held = best.get(whose)
             if held is None or held.revision < mark.revision:
-                best[mark.id] = mark
+                best[whose] = mark
         lost = {one.name.removesuffix(".json"): one for one in (*documents.unread, *marks.unread)}
-        return list(best.values()), {each: self._mend(each, one) for each, one in lost.items() if each not in best}
+        known = {mark.id for mark in best.values()} if lost else ()
+        found = tuple(best.values()), {each: self._mend(each, one) for each, one in lost.items() if each not in known}
+        self._told = (documents, marks, unwritten), found
+        return found
 
     def keep(self, accepted: Accepted, now: float, pinned: Callable[[], Collection[PublicKey]]) -> Change:
         """Put ``accepted`` in the place of an older revision.  What is no progress changes nothing and is told.
@@ -114,10 +137,10 @@ class Keeping:
             if (change := self._remember(mark)).acceptable:
                 raise
             return change
-        with self._turn:
-            held = self._unwritten.get(mark.id)
+        with self._unwritten.turn:
+            held = self._unwritten.marks.get(mark.id)
             if held is not None and held.revision <= mark.revision:
-                del self._unwritten[mark.id]
+                del self._unwritten.marks[mark.id]
         return change
 
     @contextmanager
@@ -134,20 +157,20 @@ class Keeping:
 
     def _remember(self, mark: Mark) -> Change:
         """Keep ``mark`` in memory, if it is one."""
-        with self._turn:
+        with self._unwritten.turn:
             try:
                 marks = self.marks()[0]
             except OSError:
-                marks = list(self._unwritten.values())
+                marks = self._in_memory()
             change = judge(next((held.revision for held in marks if held.id == mark.id), None), mark.revision)
-            crowd = sum(held.key == mark.key for held in self._unwritten.values())
-            if change.acceptable and (mark.id in self._unwritten or crowd < MOST_OF_ONE):
-                self._unwritten[mark.id] = mark
+            crowd = sum(held.key == mark.key for held in self._unwritten.marks.values())
+            if change.acceptable and (mark.id in self._unwritten.marks or crowd < MOST_OF_ONE):
+                self._unwritten.marks[mark.id] = mark
             return change
 
     def _in_memory(self) -> tuple[Mark, ...]:
-        with self._turn:
-            return tuple(self._unwritten.values())
+        with self._unwritten.turn:
+            return tuple(self._unwritten.marks.values())
 
     def _put(self, accepted: Accepted, mark: Mark, now: float, pinned: Callable[[], Collection[PublicKey]]) -> Change:
         """As :meth:`keep`, under the lock."""
@@ -175,6 +198,8 @@ class Keeping:
 
     def _make_room(self, mark: Mark, pinned: Callable[[], Collection[PublicKey]]) -> None:
         """Room for one more mark.  Raises ``Refused`` if there is none."""
+        if self._is_room_plain(mark):
+            return
         marks = self._marks.look().items
         if sum(held.key == mark.key for held in marks) >= MOST_OF_ONE:
             raise Refused(f"{self._marks.path}: {MOST_OF_ONE} documents of one key are kept already")
@@ -188,8 +213,19 @@ class Keeping:
             for folder in (self._documents, self._marks):
                 (folder.path / f"{held.id}.json").unlink(missing_ok=True)
 
+    def _is_room_plain(self, mark: Mark) -> bool:
+        """Whether names alone tell that there is room for one more mark: to look at every file, for every new one of a
+        thousand, would take many seconds."""
+        there, seen = self._marks.names(), self._marks.seen
+        if len(there) < MOST_OF_ONE:
+            return len(there) < MOST_MARKS
+        unseen = sum(name not in seen.files for name in there)
+        return len(there) < MOST_MARKS and unseen + sum(held.key == mark.key for held in seen.items) < MOST_OF_ONE
+
     def _has_room(self, mark: Mark, change: Change) -> bool:
         """Whether one more document may be written; if need be the oldest of the key that has most goes."""
+        if len(self._documents.names()) < MOST_DOCUMENTS:
+            return True
         seen = self._documents.look()
         if len(seen.files) < MOST_DOCUMENTS:
             return True

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.identity.bases import to_base32
@@ -35,8 +35,19 @@ from cyfs_ns.identity.strictjson import read_object, write_json
 from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
 from cyfs_ns.io.atomic import write_atomic
 
+if TYPE_CHECKING:
+    from cyfs_ns.trust.anchors import Anchors
+
 _MOST_PEM = 4096
 _MOST_JSON = 16_384
+
+
+def _doubt(token: Token, document: DeviceDoc, anchors: Anchors, now: float) -> str:
+    # Every gateway has a key, but few weigh documents: they do without what that needs.
+    from cyfs_ns.trust.own import doubt_of_own
+
+    doubt = doubt_of_own(token, document, anchors, now)
+    return doubt and f"{doubt}; take the one that the owner signed since (id accept), or ask for one (id request)"
 
 
 class KeyStore:
@@ -104,8 +115,9 @@ class KeyStore:
             )
         return token, document
 
-    def view(self, now: float) -> dict[str, Any]:
-        """Who this machine is, as it is shown to people and programs.  ``document`` is None until there is one."""
+    def view(self, now: float, anchors: Anchors | None = None) -> dict[str, Any]:
+        """Who this machine is, as it is shown to people and programs.  ``document`` is None until there is one; its
+        ``fault`` tells what is wrong with it, by the ``anchors`` of this machine, too."""
         key = self.device().public
         did = dev_did(key)
         return {
@@ -114,10 +126,10 @@ class KeyStore:
             "did:key": f"did:key:{Multikey('Ed25519', key.raw)}",
             "host": host_of_did(did, case_safe=True),
             "short host": host_of_did(did),
-            "document": self._document_view(key, now),
+            "document": self._document_view(key, now, anchors),
         }
 
-    def _document_view(self, key: PublicKey, now: float) -> dict[str, Any] | None:
+    def _document_view(self, key: PublicKey, now: float, anchors: Anchors | None) -> dict[str, Any] | None:
         nothing = {"name": None, "owner": None, "zone": None, "iat": None, "exp": None}
         try:
             held = self.device_document()
@@ -125,12 +137,14 @@ class KeyStore:
             return {**nothing, "fault": str(broken)}
         if held is None:
             return None
-        document = held[1]
+        token, document = held
         fault = ""
         if document.key != key:
             fault = "the document is for another key than this machine's: id request"
         elif document.exp <= now:
             fault = "the document has expired: id request"
+        elif anchors is not None:
+            fault = _doubt(token, document, anchors, now)
         return {
             "name": document.name,
             "owner": None if document.owner is None else str(document.owner),

@@ -32,6 +32,7 @@ from cyfs_ns.trust.outcome import Absent, Conflicted, Found, Outcome, Refused, R
 from cyfs_ns.trust.places import lineage
 from cyfs_ns.trust.plan import Ask, Plan, plan
 from cyfs_ns.trust.resolution import Resolution
+from cyfs_ns.trust.strongest import Accepted
 
 log = logging.getLogger(__name__)
 
@@ -205,13 +206,16 @@ class TrustedNames:
 
     async def _keep(self, resolution: Resolution, now: float) -> bool:
         """Whether all that was believed is still the newest."""
+        wanted = [accepted for accepted in resolution.accepted(now) if accepted.pinned]
+        # In one turn: whoever had to wait again for each of theirs would be done when the whole crowd is.
+        return not wanted or await trio.to_thread.run_sync(self._keep_all, wanted, now, limiter=self._keeping)
+
+    def _keep_all(self, wanted: Sequence[Accepted], now: float) -> bool:
+        """As :meth:`_keep`, in a thread."""
         newest = True
-        for accepted in resolution.accepted(now):
-            if not accepted.pinned:
-                continue
+        for accepted in wanted:
             try:
-                change = await trio.to_thread.run_sync(self.store.keep, accepted, now, limiter=self._keeping)
-                newest &= change.acceptable
+                newest &= self.store.keep(accepted, now).acceptable
             except (OSError, CyfsError) as fault:
                 log.warning("a document of %s could not be kept: %s", accepted.about, fault)
         return newest

@@ -28,7 +28,7 @@ from cyfs_ns.identity.revision import Change
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.io.atomic import write_atomic
-from cyfs_ns.io.trusted.folder import Folder, read_small
+from cyfs_ns.io.trusted.folder import Folder, Seen, read_small
 from cyfs_ns.io.trusted.keeping import Keeping, Kept
 from cyfs_ns.io.trusted.lock import locked
 from cyfs_ns.trust.anchors import Anchors, Pin
@@ -57,18 +57,30 @@ class TrustStore:
         self._pins = Folder(self.path / "pins", (".json",), _read_pin, _MOST_FILES)
         self._local = Folder(self.path / "local", (".json", ".jwt"), _read_local, _MOST_FILES)
         self._keeping = Keeping(self.path)
+        # What was told last, and of what: a crowd asks, and many pins and marks take long to be put in order.
+        self._told_pins: tuple[Seen[Pin], tuple[Pin, ...]] | None = None
+        self._told_anchors: tuple[object, object, Anchors] | None = None
 
     def pins(self) -> tuple[Pin, ...]:
-        """All pins.  One that cannot be read raises ``BadWire``: without it somebody else could be believed."""
-        seen = self._pins.look()
+        """All pins.  One that cannot be read raises ``BadWire``: without it somebody else could be believed.
+
+        ``OSError`` if that may pass by itself, as a lack of descriptors does.
+        """
+        seen, told = self._pins.look(), self._told_pins
+        if told is not None and told[0] is seen:
+            return told[1]
         pins = {pin.about.canonical: pin for pin in seen.items}
         faults = [one.why for one in seen.unread]
         if not faults and len(pins) < len(seen.items):
             twice = next(pin.about for pin in seen.items if pin not in pins.values())
             faults = [f"{self._pins.path}: two files pin {twice}"]
+        if seen.unread and all(one.may_pass for one in seen.unread):
+            raise OSError(faults[0])
         if faults:
             raise BadWire(f"{faults[0]}; mend or remove it, nothing is believed meanwhile")
-        return tuple(pins.values())
+        found = tuple(pins.values())
+        self._told_pins = seen, found
+        return found
 
     def pinned(self) -> tuple[Did, ...]:
         """Whom pins are about, also those that cannot be read: then the name of the file says so.
@@ -98,7 +110,12 @@ class TrustStore:
 
     def anchors(self) -> Anchors:
         """Pins and marks, as the scale needs them."""
-        return Anchors(self.pins(), *self._keeping.marks())
+        pins, marks, told = self.pins(), self._keeping.marks(), self._told_anchors
+        if told is not None and told[0] is pins and told[1] is marks:
+            return told[2]
+        anchors = Anchors(pins, *marks)
+        self._told_anchors = pins, marks, anchors
+        return anchors
 
     def pin(self, pin: Pin) -> Path:
         """Write ``pin`` down, over an older one for the same identity.  Returns the file."""

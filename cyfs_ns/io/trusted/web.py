@@ -45,6 +45,7 @@ _LEAST_AGE, _MOST_AGE = 60, 86_400
 _NONE_AGE = 300
 _PATIENCE = 9.0
 """Seconds for all places of one name; what was found until then counts."""
+_NO_WAY = frozenset({"pre_connect_dns", "pre_connect_route", "connect_refused"})
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=([0-9]{1,9})").search
 
 
@@ -67,6 +68,8 @@ class _Look:
     missed: bool = False
     """Somewhere nobody could be asked."""
     signed: bool = False
+    no_way: bool = False
+    """Nobody could be reached at the host of the standard's place, so its other places need no asking."""
     nowhere: bool = False
     """DNS says that there is no such host, and that is worth no more than it."""
 
@@ -112,7 +115,8 @@ class WebDocuments:
             if not look.signed:
                 async with trio.open_nursery() as nursery:
                     for place in others:
-                        nursery.start_soon(one, place)
+                        if place.about != subject or not look.no_way:
+                            nursery.start_soon(one, place)
         if patience.cancelled_caught:
             look.missed = True
             look.faults.append(f"{host}: not everything was looked at in {seconds:.2g} s")
@@ -156,8 +160,10 @@ class WebDocuments:
             response = await self._fetch.fetch(place.url, headers=_ACCEPT, private=ours)
         except NoAddress:
             look.nowhere |= place.canonical
+            look.no_way |= place.canonical
             return
         except CyfsError as fault:
+            look.no_way |= place.canonical and isinstance(fault, Unreachable) and fault.reason in _NO_WAY
             look.missed = True
             look.faults.append(f"{place.url}: {fault}")
             return

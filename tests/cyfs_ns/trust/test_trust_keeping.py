@@ -24,6 +24,7 @@ from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.revision import Change, revision_of
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted import keeping
+from cyfs_ns.io.trusted.folder import Folder, Seen
 from cyfs_ns.io.trusted.keeping import Keeping
 from cyfs_ns.io.trusted.lock import locked
 from cyfs_ns.io.trusted.store import TrustStore
@@ -286,6 +287,10 @@ def test_what_cannot_be_written_is_a_mark_in_memory_until_it_can(
         assert store.keep(believed(OLD), NOW) is Change.ROLLBACK
         assert store.anchors().mark(OOD, "device-mini", ALICE.public) == believed(NEW).revision
     assert store.keep(believed(OLD), NOW) is Change.ROLLBACK
+    # A change of the configuration brings another store, of this same process.
+    store = TrustStore(tmp_path)
+    assert store.anchors().mark(OOD, "device-mini", ALICE.public) == believed(NEW).revision
+    assert store.keep(believed(OLD), NOW) is Change.ROLLBACK
     assert store.keep(believed(NEW), NOW).acceptable
     assert TrustStore(tmp_path).keep(believed(OLD), NOW) is Change.ROLLBACK
 
@@ -359,6 +364,64 @@ def test_marks_of_keys_that_are_pinned_no_more_make_room_and_no_others(tmp_path:
     assert {mark.key for mark in house.marks()[0]} == left
 
 
+def test_a_new_document_is_kept_without_a_look_at_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a thousand that are new would take a million looks."""
+    monkeypatch.setattr(keeping, "MOST_OF_ONE", 8)
+    house, looked = Keeping(tmp_path / "names"), 0
+    look = Folder.look
+
+    def counted(folder: Folder[object]) -> Seen[object]:
+        nonlocal looked
+        looked += 1
+        return look(folder)
+
+    owners = [SecretKey(bytes([number]) * 32) for number in range(60, 90)]
+    for owner in owners[:10]:
+        house.keep(machine(0, owner, NOISY), NOW, set)
+    house.marks()
+    monkeypatch.setattr(Folder, "look", counted)
+    for owner in owners[10:17]:
+        house.keep(machine(0, owner, NOISY), NOW, set)
+    assert looked == 0
+    for owner in owners[17:]:
+        house.keep(machine(0, owner, NOISY), NOW, set)
+    assert 0 < looked < 6
+
+
+def test_marks_are_told_anew_when_anything_has_changed_and_only_then(tmp_path: Path) -> None:
+    store, other = pinned(tmp_path), TrustStore(tmp_path)
+    before = store.anchors()
+    assert store.anchors() is before
+    other.keep(believed(NEW), NOW)
+    after = store.anchors()
+    assert after.mark(OOD, "device-mini", ALICE.public) == believed(NEW).revision and store.anchors() is after
+    other.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW, revoked=True))
+    pin = store.anchors().pin(HOME)
+    assert pin is not None and pin.revoked
+    for file in both(tmp_path):
+        file.write_bytes(b"")
+    assert store.anchors().lost(OOD, "device-mini", ALICE.public)
+
+
 def test_whom_the_lock_waits_for_is_told_and_never_that_one_is_to_end_oneself(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(Unreachable, match="by this process: is the disk slow"), locked(tmp_path, 0.0):
         raise AssertionError
+
+
+async def test_a_pin_that_only_this_machine_could_not_read_is_no_broken_pin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TrustStore(tmp_path)
+    path = store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=NOW - DAY))
+
+    def none_left(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as starved:
+        starved.setattr(os, "open", none_left)
+        with pytest.raises(OSError, match="Too many open files"):
+            store.pins()
+    assert len(store.pins()) == 1
+    path.write_text("{")
+    with pytest.raises(BadWire, match="mend or remove it"):
+        store.pins()

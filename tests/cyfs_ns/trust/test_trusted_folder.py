@@ -66,7 +66,7 @@ class Turn:
 
 
 def test_who_waits_for_a_look_of_others_shares_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, listed, go, turn, looks = folder(tmp_path), Folder._listed, threading.Event(), Turn(), 0
+    files, listed, go, turn, looks = folder(tmp_path), Folder.names, threading.Event(), Turn(), 0
 
     def slow(self: Folder[bytes]) -> list[str]:
         nonlocal looks
@@ -80,7 +80,7 @@ def test_who_waits_for_a_look_of_others_shares_the_next(tmp_path: Path, monkeypa
         while not done() and time.monotonic() < end:
             time.sleep(0.001)
 
-    monkeypatch.setattr(Folder, "_listed", slow)
+    monkeypatch.setattr(Folder, "names", slow)
     monkeypatch.setattr(files, "_turn", turn)
     with ThreadPoolExecutor(9) as people:
         first = people.submit(files.look)

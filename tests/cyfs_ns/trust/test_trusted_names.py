@@ -275,6 +275,36 @@ async def test_a_crowd_that_is_new_is_kept_in_the_order_it_came(
     assert {one.about for one in house.store.kept()} == set(zones)
 
 
+class Zones(Records):
+    """Every zone that is asked for, with one machine."""
+
+    async def ask(self, ask: Ask) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        zone = Did("web", ask.subject.id.removeprefix("ood1."))
+        fact = Evidence(trust=self.trust, what="published", source=self.name, at=NOW, until=NOW + 300)
+        tokens = boot(ALICE, "ood1", zone=zone), mini("ood1", NAS, ALICE, zone)
+        claims = [Claim(about=zone, kind="token", value=token, evidence=fact) for token in tokens]
+        return Found(subject=ask.subject, claims=tuple(claims))
+
+
+async def test_all_that_is_new_of_one_waits_for_others_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or everybody of a crowd would be answered when the last of it is."""
+    house, keep, kept = House(tmp_path, Zones()), TrustStore.keep, []
+    zones = [Did("web", f"z{number}.example") for number in range(20)]
+    for zone in zones:
+        house.store.pin(Pin(about=zone, key=ALICE.public, source="test", at=NOW - DAY))
+
+    def noted(store: TrustStore, accepted: Accepted, now: float) -> Change:
+        kept.append(accepted.about.id.removeprefix("ood1."))
+        return keep(store, accepted, now)
+
+    monkeypatch.setattr(TrustStore, "keep", noted)
+    async with trio.open_nursery() as nursery:
+        for zone in zones:
+            nursery.start_soon(house.ask, device_did("ood1", zone))
+    assert len(kept) == 40 and kept[::2] == kept[1::2]
+
+
 async def test_stale_only_for_those_who_take_it_and_only_while_the_document_lasts(tmp_path: Path) -> None:
     dns = Records([mini("ood1", NAS, ALICE, exp=NOW + 3600)])
     house = House(tmp_path, dns)

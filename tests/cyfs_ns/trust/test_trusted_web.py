@@ -160,6 +160,19 @@ async def test_no_host_is_an_answer_too(web: WebHost, tmp_path: Path) -> None:
     assert "has no address" in outcome.why
 
 
+async def test_a_host_that_cannot_be_reached_is_tried_once(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    async def resolve(host: str) -> Sequence[str]:
+        tried.append(host)
+        raise Unreachable(f"{host}: no name server answers", "pre_connect_dns")
+
+    provider = WebDocuments(SafeFetch(resolve), TrustStore(tmp_path), wall=lambda: NOW)
+    with pytest.raises(Unreachable, match="no name server answers"):
+        await provider.ask(Ask(subject=parse_did("did:web:nas.home.example")))
+    assert tried == ["nas.home.example", "home.example"]
+
+
 async def test_the_certificate_has_to_be_the_hosts(web: WebHost, tmp_path: Path) -> None:
     web.put(f"{WRONG}/.well-known/did.json", document(f"did:web:{WRONG}"))
     before = len(web.asked())

@@ -181,6 +181,12 @@ class HttpDoor:
         """Whether a request head has begun to come and is not whole yet."""
         return self._state is _State.HEAD and bool(self._held)
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether the client has a part of an answer, and not yet all of it."""
+        exchange = self._exchange
+        return exchange is not None and exchange.reply is not None and not exchange.reply.done
+
     def client(self, untrusted: bytes) -> list[Command]:
         """The client sent these bytes."""
         self._still_here()

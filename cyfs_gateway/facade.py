@@ -7,7 +7,7 @@ comes back is a frozen value made for the occasion: nobody outside can hold on t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -218,10 +218,11 @@ class Gateway(Protocol):
         ``network`` is tcp, or udp for datagrams.  Raises BadWire for a name that is nobody's, Refused, Unreachable.
         """
 
-    def receive_from_peers(self, allow: Sequence[str]) -> AbstractContextManager[AsyncIterator[Arrival]]:
+    def receive_from_peers(self, allow: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Arrival]]:
         """Let peers send, within the context: those who meet a condition of ``allow``, or the same owner's if empty.
 
-        Raises ConfigFault for a condition that is none, Refused when somebody receives already.
+        Raises ConfigFault for a condition that is none, Refused when somebody receives already or, without conditions,
+        when this machine does not know whose it is.
         """
 
     def awaits(self, id: str) -> bool:

@@ -32,6 +32,7 @@ def parse_remote(text: str, behind: str = "") -> Remote:
     """``PEER:PORT``, ``PEER/HOST:PORT``, or ``PEER`` with ``behind`` being ``HOST:PORT``.  Raises ``BadWire``."""
     if len(text) > _MOST:
         raise BadWire("that is too long for a peer and a port")
+    _check_characters(text + behind)
     peer, slash, path = text.partition("/")
     if slash and behind:
         raise BadWire(f"{text}: a host was given twice")
@@ -50,12 +51,18 @@ def parse_remote(text: str, behind: str = "") -> Remote:
 
 def parse_local(text: str) -> tuple[str, int]:
     """``PORT`` on loopback, or ``ADDRESS:PORT``; port 0 means any.  Raises ``BadWire``."""
+    _check_characters(text)
     host, _, digits = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise BadWire(f"{text}: an IPv6 address stands in brackets, as in [::1]:8080")
     return host or _LOOPBACK, _port(digits, f"{text}: a port, or an address and a port, is wanted", least=0)
+
+
+def _check_characters(text: str) -> None:
+    if not text.isprintable():  # nor could half of a surrogate pair be encoded
+        raise BadWire("there are characters in it that no name has")
 
 
 def _port(digits: str, fault: str, least: int = 1) -> int:

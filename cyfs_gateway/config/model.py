@@ -328,6 +328,8 @@ class RtcpConfig:
     """Of rtcp: what may be spoken."""
     admission: tuple[Rule, ...] = ()
     """Rules for new tunnels, whose outbound is ACCEPT or REJECT; empty: those who are known are let in."""
+    proxy_from: frozenset[Did] = frozenset()
+    """Peers whose word is taken for where a stream of theirs came from."""
     speedtest: tuple[Rule, ...] | None = None
     """Conditions; who meets one of them may measure the way to here.  None: devices of the same owner may."""
 

@@ -263,6 +263,21 @@ def find_circle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
     return None
 
 
+def find_deepest(edges: Mapping[str, Sequence[str]]) -> tuple[str, int]:
+    """Which node of a graph without circles has the longest way down, and how many nodes that has, its own included."""
+    depths: dict[str, int] = {}
+    for name in edges:
+        pending = [name]
+        while pending:
+            below = edges.get(pending[-1], ())
+            unknown = [one for one in below if one not in depths]
+            if unknown:
+                pending.extend(unknown)
+                continue
+            depths[pending.pop()] = 1 + max((depths[one] for one in below), default=0)
+    return max(depths.items(), key=lambda found: found[1], default=("", 0))
+
+
 def check_members(entry: Section, key: str, known: Container[str], all_names: Iterable[str], what: str) -> None:
     """Every name of the list under ``key`` must be ``known``."""
     for at, node, name in entry.items(key):

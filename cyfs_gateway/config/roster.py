@@ -11,6 +11,7 @@ from cyfs_gateway.config.outbounds import (
     check_members,
     check_name,
     find_circle,
+    find_deepest,
     read_group,
     read_proxy,
 )
@@ -110,16 +111,6 @@ def check_circles(top: Section, outbounds: Roster, providers: Iterable[ProxyProv
 
 def _check_depth(top: Section, edges: Mapping[str, Sequence[str]]) -> None:
     """Groups within groups: each flow walks down all of them, so the depth has a limit."""
-    depths: dict[str, int] = {}
-    for name in edges:
-        pending = [name]
-        while pending:
-            below = edges.get(pending[-1], ())
-            unknown = [one for one in below if one not in depths]
-            if unknown:
-                pending.extend(unknown)
-                continue
-            depths[pending.pop()] = 1 + max((depths[one] for one in below), default=0)
-    deepest = max(depths, key=depths.__getitem__, default="")
-    if deepest and depths[deepest] > MAX_DEPTH:
-        top.error("proxy-groups", f"{deepest[:60]!r} leads through {depths[deepest]} others; at most {MAX_DEPTH}")
+    deepest, depth = find_deepest(edges)
+    if depth > MAX_DEPTH:
+        top.error("proxy-groups", f"{deepest[:60]!r} leads through {depth} others; at most {MAX_DEPTH}")

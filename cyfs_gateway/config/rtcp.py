@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from cyfs_gateway.config.listeners import Placed, Shared, bind_addresses, spread
 from cyfs_gateway.config.model import KeptTunnel, ListenerConfig, Requirement, RtcpConfig, ServiceConfig
 from cyfs_gateway.config.outbounds import canonical_host
 from cyfs_gateway.config.providers import home_path
 from cyfs_gateway.rules.model import InSet, Rule, SubRule
-from cyfs_gateway.rules.parse import parse_condition, parse_rule
+from cyfs_gateway.rules.parse import parse_rule, parse_whom
 from cyfs_ns.config.source import Node
 from cyfs_ns.config.written import Section, split_host_port
 from cyfs_ns.errors import BadWire, ConfigFault
 from tunnels.endpoint import Target
 from tunnels.url import has_scheme
 from tunnels.url import parse as parse_url
+
+if TYPE_CHECKING:
+    from cyfs_ns.identity.did import Did
 
 DOOR: Final = "DEFAULT-RTCP"
 """What IN-NAME matches for streams of peers, whoever dialled their tunnel."""
@@ -64,6 +67,7 @@ def read_rtcp(top: Section, home: str, bridges: Mapping[str, str]) -> RtcpConfig
         keep=tuple(_kept(section, bridges))[:_MOST_KEPT],
         versions=_versions(section),
         admission=tuple(_admission(section, bridges)),
+        proxy_from=frozenset(_believed(section, bridges)),
         speedtest=_speedtest(section, bridges),
     )
     for key, most in (("services", _MOST_SERVICES), ("keep-tunnel", _MOST_KEPT)):
@@ -117,7 +121,7 @@ def _service_target(entry: Section) -> tuple[Literal["tcp", "udp"], Target] | No
 def _condition(entry: Section, at: str, node: Node, text: str, bridges: Mapping[str, str]) -> Rule | None:
     """A DID or its host name alone, or a condition such as ``OWNER,did:web:alice.example``."""
     try:
-        return parse_condition(text if "," in text else f"DID,{text}", bridges)
+        return parse_whom(text, bridges)
     except ConfigFault as fault:
         entry.reader.error(at, node, str(fault))
         return None
@@ -151,6 +155,16 @@ def _admission(section: Section, bridges: Mapping[str, str]) -> Iterator[Rule]:
             section.reader.error(at, node, "expected a condition and ACCEPT or REJECT, as ZONE,home.example,ACCEPT")
             continue
         yield rule
+
+
+def _believed(section: Section, bridges: Mapping[str, str]) -> Iterator[Did]:
+    from cyfs_ns.identity.did import subject
+
+    for at, node, text in section.items("proxy-from"):
+        try:
+            yield subject(text.strip(), bridges).canonical
+        except BadWire as bad:
+            section.reader.error(at, node, str(bad))
 
 
 def _kept(section: Section, bridges: Mapping[str, str]) -> Iterator[KeptTunnel]:

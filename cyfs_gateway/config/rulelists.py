@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from cyfs_gateway.config.outbounds import find_circle
-from cyfs_gateway.rules.model import Always, InSet, Logic, Rule, SubRule
+from cyfs_gateway.config.outbounds import find_circle, find_deepest
+from cyfs_gateway.rules.model import MAX_SUB_RULES, Always, InSet, Logic, Rule, SubRule
 from cyfs_gateway.rules.parse import RuleFault, parse_rule
 from cyfs_ns.config.source import Scalar, Seq
 from cyfs_ns.config.written import Section, shown
@@ -27,6 +27,10 @@ def read_rules(top: Section, names: Collection[str], sets: Collection[str], brid
     circle = find_circle(edges)
     if circle is not None:
         top.error("sub-rules", f"these lead to one another in a circle: {' -> '.join(circle)[:500]}")
+        return rules, sub_rules
+    deepest, depth = find_deepest(edges)
+    if depth > MAX_SUB_RULES:
+        top.error("sub-rules", f"{deepest[:60]!r} leads through {depth} lists; at most {MAX_SUB_RULES}")
     return rules, sub_rules
 
 

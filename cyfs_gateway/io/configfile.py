@@ -27,4 +27,7 @@ def read_config(path: str | Path | None, home: str | Path, module_sections: Coll
         data, _ = read_bounded(file, MAX_BYTES)
     except ConfigFault as fault:
         return Loaded(None, (Fault("/", 0, 0, str(fault)),))
+    if not data.strip():
+        # Whoever writes a file anew empties it first: a reload in that moment must not throw away every rule.
+        return Loaded(None, (Fault("/", 0, 0, f"{file} is empty; for a start with the defaults leave it away"),))
     return load(data, home=base, environ=os.environ, read_file=files_beside(file), module_sections=module_sections)

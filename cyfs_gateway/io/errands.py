@@ -6,24 +6,46 @@ service's own conditions, as every other does; commands only add services for as
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import trio
 
 from cyfs_gateway.facade import Arrival
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.io.arrivals import Arrivals
 from cyfs_gateway.io.offers import RECEIVE, SPEEDTEST, Guard
-from cyfs_gateway.rules.parse import parse_condition
-from cyfs_ns.errors import Refused
+from cyfs_gateway.rules.parse import parse_whom
+from cyfs_ns.errors import BadWire, ConfigFault, Refused
 from tunnels.endpoint import Endpoint, Target
 
 if TYPE_CHECKING:
+    from cyfs_gateway.config.model import Config
     from cyfs_gateway.io.engine import Engine
     from cyfs_gateway.io.rtcp import PeerDesk
     from cyfs_gateway.io.speedtest import SpeedTests
     from cyfs_gateway.io.world import World
     from cyfs_gateway.rules.table import RuleTable
+
+
+def _why_nobodys(config: Config) -> str:
+    """Why this machine does not know whose it is, and what to do.  Blocks on the disk."""
+    from cyfs_gateway.io.myself import own_store
+    from cyfs_ns.io.trusted.store import TrustStore
+
+    try:
+        said = own_store(config).view(time.time(), TrustStore(Path(config.home)).anchors())["document"]
+    except (BadWire, ConfigFault, OSError) as fault:
+        return str(fault)
+    if said is None:
+        return "this machine has no document that an owner signed: ask for one (id request)"
+    return (
+        said["fault"]
+        or f"nobody is pinned here who could have signed this machine's document: id trust {said['owner']}"
+    )
 
 
 class Errands:
@@ -60,8 +82,8 @@ class Errands:
 
     # From peers
 
-    @contextmanager
-    def receiving(self, allow: Sequence[str]) -> Iterator[AsyncIterator[Arrival]]:
+    @asynccontextmanager
+    async def receiving(self, allow: Sequence[str]) -> AsyncIterator[AsyncIterator[Arrival]]:
         """As :meth:`cyfs_gateway.facade.Gateway.receive_from_peers`."""
         world, offers = self._world(), self._engine.offers
         if world.peer_rules is None:
@@ -69,8 +91,11 @@ class Errands:
         from cyfs_gateway.peers import compile_conditions, named_dids
 
         bridges = world.config.identity.bridges
-        rules = [parse_condition(text if "," in text else f"DID,{text}", bridges) for text in allow]
+        rules = [parse_whom(text, bridges) for text in allow]
         allowed = compile_conditions(rules, RECEIVE, world.geo) if rules else None
+        if allowed is None and not await self._desk.owner():
+            why = await trio.to_thread.run_sync(_why_nobodys, world.config)
+            raise Refused(f"{why}; until then say from whom you want to receive (--from)")
         arrivals = Arrivals()
         offers.add(RECEIVE, Guard(lambda: allowed, self._desk.owner), arrivals.open)
         self._arrivals = arrivals

@@ -12,7 +12,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +54,7 @@ from tunnels.status import UrlStatus
 from tunnels.url import parse as parse_url
 
 if TYPE_CHECKING:
-    from cyfs_gateway.io.peers import Myself
+    from cyfs_gateway.io.myself import Myself
     from cyfs_ns.io.serving import Serving, StagedHouse
     from cyfs_ns.io.trusted.resolver import TrustedNames
 
@@ -111,6 +111,8 @@ class RunningGateway:
         self._views: ProxyViews
         self._world_scope = trio.CancelScope()
         self._stopping = trio.Event()
+        self._courtesy = trio.CancelScope()
+        """Around what the end waits for on behalf of others."""
         self._building = trio.CancelScope()
         """Around what may wait for servers before a change begins."""
         self._choices = home.choices()
@@ -401,7 +403,7 @@ class RunningGateway:
     ) -> None:
         await self._errands.call(peer, host, port, near, network=network)
 
-    def receive_from_peers(self, allow: Sequence[str]) -> AbstractContextManager[AsyncIterator[Arrival]]:
+    def receive_from_peers(self, allow: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Arrival]]:
         return self._errands.receiving(allow)
 
     def awaits(self, id: str) -> bool:
@@ -548,6 +550,9 @@ class RunningGateway:
         return logs.log_bus().subscribe(level)
 
     def stop(self) -> None:
+        """Ask the gateway to end; asked again, it does so without waiting for others to take notice."""
+        if self._stopping.is_set():
+            self._courtesy.cancel()
         self._stopping.set()
         self._building.cancel()
 
@@ -591,11 +596,13 @@ class RunningGateway:
             async with self._changing:
                 pass
         with trio.move_on_after(20, shield=True):
-            await self._desk.drain()
+            with trio.CancelScope() as self._courtesy:
+                await self._desk.drain()
             self._listeners.close()
+            has_something_to_say = bool(self._engine.tracker.close_all("the gateway stops") or self._peers.peers())
             self._peers.close()
-            self._engine.tracker.close_all("the gateway stops")
-            await trio.sleep(_DRAIN_SECONDS)
+            if has_something_to_say:
+                await trio.sleep(_DRAIN_SECONDS)
             # After the connections: when they had taken all descriptors, no program could be run before.
             try:
                 await self._netfilter.remove()

@@ -20,6 +20,7 @@ from cyfs_gateway.doors import Close, CloseUpstream, Command, Dial, HttpDoor, To
 from cyfs_gateway.flow import Flow
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from tunnels.endpoint import Endpoint
+from tunnels.io.relay import break_off
 from tunnels.io.waiting import receive_some, send_all
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Conversation:
                 self._hand_over()
             else:
                 self._drop_upstream()
+                if self._door.is_answering and not self._over:
+                    break_off(self._client)  # an answer may end with its connection, and this one did not end
                 try:
                     if self._over:
                         await self._part()

@@ -6,8 +6,9 @@ it, or a rule that speaks of peers, a request is refused.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -15,16 +16,14 @@ import trio
 from cyfs_gateway.config.rtcp import DOOR
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, PEER, Flow, Identity
+from cyfs_gateway.io.carried import Carried
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.names import is_ip
-from rtcp.io.pipe import DatagramPipe
 from rtcp.io.tunnel import StreamRequest
 from rtcp.packet import Purpose
 from rtcp.party import Peer
 from tunnels.authority import parse_host
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
-from tunnels.io.reactor import READABLE
-from tunnels.io.relay import Relay
 from tunnels.url import TunnelUrl, has_scheme
 from tunnels.url import parse as parse_url
 
@@ -34,14 +33,11 @@ if TYPE_CHECKING:
 
 _Opened = TypeVar("_Opened")
 
-_BATCH: Final = 64
 _HERE: Final = "127.0.0.1"
 
-_log = logging.getLogger("cyfs.peers")
 
-
-class PeerFlow:
-    """One request, from the first question to the end of its relay; this is how the tracker sees it."""
+class PeerFlow(Carried):
+    """One request, from the first question to the end of its relay."""
 
     def __init__(
         self,
@@ -51,18 +47,17 @@ class PeerFlow:
         identity: Identity,
         on_over: Callable[[], None],
     ) -> None:
-        self.number = 0
-        self.start = engine.reactor.now
-        self.decision: Decision
-        self._engine, self._world, self._request, self._on_over = engine, world, request, on_over
+        network = "udp" if request.purpose is Purpose.DATAGRAM else "tcp"
+        peer, rtcp = request.peer, world.config.rtcp
+        source, port = peer.source if is_ip(peer.source) else "", 0
+        if request.source is not None and rtcp is not None and rtcp.proxy_from & {peer.did.canonical, peer.device}:
+            told, port = ip_address(request.source[0]), request.source[1]
+            source = str(getattr(told, "ipv4_mapped", None) or told)
+        super().__init__(engine, Flow(network, PEER, source, port, "", "", request.port, DOOR, identity=identity))
+        self._world, self._request, self._on_over = world, request, on_over
         self._scope = trio.CancelScope()
         self._why = ""
-        self._running: Relay | PacketRelay | None = None
         self._url: TunnelUrl | None = None
-        network = "udp" if request.purpose is Purpose.DATAGRAM else "tcp"
-        source = request.peer.source
-        source = source if is_ip(source) else ""
-        self.flow = Flow(network, PEER, source, 0, "", "", request.port, DOOR, identity=identity)
 
     @property
     def peer(self) -> Peer:
@@ -90,7 +85,11 @@ class PeerFlow:
         engine.tracker.add(self)
         try:
             with self._scope:
-                await (self._carry_packets() if self.flow.network == "udp" else self._carry_stream())
+                if self.flow.network == "udp":
+                    packets = partial(self._in_time, self._open_packets)
+                    await self._carry_packets(packets, self._request.accept_datagrams)
+                else:
+                    await self._carry_stream(partial(self._in_time, self._open_stream), self._request.accept)
             if self._scope.cancelled_caught:
                 raise Refused(self._why)
         except OSError as fault:
@@ -140,36 +139,11 @@ class PeerFlow:
         self._url, self.flow.host = url, url.host
         self.flow.dst_port = goal.port if isinstance(goal, Target) else 0
 
-    async def _carry_stream(self) -> None:
-        far = await self._in_time(self._open_stream)
-        self._check_room(far)
-        try:
-            leg = await self._request.accept()
-        except BaseException:
-            far.close()
-            raise
-        self._check_room(leg, far)
-        engine = self._engine
-        engine.reactor.freshen()
-        self._running = Relay(engine.reactor, leg, far, idle=engine.timeouts.idle, on_close=self._ended)
-
     async def _open_stream(self) -> Endpoint:
         if self._url is not None:
             self._check_leaf()
             return await self._world.tunnels.open_url(self._url)
         return await self._engine.open_stream(self.decision, self.flow)
-
-    async def _carry_packets(self) -> None:
-        far, target = await self._in_time(self._open_packets)
-        self._check_room(far)
-        try:
-            near = await self._request.accept_datagrams()
-        except BaseException:
-            far.close()
-            raise
-        self._check_room(near, far)
-        self._engine.reactor.freshen()
-        self._running = PacketRelay(self._engine, near, far, target, self._ended)
 
     async def _open_packets(self) -> tuple[PacketEndpoint, Target]:
         if self._url is not None:
@@ -185,16 +159,6 @@ class PeerFlow:
         target = Target(host, flow.dst_port)
         return await leaf.open_packets(target), target
 
-    def _check_room(self, *ways: Endpoint | PacketEndpoint | DatagramPipe) -> None:
-        """Close ``ways`` and raise ``OSError`` if they took one of the last descriptors."""
-        try:
-            for way in ways:
-                self._engine.check_descriptor(way.fileno(), datagrams=self.flow.network == "udp")
-        except OSError:
-            for way in ways:
-                way.close()
-            raise
-
     def _check_leaf(self) -> None:
         """A URL says the way itself: the rules may agree to that, not send it elsewhere."""
         if self.decision.leaf.kind not in ("Direct", "Rtcp"):
@@ -205,94 +169,12 @@ class PeerFlow:
             return await work()
         raise Unreachable(f"{Target(self.flow.goal, self.flow.dst_port)} did not answer in time", "connect_timeout")
 
-    def _ended(self, _: object, why: str) -> None:
-        self._engine.tracker.drop(self)
+    def _ended(self, relay: object, why: str) -> None:
+        super()._ended(relay, why)
         self._on_over()
-        if why:
-            _log.debug("%s -> %s ended: %s", self._request.peer.did, Target(self.flow.goal, self.flow.dst_port), why)
-
-    # What the tracker asks
-
-    def counters(self) -> tuple[int, int]:
-        return (self._running.up, self._running.down) if self._running is not None else (0, 0)
-
-    def remote(self) -> str:
-        return self._running.remote() if self._running is not None else ""
 
     def close(self, why: str) -> None:
-        if self._running is not None:
-            self._running.close(why)
-        else:
+        if self._running is None:
             self._why = why
             self._scope.cancel()
-
-
-class PacketRelay:
-    """Datagrams of one peer to one target and back, moved by the reactor until nothing moves any more."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        near: DatagramPipe,
-        far: PacketEndpoint,
-        target: Target,
-        on_close: Callable[[object, str], None],
-    ) -> None:
-        self.up = self.down = 0
-        self.slot = 0
-        self._engine, self._near, self._far, self._target, self._on_close = engine, near, far, target, on_close
-        self._closed = False
-        self._fds = near.fileno(), far.fileno()
-        self.deadline = 0.0
-        self._touch()
-        engine.reactor.schedule(self)
-        engine.reactor.watch(self._fds[0], READABLE, self._on_near)
-        engine.reactor.watch(self._fds[1], READABLE, self._on_far)
-
-    def _touch(self) -> None:
-        self.deadline = self._engine.reactor.now + self._engine.timeouts.udp
-
-    def _on_near(self, _events: int) -> None:
-        self._touch()
-        try:
-            for _ in range(_BATCH):
-                data = self._near.recv()
-                self._far.send(data, self._target)
-                self.up += len(data)
-        except BlockingIOError:
-            return
-        except OSError as fault:
-            self.close(str(fault))
-
-    def _on_far(self, _events: int) -> None:
-        self._touch()
-        try:
-            for _ in range(_BATCH):
-                data, source = self._far.recv()
-                if is_ip(self._target.host) and source != self._target:
-                    continue  # a stranger who found the port
-                self._near.send(data)
-                self.down += len(data)
-        except BlockingIOError:
-            return
-        except OSError as fault:
-            self.close(str(fault))
-
-    def remote(self) -> str:
-        return self._target.host
-
-    def expire(self) -> None:
-        self.close("")
-
-    def close(self, why: str) -> None:
-        """End it.  Harmless when it has ended."""
-        if self._closed:
-            return
-        self._closed = True
-        reactor = self._engine.reactor
-        reactor.unschedule(self)
-        for fd in self._fds:
-            reactor.forget(fd)
-        self._near.close()
-        self._far.close()
-        self._on_close(self, why)
+        super().close(why)

@@ -19,7 +19,8 @@ from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
-    from cyfs_gateway.io.peers import Myself, Peers
+    from cyfs_gateway.io.myself import Myself
+    from cyfs_gateway.io.peers import Peers
     from cyfs_gateway.io.world import World
     from cyfs_ns.identity.did import Did
     from cyfs_ns.io.trusted.resolver import TrustedNames
@@ -70,7 +71,7 @@ class PeerDesk:
     @staticmethod
     async def _read(config: Config) -> Myself:
         # Eight megabytes that a gateway without tunnels does not need.
-        from cyfs_gateway.io.peers import read_myself
+        from cyfs_gateway.io.myself import read_myself
 
         return await trio.to_thread.run_sync(read_myself, config)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -16,11 +18,16 @@ from cyfs_ns.errors import ConfigFault, CyfsError
 from cyfs_ns.io.process import settle_in
 from tunnels.io.reactor import Reactor
 
+_HEEDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 _log = logging.getLogger("cyfs.gateway")
 
 
 async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Run until SIGTERM, SIGINT or a stop by the API.  Returns the exit code; faults of the start go to the log."""
+    """Run until SIGTERM, SIGINT or a stop by the API.  Returns the exit code; faults of the start go to the log.
+
+    The process is to end after that: it hears these signals no more.
+    """
     settle_in()
     try:
         place = Home(home)
@@ -65,24 +72,40 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
     finally:
         reactor.close()
         place.close()
+        # Whoever is still impatient gets what is wanted, and the interpreter has a while to go.
+        for heeded in _HEEDED:
+            signal.signal(heeded, signal.SIG_IGN)
     return 0
 
 
 async def _heed_signals(
     gateway: RunningGateway, begun: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-        task_status.started()
-        async for number in received:
-            if number != signal.SIGHUP:
-                gateway.stop()
-                return
-            await begun.wait()
-            try:
-                for fault in await gateway.reload():
-                    _log.warning("%s", fault)
-            except CyfsError:
-                continue  # the reload has said so itself
+    """Hear signals from now on, also when cancelled: a second Ctrl-C must not cut off what the first one began.
+
+    Reloads have this task to themselves, since they may wait for servers, and a wish to stop ends that.
+    """
+    asked, reloads = trio.open_memory_channel[None](1)
+    token = trio.lowlevel.current_trio_token()
+
+    def heed(number: int) -> None:
+        if number != signal.SIGHUP:
+            gateway.stop()
+            return
+        # A reload that waits for its turn will find what is there then.
+        with contextlib.suppress(trio.WouldBlock):
+            asked.send_nowait(None)
+
+    for heeded in _HEEDED:
+        signal.signal(heeded, lambda number, _frame: token.run_sync_soon(heed, number))
+    task_status.started()
+    await begun.wait()
+    async for _ in reloads:
+        try:
+            for fault in await gateway.reload():
+                _log.warning("%s", fault)
+        except CyfsError:
+            continue  # the reload has said so itself
 
 
 def _absolute(path: str | None) -> str:

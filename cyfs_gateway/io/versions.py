@@ -1,11 +1,12 @@
 """Which peers spoke version 5 of rtcp before, on disk: ``rtcp-version-5`` in the state directory, one key a line.
 
-Whoever is in it is never met by version 4 again, so losing it opens a way back that an attacker could choose.  A file
-that cannot be read is therefore a fault for a person to look at, and not an empty one.
+Whoever is in it is never met by version 4 again, so losing it opens a way back that an attacker could choose.  What is
+there and is not what we wrote, be it empty, is therefore a fault for a person to look at.
 """
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ import trio
 
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.io.atomic import write_atomic
+from cyfs_ns.io.configfile import read_bounded
 from rtcp.v5.memory import VersionMemory, read_memory
 
 _NAME: Final = "rtcp-version-5"
@@ -27,13 +29,12 @@ class VersionFile:
         self._path = Path(home) / _NAME
 
     def read(self) -> VersionMemory:
-        """What is known.  Blocks on the disk.  Raises ``ConfigFault``."""
-        try:
-            with self._path.open("rb") as file:
-                return read_memory(file.read(_MOST))
-        except FileNotFoundError:
+        """What is known; nothing, without a file.  Blocks on the disk, on nothing else.  Raises ``ConfigFault``."""
+        if not os.path.lexists(self._path):
             return VersionMemory()
-        except (OSError, BadWire) as fault:
+        try:
+            return read_memory(read_bounded(self._path, _MOST)[0])
+        except (ConfigFault, BadWire) as fault:
             raise ConfigFault(
                 f"{self._path}, which says who spoke version 5 of rtcp, cannot be read: {fault}.  Without it somebody "
                 "between could bring peers back to version 4; to accept that once, delete the file"

@@ -31,7 +31,20 @@ from typing import Any, Protocol, TypeAlias
 import ahocorasick
 
 from cyfs_gateway.flow import Flow
-from cyfs_gateway.rules.model import Always, Cidr, InSet, Logic, Numbers, OnAddress, Place, Rule, SubRule, Text, Words
+from cyfs_gateway.rules.model import (
+    MAX_SUB_RULES,
+    Always,
+    Cidr,
+    InSet,
+    Logic,
+    Numbers,
+    OnAddress,
+    Place,
+    Rule,
+    SubRule,
+    Text,
+    Words,
+)
 from cyfs_gateway.rules.parse import NUMBER_LIMITS
 from cyfs_gateway.rules.sets import RuleSet
 from cyfs_ns.address import LAN, WIDTH, Address, parse_address, range_prefixes
@@ -42,9 +55,6 @@ from cyfs_ns.trust.level import Purpose, Trust, read_trust
 
 NO, YES, ADDRESS, PROCESS = range(4)
 """What a condition says of a flow: no, yes, or which question must be answered first."""
-
-MAX_SUB_RULES = 32
-"""How deep rule lists may lead into each other."""
 
 
 class Geo(Protocol):

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from cyfs_ns.address import Prefix, spell
 
+MAX_SUB_RULES = 32
+"""How deep rule lists may lead into each other."""
+
 TYPE_NAMES = {
     "DOMAIN": "Domain",
     "DOMAIN-SUFFIX": "DomainSuffix",

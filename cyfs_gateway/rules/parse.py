@@ -72,6 +72,11 @@ def parse_rule(text: str, bridges: Bridges | None = None) -> Rule:
     return _condition(word, payload, tuple(tail[1:]), _outbound(outbound, text), _Scope(bridges))
 
 
+def parse_whom(text: str, bridges: Bridges | None = None) -> Rule:
+    """A peer's DID or host name alone, or a condition such as ``OWNER,did:web:alice.example``.  Raises as below."""
+    return parse_condition(text if "," in text else f"DID,{text}", bridges)
+
+
 def parse_condition(text: str, bridges: Bridges | None = None) -> Rule:
     """A bare condition, as a classical rule set lists them: no outbound, and no MATCH, RULE-SET or SUB-RULE."""
     if len(text) > MAX_TEXT:

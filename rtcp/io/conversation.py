@@ -11,6 +11,7 @@ from collections import deque
 from select import EPOLLERR, EPOLLIN
 from typing import Protocol
 
+from cyfs_ns.errors import Unreachable
 from rtcp.io.pipe import Reactor
 from rtcp.io.readiness import Readiness
 from rtcp.v5.frames import MOST_DATAGRAM, Stop
@@ -208,7 +209,7 @@ class MuxedDatagrams:
 
     __slots__ = ("_arrived", "_closed", "_fault", "_fd", "_id", "_talk", "_waiting")
 
-    def __init__(self, talk: Talk, conversation: int, _reactor: Reactor) -> None:
+    def __init__(self, talk: Talk, conversation: int) -> None:
         self._talk, self._id = talk, conversation
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._arrived: deque[bytes] = deque()
@@ -257,7 +258,40 @@ class MuxedDatagrams:
                 os.eventfd_write(self._fd, 1)
 
     def broke(self, why: str) -> None:
+        """What is not read is lost (§8.5)."""
         if self._fault is None:
             self._fault = ConnectionResetError(why)
             if not self._arrived:
                 os.eventfd_write(self._fd, 1)
+            self._arrived.clear()
+            self._waiting = 0
+
+
+class Conversations:
+    """Those that stand on the tunnel of ``talk``, by their numbers."""
+
+    def __init__(self, talk: Talk, reactor: Reactor) -> None:
+        self.streams: dict[int, MuxedStream] = {}
+        self.flows: dict[int, MuxedDatagrams] = {}
+        self._talk, self._reactor = talk, reactor
+
+    def stream(self, number: int) -> MuxedStream:
+        """One more.  Raises ``Unreachable`` when there are no more descriptors."""
+        try:
+            made = self.streams[number] = MuxedStream(self._talk, number, self._reactor)
+        except OSError as fault:
+            raise Unreachable(f"no stream can be opened: {fault}", "other") from fault
+        return made
+
+    def flow(self, number: int) -> MuxedDatagrams:
+        """As ``stream``."""
+        try:
+            made = self.flows[number] = MuxedDatagrams(self._talk, number)
+        except OSError as fault:
+            raise Unreachable(f"no stream can be opened: {fault}", "other") from fault
+        return made
+
+    def forget(self, number: int) -> None:
+        """It is closed."""
+        self.streams.pop(number, None)
+        self.flows.pop(number, None)

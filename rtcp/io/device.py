@@ -32,9 +32,10 @@ from rtcp.door import DoorLimits
 from rtcp.events import End
 from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.alarms import Alarms
+from rtcp.io.commons import Commons, Connect
 from rtcp.io.dialling import Dial, race
 from rtcp.io.fifth import Fifth, Version5
-from rtcp.io.mux import Commons, Connect, MuxedTunnel, NotNow
+from rtcp.io.mux import MuxedTunnel, NotNow
 from rtcp.io.pipe import DatagramPipe, Pipe, accept, log, watch_over
 from rtcp.io.reception import Judges, Reception
 from rtcp.io.roll import AnyTunnel, Roll
@@ -210,6 +211,16 @@ class Device:
     @local.setter
     def local(self, local: Local) -> None:
         self._roll.local = local
+
+    def speak(self, versions: frozenset[int]) -> bool:
+        """Speak ``versions`` from now on; tunnels of another end.  False: that takes another device."""
+        if self._fifth is None or 5 not in versions:
+            return False
+        self._fifth.versions = versions
+        for tunnel in self.tunnels():
+            if tunnel.version not in versions:
+                tunnel.close()
+        return True
 
     # What is wanted of it
 
@@ -443,6 +454,13 @@ class Device:
         try:
             await tunnel.shake()
             self._check_open()
+        except Unreachable as failed:
+            tunnel.abandon()
+            if self._fifth is not None:
+                raise
+            raise Unreachable(
+                f"{failed} (only version 4 is spoken here: does the peer, too?)", failed.reason
+            ) from failed
         except BaseException:
             tunnel.abandon()
             raise

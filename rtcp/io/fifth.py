@@ -14,7 +14,8 @@ import trio
 
 from cyfs_ns.errors import BadWire, Refused, Unreachable
 from cyfs_ns.identity.keys import PublicKey
-from rtcp.io.mux import Commons, Connect, MuxedTunnel
+from rtcp.io.commons import Commons, Connect
+from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import Pipe, Reactor, log
 from rtcp.io.roll import Roll
 from rtcp.io.shaking import next_event
@@ -38,6 +39,8 @@ from rtcp.v5.payloads import Introduction
 from rtcp.v5.tunnel import Tunnel as Machine
 
 BOTH = frozenset((5, 4))
+_WRITTEN_AGAIN = 30.0
+"""Seconds after which what could not be written down is tried again, though nobody calls."""
 
 
 async def _forget(_written: bytes) -> None:
@@ -67,6 +70,7 @@ class Fifth:
         self._told, self._roll, self._wall, self._limits = told, roll, wall, limits
         self._news = self._written = 0
         self._writing = trio.Lock()
+        self._tries_again = False
         self._young: set[MuxedTunnel] = set()
         """Tunnels without a verdict."""
         self._closed = False
@@ -104,7 +108,8 @@ class Fifth:
                 raise Unreachable(f"{why} (it spoke version 5 before, so version 4 will not do)", "tunnel_open")
             case CallFailed(why):
                 pipe.close()
-                raise Unreachable(why, "tunnel_open")
+                hint = "" if 4 in self.versions else " (only version 5 is spoken here: does the peer, too?)"
+                raise Unreachable(f"{why}{hint}", "tunnel_open")
         raise AssertionError(event)
 
     async def _begin(self, opening: Opening, remote: Remote, pipe: Pipe) -> tuple[Call, CallEvent]:
@@ -203,8 +208,18 @@ class Fifth:
                 await self._told.remember(self._told.memory.write())
             except OSError as fault:
                 log.error("who spoke version 5 cannot be written down, so it is forgotten at the next start: %s", fault)
+                if not self._tries_again:
+                    self._tries_again = True
+                    self.commons.nursery.start_soon(self._try_again)
             else:
                 self._written = news
+
+    async def _try_again(self) -> None:
+        """A disk may be full for a while only."""
+        while self._written != self._news:
+            await trio.sleep(_WRITTEN_AGAIN)
+            await self._write_down()
+        self._tries_again = False
 
     def close(self) -> None:
         """Nothing comes of the calls that are out."""

@@ -23,9 +23,10 @@ from rtcp.admission import Policy, Proven, Standing, decide
 from rtcp.door import Door, DoorLimits, Place
 from rtcp.events import HelloProven, LinkEvent, PeerConfirmed, TunnelOpened
 from rtcp.handshake import ENTROPY_SIZE
+from rtcp.io.commons import Connect
 from rtcp.io.fifth import Fifth
 from rtcp.io.gate import Gate
-from rtcp.io.mux import Connect, MuxedTunnel
+from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import Pipe, log, receive_some
 from rtcp.io.roll import Roll
 from rtcp.io.shaking import next_event, part

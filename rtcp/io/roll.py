@@ -14,6 +14,7 @@ from cyfs_ns.errors import Refused
 from cyfs_ns.identity.did import Did
 from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import log
+from rtcp.io.seldom import Seldom
 from rtcp.io.tunnel import Tunnel
 from rtcp.party import Local
 from rtcp.registry import DUPLICATE, Register, TunnelKey
@@ -23,6 +24,8 @@ AnyTunnel: TypeAlias = Tunnel | MuxedTunnel
 
 _MOST_OF_ONE = 4
 """Tunnels of version 5 that one process of a peer may have called: other ways around."""
+_MOST_NEWS = 6
+"""Lines of the log in a minute about the tunnels of one device, which may call as often as it likes."""
 _RETURNS = 5.0
 """Seconds after which whoever left is not expected back any more."""
 
@@ -40,6 +43,7 @@ class Roll:
         self._left: dict[Did, float] = {}
         """When those who called us left, the earliest first."""
         self._arrival = trio.Event()
+        self._news = Seldom(log, "the tunnel to %s %s", _MOST_NEWS)
 
     def came(self, did: Did) -> AnyTunnel | None:
         """The tunnel that the peer dialled: as good as any, whatever way we should have taken.
@@ -99,7 +103,7 @@ class Roll:
         self._left.pop(tunnel.peer.device, None)
         self._arrival.set()
         self._arrival = trio.Event()
-        log.info("a tunnel to %s stands", tunnel.peer.did)
+        self._news.tell(tunnel.peer.did, "stands", by=tunnel.peer.device)
 
     async def live(self, tunnel: Tunnel) -> None:
         """A tunnel of version 4, from where it stands to where it is over."""
@@ -131,7 +135,8 @@ class Roll:
                 called.remove(tunnel)
                 if not called:
                     del self._called[tunnel.peer.device]
-        log.info("the tunnel to %s is over: %s", tunnel.peer.did, tunnel.end.why if tunnel.end else "cancelled")
+        why = tunnel.end.why if tunnel.end else "cancelled"
+        self._news.tell(tunnel.peer.did, f"is over: {why}", by=tunnel.peer.device)
 
     def close(self) -> None:
         """End all tunnels of version 5; those of version 4 end with their tasks."""

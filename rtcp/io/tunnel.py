@@ -34,11 +34,14 @@ from rtcp.legs import LegBook
 from rtcp.limits import Limits
 from rtcp.link import Link
 from rtcp.packet import Purpose, Result
-from rtcp.party import Peer
+from rtcp.party import Address, Peer
 from rtcp.records import Spent
 from rtcp.registry import FRESH, PROBE, TunnelKey, Verdict, arbitrate, patience
+from rtcp.targets import check_target
 
 _READ_SIZE = 16384
+_MOST_HOST = 16384
+"""Bytes of a target that fit in a packet however they are written there."""
 _PAUSES = (0.0, 0.1, 0.3, 1.0, 2.0)
 """Seconds to wait before a request is made, and before it is repeated if it came too soon after others."""
 
@@ -70,6 +73,9 @@ class StreamRequest(Protocol):
     def host(self) -> str | None: ...
     @property
     def port(self) -> int: ...
+    @property
+    def source(self) -> Address | None:
+        """Where the peer says that it came from, an IP text and a port; nothing proves it.  None: it does not say."""
 
     async def accept(self) -> Pipe:
         """Say yes; the stream, once it is connected.  Raises ``Unreachable`` when that does not happen."""
@@ -100,6 +106,10 @@ class _Requested:
     @property
     def port(self) -> int:
         return self._asked.port
+
+    @property
+    def source(self) -> None:
+        """Version 4 has no word for it."""
 
     async def accept(self) -> LegPipe:
         return await self._tunnel._accept(self._asked.stream_id, self._say)
@@ -183,6 +193,8 @@ class Tunnel:
         Raises ``Refused`` when the peer's rules say no, ``Spent`` when a new tunnel is needed, ``TunnelOver``, or
         ``Unreachable``.
         """
+        if host is not None:
+            check_target(host, _MOST_HOST)
         async with self._room:
             for pause in _PAUSES:
                 if pause:
@@ -480,6 +492,8 @@ class Tunnel:
         request = _Requested(self, asked, patience)
         result = Result.NOT_AUTHORIZED
         try:
+            if asked.host is not None and not asked.host.isprintable():
+                raise Refused("its target is no text")
             with patience:
                 await self._shared.serve(request)
             if patience.cancelled_caught:

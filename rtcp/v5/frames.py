@@ -18,6 +18,7 @@ from struct import Struct
 from typing import Final, TypeAlias
 
 from cyfs_ns.errors import BadWire, Misuse
+from rtcp.targets import MOST_TARGET
 
 OPEN: Final = 0x01
 ANSWER: Final = 0x02
@@ -45,7 +46,6 @@ HEAD_SIZE: Final = 8
 ID_MASK: Final = (1 << 40) - 1
 LAST_ID: Final = (1 << 40) - 1
 MOST_PAYLOAD: Final = 65536 - HEAD_SIZE
-MOST_TARGET: Final = 2048
 MOST_REASON: Final = 200
 MOST_DATAGRAM: Final = 65507
 """65,535 less the headers of IPv4 and UDP."""

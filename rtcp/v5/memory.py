@@ -17,6 +17,7 @@ from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.keys import PublicKey, read_x
 
 CERTAIN_FOR = 86400.0
+_HEAD = "# keys that spoke version 5 of rtcp"
 _MOST_CERTAIN = 4096
 
 
@@ -67,8 +68,8 @@ class VersionMemory:
         return known
 
     def write(self) -> bytes:
-        """What has to be kept: the keys that spoke version 5, one a line."""
-        return "".join(f"{x}\n" for x in sorted(key.x for key in self._version_5)).encode()
+        """What has to be kept: the keys that spoke version 5, one a line; even of none it is never empty."""
+        return "".join(f"{line}\n" for line in (_HEAD, *sorted(key.x for key in self._version_5))).encode()
 
 
 def read_memory(untrusted: bytes) -> VersionMemory:
@@ -78,6 +79,6 @@ def read_memory(untrusted: bytes) -> VersionMemory:
         lines = untrusted.decode("ascii").splitlines(keepends=True)
     except UnicodeDecodeError:
         raise BadWire("not a list of keys") from None
-    if any(not line.endswith("\n") for line in lines):
+    if not lines or any(not line.endswith("\n") for line in lines):
         raise BadWire("a list of keys that was cut off")
-    return VersionMemory(read_x(line[:-1]) for line in lines)
+    return VersionMemory(read_x(line[:-1]) for line in lines if not line.startswith("#"))

@@ -329,13 +329,6 @@ class Talking(ABC):
             self._dgrams.append(flow)
         flow.queue.put(frame, now, 1 if on_leg else len(self._dgrams))
 
-    def want_leg(self, conversation: int, now: float) -> None:
-        """The conversation will carry much."""
-        found = self._conversations.get(conversation)
-        if found is not None:
-            found.wants_leg = True
-            self._want_leg_if_due(found, now)
-
     def drain(self) -> None:
         """Take no new conversations; those that stand go on."""
         if self._drained_at is None and not self.is_ended:

@@ -42,6 +42,10 @@ def test_places_there(text: str, behind: str, found: Remote) -> None:
         ("x/a:0", ""),
         ("x/a:1", "b:2"),
         ("x" * 2000 + ":1", ""),
+        ("x/\udcff:7", ""),
+        ("x", "\udcff:7"),
+        ("\udcff:7", ""),
+        ("x\x1b[31m:7", ""),
     ],
 )
 def test_what_is_no_place_there(text: str, behind: str) -> None:
@@ -63,7 +67,7 @@ def test_places_here(text: str, found: tuple[str, int]) -> None:
     assert parse_local(text) == found
 
 
-@pytest.mark.parametrize("text", ["", "x", "::1:80", "1:2:3", "70000", "-1", "a:"])
+@pytest.mark.parametrize("text", ["", "x", "::1:80", "1:2:3", "70000", "-1", "a:", "\udcff:7", "a\n:7"])
 def test_what_is_no_place_here(text: str) -> None:
     with pytest.raises(BadWire):
         parse_local(text)

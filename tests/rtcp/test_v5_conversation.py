@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from select import select
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,7 +116,7 @@ def test_what_is_complete_outlives_its_tunnel():
 
 
 def test_large_datagrams_that_nobody_reads_are_dropped():
-    flow = MuxedDatagrams(Quiet(), 1, Quiet())
+    flow = MuxedDatagrams(Quiet(), 1)
     for at in range(100):
         flow.take(memoryview(bytes((at,)) * 60_000))
     got = []
@@ -123,4 +125,18 @@ def test_large_datagrams_that_nobody_reads_are_dropped():
     assert got == list(range(len(got))) and 17 <= len(got) <= 18
     flow.take(memoryview(b"again"))
     assert flow.recv() == b"again"
+    flow.close()
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+def test_what_is_not_read_of_a_flow_that_was_reset_is_dropped(waiting):
+    flow = MuxedDatagrams(Quiet(), 1)
+    for _ in range(waiting):
+        flow.take(memoryview(bytes(60_000)))
+    flow.broke("it was reset")
+    assert select([flow], [], [], 0)[0] == [flow], "whoever waits is told"
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            flow.recv()
+    assert not flow._arrived and flow._waiting == 0
     flow.close()

@@ -205,7 +205,7 @@ async def test_what_is_opened_while_there_is_no_carrier_is_asked_for_with_the_ne
 
 
 async def test_nobody_waits_for_ever_for_a_carrier(monkeypatch):
-    monkeypatch.setattr("rtcp.io.mux._HELD_PATIENCE", 0.1)
+    monkeypatch.setattr("rtcp.io.asking._HELD_PATIENCE", 0.1)
     async with standing() as pair:
         pair.road.cut()
         await until(lambda: pair.tunnel.is_held)

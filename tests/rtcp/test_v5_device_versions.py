@@ -85,7 +85,7 @@ async def test_who_have_nothing_in_common_have_no_tunnel(callers, calleds):
         town.live(BOB, versions=calleds) as bob,
         by_road(town) as road,
     ):
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unreachable, match=f"only version {min(callers)} is spoken here"):
             await alice.tunnel(BOBS_DID)
         assert alice.tunnels() == bob.tunnels() == [] and len(road.said) == 1
 
@@ -135,6 +135,23 @@ async def test_what_cannot_be_written_is_said_in_the_log_and_tried_again(caplog)
             await until(lambda: not bob.tunnels())
             await alice.tunnel(BOBS_DID)
         assert [read_memory(one).opening(BOB.public, BOTH, 0) for one in written] == [Opening.NATIVE]
+
+
+async def test_what_cannot_be_written_is_tried_again_though_nobody_calls(monkeypatch):
+    monkeypatch.setattr("rtcp.io.fifth._WRITTEN_AGAIN", 0.01)
+    town, written, faults = Town(versions=BOTH), [], [OSError("disk full")] * 3
+
+    async def remember(data):
+        if faults:
+            raise faults.pop()
+        written.append(data)
+
+    async with town.live(ALICE, hosts=(), remember=remember) as alice, town.live(BOB):
+        await alice.tunnel(BOBS_DID)
+        await until(lambda: written)
+        await trio.testing.wait_all_tasks_blocked()
+        await alice.forget(BOBS_DID)
+        assert [read_memory(one).opening(BOB.public, BOTH, 0) for one in written] == [Opening.NATIVE, Opening.MASKED]
 
 
 async def test_whoever_gives_up_while_it_is_written_leaves_it_to_the_next():

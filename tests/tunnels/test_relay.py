@@ -20,7 +20,7 @@ from tunnels.io import relay as relay_module
 from tunnels.io.reactor import Reactor
 from tunnels.io.relay import Relay
 from tunnels.io.stream import EndpointStream
-from tunnels.io.waiting import TcpEndpoint
+from tunnels.io.waiting import Preloaded, TcpEndpoint
 
 KINDS = pytest.mark.parametrize("kinds", [("raw", "raw"), ("tls", "raw"), ("raw", "tls"), ("tls", "tls")], ids="-".join)
 BLOCK = bytes(range(256)) * 1024
@@ -299,11 +299,75 @@ async def test_silence_ends_a_flow_and_traffic_does_not(reactor: Reactor) -> Non
         await exactly(busy.b, 1)
         await trio.sleep(0.05)
     assert silent.closed == ["idle"]
-    assert await the_rest(silent.a) == b""
+    for stream in (silent.a, silent.b):
+        await breaks_off(stream)
     await until(lambda: busy.closed)
     assert busy.closed == ["idle"]
     await silent.close()
     await busy.close()
+
+
+async def breaks_off(stream: EndpointStream) -> None:
+    """There is no end that could be taken for the last word."""
+    with trio.fail_after(10), pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
+
+
+@KINDS
+@pytest.mark.parametrize("finished", ["", "a"])
+async def test_a_flow_that_is_cut_looks_complete_to_neither_side(
+    reactor: Reactor, kinds: tuple[str, str], finished: str
+) -> None:
+    joined = await join(reactor, kinds)
+    await joined.a.send_all(b"half of")
+    await joined.b.send_all(b"a part of")
+    assert await exactly(joined.b, 7) == b"half of"
+    assert await exactly(joined.a, 9) == b"a part of"
+    if finished:
+        await joined.a.send_eof()
+        assert await the_rest(joined.b) == b""
+    joined.relay.close("closed by request")
+    await breaks_off(joined.a)
+    if not finished:
+        await breaks_off(joined.b)
+    await joined.close()
+
+
+async def test_what_both_have_ended_is_no_cut(reactor: Reactor) -> None:
+    joined = await join(reactor)
+    for here, there in ((joined.a, joined.b), (joined.b, joined.a)):
+        await here.send_all(b"all of it")
+        await here.send_eof()
+        assert await the_rest(there) == b"all of it"
+    await until(lambda: joined.closed)
+    for sock in (joined.a_sock, joined.b_sock):
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert sock.recv(1) == b""
+    await joined.close()
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+async def test_an_end_that_can_be_broken_off_is(reactor: Reactor, who: str) -> None:
+    """...before it is closed, and only when the flow was cut."""
+    said: list[str] = []
+
+    class Wrapped(Preloaded):
+        def break_off(self) -> None:
+            said.append("broken off")
+
+        def close(self) -> None:
+            said.append("closed")
+            super().close()
+
+    for why, expected in (("cut", ["broken off", "closed"]), ("", ["closed"])):
+        (near_a, far_a), (near_b, far_b) = tcp_pair(), tcp_pair()
+        ends = (Wrapped(near_a, b""), near_b) if who == "a" else (near_a, Wrapped(near_b, b""))
+        relay = Relay(reactor, *ends, idle=60.0, on_close=lambda _, why: None)
+        relay.close(why)
+        assert said == expected
+        said.clear()
+        far_a.close()
+        far_b.close()
 
 
 @KINDS

@@ -6,7 +6,7 @@ size of one read grows while the receiver keeps up and falls back to ``_READ_LEA
 together are bounded: beyond ``_DEBT_LIMIT`` every read is the least, so a crowd of slow readers cannot fill the memory.
 
 Half-close is kept: the end of one direction is passed on after its debt is paid, the other goes on.  A reset is passed
-on as a reset, so that a download cut short never looks complete.
+on as a reset, and so is every other end but both sides' own: a download cut short never looks complete.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from tunnels.endpoint import Breakable, Checkable, Endpoint
@@ -58,6 +59,15 @@ def _change_debts(by: int) -> None:
     if (before < _DEBT_LIMIT) != (after < _DEBT_LIMIT):
         for size in _GROW:
             _views[size] = _scratch[: size if after < _DEBT_LIMIT else _READ_LEAST]
+
+
+def break_off(end: Endpoint) -> None:
+    """Called before ``end.close()``: its peer is not to take what it got for all there was."""
+    if isinstance(end, socket.SocketType):
+        with suppress(OSError):  # it is closed already
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    elif isinstance(end, Breakable):
+        end.break_off()
 
 
 def _told(_relay: Relay, _why: str) -> None:
@@ -186,10 +196,13 @@ class Relay:
         return self._down.carried
 
     def close(self, why: str = "closed by request") -> None:
-        """End the flow now, both ways."""
+        """End the flow now, both ways.  With a reason it was cut, and neither side shall take what it got for all."""
         if self.closed:
             return
         self.closed = True
+        if why:
+            break_off(self._up.source)
+            break_off(self._up.sink)
         reactor = self._reactor
         reactor.unschedule(self)
         reactor.closing(self._fa)
@@ -515,10 +528,4 @@ class Relay:
                 on(READABLE)
 
     def _fail(self, fault: OSError) -> None:
-        for end in (self._up.source, self._up.sink):
-            if isinstance(end, socket.SocketType):
-                # A reset for a reset: the other side must not take a broken stream for a finished one.
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            elif isinstance(end, Breakable):
-                end.break_off()
         self.close(fault.strerror or type(fault).__name__)

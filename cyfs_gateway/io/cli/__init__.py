@@ -14,12 +14,13 @@ from cyfs_gateway.io.cli import answers, files, house, peers, speed, streams, wa
 from cyfs_gateway.io.cli.common import Place
 from cyfs_ns.io.cli import id_commands
 from cyfs_ns.io.cli.asking import resolve
+from cyfs_ns.io.cli.program import Program
 from cyfs_ns.io.home import identity_home as default_home
 
 __all__ = ["cli", "default_home", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--home", type=click.Path(path_type=Path), help="State directory. [default: CYFS_HOME, or by user]")
 @click.option("--controller", default="", metavar="URL", help="Talk to http(s)://host:port, not to the unix socket.")
 @click.option("--secret-file", default="", metavar="FILE", help="Holds the secret for --controller.")

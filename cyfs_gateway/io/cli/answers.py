@@ -14,6 +14,7 @@ from cyfs_gateway.io.cli.common import (
     config_option,
     home_option,
     json_option,
+    leaves,
     pass_place,
     print_json,
     table,
@@ -52,7 +53,7 @@ def explain(
         host, port = _target(target)
         source = str(ip_address(source))
     except (BadWire, ValueError) as fault:
-        raise click.UsageError(str(fault)) from None
+        raise click.UsageError(printable(str(fault))) from None
     network = "udp" if udp else "tcp"
     if config is None:
         query: dict[str, str | int] = {
@@ -90,14 +91,12 @@ def _explain_offline(
         return explanation_json(trio.run(ask))
     except* CyfsError as faults:
         said += _texts(faults)
-    raise click.ClickException("\n".join(said))
+    raise click.ClickException("\n".join(map(printable, said)))
 
 
 def _texts(fault: BaseException) -> list[str]:
-    """The messages of a fault, or of all in a group of them."""
-    if isinstance(fault, BaseExceptionGroup):
-        return [text for inner in fault.exceptions for text in _texts(inner)]
-    return [str(fault)]
+    """The lines of a fault, or of all in a group of them."""
+    return [line for leaf in leaves(fault) for line in str(leaf).splitlines()]
 
 
 def _target(text: str) -> tuple[str, int]:

@@ -6,29 +6,43 @@ imports what it needs, so that starting the gateway does not pay for tables, nor
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cyfs_ns.io.cli.common import NotRunning, json_option, print_json, table
 from cyfs_ns.printable import printable
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.command.attached import Controller
     from cyfs_ns.io.client import Client
 
+__all__ = [
+    "SOCKET",
+    "WATCH_SECONDS",
+    "Place",
+    "ask",
+    "asking",
+    "config_option",
+    "home_option",
+    "json_option",
+    "leaves",
+    "pass_place",
+    "print_json",
+    "running_in_trio",
+    "show_again",
+    "table",
+]
+
 _T = TypeVar("_T")
 
 SOCKET = "cyfs-gateway.sock"
 WATCH_SECONDS = 1.0
-
-
-class NotRunning(click.ClickException):
-    exit_code = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +74,11 @@ class Place:
         try:
             secret = Path(self.secret_file).read_text("utf-8").strip() if self.secret_file else ""
         except (OSError, UnicodeDecodeError) as fault:
-            raise click.BadParameter(str(fault), param_hint="--secret-file") from None
+            raise click.BadParameter(printable(str(fault)), param_hint="--secret-file") from None
         return self.controller.rstrip("/"), secret
 
 
 config_option = click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Clash YAML.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 pass_place = click.make_pass_decorator(Place)
 
 
@@ -96,6 +109,8 @@ def asking(place: Place) -> Iterator[None]:
     except ApiFault as fault:
         hint = " (is --secret-file right?)" if fault.status == 401 else ""
         raise click.ClickException(printable(str(fault)) + hint) from None
+    except UnicodeEncodeError as fault:  # an argument that is no UTF-8
+        raise click.ClickException(f"{fault.object!a} is no text") from None
     except (BadWire, OSError, ValueError) as fault:
         raise click.ClickException(printable(str(fault))) from None
 
@@ -131,11 +146,17 @@ def leaves(fault: BaseException) -> list[BaseException]:
     return [fault]
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from cyfs_ns.io.tables import show_table
-
-    show_table(columns, rows)
-
-
-def print_json(value: object, *, one_line: bool = False) -> None:
-    click.echo(json.dumps(value, indent=None if one_line else 2))
+def show_again(watch: bool, ask: Callable[[], Any], show: Callable[[Any], None], *, as_json: bool) -> None:
+    """Show what is asked, with ``watch`` each second until interrupted."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            said = ask()
+            if as_json:
+                print_json(said, one_line=watch)
+            else:
+                if watch:
+                    click.clear()
+                show(said)
+            if not watch:
+                return
+            time.sleep(WATCH_SECONDS)

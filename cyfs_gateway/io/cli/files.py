@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from cyfs_gateway.io.cli.common import Place, home_option, json_option, pass_place, running_in_trio
+from cyfs_ns.printable import printable
 
 
 @click.command()
@@ -38,7 +39,7 @@ def send(place: Place, words: tuple[str, ...], retry: float, as_json: bool) -> N
         for path in paths:
             Source(path).close()
     except NotGiven as fault:
-        raise click.ClickException(str(fault)) from None
+        raise click.ClickException(printable(str(fault))) from None
     witness = teller("to", as_json=as_json)
     with closing(witness):
         refused = running_in_trio(place, lambda controller: give_all(controller, paths, peer, witness, retry=retry))
@@ -73,7 +74,7 @@ def receive(
     try:
         inbox = Inbox(directory, overwrite=overwrite)
     except OSError as fault:
-        raise click.ClickException(f"{directory}: {fault.strerror}") from None
+        raise click.ClickException(printable(f"{directory}: {fault.strerror}")) from None
     witness = teller("from", as_json=as_json)
     taker = Taker(inbox, witness)
     with closing(inbox), closing(witness), suppress(KeyboardInterrupt):

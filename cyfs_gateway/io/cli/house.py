@@ -38,7 +38,7 @@ def run(place: Place, config: Path | None) -> None:
     try:
         code = trio.run(lambda: run_gateway(path, place.home, on_ready=tell_service_manager))
     except ConfigFault as fault:
-        raise click.ClickException(str(fault)) from None
+        raise click.ClickException(printable(str(fault))) from None
     except KeyboardInterrupt:
         code = 0
     sys.exit(code)
@@ -72,9 +72,10 @@ def check(place: Place, config: Path | None, as_json: bool) -> None:
     else:
         for fault in loaded.faults:
             where = f"{config}:{fault.line}:{fault.column}" if fault.line else str(config)
-            click.echo(f"{where}: {fault.severity}: {printable(fault.path)}: {printable(fault.message)}")
+            click.echo(printable(f"{where}: {fault.severity}: {fault.path}: {fault.message}"))
         if not loaded.errors:
-            click.echo(f"{config}: good, {len(loaded.faults)} warnings" if loaded.faults else f"{config}: good")
+            warnings = f", {len(loaded.faults)} warnings" if loaded.faults else ""
+            click.echo(printable(f"{config}: good{warnings}"))
     sys.exit(1 if loaded.errors else 0)
 
 
@@ -102,7 +103,7 @@ def cleanup(place: Place) -> None:
     try:
         removed = trio.run(clean)
     except CyfsError as fault:
-        raise click.ClickException(str(fault)) from None
+        raise click.ClickException(printable(str(fault))) from None
     click.echo("\n".join(f"removed {instance}" for instance in removed) or "nothing was left behind")
 
 

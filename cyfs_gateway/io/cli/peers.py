@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -16,6 +15,7 @@ from cyfs_gateway.io.cli.common import (
     json_option,
     pass_place,
     print_json,
+    show_again,
     table,
 )
 from cyfs_ns.printable import printable
@@ -37,8 +37,6 @@ def tunnels(place: Place, words: tuple[str, ...], watch: bool, as_json: bool) ->
       cyfs-gateway tunnels socks://127.0.0.1:1080/www.example.org:443
       cyfs-gateway tunnels forget photos.home.example
     """
-    import time
-
     if words[:1] == ("forget",) and len(words) == 2:
         _forget(place, words[1], as_json)
         return
@@ -51,18 +49,12 @@ def tunnels(place: Place, words: tuple[str, ...], watch: bool, as_json: bool) ->
         else:
             _show_urls([known])
         return
-    with suppress(KeyboardInterrupt):
-        while True:
-            said = {**ask(place, "GET", "cyfs", "peers"), **ask(place, "GET", "cyfs", "tunnels")}
-            if as_json:
-                print_json(said, one_line=watch)
-            else:
-                if watch:
-                    click.clear()
-                _show_tunnels(said)
-            if not watch:
-                return
-            time.sleep(WATCH_SECONDS)
+    show_again(
+        watch,
+        lambda: {**ask(place, "GET", "cyfs", "peers"), **ask(place, "GET", "cyfs", "tunnels")},
+        _show_tunnels,
+        as_json=as_json,
+    )
 
 
 @click.command()
@@ -110,9 +102,10 @@ def _origin(one: Mapping[str, Any]) -> str:
 def _show_tunnels(said: Mapping[str, Any]) -> None:
     if said["peers"]:
         rows = [
-            (one["peer"], one["trust"], one["owner"], _origin(one), f"{one['silent']:.1f} s") for one in said["peers"]
+            (one["peer"], one["trust"], one["owner"], one["version"], _origin(one), f"{one['silent']:.1f} s")
+            for one in said["peers"]
         ]
-        table(("PEER", "TRUST", "OWNER", "WAY", "SILENT"), rows)
+        table(("PEER", "TRUST", "OWNER", "VERSION", "WAY", "SILENT"), rows)
         click.echo()
     _show_urls(said["tunnels"])
 

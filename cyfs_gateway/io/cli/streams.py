@@ -33,7 +33,7 @@ def nc(place: Place, peer: str, behind: str) -> None:
     try:
         remote = parse_remote(peer, behind)
     except BadWire as fault:
-        raise click.UsageError(str(fault)) from None
+        raise click.UsageError(printable(str(fault))) from None
     running_in_trio(place, lambda controller: pipe_terminal(controller, remote))
 
 
@@ -63,7 +63,7 @@ def forward(place: Place, pairs: tuple[str, ...], udp: bool, as_json: bool) -> N
     try:
         wanted = [(parse_local(pairs[i]), parse_remote(pairs[i + 1])) for i in range(0, len(pairs), 2)]
     except BadWire as fault:
-        raise click.UsageError(str(fault)) from None
+        raise click.UsageError(printable(str(fault))) from None
 
     def say(fact: dict[str, object], text: str) -> None:
         if as_json:

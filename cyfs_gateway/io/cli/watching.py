@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from cyfs_gateway.io.cli.common import (
-    WATCH_SECONDS,
     Place,
     ask,
     asking,
@@ -17,6 +16,7 @@ from cyfs_gateway.io.cli.common import (
     json_option,
     pass_place,
     print_json,
+    show_again,
     table,
 )
 from cyfs_ns.printable import printable
@@ -86,20 +86,7 @@ def connections(place: Place, watch: bool, as_json: bool) -> None:
     Example:
       cyfs-gateway connections --watch
     """
-    import time
-
-    with suppress(KeyboardInterrupt):
-        while True:
-            said = ask(place, "GET", "connections")
-            if as_json:
-                print_json(said, one_line=watch)
-            else:
-                if watch:
-                    click.clear()
-                _show_connections(said)
-            if not watch:
-                return
-            time.sleep(WATCH_SECONDS)
+    show_again(watch, lambda: ask(place, "GET", "connections"), _show_connections, as_json=as_json)
 
 
 def _show_connections(said: Mapping[str, Any]) -> None:

@@ -150,6 +150,6 @@ def reload(place: Place, config: Path | None) -> None:
             try:
                 body["payload"] = path.read_text("utf-8")
             except (OSError, UnicodeDecodeError) as fault:
-                raise click.ClickException(str(fault)) from None
+                raise click.ClickException(printable(str(fault))) from None
     for found in ask(place, "POST", "cyfs", "reload", body=body)["warnings"]:
-        click.echo(f"{found['line']}:{found['column']}: {found['path']}: {printable(found['message'])}", err=True)
+        click.echo(printable(f"{found['line']}:{found['column']}: {found['path']}: {found['message']}"), err=True)

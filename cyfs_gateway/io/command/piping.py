@@ -7,7 +7,6 @@ they were made non-blocking.  So reading and writing them is done in threads.
 from __future__ import annotations
 
 import os
-import sys
 
 import trio
 
@@ -30,7 +29,11 @@ def asked(remote: Remote, network: str = "tcp") -> dict[str, object]:
 
 
 async def pipe_terminal(controller: Controller, remote: Remote) -> None:
-    """Until the other side ends.  Raises as ``open_remote``, and ``ApiFault`` when the stream breaks."""
+    """Until the other side ends, or nobody reads what we print.
+
+    Raises as ``open_remote``, and ``ApiFault`` when the stream breaks, or the input or output does: then it is the
+    stream that we break, since what the other side got was not all.
+    """
     async with await open_remote(controller, remote) as stream, trio.open_nursery() as nursery:
         nursery.start_soon(_send_input, stream)
         try:
@@ -39,8 +42,9 @@ async def pipe_terminal(controller: Controller, remote: Remote) -> None:
         except trio.BrokenResourceError as fault:
             raise ApiFault(0, f"{remote}: {fault}") from None
         except BrokenPipeError:
-            # Nobody reads what we print, and the interpreter's last flush need not complain about it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            pass
+        except OSError as fault:
+            raise ApiFault(0, f"standard output: {fault.strerror}") from None
         nursery.cancel_scope.cancel()
 
 
@@ -49,8 +53,10 @@ async def _send_input(stream: EndpointStream) -> None:
         while data := await trio.to_thread.run_sync(os.read, 0, _BLOCK, abandon_on_cancel=True):
             await stream.send_all(data)
         await stream.send_eof()
-    except (trio.BrokenResourceError, OSError):
+    except trio.BrokenResourceError:
         return  # whoever reads learns why
+    except OSError as fault:
+        raise ApiFault(0, f"standard input: {fault.strerror}") from None
 
 
 def _write(data: bytes) -> None:

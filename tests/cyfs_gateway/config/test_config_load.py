@@ -617,6 +617,19 @@ def test_groups_in_groups_have_a_limit() -> None:
     assert load(nested(3000), home="/home").config is None
 
 
+def test_rule_lists_in_rule_lists_have_a_limit_whichever_stands_first() -> None:
+    def nested(depth: int) -> bytes:
+        """Written from the innermost out: every list is compiled before the one that leads to it."""
+        inner = [f'l{n}: ["SUB-RULE,(NETWORK,tcp),l{n + 1}"]' for n in range(depth - 1, 0, -1)]
+        lists = "".join(f"  {line}\n" for line in [f'l{depth}: ["MATCH,DIRECT"]', *inner])
+        return f'sub-rules:\n{lists}rules: ["SUB-RULE,(NETWORK,tcp),l1"]\n'.encode()
+
+    assert load(nested(32), home="/home").config is not None
+    (fault,) = load(nested(33), home="/home").errors
+    assert fault.path == "/sub-rules" and "'l1' leads through 33" in fault.message
+    assert load(nested(3000), home="/home").config is None
+
+
 @pytest.mark.parametrize("key", ["interface-name: lo", "routing-mark: 5", "empty-fallback: DIRECT"])
 def test_keys_of_groups_without_effect_are_named(key: str) -> None:
     loaded = read(f"proxy-groups:\n  - {{name: a, type: select, proxies: [DIRECT], {key}}}\nrules: ['MATCH,a']")

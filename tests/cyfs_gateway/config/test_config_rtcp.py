@@ -23,6 +23,7 @@ rtcp:
     - {name: dns, target: "udp://:53", allow: [phone.home.example]}
   keep-tunnel: [relay.example, "rtcp://socks%3A%2F%2Fhop%3A1080@relay.example:2981"]
   admission: ["SRC-IP-CIDR,192.0.2.0/24,REJECT", "ZONE,home.example,ACCEPT"]
+  proxy-from: [relay.example]
 """
 
 
@@ -53,6 +54,7 @@ def test_what_is_written_is_what_is_meant() -> None:
         KeptTunnel(peer=relay, port=2981, url="rtcp://socks%3A%2F%2Fhop%3A1080@relay.example:2981"),
     )
     assert [rule.outbound for rule in rtcp.admission] == ["REJECT", "ACCEPT"]
+    assert rtcp.proxy_from == {relay}
     doors = [(one.listen, one.port, one.optional) for one in config.listeners if one.kind == "rtcp"]
     assert doors == [("0.0.0.0", 2980, False), ("::", 2980, True), ("192.0.2.1", 2981, False)]
 
@@ -96,6 +98,8 @@ def test_nothing_is_open_by_omission() -> None:
         ("keep-tunnel: ['not a name']", "2 error /rtcp/keep-tunnel/0: "),
         ("keep-tunnel: ['rtcp://user:pass@a.example']", "/rtcp/keep-tunnel/0: expected a DID, a host name, or rtcp"),
         ("keep-tunnel: ['rtcp://a.example/:80']", "/rtcp/keep-tunnel/0: expected a DID, a host name, or rtcp"),
+        ("proxy-from: [relay.example, 'not a name']", "2 error /rtcp/proxy-from/1: "),
+        ("proxy-from: ['ZONE,home.example']", "2 error /rtcp/proxy-from/0: "),
         ("admission: ['ZONE,home.example,DIRECT']", "/rtcp/admission/0: expected a condition and ACCEPT or REJECT"),
         ("admission: ['RULE-SET,x,ACCEPT']", "/rtcp/admission/0: expected a condition and ACCEPT or REJECT"),
         ("servces: []", "2 warning /rtcp/servces: unknown key 'servces', ignored; did you mean 'services'?"),

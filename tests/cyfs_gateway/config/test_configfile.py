@@ -48,6 +48,16 @@ def test_what_is_no_plain_file_is_a_fault(tmp_path: Path) -> None:
         assert says in loaded.faults[0].message
 
 
+def test_an_empty_file_is_no_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for nothing in ("", "\n \n"):
+        file.write_text(nothing)
+        loaded = read_config(file, tmp_path)
+        assert loaded.config is None and "config.yaml is empty" in loaded.faults[0].message
+    file.write_text("# the defaults\n")
+    assert read_config(file, tmp_path).config is not None
+
+
 def test_a_big_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(low, "MAX_SECRET", 10)
     (tmp_path / "secret").write_text("x" * 11)

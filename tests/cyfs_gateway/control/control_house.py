@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -253,8 +253,8 @@ class PaperGateway:
         self.told.append(("call", peer, host, port, network))
         self.nursery.start_soon(greet_and_echo, await near())
 
-    @contextmanager
-    def receive_from_peers(self, allow: Sequence[str]) -> Iterator[AsyncIterator[Arrival]]:
+    @asynccontextmanager
+    async def receive_from_peers(self, allow: Sequence[str]) -> AsyncIterator[AsyncIterator[Arrival]]:
         if "nonsense" in allow:
             raise ConfigFault("no condition")
 

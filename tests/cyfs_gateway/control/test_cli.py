@@ -67,7 +67,7 @@ async def owner(house: House) -> Owner:
         ("explain https://www.example.com/path", r"verdict: +auto > a"),
         ("explain [2001:db8::1]:53 --udp --from 192.0.2.9 --process dig", r"way: +socks5 proxy 10.0.0.1:1080"),
         ("tunnels", r"socks://\*\*\*@p.example/t:1 +reachable +fresh_probe +1.5 ms"),
-        ("tunnels", r"did:web:photos.home.example +owner-signed +did:dev:y +from 192.0.2.7 +1.5 s"),
+        ("tunnels", r"did:web:photos.home.example +owner-signed +did:dev:y +5 +from 192.0.2.7 +1.5 s"),
         ("tunnels forget did:web:a.example", r"1 tunnel closed"),
         ("ping did:web:a.example", r"did:web:a.example: 2.5 ms, owner-signed, from 192.0.2.7"),
         ("version", rf"cyfs-gateway {re.escape(__version__)}"),
@@ -165,6 +165,34 @@ async def test_names_of_strangers_do_not_drive_the_terminal(owner: Owner) -> Non
     printed = (await owner("connections")).stdout
     assert not {"\x1b", "\x07", "\r"} & set(printed)
     assert len(printed.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("send", "\x1b[31m\nforged: line", "photos.home.example"),
+        ("receive", "--dir", "/nowhere/\x1b[31m\n"),
+        ("check", "-c", "\x1b[31m\n.yaml"),
+        ("reload", "-c", "\x1b[31m\n.yaml"),
+        ("nc", "\x1b[31m\n"),
+        ("forward", "\x1b[31m\n", "a:1"),
+        ("explain", "\x1b[31m\n"),
+        ("--controller", "http://127.0.0.1:1", "--secret-file", "\x1b[31m\n", "status"),
+    ],
+)
+async def test_names_of_files_do_not_drive_the_terminal(owner: Owner, words: tuple[str, ...]) -> None:
+    said = await owner(*words)
+    shown = said.output.replace("\n\n", "\n")
+    assert said.exit_code in (1, 2)
+    assert "\x1b" not in shown
+    assert not any(line.startswith("forged") for line in shown.splitlines()), shown
+    assert all(line.startswith(("Error: ", "Usage: ", "Try ", "\\x1b[31m")) for line in shown.splitlines()), shown
+
+
+@pytest.mark.parametrize("words", ["delay \udcff", "select \udcff a", "dns \udcff", "tunnels forget \udcff"])
+async def test_what_is_no_text_is_said_so(owner: Owner, words: str) -> None:
+    said = await owner(*words.split())
+    assert (said.exit_code, said.stderr) == (1, "Error: '\\udcff' is no text\n")
 
 
 async def test_logs_are_followed_until_interrupted(owner: Owner) -> None:

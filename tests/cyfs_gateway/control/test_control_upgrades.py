@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,8 +19,10 @@ from control_house import SECRET, House
 
 from cyfs_gateway.io.chunks import ARRIVALS, STREAM
 from cyfs_gateway.io.command.attached import Controller
+from cyfs_gateway.io.control.streams import reached
 from cyfs_ns.errors import Unreachable
 from cyfs_ns.io.client import ApiFault
+from cyfs_ns.io.control.wire import HttpFault
 from tunnels.io.stream import EndpointStream
 from tunnels.io.waiting import receive_some
 
@@ -65,6 +73,82 @@ async def test_who_does_not_ask_for_an_upgrade_is_told_to(house: House) -> None:
 )
 async def test_until_it_is_open_a_stream_is_an_ordinary_answer(house: House, body: object, status: int) -> None:
     assert (await post(house, "/cyfs/streams", body, *UPGRADE))[0] == status
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing."""
+    before, taken = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in taken:
+            os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol"), [("streams", STREAM), ("receiver", ARRIVALS), ("receiver/arrival", STREAM)]
+)
+async def test_without_descriptors_nothing_is_promised(
+    house: House, caplog: pytest.LogCaptureFixture, path: str, protocol: str
+) -> None:
+    body = json.dumps(GOOD).encode()
+    head = f"POST /cyfs/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n"
+    async with await trio.open_unix_socket(house.socket) as stream:
+        await stream.send_all(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")  # it was accepted
+        with no_descriptors():
+            await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            heard = b""
+            while b"}" not in heard:
+                heard += await stream.receive_some()
+    assert heard.startswith(b"HTTP/1.1 503 "), heard
+    assert b"there are no descriptors left here (Too many open files)" in heard
+    assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] in ([], [logging.WARNING])
+
+
+async def test_a_lack_on_the_way_is_no_fault_of_the_peer() -> None:
+    lack = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    for cause, status in ((lack, 503), (ConnectionRefusedError(), 504), (None, 504)):
+        with pytest.raises(HttpFault) as answer, reached():
+            raise Unreachable("it cannot be dialled", "tunnel_open") from cause
+        assert answer.value.status == status
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x\udfff", "a\nb", "\x1b[31m", "\x00"])
+async def test_what_is_no_text_is_no_name(house: House, name: str) -> None:
+    for body in ({"peer": "a", "host": name, "port": 1}, {"peer": name, "port": 1}):
+        status, said = await post(house, "/cyfs/streams", body, *UPGRADE)
+        assert (status, "characters" in said or "half a character" in said) == (400, True), said
+    assert house.gateway.told == []
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "body"),
+    [
+        ("/cyfs/ping", "POST", {"peer": "\ud800"}),
+        ("/cyfs/probe", "POST", {"url": "socks://\ud800/x:1"}),
+        ("/proxies/pick", "PUT", {"name": "\ud800"}),
+        ("/configs", "PUT", {"payload": "rules: ['DOMAIN,\ud800,DIRECT']"}),
+        ("/cyfs/modules/health/ping", "POST", {"\ud800": [{"a": "\udfff"}]}),
+    ],
+)
+async def test_half_a_character_in_any_body_is_a_fault_of_the_asker(
+    house: House, path: str, method: str, body: object
+) -> None:
+    done = await house.unix(path, "-X", method, "--data", json.dumps(body))
+    assert (done.status, "half a character" in done.json["message"]) == (400, True)
+
+
+async def test_a_character_that_is_written_in_two_halves_is_whole(house: House) -> None:
+    body = json.dumps({"greeting": "🚀"})
+    done = await house.unix("/cyfs/modules/health/ping", "-X", "POST", "--data", body)
+    assert ("\\ud83d\\ude80" in body, done.status, done.json) == (True, 200, {"pong": {"greeting": "🚀"}})
 
 
 @pytest.fixture(params=["unix", "tcp"])

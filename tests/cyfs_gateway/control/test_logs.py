@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -146,3 +147,21 @@ async def test_silent_watchers_hear_nothing() -> None:
         with trio.move_on_after(0) as patience:
             await anext(lines)
     assert patience.cancelled_caught
+
+
+def test_a_lack_of_descriptors_is_a_warning_told_seldom() -> None:
+    """Here two that lack them, who have nothing in common but their hurry."""
+    out = io.StringIO()
+    setup_logs("info", out, json=True)
+    for name in ("cyfs.descriptors", "trio.serve_listeners"):
+        began = out.tell()
+        (seldom,) = logging.getLogger(name).filters
+        assert isinstance(seldom, logs._Seldom)
+        seldom._told = float("-inf")  # a test before this one may have lacked some
+        for _ in range(100):
+            try:
+                raise OSError(errno.EMFILE, "Too many open files")
+            except OSError:
+                logging.getLogger(name).error("it fails: %s", "Too many open files", exc_info=True)
+        told = [json.loads(line) for line in out.getvalue()[began:].splitlines()]
+        assert [(one["level"], one["message"]) for one in told] == [("warning", "it fails: Too many open files")]

@@ -46,8 +46,8 @@ def records(port: int, owner: SecretKey = ALICE, *machines: str) -> list[str]:
         txt_record("BOOT", boot(owner, *(machines or ("photos",)), iat=NOW - 100, exp=NOW + DAY).text),
     ]
     for did, (name, key) in NAMES.items():
-        more = {"rtcp_port": port} if did == PHOTOS else {}
-        texts.append(txt_record("DEV", mini(name, key, owner, iat=NOW - 100, exp=NOW + DAY, **more).text))
+        at = port if did == PHOTOS else None
+        texts.append(txt_record("DEV", mini(name, key, owner, iat=NOW - 100, exp=NOW + DAY, rtcp_port=at).text))
     lines = ["home.example. 60 TXT " + " ".join(f'"{part}"' for part in character_strings(text)) for text in texts]
     return [*lines, "photos.home.example. 60 A 127.0.0.1"]
 

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import trio
 from commands import PROGRAM, Pair, gateway, line, pair, program
-from inprocess import until
-from peering import LAPTOP, MALLORY, NAS, PI, dev, machine, published, settle
+from inprocess import living, until
+from peering import ALICE, DAY, HOME, LAPTOP, MALLORY, NAS, NOW, PI, dev, machine, published, settle
 from peering import PHOTOS as PHOTOS_DID
 
 from cyfs_gateway.io.offers import RECEIVE
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.identity.did import subject
+from cyfs_ns.trust.plan import Ask
+from tests.cyfs_ns.identity.identities import device
 from tests.freeport import free_port
 
 PHOTOS = "photos.home.example"
@@ -218,13 +220,57 @@ async def test_who_may_send_is_for_the_receiver_to_say(tmp_path: Path, box: Path
             assert (done.returncode, os.listdir(box)) == (0, ["notes.txt"]), done.stderr
 
 
+@pytest.mark.parametrize("name", [str(LAPTOP), "laptop.home.example", "DID,did:web:laptop.home.example"])
+async def test_a_device_that_is_pinned_may_be_named(tmp_path: Path, box: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("notes")
+    async with pair(tmp_path) as both:
+        async with receiving(both, "--dir", str(box), "--from", "did:web:other.home.example"):
+            refused = await both.run("laptop", "send", str(tmp_path / "notes.txt"), PHOTOS)
+            assert (refused.returncode, os.listdir(box)) == (1, [])
+        await until(lambda: RECEIVE not in both.photos.engine.offers._offered)
+        async with receiving(both, "--dir", str(box), "--from", name):
+            done = await both.run("laptop", "send", str(tmp_path / "notes.txt"), PHOTOS)
+            assert (done.returncode, os.listdir(box)) == (0, ["notes.txt"]), done.stderr
+
+
 async def test_a_stranger_who_was_let_in_for_a_command_has_to_go_with_it(tmp_path: Path) -> None:
     named = str(dev(MALLORY))
     async with pair(tmp_path) as both, machine(tmp_path / "mallory", MALLORY, "rtcp: {}\n", dns=both.dns) as mallory:
-        with both.photos.gateway.receive_from_peers([f"AND,((DID,{named}),(NETWORK,tcp))"]):
+        async with both.photos.gateway.receive_from_peers([f"AND,((DID,{named}),(NETWORK,tcp))"]):
             tunnel = await mallory.gateway._peers.tunnel(subject(PHOTOS))
         with trio.fail_after(10):
             await tunnel.over.wait()
+
+
+@pytest.mark.parametrize("case", ["older", "unsigned", "unpinned", "whole"])
+async def test_who_does_not_know_whose_he_is_says_so_before_anybody_sends(tmp_path: Path, case: str) -> None:
+    port, home = free_port(), tmp_path / "laptop"
+    async with published(port) as dns:
+        settle(home, PI, None if case == "unsigned" else LAPTOP, pinned=case != "unpinned")
+        if case == "older":
+            before = device("laptop", PI, ALICE, iat=NOW - 200, exp=NOW + DAY, zone=HOME)
+            (home / "identity" / "device.jwt").write_text(before.text)
+        base = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\nipv6: true\n"
+        async with living(home, "rtcp: {}\n", base=base) as laptop:
+            if case == "older":  # it hears of the one in the DNS
+                await laptop.gateway.trusted.resolve(Ask(subject=LAPTOP))
+            house = Pair(laptop, laptop, tmp_path, dns)
+            shown = await house.run("laptop", "id", "show")
+            whole = await house.run("laptop", "status")
+            async with house.running("laptop", "receive") as process:
+                assert process.stderr is not None
+                said = b""
+                while not said.endswith(b"\n"):
+                    said += await process.stderr.receive_some()
+    doubt = b"the device-mini document issued " if case == "older" else b"\0"
+    assert (doubt in shown.stdout, doubt in whole.stdout) == (case == "older", case == "older"), shown
+    assert {
+        "older": doubt in said and b"(id accept)" in said,
+        "unsigned": b"ask for one (id request)" in said,
+        "unpinned": b"id trust did:dev:" in said,
+        "whole": said.startswith(b"waiting for files"),
+    }[case], said
+    assert (b"--from" in said) is (case != "whole")
 
 
 async def test_conditions_that_cannot_be_judged_are_refused_at_once(tmp_path: Path) -> None:
@@ -235,8 +281,9 @@ async def test_conditions_that_cannot_be_judged_are_refused_at_once(tmp_path: Pa
             "NOT,((SUB-RULE,(NETWORK,tcp),x))",
             "GEOIP,CN",
         ):
-            with pytest.raises(ConfigFault), both.photos.gateway.receive_from_peers([text]):
-                pass
+            with pytest.raises(ConfigFault):
+                async with both.photos.gateway.receive_from_peers([text]):
+                    pass
         done = await both.run("photos", "receive", "--from", "AND,((RULE-SET,ads),(NETWORK,tcp))")
         assert done.returncode != 0
         assert b"RULE-SET" in done.stderr

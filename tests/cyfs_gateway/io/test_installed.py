@@ -163,6 +163,37 @@ def test_terminated_it_ends_well(program: Program) -> None:
     assert "Traceback" not in program.log.read_text()
 
 
+@pytest.mark.parametrize("impatience", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_told_again_and_again_it_ends_well(program: Program, impatience: signal.Signals) -> None:
+    # With fake addresses the end takes two seconds, lest clients are left with what leads nowhere.
+    program.file.write_text(
+        f"mixed-port: {program.port}\n"
+        f"dns: {{enable: true, listen: '127.0.0.1:{dead_port()}', enhanced-mode: fake-ip, use-system-hosts: false}}\n"
+        "proxy-groups: [{name: choice, type: select, proxies: [DIRECT]}]\n"
+    )
+    with program.running() as running:
+        assert running.process is not None
+        eventually(lambda: '"ready"' in program.log.read_text(), program)
+        running.process.send_signal(signal.SIGINT)
+        while running.process.poll() is None:
+            running.process.send_signal(impatience)
+            time.sleep(0.02)
+        assert running.process.returncode == 0, program.log.read_text()
+    assert "Traceback" not in program.log.read_text()
+    assert (program.home / "selected.json").exists()
+
+
+def test_a_reload_that_waits_for_others_does_not_keep_it_from_ending(program: Program, mirror: int) -> None:
+    with program.running() as running:
+        assert running.process is not None
+        eventually(lambda: '"ready"' in program.log.read_text(), program)
+        program.write("GEOIP,CN,DIRECT", more=f"geox-url: {{mmdb: 'http://127.0.0.1:{mirror}/geo'}}\n")
+        running.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "downloading" in program.log.read_text(), program)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(15) == 0
+
+
 def test_out_of_descriptors_it_pauses_and_recovers(program: Program, mirror: int) -> None:
     with program.running(descriptors=64) as running:
         assert running.process is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -22,9 +23,13 @@ from cyfs_gateway.io.peers import _is_a_door_closed
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Anchors, Pin
+from cyfs_ns.trust.outcome import Outcome
+from cyfs_ns.trust.plan import Ask
 from rtcp.io.device import Device, open_device
+from rtcp.io.mux import MuxedTunnel, NotNow
 from rtcp.io.tunnel import Tunnel
 from tests.freeport import free_port
 from tunnels.endpoint import Endpoint, Target
@@ -735,6 +740,92 @@ async def test_pins_that_cannot_be_read_end_no_tunnel_and_let_nobody_in(tmp_path
             await tunnel.over.wait()
 
 
+async def test_pins_that_cannot_be_read_for_a_moment_refuse_nobody_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, home, anchors = free_port(), tmp_path / "photos", TrustStore.anchors
+    admission = "  admission: ['MATCH,ACCEPT']"
+    lacking = True
+
+    def unlucky(store: TrustStore) -> Anchors:
+        if lacking and store.path == home / "names":
+            raise OSError(errno.EMFILE, "Too many open files", str(store.path))
+        return anchors(store)
+
+    async with (
+        published(port) as dns,
+        machine(home, NAS, door(port, admission), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+        machine(tmp_path / "mallory", MALLORY, BY_NAME, dns=dns) as mallory,
+        machine(tmp_path / "other", ALICE, BY_NAME, dns=dns) as other,
+    ):
+        inside = await other.gateway._peers.tunnel(PHOTOS)
+        monkeypatch.setattr(TrustStore, "anchors", unlucky)
+        peers = photos.gateway._peers._peers
+        assert peers is not None
+        peers._change()  # what was read a moment ago would do
+        for house in (laptop, mallory):
+            with pytest.raises(Unreachable) as caught:
+                await house.gateway._peers.tunnel(PHOTOS)
+            assert str(home) not in str(caught.value)
+            not_now = caught.value.__cause__
+            assert isinstance(not_now, NotNow) and not_now.wait < 60
+        await judge(photos)
+        assert await photos.gateway._peers.owner() == ""
+        lacking = False
+        for house in (laptop, mallory):
+            device = await house.gateway._peers.device()
+            device._resting.clear()
+            await device.tunnel(PHOTOS)
+        assert not inside.over.is_set()
+
+
+async def test_a_slow_answer_about_somebody_makes_no_revocation_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whom the answer is about is nobody's any more, and somebody else who comes by a key alone is neither."""
+    port, home, resolve = free_port(), tmp_path / "photos", TrustedNames.resolve
+    is_slow, asked = False, trio.Event()
+
+    async def slow(names: TrustedNames, ask: Ask) -> Outcome:
+        if is_slow:
+            asked.set()
+            await trio.sleep_forever()
+        return await resolve(names, ask)
+
+    monkeypatch.setattr(TrustedNames, "resolve", slow)
+    async with (
+        published(port) as dns,
+        machine(home, NAS, door(port, "  admission: ['MATCH,ACCEPT']"), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+        machine(tmp_path / "mallory", MALLORY, BY_NAME, dns=dns) as mallory,
+    ):
+        by_name = await laptop.gateway._peers.tunnel(PHOTOS)
+        by_key = await mallory.gateway._peers.tunnel(PHOTOS)
+        is_slow = True
+        assert photos.gateway._peers._peers is not None
+        photos.gateway._peers._peers._change()
+        with trio.fail_after(10):
+            await asked.wait()
+            for tunnel, key in ((by_key, MALLORY), (by_name, PI)):
+                pin(home, dev(key), key, revoked=True)
+                await tunnel.over.wait()
+
+
+async def test_whoever_was_put_out_stays_away_for_a_minute(tmp_path: Path) -> None:
+    port, home = free_port(), tmp_path / "photos"
+    async with (
+        published(port) as dns,
+        machine(home, NAS, door(port), did=PHOTOS, dns=dns),
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        tunnel = await laptop.gateway._peers.tunnel(PHOTOS)
+        pin(home, dev(PI), PI, revoked=True)
+        with trio.fail_after(10):
+            await tunnel.over.wait()
+        assert isinstance(tunnel, MuxedTunnel) and tunnel.stay_away == 60
+
+
 async def test_the_next_gateway_of_a_zone_is_dialled_when_the_first_is_away(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
@@ -767,8 +858,8 @@ async def test_whom_we_dialled_is_judged_as_well(tmp_path: Path, nursery: trio.N
 async def judge(house: Living) -> None:
     peers = house.gateway._peers._peers
     assert peers is not None
-    for each in peers._inside():
-        await peers._judge_again(each)
+    for each in await peers._gatekeeper.sweep():
+        await peers._gatekeeper.judge(each)
 
 
 # A zone by its own name
@@ -836,7 +927,7 @@ async def test_a_tunnel_to_a_zone_is_kept_with_its_gateway(tmp_path: Path) -> No
 async def test_one_peer_does_not_have_all_streams_there_are(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyfs_gateway.io.peers._MOST_FLOWS", 2)
+    monkeypatch.setattr("cyfs_gateway.io.peerservices._MOST_FLOWS", 2)
     port, target = free_port(), await serve(nursery, echo)
     async with (
         published(port) as dns,
@@ -929,6 +1020,27 @@ async def test_a_flood_of_strangers_fills_no_log(
         assert not await tunnels(photos)
 
 
+async def test_a_peer_that_comes_and_goes_all_the_time_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns),
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        device = await laptop.gateway._peers.device()
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            for _ in range(20):
+                tunnel = await device.tunnel(PHOTOS)
+                tunnel.close()
+                await tunnel.over.wait()
+        said = [one.getMessage() for one in caplog.records if one.levelname != "DEBUG"]
+        assert 0 < sum("laptop" in one for one in said if "the tunnel to" in one) <= 6, said
+        assert 0 < sum("photos" in one for one in said if "the tunnel to" in one) <= 6, said
+
+
 async def test_another_key_is_another_device(tmp_path: Path) -> None:
     port = free_port()
     async with (
@@ -967,6 +1079,38 @@ async def test_version_4_ends_when_it_may_not_be_spoken_any_more(tmp_path: Path)
         assert not await tunnels(photos)
         await laptop.reload(BY_NAME, base=f"{base_of(dns)}ipv6: true\n")
         assert (await laptop.gateway._peers.tunnel(PHOTOS)).version == 5
+
+
+async def test_tunnels_of_version_5_stay_while_it_is_spoken(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    old = BY_NAME.replace("rtcp: {}", "rtcp: {versions: [4]}")
+
+    def speaking(versions: str) -> str:
+        return door(port, f"{web(target, str(dev(MALLORY)))}\n  versions: {versions}")
+
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, speaking("[5, 4]"), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, old, did=LAPTOP, dns=dns) as laptop,
+        machine(tmp_path / "mallory", MALLORY, BY_NAME, dns=dns) as mallory,
+    ):
+        stream, code = await socks5(mallory.port(), "photos.home.example", 80)
+        assert code == 0
+        by_4 = await laptop.gateway._peers.tunnel(PHOTOS)
+        (by_5,) = await tunnels(mallory)
+        assert (by_4.version, by_5.version) == (4, 5)
+        await photos.reload(speaking("[5]"), base=base_of(dns))
+        with trio.fail_after(5):
+            await by_4.over.wait()
+        with pytest.raises(Unreachable):
+            await laptop.gateway._peers.tunnel(PHOTOS)
+        await photos.reload(speaking("[5, 4]"), base=base_of(dns))
+        (await laptop.gateway._peers.device())._resting.clear()
+        assert (await laptop.gateway._peers.tunnel(PHOTOS)).version == 4
+        await stream.send_all(b"still")
+        assert await exactly(stream, 5) == b"still"
+        assert not by_5.over.is_set()
+        await stream.aclose()
 
 
 # Programs that know nothing of it

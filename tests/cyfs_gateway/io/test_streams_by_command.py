@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 import trio
-from commands import Pair, line, pair, service
+from commands import Pair, line, pair, program, service
 from inprocess import Living, connect, curl, dead_port, echo, exactly, hello, serve, the_rest, udp_echo, until
 from peering import LAPTOP, MALLORY, NAS, PI, dev, machine, published
 from peering import PHOTOS as PHOTOS_DID
@@ -166,6 +166,41 @@ async def test_a_stream_that_breaks_is_no_stream_that_ended(tmp_path: Path, nurs
         assert await process.wait() == 1
         assert process.stderr is not None
         assert b"broke off" in await the_rest(process.stderr)
+
+
+@pytest.mark.parametrize(
+    ("joined", "versions", "said"),
+    [
+        ("<&-", "[4]", "standard input: Bad file descriptor"),
+        ("<&-", "[5]", "standard input: Bad file descriptor"),
+        ("0>/dev/null", "[5]", "standard input: Bad file descriptor"),
+        (">&-", "[5]", "standard output: Bad file descriptor"),
+        (">/dev/full", "[5]", "standard output: No space left on device"),
+    ],
+)
+async def test_an_input_or_output_that_fails_breaks_the_stream(
+    tmp_path: Path, nursery: trio.Nursery, joined: str, versions: str, said: str
+) -> None:
+    ends: list[str] = []
+
+    async def asks(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"220 welcome\r\n")
+        try:
+            while await stream.receive_some():
+                pass
+            ends.append("ended")
+        except trio.BrokenResourceError:
+            ends.append("broke")
+
+    target = await serve(nursery, asks)
+    async with pair(tmp_path, service("ssh", target, 22), versions=versions) as both:
+        argv = both.argv("laptop", "nc", f"{PHOTOS}:22")
+        async with program(["sh", "-c", f'exec "$@" {joined}', "sh", *argv]) as process:
+            with trio.fail_after(30):
+                assert await process.wait() == 1
+            assert process.stderr is not None
+            assert await the_rest(process.stderr) == f"Error: {said}\n".encode()
+        await until(lambda: ends == ["broke"])
 
 
 async def test_without_a_gateway_the_code_is_3(tmp_path: Path) -> None:

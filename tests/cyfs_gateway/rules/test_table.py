@@ -9,8 +9,7 @@ import pytest
 
 from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.formats import inline_rule_set
-from cyfs_gateway.rules.index import MAX_SUB_RULES
-from cyfs_gateway.rules.model import NO_MATCH, Need
+from cyfs_gateway.rules.model import MAX_SUB_RULES, NO_MATCH, Need
 from cyfs_gateway.rules.parse import parse_rule
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import ConfigFault

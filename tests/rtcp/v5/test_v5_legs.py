@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rtcp.v5.carrier import Kind
@@ -20,6 +22,12 @@ def channels(duet: Duet) -> set[int]:
 
 def readies(side: Side) -> list[LegReady]:
     return [one for one in side.events if isinstance(one, LegReady)]
+
+
+def much(side: Side, stream: int, now: float) -> None:
+    """It has sent much there a moment ago, and goes on."""
+    side.tunnel._conversations[stream].bulk = True
+    side.tunnel.send(stream, b"", now)
 
 
 def test_a_stream_opened_as_bulk_moves_to_a_leg_both_ways_and_the_leg_ends_with_it():
@@ -56,8 +64,8 @@ def test_who_cannot_call_asks_for_a_leg():
     duet = standing(HIDDEN, CALLABLE)
     stream = duet.alice.tunnel.open(WEB, duet.now)
     duet.talk()
-    duet.bob.tunnel.want_leg(stream, duet.now)
-    duet.bob.tunnel.want_leg(stream, duet.now)
+    much(duet.bob, stream, duet.now)
+    much(duet.bob, stream, duet.now)
     duet.sleep(0.5)
     assert CarrierWanted(1, Why.LEG) in duet.alice.events and readies(duet.bob) == [LegReady(stream, 1)]
     assert not any(isinstance(one, CarrierWanted) for one in duet.bob.events)
@@ -68,7 +76,7 @@ def test_of_two_legs_for_one_conversation_the_initiators_stands():
     stream = duet.alice.tunnel.open(WEB, duet.now)
     duet.talk()
     for side in duet.sides:
-        side.tunnel.want_leg(stream, duet.now)
+        much(side, stream, duet.now)
     duet.sleep(0.5)
     assert readies(duet.alice) == readies(duet.bob) == [LegReady(stream, 1)] and channels(duet) == {0, 1}
     duet.send(duet.bob, stream, bytes(300_000))
@@ -228,9 +236,7 @@ def test_a_leg_keeps_no_more_than_its_bound():
 
 def test_flows_may_have_a_leg():
     duet = standing()
-    flow = duet.alice.tunnel.open(FLOW, duet.now)
-    duet.talk()
-    duet.alice.tunnel.want_leg(flow, duet.now)
+    flow = duet.alice.tunnel.open(replace(FLOW, bulk=True), duet.now)
     duet.talk()
     for side in duet.sides:
         side.tunnel.send_datagram(flow, None, side.name.encode(), duet.now)
@@ -240,9 +246,7 @@ def test_flows_may_have_a_leg():
 
 def test_a_flow_whose_leg_is_lost_goes_on_on_control():
     duet = standing(HIDDEN, Parameters(features=HIDDEN.features, hold=10))
-    flow = duet.alice.tunnel.open(FLOW, duet.now)
-    duet.talk()
-    duet.alice.tunnel.want_leg(flow, duet.now)
+    flow = duet.alice.tunnel.open(replace(FLOW, bulk=True), duet.now)
     duet.sleep(0.5)
     duet.calls = "lost"
     duet.cut(1)

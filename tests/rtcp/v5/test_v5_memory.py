@@ -56,7 +56,14 @@ def test_it_outlives_the_process():
     again = read_memory(memory.write())
     assert again.write() == memory.write()
     assert again.opening(ALICE.public, (5, 4), 0) is Opening.NATIVE
-    assert read_memory(b"").write() == b""
+    nobody = VersionMemory().write()
+    assert read_memory(nobody).write() == nobody
+    assert read_memory(f"{BOB.public.x}\n".encode()).opening(BOB.public, (5, 4), 0) is Opening.NATIVE
+
+
+def test_nothing_at_all_is_not_a_list_of_nobody():
+    with pytest.raises(BadWire):
+        read_memory(b"")
 
 
 @pytest.mark.parametrize("cut", [1, 20, 43, 45])

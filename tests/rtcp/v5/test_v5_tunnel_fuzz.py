@@ -130,9 +130,12 @@ class Mischief(RuleBasedStateMachine):
                 side.read(one)
 
     @rule(data=st.data())
-    def want_leg(self, data):
+    def send_much(self, data):
+        """As far as the machine knows: with the next bytes it wants a leg."""
         if (picked := self.pick(data)) is not None:
-            picked[0].tunnel.want_leg(picked[1], self.duet.now)
+            stream = picked[0].tunnel._conversations.get(picked[1])
+            if stream is not None:
+                stream.bulk = True
 
     @precondition(lambda self: self.filler > 5)
     @rule(at=SIDES)
@@ -295,7 +298,7 @@ def test_a_long_evening(seed):
         lambda: machine.send_datagrams(die.randint(0, 1), die.randint(0, 2000)),
         lambda: die.random() < 0.3 and machine.give_up(die, die.choice(flip)),
         lambda: machine.read(die.randint(0, 1), die.choice([True, True, False])),
-        lambda: machine.want_leg(die),
+        lambda: machine.send_much(die),
         lambda: machine.sleep(die.choice([0.0, 0.01, 0.15, 0.7, 3.0])),
         lambda: machine.talk(),
         lambda: machine.reach(die.choice(["arrive", "arrive", "late", "lost"])),

@@ -1,0 +1,183 @@
+"""Who is let in, and who has to go again.
+
+Those who are inside are judged again whenever that may have changed (``vigil``), in two steps.  A key that is revoked
+here ends all it does at once, and so do rules for those who are a key and nothing else.  Whoever goes by a name is
+looked up, with whom that takes as long as others take to answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from cyfs_gateway.io.acquaintance import Acquaintance, key_of
+from cyfs_gateway.io.leads import Leads
+from cyfs_gateway.io.peerflows import PeerFlow
+from cyfs_gateway.peers import check_not_revoked
+from cyfs_ns.errors import Refused, Unreachable
+from cyfs_ns.trust.anchors import Anchors
+from rtcp.admission import Proven, Standing
+from rtcp.io.mux import MuxedTunnel
+from rtcp.io.roll import AnyTunnel
+from rtcp.io.seldom import Seldom
+from rtcp.party import Peer
+from rtcp.v5.closing import CloseCode
+from tunnels.io.rtcp import Rtcp, RtcpProxy
+
+if TYPE_CHECKING:
+    from cyfs_gateway.io.engine import Engine
+    from cyfs_gateway.io.tracker import Tracked
+    from cyfs_gateway.io.world import World
+
+_log = logging.getLogger("cyfs.peers")
+
+
+@dataclass(frozen=True, slots=True)
+class Insider:
+    """Somebody who was let in, or dialled; without a tunnel there are streams left."""
+
+    peer: Peer
+    tunnel: AnyTunnel | None
+
+
+class Gatekeeper:
+    """``world`` is that of now, ``tunnels`` are those that stand."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        world: Callable[[], World],
+        acquaintance: Acquaintance,
+        leads: Leads,
+        tunnels: Callable[[], Sequence[AnyTunnel]],
+    ) -> None:
+        self._engine, self._world, self._tunnels = engine, world, tunnels
+        self._acquaintance, self._leads = acquaintance, leads
+        self._stranded: set[AnyTunnel] = set()
+        """Whose door is closed."""
+        self._turned_away = Seldom(_log, "no tunnel for a peer: %s")
+        self._blind = Seldom(_log, "tunnels that stand are left as they are: %s")
+
+    # At the door.  The reason goes to whoever knocks, and what lacks here is not for them.
+
+    async def vouch(self, proven: Proven) -> Standing:
+        """What is known of the name that a stranger goes by, who brought a document for it."""
+        did = proven.named.canonical
+        try:
+            known = await self._acquaintance.know_bearer(proven)
+        except Refused as no:
+            self._turned_away.tell(no)
+            raise Refused(f"who {did} is cannot be told here") from no
+        except Unreachable as fault:
+            self._turned_away.tell(fault)
+            raise Unreachable(f"who {did} is cannot be found out just now", "pre_connect_dns") from fault
+        return Standing(key=known.key, about=known.identity)
+
+    async def welcome(self, peer: Peer) -> None:
+        """Raises ``Refused`` if no tunnel from ``peer`` is wanted, ``Unreachable`` if that cannot be told now."""
+        try:
+            check_not_revoked(key_of(peer), await self._acquaintance.anchors_of_now())
+            self._admit(peer)
+        except Refused as no:
+            self._turned_away.tell(no)
+            raise Refused(f"no tunnel for {peer.did}") from no
+        except Unreachable as fault:
+            self._turned_away.tell(fault)
+            raise Unreachable(f"whether there is a tunnel for {peer.did} cannot be told just now", "other") from fault
+
+    def _admit(self, peer: Peer) -> None:
+        rules = self._world().peer_rules
+        if rules is None:
+            raise Refused("nobody is let in here")
+        rules.admit(peer.source, self._acquaintance.identity(peer), self._engine.offers.named)
+
+    # Inside
+
+    def strand(self, tunnels: Iterable[AnyTunnel]) -> None:
+        """Their door is closed: they are to come in by another."""
+        self._stranded = set(tunnels)
+
+    async def sweep(self) -> list[Insider]:
+        """Put out whoever has to go by what is known here.  Those who have to be looked up are returned."""
+        anchors = await self._anchors()
+        if anchors is None:
+            return []
+        stranded, self._stranded = self._stranded, set()
+        doubtful = []
+        for one in self._inside():
+            tunnel = one.tunnel
+            if not self._may_stay(one, anchors, at_length=one.peer.did.key is None):
+                continue
+            if tunnel in stranded and not tunnel.over.is_set():
+                _log.info("the tunnel from %s ends, to come in by another door", one.peer.did)
+                tunnel.close()
+            elif one.peer.did.key is None:
+                doubtful.append(one)
+            await trio.lowlevel.checkpoint()
+        return doubtful
+
+    async def _anchors(self) -> Anchors | None:
+        """None: nobody is judged by pins that cannot be read."""
+        try:
+            return await self._acquaintance.anchors()
+        except (Refused, Unreachable) as fault:
+            self._blind.tell(fault)
+            return None
+
+    def _inside(self) -> list[Insider]:
+        inside = [Insider(tunnel.peer, tunnel) for tunnel in self._tunnels()]
+        # Streams of version 4 outlive their tunnel.
+        flows = [flow for flow in self._engine.tracker if isinstance(flow, PeerFlow)]
+        left = {flow.peer.device: flow.peer for flow in flows}
+        for each in inside:
+            left.pop(each.peer.device, None)
+        return [*inside, *(Insider(peer, None) for peer in left.values())]
+
+    async def judge(self, one: Insider) -> None:
+        """Put out one who goes by a name, if that is not theirs any more."""
+        peer = one.peer if one.tunnel is None else one.tunnel.peer
+        try:
+            about = await self._acquaintance.who_now(peer)
+            one = replace(one, peer=replace(peer, about=about))
+            if one.tunnel is not None:
+                one.tunnel.peer = one.peer
+            self._may_stay(one, await self._acquaintance.anchors_of_now())
+        except Unreachable as fault:
+            _log.debug("%s cannot be judged again now: %s", one.peer.did, fault)
+        except Refused as no:
+            if await self._anchors() is not None:
+                self._put_out(one, str(no))
+
+    def _may_stay(self, one: Insider, anchors: Anchors, *, at_length: bool = False) -> bool:
+        """As far as is known here; whoever may not is put out.  ``at_length``: rules wait for who it is by now."""
+        try:
+            check_not_revoked(key_of(one.peer), anchors)
+            if not one.peer.dialled and not at_length:
+                self._admit(one.peer)
+        except Refused as no:
+            self._put_out(one, str(no))
+            return False
+        return True
+
+    def _put_out(self, one: Insider, why: str) -> None:
+        """End its tunnel, and what it does here."""
+        _log.warning("the tunnel to %s ends: %s", one.peer.did, why)
+        if isinstance(one.tunnel, MuxedTunnel):
+            one.tunnel.close(CloseCode.REFUSED, "not wanted any more")
+        elif one.tunnel is not None:
+            one.tunnel.close()
+        for flow in self._engine.tracker:
+            if self._is_with(flow, one.peer):
+                flow.close(why)
+
+    def _is_with(self, flow: Tracked, peer: Peer) -> bool:
+        """Whether ``flow`` comes from ``peer``, or goes to it."""
+        if isinstance(flow, PeerFlow):
+            return flow.peer.device == peer.device
+        leaf = flow.decision.leaf
+        whom = leaf.peer_for(flow.flow.goal) if isinstance(leaf, Rtcp | RtcpProxy) else None
+        return whom is not None and bool({peer.did, peer.device} & {whom.canonical, *self._leads.led_to(whom)})

@@ -166,9 +166,10 @@ TARGETS = [
 
 def verdicts(figures: Sequence[Figure]) -> Iterator[Verdict]:
     """Every target of what was measured, whether or not it failed, and every ratio to a rival that has none."""
-    known = {(f.measure, f.who): f for f in figures if f.rounds}
+    rivals = {t.rival for t in TARGETS}
+    known = {(f.measure, f.who): f for f in figures if f.rounds and (not f.failed or f.who in rivals)}
     for figure in figures:
-        for t in TARGETS if not figure.rounds else ():
+        for t in TARGETS if (figure.measure, figure.who) not in known else ():
             if t.measure == figure.measure and re.fullmatch(t.row, figure.who):
                 against = f" / {t.rival}" if t.rival else f", {figure.unit}"
                 yield _judge(figure.measure, f"{figure.who}{against}", None, t)

@@ -251,17 +251,25 @@ def flood(plan: Plan) -> list[Figure]:
         for _ in range(min(plan.rounds, _MOST_ROUNDS)):
             quiet.rounds.append(p99())
             for kind, figure in flooded.items():
-                with _crowd(lab, pair, "flood", kind, FLOOD, seconds + 1, gently=True) as strangers:
-                    _told(lab, strangers)
-                    spent = stage.cpu_seconds(pair.far)
-                    figure.rounds.append(p99())
-                    spent = stage.cpu_seconds(pair.far) - spent
-                    told = _told(lab, strangers)
+                if figure.failed:
+                    continue
+                try:
+                    with _crowd(lab, pair, "flood", kind, FLOOD, seconds + 1, gently=True) as strangers:
+                        _told(lab, strangers)
+                        spent = stage.cpu_seconds(pair.far)
+                        figure.rounds.append(p99())
+                        spent = stage.cpu_seconds(pair.far) - spent
+                        told = _told(lab, strangers)
+                except (Failed, OSError) as failure:
+                    figure.failed = str(failure)
+                    continue
                 arrived = f"{told['count'] / told['seconds']:.0f} connections a second"
                 figure.note = f"{arrived}; the gateway used {spent / seconds:.0%} of its CPU"
     figures = [quiet]
     for kind, figure in flooded.items():
-        times = Figure("rtcp-flood", f"{kind}: times that of before", "times", [figure.value / quiet.value])
+        times = Figure("rtcp-flood", f"{kind}: times that of before", "times", failed=figure.failed)
+        if not figure.failed:
+            times.rounds.append(figure.value / quiet.value)
         figures += [figure, times]
     return figures
 

@@ -28,7 +28,7 @@ _NEVER = r"[^\s\S]"
 _PATIENCE = 0.005  # seconds
 _MOST_BACKTRACKING = 64  # in one set: together they may cost a third of a second at worst
 _MOST_WRITTEN_OUT = 200_000  # characters of those together; each costs up to 300 bytes
-_COUNT = re.compile(r"\{([0-9]+)")
+_COUNT = re.compile(r"\{([0-9]{1,9})")  # of longer ones the beginning is too much already
 _VERBOSE = re.compile(r"\(\?[\w-]*x")
 
 _log = logging.getLogger("cyfs.patterns")

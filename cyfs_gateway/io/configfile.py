@@ -29,5 +29,5 @@ def read_config(path: str | Path | None, home: str | Path, module_sections: Coll
         return Loaded(None, (Fault("/", 0, 0, str(fault)),))
     if not data.strip():
         # Whoever writes a file anew empties it first: a reload in that moment must not throw away every rule.
-        return Loaded(None, (Fault("/", 0, 0, f"{file} is empty; for a start with the defaults leave it away"),))
+        return Loaded(None, (Fault("/", 0, 0, f"{file} is empty; to start with the defaults, name no file"),))
     return load(data, home=base, environ=os.environ, read_file=files_beside(file), module_sections=module_sections)

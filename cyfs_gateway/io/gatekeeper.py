@@ -106,8 +106,7 @@ class Gatekeeper:
         anchors = await self._anchors()
         if anchors is None:
             return []
-        stranded, self._stranded = self._stranded, set()
-        doubtful = []
+        stranded, doubtful = self._stranded, []
         for one in self._inside():
             tunnel = one.tunnel
             if not self._may_stay(one, anchors, at_length=one.peer.did.key is None):
@@ -118,6 +117,7 @@ class Gatekeeper:
             elif one.peer.did.key is None:
                 doubtful.append(one)
             await trio.lowlevel.checkpoint()
+        stranded.clear()
         return doubtful
 
     async def _anchors(self) -> Anchors | None:

@@ -596,7 +596,7 @@ class RunningGateway:
             async with self._changing:
                 pass
         with trio.move_on_after(20, shield=True):
-            with trio.CancelScope() as self._courtesy:
+            with self._courtesy:
                 await self._desk.drain()
             self._listeners.close()
             has_something_to_say = bool(self._engine.tracker.close_all("the gateway stops") or self._peers.peers())

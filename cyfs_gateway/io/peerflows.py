@@ -19,6 +19,7 @@ from cyfs_gateway.flow import ANSWERED, PEER, Flow, Identity
 from cyfs_gateway.io.carried import Carried
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.names import is_ip
+from cyfs_ns.trust.level import Purpose as Ask
 from rtcp.io.tunnel import StreamRequest
 from rtcp.packet import Purpose
 from rtcp.party import Peer
@@ -50,7 +51,8 @@ class PeerFlow(Carried):
         network = "udp" if request.purpose is Purpose.DATAGRAM else "tcp"
         peer, rtcp = request.peer, world.config.rtcp
         source, port = peer.source if is_ip(peer.source) else "", 0
-        if request.source is not None and rtcp is not None and rtcp.proxy_from & {peer.did.canonical, peer.device}:
+        names = {peer.device, peer.did.canonical} if identity.trust >= Ask.MATCH.least else {peer.device}
+        if request.source is not None and rtcp is not None and rtcp.proxy_from & names:
             told, port = ip_address(request.source[0]), request.source[1]
             source = str(getattr(told, "ipv4_mapped", None) or told)
         super().__init__(engine, Flow(network, PEER, source, port, "", "", request.port, DOOR, identity=identity))

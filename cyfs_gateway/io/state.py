@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.errors import ConfigFault
 from cyfs_ns.io.atomic import write_atomic
 from cyfs_ns.io.home import HomeLock
 from cyfs_ns.io.trusted.keystore import KeyStore, host_label
@@ -57,11 +57,9 @@ class Home(HomeLock):
 
     def identity(self) -> dict[str, Any]:
         """Who this machine is, as ``status`` shows it; ``fault`` where that cannot be read."""
-        from cyfs_ns.io.trusted.store import TrustStore
-
         try:
-            return KeyStore(self.path).view(time.time(), TrustStore(self.path).anchors())
-        except (BadWire, ConfigFault, OSError) as fault:
+            return KeyStore(self.path).view(time.time())
+        except ConfigFault as fault:
             return {"fault": str(fault)}
 
     def choices(self) -> dict[str, str]:

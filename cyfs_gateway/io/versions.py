@@ -30,8 +30,12 @@ class VersionFile:
 
     def read(self) -> VersionMemory:
         """What is known; nothing, without a file.  Blocks on the disk, on nothing else.  Raises ``ConfigFault``."""
-        if not os.path.lexists(self._path):
+        try:
+            os.lstat(self._path)
+        except FileNotFoundError:
             return VersionMemory()
+        except OSError as fault:
+            raise ConfigFault(f"{self._path}: {fault.strerror}") from fault
         try:
             return read_memory(read_bounded(self._path, _MOST)[0])
         except (ConfigFault, BadWire) as fault:

@@ -331,10 +331,14 @@ def _id(spec: ListSpec) -> str:
 
 def _digest(path: Path) -> str:
     # Not to wait for somebody to write into a pipe, nor for the end of a device.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(f"{path} is no regular file")
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    finally:
+        os.close(fd)
 
 
 def _mapped(path: Path) -> ListSet | None:

@@ -454,6 +454,8 @@ class Device:
         try:
             await tunnel.shake()
             self._check_open()
+            if self._fifth is not None and 4 not in self._fifth.versions:
+                raise Refused("version 4 is not spoken here any more")
         except Unreachable as failed:
             tunnel.abandon()
             if self._fifth is not None:

@@ -68,7 +68,7 @@ class Fifth:
     def __init__(self, told: Version5, commons: Commons, roll: Roll, wall: Callable[[], float], limits: Limits) -> None:
         self.commons, self.versions = commons, told.versions
         self._told, self._roll, self._wall, self._limits = told, roll, wall, limits
-        self._news = self._written = 0
+        self._news, self._written = 0, -1  # another device may not have got as far as to write
         self._writing = trio.Lock()
         self._tries_again = False
         self._young: set[MuxedTunnel] = set()

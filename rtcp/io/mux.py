@@ -159,7 +159,7 @@ class MuxedTunnel:
         self._turn()
 
     def retire(self) -> None:
-        """Nothing more is opened on it, by neither side, and it ends with the last conversation that is open."""
+        """The peer is to open nothing more on it, nor does the device; it ends with the last open conversation."""
         self._is_retired = True
         self._machine.drain()
         self._turn()

@@ -348,6 +348,8 @@ class Reception:
         event = await tunnel.next_event()
         if isinstance(event, TunnelOpened):
             self._roll.stands(tunnel)
+            if self._fifth is not None and 4 not in self._fifth.versions:  # by a change meanwhile
+                tunnel.close()
         return event
 
     # Both

@@ -325,7 +325,7 @@ Serving.stage = told
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("wrong", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize("wrong", ["pipe", "/dev/zero", "."])
 def test_a_list_that_is_no_file_holds_up_nobody(tmp_path: Path, wrong: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     port = free_port()

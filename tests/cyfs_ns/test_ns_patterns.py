@@ -53,6 +53,7 @@ def test_a_regex_that_explodes_matches_nothing_and_says_so(caplog):
         "(?=b)a{300000}",
         "(?x)(?=b)a{9 9 9 9 9 9 9}",
         "(?i-mx:a{9#}\n999999})(?=b)",
+        "(?=b)a{" + "9" * 5000 + "}",
     ],
 )
 def test_repeats_that_would_fill_the_memory_are_not_written_out(pattern):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 import trio.testing
 
-from cyfs_ns.errors import Unreachable
+from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
 from rtcp.v5.memory import CERTAIN_FOR, Opening, VersionMemory, read_memory
 from rtcp.v5.messages import Type
@@ -88,6 +88,37 @@ async def test_who_have_nothing_in_common_have_no_tunnel(callers, calleds):
         with pytest.raises(Unreachable, match=f"only version {min(callers)} is spoken here"):
             await alice.tunnel(BOBS_DID)
         assert alice.tunnels() == bob.tunnels() == [] and len(road.said) == 1
+
+
+async def test_no_handshake_of_version_4_outlives_the_day_it_was_given_up():
+    """Called and calling: what was under way when version 4 was given up comes to nothing."""
+    town, asked, go = Town(), trio.Event(), trio.Event()
+
+    async def slowly(_):
+        asked.set()
+        await go.wait()
+
+    async with (
+        town.live(ALICE, versions=FOUR, welcome=slowly) as alice,
+        town.live(BOB, versions=BOTH, welcome=slowly) as bob,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def call(device, to):
+            with suppress(Refused, Unreachable):
+                await (await device.tunnel(to)).over.wait()
+            over.set()
+
+        for caller, to in ((alice, BOBS_DID), (bob, ALICES_DID)):
+            asked, go, over = trio.Event(), trio.Event(), trio.Event()
+            assert bob.speak(BOTH)
+            nursery.start_soon(call, caller, to)
+            await asked.wait()
+            assert bob.speak(FIVE)
+            go.set()
+            await over.wait()
+            await until(lambda: not bob.tunnels())
+            bob._resting.clear()
 
 
 async def test_that_a_peer_speaks_version_5_is_written_down_before_it_hears_who_calls():

@@ -5,8 +5,8 @@ program would read or print there.  So ``/dev/null`` takes the place of one, ope
 printing, that was never there fails as it should.
 
 A result that cannot be printed is a failure: one sentence and exit code 1, whatever command it is and however far it
-got.  A reader who has enough (``| head``) is told nothing, and the code is 1, too.  Standard error has nobody to
-complain to, so what it does not take is lost.
+got.  A reader who has enough (``| head``) is told nothing, and the code is 1, too, if the command has no other.
+Standard error has nobody to complain to, so what it does not take is lost.
 """
 
 from __future__ import annotations

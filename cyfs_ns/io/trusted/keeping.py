@@ -18,6 +18,7 @@ documents do: of the key that has most, the oldest.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections import Counter
@@ -88,7 +89,7 @@ class Keeping:
         # Twice as many: what others put there is to be seen, not to end everything.
         self._documents = Folder(home / "kept", (".json",), _read_kept, 2 * MOST_DOCUMENTS)
         self._marks = Folder(home / "marks", (".json",), _read_mark, 2 * MOST_MARKS)
-        self._unwritten = _unwritten.setdefault(home.absolute(), _Unwritten())
+        self._unwritten = _unwritten.setdefault(Path(os.path.realpath(home)), _Unwritten())
         self._locked_until = -_LOCK_AGAIN
         self._told: tuple[tuple[object, ...], tuple[tuple[Mark, ...], dict[str, str]]] | None = None
         """What :meth:`marks` told last, and of what."""
@@ -106,7 +107,8 @@ class Keeping:
 
         As long as nothing changes it is the same object: in a crowd everybody asks.
         """
-        documents, marks, unwritten = self._documents.look(), self._marks.look(), self._in_memory()
+        unwritten = self._in_memory()  # first: what is written meanwhile is then found on the disk
+        documents, marks = self._documents.look(), self._marks.look()
         told = self._told
         if told is not None and told[0][0] is documents and told[0][1] is marks and told[0][2] == unwritten:
             return told[1]

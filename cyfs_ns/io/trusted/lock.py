@@ -38,12 +38,13 @@ def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
 
 def _holder(lock: int) -> str:
     """Who holds the lock, as the kernel tells (proc_locks(5)), and what to do."""
-    number = str(os.fstat(lock).st_ino)
+    status = os.fstat(lock)
+    number = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         with Path("/proc/locks").open(encoding="ascii") as table:
             for line in table:
                 fields = line.split()
-                if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == number:
+                if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == number:
                     return (
                         "this process: is the disk slow?"
                         if int(fields[4]) == os.getpid()

@@ -65,6 +65,13 @@ class Turn:
         self.lock.release()
 
 
+def wait_for(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def test_who_waits_for_a_look_of_others_shares_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, listed, go, turn, looks = folder(tmp_path), Folder.names, threading.Event(), Turn(), 0
 
@@ -74,11 +81,6 @@ def test_who_waits_for_a_look_of_others_shares_the_next(tmp_path: Path, monkeypa
         looks += 1
         assert go.wait(30)
         return found
-
-    def wait_for(done: Callable[[], bool]) -> None:
-        end = time.monotonic() + 30
-        while not done() and time.monotonic() < end:
-            time.sleep(0.001)
 
     monkeypatch.setattr(Folder, "names", slow)
     monkeypatch.setattr(files, "_turn", turn)
@@ -95,19 +97,23 @@ def test_who_waits_for_a_look_of_others_shares_the_next(tmp_path: Path, monkeypa
     assert files.look().items == (b"late",) and looks == 3
 
 
-def test_a_look_that_failed_is_nobodys(tmp_path: Path) -> None:
-    files, begun, refused = folder(tmp_path), threading.Barrier(4), []
-    tmp_path.chmod(0o777)
+def test_a_look_that_failed_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, go, turn, looks = folder(tmp_path), threading.Event(), Turn(), 0
 
-    def look() -> None:
-        begun.wait()
-        with pytest.raises(PermissionError):
-            files.look()
-        refused.append(1)
+    def slow(self: Folder[bytes]) -> list[str]:
+        nonlocal looks
+        looks += 1
+        assert go.wait(30)
+        raise PermissionError("not now")
 
-    with ThreadPoolExecutor(4) as people:
-        for done in [people.submit(look) for _ in range(4)]:
-            done.result()
-    assert len(refused) == 4
-    tmp_path.chmod(0o700)
+    monkeypatch.setattr(files, "_turn", turn)
+    with monkeypatch.context() as failing, ThreadPoolExecutor(4) as people:
+        failing.setattr(Folder, "names", slow)
+        all_of_them = [people.submit(files.look) for _ in range(4)]
+        wait_for(lambda: turn.came == 4)
+        go.set()
+        for one in all_of_them:
+            with pytest.raises(PermissionError, match="not now"):
+                one.result()
+    assert looks == 4
     assert files.look().items == ()

@@ -243,9 +243,7 @@ async def test_many_who_ask_at_once_are_one_question(tmp_path: Path) -> None:
     assert dns.asked == 1 and len({id(outcome) for outcome in outcomes}) == 1
 
 
-async def test_a_crowd_that_is_new_is_kept_in_the_order_it_came(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crowd_that_is_new_is_kept_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zones = [Did("web", f"z{number}.example") for number in range(40)]
     store, under_way, most, kept = TrustStore(tmp_path), 0, 0, []
     (tmp_path / "names" / "local").mkdir(parents=True)

@@ -589,7 +589,9 @@ class RunningGateway:
         await self._stopping.wait()
 
     async def end(self) -> None:
-        """Give everything back: listeners, connections, the kernel's rules, the control socket."""
+        """Give everything back: listeners, connections, the kernel's rules, the control socket.  Twice is once."""
+        if self._ending:
+            return
         self._ending = True
         with trio.move_on_after(_CHANGE_SECONDS, shield=True):
             # A change under way would bind listeners and set rules that nobody removes any more.

@@ -256,14 +256,13 @@ async def test_who_does_not_know_whose_he_is_says_so_before_anybody_sends(tmp_pa
                 await laptop.gateway.trusted.resolve(Ask(subject=LAPTOP))
             house = Pair(laptop, laptop, tmp_path, dns)
             shown = await house.run("laptop", "id", "show")
-            whole = await house.run("laptop", "status")
             async with house.running("laptop", "receive") as process:
                 assert process.stderr is not None
                 said = b""
                 while not said.endswith(b"\n"):
                     said += await process.stderr.receive_some()
     doubt = b"the device-mini document issued " if case == "older" else b"\0"
-    assert (doubt in shown.stdout, doubt in whole.stdout) == (case == "older", case == "older"), shown
+    assert (doubt in shown.stdout) == (case == "older"), shown
     assert {
         "older": doubt in said and b"(id accept)" in said,
         "unsigned": b"ask for one (id request)" in said,

@@ -46,10 +46,12 @@ class Program:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
         with self.log.open("ab") as log:
+            told = log.tell()
             command = [str(PROGRAM), "run", "-c", str(self.file), "--home", str(self.home)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=starve)
         try:
-            eventually(self.accepts, self)
+            # The last thing that is made is what commands talk to.
+            eventually(lambda: self.accepts() and b'"ready"' in self.log.read_bytes()[told:], self)
             yield self
         finally:
             self.process.kill()

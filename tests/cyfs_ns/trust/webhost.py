@@ -68,8 +68,16 @@ class WebHost:
         (self.folder / place).unlink(missing_ok=True)
 
     def asked(self) -> list[str]:
-        """The requests so far: nginx writes its log as it answers."""
-        return [line.split('"')[1] for line in (self.folder / "access.log").read_text().splitlines()]
+        """The requests so far.
+
+        nginx writes its log after it has answered; once its one worker answers another request it has.
+        """
+        with socket.create_connection(("127.0.0.1", self.port), 30) as asking:
+            asking.sendall(b"GET /asked HTTP/1.0\r\n\r\n")
+            while asking.recv(4096):
+                pass
+        lines = [line.split('"')[1] for line in (self.folder / "access.log").read_text().splitlines()]
+        return [line for line in lines if line != "GET /asked HTTP/1.0"]
 
     def fetch(
         self, addresses: Sequence[Sequence[str]] = ((PUBLIC,),), dialled: list[str] | None = None, **limits: float

@@ -96,8 +96,8 @@ async def test_every_router_behaves_as_its_nat_says(lab):
     async def measure(nat: Nat) -> None:
         a, b = hosts[nat]
         seen = await measure_nat(a, ips, ports)
-        meets = nat is not ONE_TO_ONE and await hairpins(a, b, (ips[0], ports[0]))
-        measured[nat.name] = (seen.mapping, seen.filtering, seen.port_kept, meets, seen.outside[0])
+        hairpin = nat is not ONE_TO_ONE and await hairpins(a, b, (ips[0], ports[0]))
+        measured[nat.name] = (seen.mapping, seen.filtering, seen.port_kept, hairpin, seen.outside[0])
 
     async with lab.up(), trio.open_nursery() as nursery:
         await nursery.start(reflector, server, ips, ports)
@@ -112,24 +112,28 @@ async def test_every_router_behaves_as_its_nat_says(lab):
 
 async def hairpins(a: Host, b: Host, server: tuple[str, int]) -> bool:
     """Whether ``b`` reaches ``a`` on the address the server sees."""
-    with (
-        await a.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear,
-        await b.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth,
-    ):
-        seen = b""
-        with trio.fail_after(5):
-            while not seen:
-                await ear.sendto(b"who?", server)
-                with trio.move_on_after(0.5):  # datagrams may be lost
-                    seen = await ear.recv(100)
-        ip, port = seen.decode().split()
-        for _ in range(3):
-            await mouth.sendto(b"neighbour", (ip, int(port)))
-            with trio.move_on_after(0.2):
-                while await ear.recv(100) != b"neighbour":
-                    pass  # the server's answer to a question that was repeated
-                return True
-        return False
+    with await b.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth, trio.fail_after(20):
+        while True:
+            # A router with a thousand ports may mean one for two sockets, and then drops what the second says.
+            with await a.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
+                for _ in range(3):  # datagrams may be lost
+                    await ear.sendto(b"who?", server)
+                    seen = b""
+                    with trio.move_on_after(0.5):
+                        seen = await ear.recv(100)
+                    if seen:
+                        ip, port = seen.decode().split()
+                        return await meets(ear, mouth, (ip, int(port)))
+
+
+async def meets(ear: trio.socket.SocketType, mouth: trio.socket.SocketType, address: tuple[str, int]) -> bool:
+    for _ in range(3):
+        await mouth.sendto(b"neighbour", address)
+        with trio.move_on_after(0.2):
+            while await ear.recv(100) != b"neighbour":
+                pass  # the server's answer to a question that was repeated
+            return True
+    return False
 
 
 async def test_nothing_is_left_after_a_test_that_fails_and_its_story_is_kept(lab, tmp_path):

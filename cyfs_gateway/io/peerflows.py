@@ -6,10 +6,9 @@ it, or a rule that speaks of peers, a request is refused.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -31,8 +30,6 @@ from tunnels.url import parse as parse_url
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
     from cyfs_gateway.io.world import World
-
-_Opened = TypeVar("_Opened")
 
 _HERE: Final = "127.0.0.1"
 
@@ -58,7 +55,7 @@ class PeerFlow(Carried):
         super().__init__(engine, Flow(network, PEER, source, port, "", "", request.port, DOOR, identity=identity))
         self._world, self._request, self._on_over = world, request, on_over
         self._scope = trio.CancelScope()
-        self._why = ""
+        self._why: str | None = None
         self._url: TunnelUrl | None = None
 
     @property
@@ -87,13 +84,17 @@ class PeerFlow(Carried):
         engine.tracker.add(self)
         try:
             with self._scope:
+                self._scope.deadline = trio.current_time() + engine.timeouts.connect
                 if self.flow.network == "udp":
-                    packets = partial(self._in_time, self._open_packets)
-                    await self._carry_packets(packets, self._request.accept_datagrams)
+                    await self._carry_packets(self._open_packets, self._request.accept_datagrams)
                 else:
-                    await self._carry_stream(partial(self._in_time, self._open_stream), self._request.accept)
+                    await self._carry_stream(self._open_stream, self._request.accept)
             if self._scope.cancelled_caught:
-                raise Refused(self._why)
+                if self._why is not None:
+                    raise Refused(self._why)
+                raise Unreachable(
+                    f"{Target(self.flow.goal, self.flow.dst_port)} did not answer in time", "connect_timeout"
+                )
         except OSError as fault:
             raise Unreachable(str(fault), "tunnel_open") from fault
         finally:
@@ -165,11 +166,6 @@ class PeerFlow(Carried):
         """A URL says the way itself: the rules may agree to that, not send it elsewhere."""
         if self.decision.leaf.kind not in ("Direct", "Rtcp"):
             raise Refused(f"{self.decision.verdict.why}: {self.decision.leaf.name} does not open URLs of peers")
-
-    async def _in_time(self, work: Callable[[], Awaitable[_Opened]]) -> _Opened:
-        with trio.move_on_after(self._engine.timeouts.connect):
-            return await work()
-        raise Unreachable(f"{Target(self.flow.goal, self.flow.dst_port)} did not answer in time", "connect_timeout")
 
     def _ended(self, relay: object, why: str) -> None:
         super()._ended(relay, why)

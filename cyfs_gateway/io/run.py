@@ -15,7 +15,7 @@ import trio
 from cyfs_gateway.io.gateway import RunningGateway
 from cyfs_gateway.io.state import Home
 from cyfs_ns.errors import ConfigFault, CyfsError
-from cyfs_ns.io.process import settle_in
+from cyfs_ns.io.process import keep_spare_memory, settle_in
 from tunnels.io.reactor import Reactor
 
 _HEEDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -61,6 +61,7 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
                 nursery.cancel_scope.cancel()
                 return 1
             try:
+                keep_spare_memory()
                 begun.set()
                 nursery.start_soon(gateway.keep_status)
                 _log.info("ready", extra={"control": str(gateway.config.control.unix), "pid": os.getpid()})

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire
@@ -37,6 +38,7 @@ _WEB_ID = re.compile(r"([^%]+)(?:%3[Aa]([1-9][0-9]{0,4}))?\Z").match
 _ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._")
 _SENTINELS = frozenset({"null", "undefined"})
+_MOST_DEVICES = 1024  # whose two forms are remembered: each stream of a peer asks for them
 _LOST_CASE = "lost the case of its letters on the way, and with it the key; use the form of 52 characters"
 
 
@@ -136,7 +138,7 @@ def host_of_did(did: Did, bridges: Bridges | None = None, *, case_safe: bool = F
     if bridges is not None and (bridge := bridges.get(did.method)):
         return f"{did.id}.{bridge}"
     if case_safe and did.method == "dev":
-        return f"{to_base32(read_x(did.id).raw)}.dev.did"
+        return _case_safe(did.id)
     return f"{did.id}.{did.method}.did"
 
 
@@ -162,6 +164,12 @@ def did_of_host(untrusted: str, bridges: Bridges | None = None) -> Did:
     return _somebody(_by_method(method, text))
 
 
+@lru_cache(_MOST_DEVICES)
+def _case_safe(x: str) -> str:
+    return f"{to_base32(read_x(x).raw)}.dev.did"
+
+
+@lru_cache(_MOST_DEVICES)
 def _dev_label(label: str) -> Did:
     if len(label) == 52:
         return dev_did(PublicKey(from_base32(label, "device key")))

@@ -4,8 +4,9 @@ Only questions whose answer is not at hand go the long way, under a bound for al
 are dropped, since those who came first have waited longer, and a client asks again.
 
 A turn goes on until the socket is empty, not until a batch is less than full: under load a wake-up of the scheduler
-costs more than the answers of a whole small batch.  It ends after ``TURN`` questions, or fewer that go the long way, so
-that the rest of the house gets its own.
+costs more than the answers of a whole small batch.  But a question that came alone has seldom anybody behind it, and
+the scheduler waits anyhow.  A turn ends after ``TURN`` questions, or fewer that go the long way, so that the rest of
+the house gets its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import trio
 from cyfs_ns.hot import Hot
 from cyfs_ns.io.datagrams import TURN, Errand, UdpDoor
 from cyfs_ns.io.light import light_work
+from cyfs_ns.io.mmsg import SLOTS
 from cyfs_ns.peer import Peer
 
 Serve: TypeAlias = Callable[[bytes, Peer], Awaitable["bytes | None"]]
@@ -69,8 +71,8 @@ async def serve_udp(
             def turn() -> int:
                 nonlocal in_flight
                 second = int(clock())
-                taken, count = 0, 1
-                while count and taken < TURN:
+                taken, count = 0, SLOTS
+                while count > 1 and taken < TURN:
                     try:
                         count = door.answer_batch(hot.doors["udp"], second, errands)
                     except OSError as fault:

@@ -39,14 +39,14 @@ class MuxedRequest:
         """Say yes to a stream.  Raises ``Unreachable`` when it is too late."""
         if self.purpose is not Purpose.STREAM:
             raise Misuse("it asks for datagrams")
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return self._judging.accept_stream(self._number)
 
     async def accept_datagrams(self) -> DatagramPipe:
         """Say yes to datagrams.  Raises ``Unreachable`` when it is too late."""
         if self.purpose is not Purpose.DATAGRAM:
             raise Misuse("it asks for a stream")
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return self._judging.accept_datagrams(self._number)
 
 

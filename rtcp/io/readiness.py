@@ -16,15 +16,12 @@ _FILL = bytes(1024)
 class Readiness:
     """Writable and not readable at first.  Raises ``OSError`` when there are no more descriptors."""
 
-    __slots__ = ("_back", "_face", "_readable", "_writable", "fileno")
+    __slots__ = ("_back", "_face", "_is_small", "_readable", "_writable", "fileno")
 
     def __init__(self) -> None:
-        self._face, self._back = socket.socketpair()
-        self._face.setblocking(False)
-        self._back.setblocking(False)
-        self._face.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # any one message fills the least there is
+        self._face, self._back = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.fileno = self._face.fileno
-        self._readable, self._writable = False, True
+        self._readable, self._writable, self._is_small = False, True, False
 
     def set_readable(self, readable: bool) -> None:
         if readable is not self._readable:
@@ -39,8 +36,13 @@ class Readiness:
             self._writable = writable
             if writable:
                 self._back.recv(len(_FILL))
-            else:
-                self._face.send(_FILL)
+                return
+            if not self._is_small:
+                self._is_small = True
+                self._face.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDBUF, 1
+                )  # any one message fills the least there is
+            self._face.send(_FILL)
 
     def close(self) -> None:
         """May be called twice."""

@@ -139,7 +139,7 @@ class Sockets:
     async def connect(self, target: Target) -> TcpEndpoint:
         """Connect to ``target``, whichever of its addresses answers first.  Raises ``Unreachable``, or as the guard."""
         found = await self.addresses(target.host)
-        if self._guard is not None:
+        if self._guard is not None and len(found) > 1:  # of several, none is tried when one is refused
             for ip in found:
                 self._guard(ip, target.port)
         with within(self.options.connect_timeout, f"connecting to {target}"):
@@ -154,9 +154,14 @@ class Sockets:
     async def _attempt(self, port: int, ip: str) -> TcpEndpoint:
         sock = self.start_connect(ip, port)
         try:
-            await trio.lowlevel.wait_writable(sock)
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
+            # Whoever listens on this machine has answered before the call returned, and the second call tells.
+            error = sock.connect_ex((ip, port)) if ip.startswith("127.") else errno.EALREADY
+            if error == errno.EALREADY:
+                await trio.lowlevel.wait_writable(sock)
+                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            if error and error != errno.EISCONN:
                 raise _socket_error(error)
             self.keep_alive(sock)
         except BaseException:

@@ -103,6 +103,24 @@ async def test_a_server_may_speak_first(tmp_path: Path, nursery: trio.Nursery) -
         assert await the_rest(stream) == b""
 
 
+async def test_a_service_that_does_not_answer_holds_nothing_for_long(tmp_path: Path) -> None:
+    port = free_port()
+    with socket.socket() as full, socket.socket() as first:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        target = full.getsockname()[1]
+        first.connect(("127.0.0.1", target))  # and nobody else gets in
+        async with (
+            published(port) as dns,
+            machine(
+                tmp_path / "photos", NAS, "timeouts: {connect: 300ms}\n" + door(port, web(target)), did=PHOTOS, dns=dns
+            ) as photos,
+            machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+        ):
+            assert await ask(laptop) == 4
+            await until(lambda: not photos.gateway.connections())
+
+
 async def test_a_stranger_is_refused_and_one_who_is_named_gets_what_he_is_named_for(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:

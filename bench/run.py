@@ -60,6 +60,8 @@ NOTES = """
   loop in C that keeps nothing and ages nothing, the ceiling of dnsperf.  *ours-worker* has `workers: 1`.
 * Latencies are those of `bench/dnsload.c`: questions go out at a steady rate, whether or not others are answered, and
   a latency ends when the kernel has the answer for the client, so the client's own waiting for its CPU is not in it.
+  Steady rates are a little off the round numbers, which would meet the kernel's 250 Hz tick with every nth question for
+  a whole round, or never; their rounds are many, short, and each time in another order.
 * `dns-miss` names are asked once and never again.  *CPU* there is all the time a name server spends on a miss,
   receiving and sending included.  dnsdist keeps one socket to its upstream; the others take a port for each question.
 * dnsmasq over TCP is not raced: it forks a process for each connection.  DoH by GET is loaded by h2load, because

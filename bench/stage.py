@@ -22,6 +22,7 @@ from pathlib import Path
 _CPUS = sorted(os.sched_getaffinity(0))
 PROXY_CPU, LOAD_CPU = _CPUS[0], _CPUS[-1]
 FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+_SCHEDULED = 2
 _TICK = os.sysconf("SC_CLK_TCK")
 _HERE = Path(__file__).parent
 
@@ -96,12 +97,12 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time spent so far, user and system, in seconds (resolution: one clock tick, 10 ms)."""
-    ticks = 0
-    for member in _family(pid):
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICK
+    """CPU time spent so far, user and system, in seconds.
+
+    By the clock of each process (clock_getcpuclockid(3)), to the nanosecond: a hundredth of a second, as /proc tells
+    it, is 20 us each for the questions of half a second.  Raises ``OSError`` when it is gone.
+    """
+    return sum(time.clock_gettime(~member << 3 | _SCHEDULED) for member in _family(pid))
 
 
 def busy_seconds() -> float:

@@ -79,8 +79,8 @@ class LinkWatch:
         it has told by now is heard at once, and not when :meth:`run` has its turn.
         """
         known = self.neighbours.mac(ip)
-        if known is not None or not self._looked:
-            return known
+        if known is not None or not self._looked or ip.startswith("127.") or ip == "::1":
+            return known  # this machine is nobody's neighbour, nor its own
         try:
             heard = notices(self._watched)
         except OSError:

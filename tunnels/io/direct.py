@@ -155,7 +155,7 @@ class Sockets:
         sock = self.start_connect(ip, port)
         try:
             # Whoever listens on this machine has answered before the call returned, and the second call tells.
-            error = sock.connect_ex((ip, port)) if ip.startswith("127.") else errno.EALREADY
+            error = sock.connect_ex((ip, port)) if ip.startswith(("127.", "::1")) else errno.EALREADY
             if error == errno.EALREADY:
                 await trio.lowlevel.wait_writable(sock)
                 error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

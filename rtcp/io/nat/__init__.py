@@ -1,0 +1,1 @@
+"""NAT traversal on real sockets: the shell of ``rtcp/nat/``."""

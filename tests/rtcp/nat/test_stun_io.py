@@ -1,0 +1,340 @@
+"""STUN on real sockets: ours on both sides, coturn on either, and whatever else comes in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.lowlevel
+import trio.testing
+
+from cyfs_ns.errors import Misuse, Unreachable
+from rtcp.io.nat.stun import Observer, behaviour
+from rtcp.io.nat.stunserver import serve_stun
+from rtcp.nat.behaviour import Dependence, Patience, StunServer
+from rtcp.nat.stun import (
+    ROOM,
+    SURPLUS,
+    Change,
+    HostPort,
+    Kind,
+    Message,
+    is_stun,
+    read_message,
+    respond,
+    write_message,
+    write_request,
+)
+from tests.freeport import free_port
+
+ONE, TWO = "127.0.0.1", "127.0.0.2"
+HASTY = Patience(first=0.02, times=2, last=2)
+
+needs_coturn = pytest.mark.skipif(
+    not all(map(shutil.which, ("turnserver", "turnutils_stunclient", "turnutils_natdiscovery"))),
+    reason="needs turnserver: tools/install-packages test",
+)
+
+
+@asynccontextmanager
+async def serving(hosts=(ONE, TWO), **options):
+    """Our server: its two ports, and its counts."""
+    ports = free_port(), free_port()
+    async with trio.open_nursery() as nursery:
+        counts = await nursery.start(partial(serve_stun, hosts, ports, **options))
+        yield ports, counts
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def client():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((ONE, 0))
+        sock.setblocking(False)
+        yield sock
+
+
+async def heard(sock: socket.socket) -> tuple[bytes, HostPort]:
+    with trio.fail_after(5):
+        while True:
+            try:
+                data, source = sock.recvfrom(4096)
+                return data, HostPort(*source[:2])
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(sock)
+
+
+async def test_a_socket_that_others_use_is_observed(client):
+    mine = []
+
+    async def own(observer, *, task_status):
+        task_status.started()
+        while True:
+            data, source = await heard(client)
+            if not (is_stun(data) and observer.take(data, source)):
+                mine.append(data)
+
+    async with serving() as (ports, _), trio.open_nursery() as nursery:
+        observer = Observer(client.sendto)
+        await nursery.start(own, observer)
+        client.sendto(b"not STUN at all", client.getsockname())
+        client.sendto(write_request(bytes(12)), client.getsockname())  # a peer's
+        for _ in range(2):
+            assert await observer.observe(HostPort(ONE, ports[0])) == client.getsockname()
+        while len(mine) < 2:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert mine == [b"not STUN at all", write_request(bytes(12))]
+
+
+async def test_who_does_not_answer_is_asked_as_the_rfc_says(autojump_clock):
+    sent = []
+    observer = Observer(lambda data, to: sent.append((trio.current_time(), data, to)))
+    began = trio.current_time()
+    with pytest.raises(Unreachable):
+        await observer.observe(HostPort(ONE, 9), patience=Patience())
+    assert [when - began for when, _, _ in sent] == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5])
+    assert trio.current_time() - began == pytest.approx(39.5)
+    assert len({data for _, data, _ in sent}) == 1
+    assert not observer.take(sent[0][1], HostPort(ONE, 9))  # over and forgotten
+
+
+async def test_an_answer_counts_only_from_the_server_and_to_our_question(autojump_clock):
+    server, seen = HostPort(ONE, 9), HostPort("203.0.113.1", 5)
+
+    def answer(data, to):
+        ours = read_message(data).transaction
+        good = write_message(Message(kind=Kind.SUCCESS, transaction=ours, seen=seen))
+        assert not observer.take(good, HostPort(TWO, 9))
+        assert not observer.take(write_message(Message(kind=Kind.SUCCESS, transaction=bytes(12), seen=seen)), server)
+        assert observer.take(write_message(Message(kind=Kind.SUCCESS, transaction=ours)), server)  # says nothing
+        assert observer.take(good[:20] + b"\0\x20\0\x08" + bytes(8), server)  # says nonsense
+        assert observer.take(data, server)  # our own words
+        if len(sent) == 1:
+            assert observer.take(good, server)
+        sent.append(to)
+
+    sent = []
+    observer = Observer(answer)
+    assert await observer.observe(server) == seen
+    assert sent == [server, server]
+
+
+async def test_a_refusal_ends_the_question_at_once(autojump_clock):
+    def refuse(data, to):
+        transaction = read_message(data).transaction
+        observer.take(write_message(Message(kind=Kind.ERROR, transaction=transaction, error=(420, "no"))), to)
+
+    observer = Observer(refuse)
+    began = trio.current_time()
+    with pytest.raises(Unreachable, match="420"):
+        await observer.observe(HostPort(ONE, 9))
+    assert trio.current_time() == began
+
+
+async def test_a_cancelled_question_leaves_nothing(autojump_clock):
+    sent = []
+    observer = Observer(lambda data, to: sent.append(data))
+    with trio.move_on_after(1):
+        await observer.observe(HostPort(ONE, 9))
+    answer = Message(kind=Kind.SUCCESS, transaction=read_message(sent[0]).transaction, seen=HostPort(ONE, 1))
+    assert not observer.take(write_message(answer), HostPort(ONE, 9))
+
+
+async def test_the_behaviour_of_no_nat_at_all():
+    async with serving() as (ports, counts):
+        told = await behaviour([StunServer(HostPort(ONE, ports[0]))])
+    assert (told.blocked.value, told.translated.value) == (False, False)
+    assert (told.mapping.value, told.filtering.value) == (Dependence.ENDPOINT_INDEPENDENT,) * 2
+    assert told.local.host == ONE
+    assert counts.answered >= 7
+    assert counts.ignored == counts.limited == counts.unsent == 0
+
+
+async def test_ipv6_with_one_address_and_two_ports():
+    async with serving(["::1"]) as (ports, _):
+        told = await behaviour([StunServer(HostPort("::1", ports[0]), other_port=ports[1])])
+    assert told.translated.value is False
+    assert (told.mapping.value, told.filtering.value) == (None, None)
+    assert "another port: came" in told.filtering.why
+
+
+async def test_where_nobody_answers_udp_is_blocked(client):
+    told = await behaviour([StunServer(HostPort(*client.getsockname()))], patience=HASTY)
+    assert told.blocked.value is True
+    data, _ = await heard(client)
+    assert len(data) == ROOM
+
+
+async def test_a_survey_that_takes_too_long_is_cut_short(client):
+    told = await behaviour([StunServer(HostPort(*client.getsockname()))], within=0.01)
+    assert told.blocked.value is None
+
+
+async def test_where_no_socket_can_be_had_it_says_so():
+    with pytest.raises(Unreachable):
+        await behaviour([StunServer(HostPort(ONE, 9))], local="203.0.113.77")
+
+
+async def test_nothing_stays_open(client):
+    before = set(os.listdir("/proc/self/fd"))
+    async with serving() as (ports, _):
+        await behaviour([StunServer(HostPort(ONE, ports[0]))])
+        with trio.move_on_after(0.01) as scope:
+            await behaviour([StunServer(HostPort(*client.getsockname()))])
+        assert scope.cancelled_caught
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_what_is_no_request_costs_its_neighbours_nothing(client):
+    """Batches with gaps, and answers that leave by another socket."""
+    kinds = {
+        "bare": write_request(bytes(12), room=20)[:20].replace(b"\x00\x08!", b"\x00\x00!"),
+        "noise": b"GET / HTTP/1.1\r\n\r\n",
+        "large": bytes(3000),
+        "good": write_request(b"good" * 3),
+        "moved": write_request(b"move" * 3, change=Change.HOST | Change.PORT),
+    }
+    async with serving() as (ports, counts):
+        for _ in range(20):
+            for data in kinds.values():
+                client.sendto(data, (ONE, ports[0]))
+        heard_from = [await heard(client) for _ in range(40)]
+    answers = [(read_message(data).transaction[:4], source) for data, source in heard_from]
+    assert sorted(answers) == sorted(
+        [(b"good", HostPort(ONE, ports[0]))] * 20 + [(b"move", HostPort(TWO, ports[1]))] * 20
+    )
+    assert all(read_message(data).seen == client.getsockname() for data, _ in heard_from)
+    assert (counts.answered, counts.ignored, counts.limited) == (40, 60, 0)
+
+
+async def test_a_fault_of_ours_costs_one_batch(client, monkeypatch, caplog):
+    def faulty(datagram, *rest, **options):
+        if datagram == b"crash":
+            raise ZeroDivisionError
+        return respond(datagram, *rest, **options)
+
+    monkeypatch.setattr("rtcp.io.nat.stunserver.respond", faulty)
+    async with serving() as (ports, counts):
+        client.sendto(b"crash", (ONE, ports[0]))
+        while not caplog.records:
+            await trio.lowlevel.checkpoint()
+        client.sendto(write_request(bytes(12)), (ONE, ports[0]))
+        assert await heard(client)
+    assert counts.answered == 1
+
+
+async def test_one_network_gets_no_more_answers_than_allowed(client):
+    now = 5.0
+    async with serving(per_second=8, clock=lambda: now) as (ports, counts):
+        for second in range(2):
+            for number in range(20):
+                client.sendto(write_request(bytes([second, number] * 6)), (ONE, ports[number % 2]))
+            while counts.answered + counts.limited < 20 * (second + 1):
+                await trio.lowlevel.checkpoint()
+            assert (counts.answered, counts.limited) == (8 * (second + 1), 12 * (second + 1))
+            now += 1
+
+
+async def test_behind_a_one_to_one_nat_the_public_addresses_are_told(client):
+    async with serving(public={ONE: "203.0.113.1", TWO: "203.0.113.2"}) as (ports, _):
+        client.sendto(write_request(bytes(12), change=Change.HOST), (ONE, ports[0]))
+        data, source = await heard(client)
+    assert source == (TWO, ports[0])
+    answer = read_message(data)
+    assert (answer.origin, answer.other) == (("203.0.113.2", ports[0]), ("203.0.113.2", ports[1]))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "ports"),
+    [
+        ([], [3478]),
+        ([ONE], []),
+        ([ONE], [3478, 3478]),
+        ([ONE], [1, 2, 3]),
+        ([ONE], [0]),
+        (["0.0.0.0"], [3478]),
+        (["::"], [3478]),
+        ([ONE, ONE], [3478]),
+        ([ONE, TWO, "127.0.0.3"], [3478]),
+    ],
+)
+async def test_misuse_of_the_server(hosts, ports):
+    with pytest.raises(Misuse):
+        await serve_stun(hosts, ports)
+
+
+async def test_two_addresses_are_not_known_as_one():
+    with pytest.raises(Misuse):
+        await serve_stun([ONE, TWO], [3478], public={ONE: TWO})
+
+
+async def test_what_cannot_be_bound_leaves_nothing_bound():
+    port, taken = free_port(), free_port()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, pytest.raises(OSError, match="in use"):
+        sock.bind((ONE, taken))
+        await serve_stun([ONE], [port, taken])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((ONE, port))
+
+
+@needs_coturn
+async def test_coturn_tells_our_client_all(tmp_path: Path):
+    ports = free_port(), free_port()
+    words = (
+        *("turnserver", "-n", "--stun-only", "-L", ONE, "-L", TWO, "-p", str(ports[0])),
+        *("--alt-listening-port", str(ports[1]), "--no-tcp", "--no-tls", "--no-dtls", "--no-cli"),
+        *("--log-file", "stdout", "--pidfile", str(tmp_path / "pid"), "--userdb", str(tmp_path / "db")),
+    )
+    with (tmp_path / "log").open("w") as log:
+        coturn = await trio.lowlevel.open_process(words, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        server = StunServer(HostPort(ONE, ports[0]))
+        told = None
+        with trio.fail_after(20):
+            while told is None or told.blocked.value:
+                told = await behaviour([server], patience=HASTY)
+        # Once it answers at all, with the patience it deserves.
+        told = await behaviour([server])
+    finally:
+        coturn.kill()
+        with trio.CancelScope(shield=True):
+            await coturn.wait()
+    assert told.translated.value is False
+    assert told.mapping.value is Dependence.ENDPOINT_INDEPENDENT
+    assert told.mapping.why.count("towards") == 4
+    assert told.filtering.value is Dependence.ENDPOINT_INDEPENDENT, told.filtering.why
+
+
+async def said(*words: str) -> str:
+    with trio.fail_after(20):
+        done = await trio.run_process(words, capture_stdout=True, capture_stderr=True, check=False)
+    return (done.stdout + done.stderr).decode()
+
+
+@needs_coturn
+async def test_coturns_clients_learn_all_from_our_server():
+    """Padded as RFC 5780 allows, so that our server may answer without any allowance."""
+    async with serving() as (ports, counts):
+        words = ("turnutils_natdiscovery", "-m", "-f", "-P", "-p", str(ports[0]), "-L", ONE, ONE)
+        text = await said(*words)
+    assert "NAT with Endpoint Independent Mapping!" in text
+    assert "NAT with Endpoint Independent Filtering!" in text
+    assert "No ALG: Mapped == XOR-Mapped" in text
+    assert f"Other addr: : {TWO}:{ports[1]}" in text
+    assert (counts.ignored, counts.limited, counts.unsent) == (0, 0, 0)
+
+
+@needs_coturn
+async def test_a_client_that_does_not_pad_is_served_where_that_is_allowed():
+    async with serving(surplus=SURPLUS) as (ports, _):
+        text = await said("turnutils_stunclient", "-p", str(ports[0]), ONE)
+    assert re.search(rf"UDP reflexive addr: {ONE}:\d+", text), text
+    assert f"Response origin: : {ONE}:{ports[0]}" in text

@@ -218,7 +218,7 @@ def one_round(
     figure: Figure,
     take_sample: Callable[[], Sample],
     pids: Sequence[int],
-    upstream: int,
+    upstream: int | None,
     scale: float = 1,
     cost_scale: float = 1e6,
 ) -> Sample:
@@ -228,7 +228,7 @@ def one_round(
         return sum(stage.cpu_seconds(pid) for pid in pids)
 
     def known() -> float:
-        return stage.own_seconds() + stage.cpu_seconds(upstream) + contestant()
+        return stage.own_seconds() + (stage.cpu_seconds(upstream) if upstream else 0) + contestant()
 
     spent = contestant()
     strangers = stage.busy_seconds() - known()

@@ -26,6 +26,7 @@ from typing import TypeVar
 import dns
 import measures
 import report
+import snrace
 import stage
 import tunnelrace
 import tunnelrivals
@@ -35,8 +36,8 @@ from measures import RACES, Plan
 from rivals import HELPERS, OURS, RIVALS, Rival
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES, *dns.MEASURES]
-_EVERYBODY = (*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), *tunnelrivals.NAMES, "direct")
+NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES, *snrace.MEASURES, *dns.MEASURES]
+_EVERYBODY = (*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), *tunnelrivals.NAMES, "coturn", "direct")
 WHO = list(dict.fromkeys(_EVERYBODY))
 
 NOTES = """
@@ -90,6 +91,8 @@ NOTES = """
 * `rtcp-flood` has 1,000 connections a second, each from an address of its own: bytes without meaning, a first message
   that was used before, silence, and first messages that are right of callers that never prove themselves.  Rounds
   without a flood are in between.
+* `sn-...`: a relay between two sockets each, with the load's client and upstream in one C program.  coturn is given
+  channels beforehand and no credentials to check; ours has bound sides, rate limits and grants on.
 * `rtcp-10gib` counts a change of the key when the receiver has opened a record under the next one.
 * `start` counts from the creation of the process until an answer came back through SOCKS5, with warm file caches.
 * `crowd` holds as many connections as the limit of open files allows, at most 10,000; the growth is scaled up to
@@ -148,7 +151,7 @@ def main() -> int:
         server.name: server.version(path) for server, path in name_servers if not server.name.startswith("ours")
     }
     versions |= {name: helper.version(path) for name, helper in HELPERS.items() if (path := helper.find())}
-    versions |= tunnelrivals.versions()
+    versions |= tunnelrivals.versions() | snrace.versions()
     about["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     if not contestants and not name_servers:
         return 1
@@ -175,6 +178,8 @@ def main() -> int:
                 taken = dns.MEASURES[name](dns_plan)
             elif name in tunnelrace.MEASURES:
                 taken = tunnelrace.MEASURES[name](plan)
+            elif name in snrace.MEASURES:
+                taken = snrace.race(name, plan)
             else:
                 taken = measures.take(name, plan)
         except stage.Failed as failure:

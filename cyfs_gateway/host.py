@@ -8,11 +8,14 @@ reported; the gateway goes on.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnels.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from cyfs_ns.authority import Authority
 
 ENTRY_POINTS = "cyfs_gateway.modules"
 
@@ -20,6 +23,8 @@ Names = Callable[[str], Sequence[str]]
 """Addresses of a canonical host name, empty when it is none of the module's."""
 ControlMethod = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 Status = Callable[[], Mapping[str, Any]]
+Changed = Callable[[Iterable[bytes]], None]
+"""Takes the wire names (lower case) at and below which an authority's answers are others from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,13 @@ class Host(Protocol):
 
     def register_names(self, names: Names) -> None:
         """Answer for host names before DNS is asked."""
+
+    def register_authority(self, authority: Authority) -> Changed:
+        """Let the gateway's name server answer for a domain of the public DNS, strangers too; tell it of changes by
+        what comes back.
+
+        Raises ``ConfigFault`` where another module speaks for one already.
+        """
 
     def register_service(self, host: str, service: Service) -> None:
         """Serve plain HTTP under a host name that clients reach through the gateway's own listeners."""

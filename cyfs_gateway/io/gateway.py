@@ -22,6 +22,7 @@ from cyfs_gateway.config.load import load, patched
 from cyfs_gateway.config.model import Config, ControlConfig, Loaded
 from cyfs_gateway.facade import Arrival, ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
+from cyfs_gateway.host import Changed
 from cyfs_gateway.io.configfile import read_config
 from cyfs_gateway.io.control.server import serve_control
 from cyfs_gateway.io.engine import Engine
@@ -55,6 +56,7 @@ from tunnels.url import parse as parse_url
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.myself import Myself
+    from cyfs_ns.authority import Authority
     from cyfs_ns.io.serving import Serving, StagedHouse
     from cyfs_ns.io.trusted.resolver import TrustedNames
 
@@ -524,6 +526,15 @@ class RunningGateway:
         return self._desk.serving if self._desk.is_on else None
 
     @property
+    def has_authority(self) -> bool:
+        """Whether somebody speaks for a domain of the public DNS."""
+        return self._desk.authority is not None
+
+    def speak_for(self, authority: Authority | None) -> Changed:
+        """As :meth:`cyfs_gateway.host.Host.register_authority`; None: nobody does any more."""
+        return self._desk.speak_for(authority)
+
+    @property
     def trusted(self) -> TrustedNames:
         """Who knows who somebody is."""
         serving = self.name_server
@@ -583,6 +594,11 @@ class RunningGateway:
     async def keep_status(self) -> None:
         """Save what is learnt of tunnel URLs, until cancelled."""
         await keep_saved(self._home.path / _STATUS_FILE, self._around.status)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody asked the gateway to stop."""
+        return self._stopping.is_set()
 
     async def wait_stopped(self) -> None:
         """Until somebody asks the gateway to stop."""

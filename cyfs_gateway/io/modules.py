@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from cyfs_gateway.host import ENTRY_POINTS, ControlMethod, Module, Names, Service, Status
+from cyfs_gateway.host import ENTRY_POINTS, Changed, ControlMethod, Module, Names, Service, Status
 from cyfs_gateway.io.services import RouteOutbound, ServiceOutbound
 from cyfs_ns import names
 from cyfs_ns.errors import ConfigFault, Misuse
@@ -23,6 +23,7 @@ from tunnels.endpoint import Endpoint
 if TYPE_CHECKING:
     from cyfs_gateway.io.gateway import RunningGateway
     from cyfs_gateway.io.world import Around
+    from cyfs_ns.authority import Authority
 
 _log = logging.getLogger("cyfs.modules")
 
@@ -40,6 +41,7 @@ class _Seat:
         self._modules = modules
         self._names: list[Names] = []
         self._hosts: list[str] = []
+        self._speaks = False
         self._nursery: trio.Nursery | None = None
         self._done = trio.Event()
 
@@ -66,6 +68,8 @@ class _Seat:
                 around.names.remove(answer)
             for host in self._hosts:
                 around.routes.pop(host, None)
+            if self._speaks:
+                self._modules.gateway.speak_for(None)
             self.methods.clear()
 
     def _blame(self, fault: Exception) -> None:
@@ -96,6 +100,12 @@ class _Seat:
             except Exception as fault:
                 self._blame(fault)
         return {"running": not self.fault, **({"fault": self.fault} if self.fault else {}), **said}
+
+    def register_authority(self, authority: Authority) -> Changed:
+        if not self._speaks and self._modules.gateway.has_authority:
+            raise ConfigFault(f"module {self.section}: another module speaks for a domain already")
+        self._speaks = True
+        return self._modules.gateway.speak_for(authority)
 
     def register_service(self, host: str, service: Service) -> None:
         if self._nursery is None:

@@ -17,6 +17,7 @@ import trio
 
 from cyfs_gateway.config.model import Config
 from cyfs_gateway.flow import Flow
+from cyfs_gateway.host import Changed
 from cyfs_gateway.io.world import World
 from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.errors import Refused
@@ -24,6 +25,7 @@ from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.spec import DnsSpec
 
 if TYPE_CHECKING:
+    from cyfs_ns.authority import Authority
     from cyfs_ns.io.serving import Serving, StagedHouse
     from cyfs_ns.peer import Peer
 
@@ -42,6 +44,8 @@ class Desk:
         self.is_on = False
         self._made: Serving | None = None
         """The same from the first attempt on: it holds sockets that a failed one shall not leave behind."""
+        self.authority: Authority | None = None
+        """Who speaks for a domain of the public DNS; :meth:`speak_for` changes it."""
         self._mapped: OrderedDict[str, str] = OrderedDict()
         self._maps = False
 
@@ -84,6 +88,7 @@ class Desk:
         if self.serving is None:
             self.serving = serving
             serving.server.answered = self._remember
+            serving.server.speak_for(self.authority)
             serving.begin(self._nursery, house)
         else:
             serving.commit(house)
@@ -92,6 +97,17 @@ class Desk:
         self._maps = config.enable and config.enhanced_mode != "normal"
         if not self._maps:
             self._mapped.clear()
+
+    def speak_for(self, authority: Authority | None) -> Changed:
+        """Let this one answer for its domain, whenever there is a name server; None: nobody does any more."""
+        self.authority = authority
+        if self.serving is not None:
+            self.serving.server.speak_for(authority)
+        return self._authority_changed
+
+    def _authority_changed(self, names: Iterable[bytes]) -> None:
+        if self.serving is not None:
+            self.serving.server.authority_changed(names)
 
     # What flows learn
 

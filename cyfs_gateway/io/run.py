@@ -55,11 +55,12 @@ async def run_gateway(config_path: str | None, home: Path, *, on_ready: Callable
             try:
                 await gateway.begin(loaded, path)
             except ConfigFault as fault:
-                _log.error("%s", fault)
+                is_wanted = gateway.is_stopping
+                _log.log(logging.INFO if is_wanted else logging.ERROR, "%s", fault)
                 with trio.CancelScope(shield=True):
                     await gateway.end()
                 nursery.cancel_scope.cancel()
-                return 1
+                return 0 if is_wanted else 1
             try:
                 keep_spare_memory()
                 begun.set()

@@ -1,7 +1,7 @@
 """The long way of a question: what the hot tables do not know is decided here, and remembered for them.
 
-    question -> who asks -> names of the house -> policy -> trusted names -> fake address -> cache, upstreams
-             -> answer policy -> sets
+    question -> who asks -> our domain of the public DNS -> names of the house -> policy -> trusted names
+             -> fake address -> cache, upstreams -> answer policy -> sets
 
 Each stop either has the answer or passes the question on.  An alias of ours, a local one or a rewrite, leads on to what
 the same client would be told of its target, from the first stop on.
@@ -9,6 +9,9 @@ the same client would be told of its target, from the first stop on.
 What was decided is right until something it was decided by changes; then the ready-made answers are forgotten, and so
 is what questions that are on their way at that moment would have added.  Answers of our own are told with their full
 TTL each time, those of others with what is left of it, whether they are ready-made or not.
+
+Strangers, who may not ask here, are answered all the same about the domain that ``authority`` speaks for, if there is
+one, and about nothing else: it is why they were sent to us.  They have ready-made answers of their own, and a limit.
 
 The server outlives its configurations: :meth:`NameServer.wear` puts on another ``House`` in one step and keeps the
 cache.
@@ -30,6 +33,7 @@ import trio
 
 from cyfs_ns import edns
 from cyfs_ns.address import parse_address
+from cyfs_ns.authority import Authority, Statement
 from cyfs_ns.blockanswer import Alias as Rewritten
 from cyfs_ns.blockanswer import answer_of, negative_soa
 from cyfs_ns.clock import is_unset
@@ -52,7 +56,7 @@ from cyfs_ns.message import rtype_text
 from cyfs_ns.names import ip as canonical_ip
 from cyfs_ns.peer import Peer
 from cyfs_ns.policy import Client, Policy, View
-from cyfs_ns.query import AD, NOTIMP, NXDOMAIN, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
+from cyfs_ns.query import AD, NOTIMP, NXDOMAIN, RA, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
 from cyfs_ns.ratelimit import RateLimit
 from cyfs_ns.records import HINFO, data_text, data_wire
 from cyfs_ns.reply import CNAME, Reply, make_reply, records, render, shape_of, with_ttls
@@ -80,6 +84,8 @@ _JUMP = 2.0  # seconds by which the wall clock may drift off within one
 _REAL = frozenset({"upstream", "cache", "stale", "local", "rewritten", "trusted"})
 _OWN_WORD = Trust.HOST_SNAPSHOT
 _NO_RECORD = data_wire(HINFO, 'RFC8482 ""')
+_STRANGERS = "strangers"
+"""Whose ready-made answers: no view of ours is called so, since theirs are tuples."""
 
 DOORS = ("udp", "tcp", "tls", "https")
 
@@ -145,6 +151,9 @@ class NameServer:
         self.trusted: TrustedView | None = None
         self.registered: Callable[[str], Sequence[str]] | None = None
         """Addresses of names that services of the house have registered."""
+        self._authority: Authority | None = None
+        self._by_name = (0, 0)
+        """Names of the authority that were forgotten one by one in a second of the clock."""
         self.answered: Answered | None = None
         self.near = CidrSet(())
         """What is on our links; who changes it makes ``hot`` forget its clients."""
@@ -227,6 +236,26 @@ class NameServer:
         trusted = 0 if self.trusted is None else self.trusted.flush(name, below=below)
         return trusted + self.cache.flush(name_wire(name) if name else None, below=below)
 
+    def speak_for(self, authority: Authority | None) -> None:
+        """Let this one answer for its domain from now on, strangers too; None: nobody does any more."""
+        self._authority = authority
+        self._epoch += 1
+        self.hot.flush()
+        self.hot.forget_clients()
+
+    def authority_changed(self, names: Iterable[bytes]) -> None:
+        """The answers at and below these wire names (lower case) of the authority's domain are others now."""
+        self._epoch += 1
+        changed, second = tuple(names), int(self.clock())
+        before, many = self._by_name
+        many = len(changed) + (many if before == second else 0)
+        self._by_name = second, many
+        if many > _MOST_BY_NAME:
+            self.hot.flush()
+            return
+        for name in changed:
+            self.hot.flush(name, below=True)
+
     def settle(self) -> None:
         """Count the hits since the last time, now."""
         for _ in self._settling():
@@ -253,11 +282,17 @@ class NameServer:
         """How a client is served; ``None``: not at all."""
         ip = spell(address)
         if not self.house.may_ask(ip, self.near):
-            return None
+            return Admission(_STRANGERS, limited=True) if self._is_stranger(ip) else None
         view = self.view_of(ip)
         if view.spec.refuse:
             return None
         return Admission(_view_name(view), limited=not self._is_near(ip))
+
+    def _is_stranger(self, ip: str) -> bool:
+        """Whether a client at a canonical address may ask about the domain we speak for, and about nothing else."""
+        if self._authority is None or self.house.is_denied(ip):
+            return False
+        return not self.house.may_ask(ip, self.near)
 
     def _is_near(self, ip: str) -> bool:
         """Whether nobody outside can ask in the name of a canonical address.
@@ -294,6 +329,8 @@ class NameServer:
         view = self.view_of(peer.ip)
         name = query.text
         given = await self._answer(query, name, peer, view, tell_nobody)
+        if given.source == "refused" and self.house.config.doors.refuse == "silent" and self._is_stranger(peer.ip):
+            return None
         answer = self._dressed(query, peer, given)
         took = self.clock() - begun
         afterwards(partial(self._remember, query, name, untrusted, peer, view, given, answer, took, epoch))
@@ -328,6 +365,10 @@ class NameServer:
     async def _answer(self, query: Query, name: str, peer: Peer, view: View, tell: Tell) -> Given:
         tell("client", f"{peer.ip}, view {view.spec.name}")
         if view.spec.refuse or not self.house.may_ask(peer.ip, self.near):
+            given = self._ruled(query, tell) if query.rclass == _IN and self._is_stranger(peer.ip) else None
+            if given is not None and not view.spec.refuse:
+                # Nobody else is asked on their behalf.
+                return replace(given, reply=replace(given.reply, flags=given.reply.flags & ~RA))
             tell("client", "may not ask here")
             refusal = make_reply(query.question, rcode=REFUSED, ede=((_PROHIBITED, ""),))
             return Given(reply=refusal, source="refused", why="not allowed")
@@ -355,6 +396,10 @@ class NameServer:
     ) -> Given:
         """The answer of the stops; ``passed`` are the names whose aliases led here."""
         rtype = query.rtype
+        ruled = self._ruled(query, tell)
+        if ruled is not None:
+            # When that changes, it is forgotten by its name alone, not by those of aliases.
+            return replace(ruled, until=0.0) if passed else ruled
         local = self.local.lookup(query.name, rtype)
         if isinstance(local, Reply):
             why = self.local.why(query.name, rtype)
@@ -384,6 +429,17 @@ class NameServer:
                 return given
             return await self._left(query, name, peer, view, judgement, tell)
         return await self._unvouched(query, name, peer, view, judgement, tell)
+
+    def _ruled(self, query: Query, tell: Tell) -> Given | None:
+        """The answer about a name of the domain we speak for; None: it is of another."""
+        said: Statement | None = None
+        if self._authority is not None:
+            said = self._authority.lookup(query.name, query.rtype)
+        if said is None:
+            return None
+        tell("our domain", said.why)
+        until = self.clock() + said.life if said.life else 0.0
+        return Given(reply=said.reply, source="local", why=said.why, fixed=STEADY, until=until)
 
     async def _left(self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell) -> Given:
         """What trusted names leave to the DNS; the client does not wait twice for servers that are silent."""
@@ -661,7 +717,7 @@ class NameServer:
         if given.until > second + 1:
             self.hot.put(
                 peer.door,
-                _view_name(view),
+                _STRANGERS if self._is_stranger(peer.ip) else _view_name(view),
                 query,
                 untrusted,
                 answer,
@@ -703,6 +759,9 @@ class NameServer:
                 self.take_leases(self._told_leases)
 
 
+_MOST_BY_NAME = 16
+"""Names in a second that are forgotten one by one, each looked for among all ready-made answers; for more of them it
+is cheaper to begin anew."""
 _AT_A_TURN = 4
 """Answers whose hits are counted before questions get their turn again."""
 _ALIAS = CNAME.to_bytes(2) + _IN.to_bytes(2)

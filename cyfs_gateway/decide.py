@@ -185,7 +185,8 @@ class Router:
         if plain is not None:
             return plain
         outbound = self.outbounds[name]
-        hint = FlowHint(source=flow.src_ip, host=flow.rule_host or flow.dst_ip, udp=flow.network == "udp")
+        host, udp = flow.rule_host or flow.dst_ip, flow.network == "udp"
+        hint = FlowHint(source=flow.src_ip, source_port=flow.src_port, host=host, udp=udp)
         names = [outbound.name]
         for _ in range(_DEPTH):
             below = outbound.pick(hint)

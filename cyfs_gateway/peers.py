@@ -137,6 +137,18 @@ def gateways_of(zone: Did, claims: Collection[Claim], least: Trust) -> tuple[Did
     return tuple(dict.fromkeys(device_did(ood.name, whom) for ood in sorted(doors, key=lambda ood: not ood.on_wan)))
 
 
+def gateways_for(name: Did, zone: Did, claims: Collection[Claim], least: Trust) -> tuple[Did, ...]:
+    """The gateways of ``zone`` for ``name``, which is its own or one below it of which nothing is known.
+
+    Empty also if anything says that there is a machine of that name: where it is, is then to be found out.
+    """
+    lists = [claim.value for claim in claims if isinstance(claim.value, ZoneBoot | ZoneDoc)]
+    machines = {ood.name for each in lists for ood in each.oods}
+    machines.update(device for each in lists if isinstance(each, ZoneDoc) for device in each.devices)
+    is_machine = any(device_did(machine, zone.canonical) == name.canonical for machine in machines)
+    return () if is_machine else gateways_of(zone, claims, least)
+
+
 def nobody_but(device: Did, bridges: Bridges) -> Identity:
     """Of whom nothing is known but the key."""
     return Identity(did=str(device), host=_host(device, bridges), trust=Trust.KEY_PROVEN)

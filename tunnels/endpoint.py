@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from rtcp.pipe import Breakable as Breakable
 from rtcp.pipe import Pipe
 
 
@@ -23,14 +24,6 @@ class Target:
 
 Endpoint: TypeAlias = Pipe
 """One open byte stream, non-blocking."""
-
-
-@runtime_checkable
-class Breakable(Protocol):
-    """An endpoint whose end looks like any other when it is closed.  TLS is none: a cut stream lacks its last word."""
-
-    def break_off(self) -> None:
-        """Called before ``close``: what the peer has got is not all there was, and it must not look so."""
 
 
 @runtime_checkable

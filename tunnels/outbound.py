@@ -14,10 +14,11 @@ from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowHint:
-    """The little a group may know of a flow: sticky and hashed strategies choose by it, nothing else does."""
+    """The little that outbounds may know of a flow: some strategies choose by it, and some ways tell its source."""
 
     source: str = ""
     """Client IP address, or empty for the gateway's own traffic."""
+    source_port: int = 0
     host: str = ""
     """Destination name or address."""
     udp: bool = False
@@ -47,7 +48,8 @@ class Outbound(Protocol):
     def pick(self, hint: FlowHint) -> Outbound:
         """The next hop down: a group's chosen member now, or ``self`` for a leaf.  Never blocks.
 
-        A leaf that wants to know whose flow it carries gives itself made out to that client, under the same name.
+        A leaf that wants to know whose flow it carries gives itself made out to that client, under the same name; one
+        that is made out to nobody never answers with itself, as that would be remembered.
         """
 
     async def open_stream(self, target: Target) -> Endpoint: ...

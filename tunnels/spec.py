@@ -178,6 +178,8 @@ class RtcpSpec(ProxySpec):
     target: str = ""
     """What every flow reaches: ``host:port`` as the peer sees it, or its own ``:port``.  Empty: where the flow
     goes, which is the peer itself if that is its name."""
+    proxy_protocol: bool = False
+    """Tell the peer whose flows these are, by address and port."""
 
 
 _SPECS: tuple[type[ProxySpec], ...] = (

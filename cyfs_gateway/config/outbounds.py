@@ -116,7 +116,13 @@ def _rtcp(entry: Section) -> dict[str, Any]:
             entry.error("target", f"expected host:port as the peer sees it, or its own :port, found {target[:60]!r}")
         else:
             target = f"[{host}]:{where[1]}" if ":" in host else f"{host}:{where[1]}"
-    return {"server": server, "port": entry.integer("port", 0, 1, 65535), "via": via, "target": target}
+    return {
+        "server": server,
+        "port": entry.integer("port", 0, 1, 65535),
+        "via": via,
+        "target": target,
+        "proxy_protocol": entry.flag("proxy-protocol"),
+    }
 
 
 def _tunnel_url(entry: Section) -> str:

@@ -91,8 +91,11 @@ class Acquaintance:
             raise Refused(f"{did} is known, but not which key it has (rtcp/require: {rtcp.require})")
         raise _why_not(said, rtcp)
 
-    async def ask(self, did: Did, *, quietly: bool = False) -> outcome.Outcome:
-        """What is said of somebody.  Raises ``Refused`` and ``Unreachable`` when it cannot be told."""
+    async def ask(self, did: Did, *, quietly: bool = False, patience: float | None = None) -> outcome.Outcome:
+        """What is said of somebody.  ``patience``: as of ``Ask``.
+
+        Raises ``Refused`` and ``Unreachable`` when it cannot be told.
+        """
         try:
             trusted = self._trusted()
         except ConfigFault as fault:
@@ -103,7 +106,8 @@ class Acquaintance:
                 # Names that strangers make up shall not push out of the memory what others need of it.
                 raise Refused(f"{did}: nothing here could prove who that is")
             privacy = Privacy.NOBODY
-        return await trusted.resolve(Ask(subject=did, least=level_needed(did, rtcp.require), privacy=privacy))
+        least = level_needed(did, rtcp.require)
+        return await trusted.resolve(Ask(subject=did, least=least, privacy=privacy, patience=patience))
 
     # By what they bring
 

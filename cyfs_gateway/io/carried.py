@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.io.packetrelay import PacketRelay
-from rtcp.io.pipe import DatagramPipe
+from rtcp.io.pipe import DatagramPipe, break_off
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
-from tunnels.io.relay import Relay, break_off
+from tunnels.io.relay import Relay
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine

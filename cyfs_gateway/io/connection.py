@@ -36,7 +36,7 @@ from tunnels.io.direct import why
 from tunnels.io.leaf import Direct
 from tunnels.io.reactor import READABLE, WRITABLE
 from tunnels.io.relay import Relay
-from tunnels.io.waiting import TcpEndpoint
+from tunnels.io.waiting import TcpEndpoint, break_off
 from tunnels.proxyproto import parse_proxy_header
 
 if TYPE_CHECKING:
@@ -642,6 +642,7 @@ class Connection:
         return str(Target(self.flow.goal, self.flow.dst_port))
 
     def _refuse_with(self, answer: bytes, reason: str) -> None:
+        """Say ``answer``, or if there is nothing to say break the connection: else its end would be the server's."""
         if answer:
             try:
                 self.client.send(answer)
@@ -650,6 +651,8 @@ class Connection:
                 self.client.recv(_HANDSHAKE_READ)
             except OSError:
                 pass
+        else:
+            break_off(self.client)
         self.close(reason)
 
     # Ends

@@ -19,11 +19,11 @@ from cyfs_gateway.io.leads import Leads
 from cyfs_gateway.io.peerflows import PeerFlow
 from cyfs_gateway.peers import check_not_revoked
 from cyfs_ns.errors import Refused, Unreachable
+from cyfs_ns.io.logs import SeldomLine
 from cyfs_ns.trust.anchors import Anchors
 from rtcp.admission import Proven, Standing
 from rtcp.io.mux import MuxedTunnel
 from rtcp.io.roll import AnyTunnel
-from rtcp.io.seldom import Seldom
 from rtcp.party import Peer
 from rtcp.v5.closing import CloseCode
 from tunnels.io.rtcp import Rtcp, RtcpProxy
@@ -59,8 +59,8 @@ class Gatekeeper:
         self._acquaintance, self._leads = acquaintance, leads
         self._stranded: set[AnyTunnel] = set()
         """Whose door is closed."""
-        self._turned_away = Seldom(_log, "no tunnel for a peer: %s")
-        self._blind = Seldom(_log, "tunnels that stand are left as they are: %s")
+        self._turned_away = SeldomLine(_log, "no tunnel for a peer: %s")
+        self._blind = SeldomLine(_log, "tunnels that stand are left as they are: %s")
 
     # At the door.  The reason goes to whoever knocks, and what lacks here is not for them.
 

@@ -20,8 +20,7 @@ from cyfs_gateway.doors import Close, CloseUpstream, Command, Dial, HttpDoor, To
 from cyfs_gateway.flow import Flow
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from tunnels.endpoint import Endpoint
-from tunnels.io.relay import break_off
-from tunnels.io.waiting import receive_some, send_all
+from tunnels.io.waiting import break_off, receive_some, send_all
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.connection import Connection

@@ -1,4 +1,9 @@
-"""Whom a name leads to: a zone is no device, so its name leads to the machines that take in what comes for it."""
+"""Whom a name leads to: a zone is no device, so its name leads to the machines that take in what comes for it.
+
+So do the names below it that are nobody else's, as ``www`` may be: what a zone has none of a machine for is its
+gateway's.  A name of which anything is known that is not sure enough, or goes against a pin, is left to whoever dials
+it to fail.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,21 @@ from typing import Final
 import trio
 
 from cyfs_gateway.io.acquaintance import Acquaintance
-from cyfs_gateway.peers import gateways_of, level_needed
+from cyfs_gateway.peers import gateways_for, level_needed
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.trust import outcome
+from cyfs_ns.trust.places import lineage
 from rtcp.io.device import Carrier, Device
 from rtcp.io.roll import AnyTunnel
 
 LOOKED_UP_AGAIN: Final = 300.0
 """Seconds for which a name of a zone leads to the same machines."""
 _MOST_NAMES: Final = 4096
+_MOST_ABOVE: Final = 4
+"""Names above one that are looked at for a zone."""
+_PATIENCE: Final = 4.0
+"""Seconds for those who are asked; at the hosts of most names below a zone nobody answers."""
 
 _log = logging.getLogger("cyfs.peers")
 
@@ -50,21 +60,35 @@ class Leads:
         held = self._found.get(name)
         if held is not None and held[0] > trio.current_time():
             return held[1]
-        found: tuple[Did, ...] = (did,)
-        if not any(tunnel.peer.did == name for tunnel in self._tunnels()):
-            try:
-                said = await self._acquaintance.ask(did)
-            except (Refused, Unreachable):
-                return found  # as whoever dials it will find out
-            if not isinstance(said, outcome.Found):
-                return found
-            found = gateways_of(name, said.claims, level_needed(did, self._acquaintance.rtcp.require)) or found
-            if found != (did,):
-                _log.info("%s leads to %s, as its documents say: %s", did, ", ".join(map(str, found)), said.why)
+        if any(tunnel.peer.did == name for tunnel in self._tunnels()):
+            found: tuple[Did, ...] = (did,)
+        else:
+            found = await self._look(did)
+            if not found:
+                return (did,)  # as whoever dials it will find out
         if len(self._found) >= _MOST_NAMES:
             self._found.clear()
         self._found[name] = trio.current_time() + LOOKED_UP_AGAIN, found
         return found
+
+    async def _look(self, did: Did) -> tuple[Did, ...]:
+        """As ``ask``; empty: nothing certain is heard."""
+        name = did.canonical
+        above = () if name.path or "%" in name.id else lineage(name)[1 : 1 + _MOST_ABOVE]
+        for zone in (did, *above):
+            try:
+                said = await self._acquaintance.ask(zone, patience=_PATIENCE)
+            except (Refused, Unreachable):
+                return ()
+            if isinstance(said, outcome.Found):
+                least = level_needed(zone, self._acquaintance.rtcp.require)
+                found = gateways_for(name, zone, said.claims, least) or (did,)
+                if found != (did,):
+                    _log.info("%s leads to %s, as documents say: %s", did, ", ".join(map(str, found)), said.why)
+                return found
+            if not _is_nobody(said):
+                return ()
+        return ()
 
     async def choose(self, device: Device, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Did:
         """Of those that ``did`` leads to, the first that ``device`` reaches; else the last."""
@@ -74,3 +98,8 @@ class Leads:
                 await device.tunnel(peer, via=via, at=at)
                 return peer
         return last
+
+
+def _is_nobody(said: outcome.Outcome) -> bool:
+    """Whether nothing is said of a name: it is not there; or its host does not answer, and its zone has spoken."""
+    return isinstance(said, outcome.Absent) or (isinstance(said, outcome.Unreachable) and said.heard)

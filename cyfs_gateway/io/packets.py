@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from cyfs_gateway.config.model import ListenerConfig
 from cyfs_gateway.decide import Decision, Pending
 from cyfs_gateway.filter import AddressFilter
-from cyfs_gateway.flow import Flow
+from cyfs_gateway.flow import PEER, Flow
 from cyfs_gateway.io import transparent
 from cyfs_gateway.sniff.result import MORE, Sniffed
 from cyfs_ns.errors import BadWire, CyfsError, Refused
@@ -56,7 +56,8 @@ _Way = tuple[str, Target | None]
 class _Session:
     """One outbound's packet way, shared by all destinations of one association that go there.
 
-    Whom a client knows by a fake address has one of its own: real senders could not be told apart by it.
+    Whom a client knows by a fake address has one of its own: real senders could not be told apart by it.  So has whom a
+    tunnel leads to: that may be another peer, and is opened and refused alone.
     """
 
     __slots__ = ("_forward", "association", "endpoint", "fd", "key", "leaf", "routes")
@@ -146,7 +147,8 @@ class _Route:
 
     def way(self) -> _Way:
         """The key of its session."""
-        return self.decision.leaf.name, self.asked if self.renamed else None
+        leaf = self.decision.leaf
+        return leaf.name, self.asked if self.renamed or leaf.kind == PEER else None
 
     def spoke(self, source: Target) -> bool:
         """Whether an answer is its own: behind a proxy that was told a name, nobody knows who the others are."""
@@ -394,7 +396,7 @@ class Association:
         session = route.session
         if session is not None and route.to is not None and session.routes.get(route.to) is route:
             del session.routes[route.to]
-        if session is not None and route.renamed and self._sessions.pop(session.key, None) is not None:
+        if session is not None and session.key[1] is not None and self._sessions.pop(session.key, None) is not None:
             session.close()
         if route.number:
             self.engine.tracker.drop(route)

@@ -41,7 +41,7 @@ from cyfs_gateway.io.ways import kept_way, way_to
 from cyfs_gateway.peers import nobody_but
 from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Unreachable
 from cyfs_ns.identity.did import Did, host_of_did
-from cyfs_ns.io.watch import watch_files
+from cyfs_ns.io.watch import unseen, watch_files
 from rtcp.io.device import Carrier, Device, House, open_device
 from rtcp.io.fifth import Version5
 from rtcp.io.pipe import DEFAULT_PORT, Pipe
@@ -201,8 +201,9 @@ class Peers:
                     self._trusted().flush()  # a key that was revoked a moment ago is nobody's
             self._change()
 
+        paths = names / "pins", names / "local", kept
         try:
-            await watch_files((names / "pins", names / "local", kept), changed)
+            await watch_files(paths, changed, since=unseen(paths))  # they may have been asked for before
         except OSError as fault:
             _log.error("changes of pins are seen late, the files cannot be watched: %s", fault)
 
@@ -269,11 +270,11 @@ class Peers:
         seat = self._seat
         return "" if seat is None else await self._acquaintance.owner(seat.local)
 
-    def way_to(self, did: Did) -> Way:
-        """As :func:`cyfs_gateway.io.ways.way_to`."""
-        name = did.canonical
-        standing = {each.key.bootstrap for each in self._tunnels() if name in (each.peer.did, each.peer.device)}
-        return way_to(self._world, did, standing)
+    async def way_to(self, did: Did) -> Way:
+        """As :func:`cyfs_gateway.io.ways.way_to`, for ``did`` and those whom it leads to."""
+        led = {each.canonical: each for each in (did, *await self._leads.ask(did))}
+        standing = {each.key.bootstrap for each in self._tunnels() if led.keys() & {each.peer.did, each.peer.device}}
+        return way_to(self._world, led.values(), standing)
 
     # What the device asks
 

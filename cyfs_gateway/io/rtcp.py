@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rtcp.io.device import Carrier, Device
     from rtcp.io.pipe import DatagramPipe, Pipe
     from rtcp.io.roll import AnyTunnel
+    from rtcp.party import Address
 
 
 class Way(TypedDict, total=False):
@@ -128,7 +129,7 @@ class PeerDesk:
         await self.device()
         assert self._peers is not None
         try:
-            return self._peers.way_to(did)
+            return await self._peers.way_to(did)
         except ConfigFault as fault:
             raise Unreachable(str(fault), "unsupported_scheme") from fault
 
@@ -145,18 +146,29 @@ class PeerDesk:
         device, peer = await self.reach(did, **way)
         return await device.tunnel(peer, **way)
 
-    async def open_stream(self, did: Did, host: str | None, port: int, **way: Unpack[Way]) -> Pipe:
-        """A stream to ``host`` and ``port``, by ``did``."""
+    async def open_stream(
+        self, did: Did, host: str | None, port: int, *, source: Address | None = None, **way: Unpack[Way]
+    ) -> Pipe:
+        """A stream to ``host`` and ``port``, by ``did``, who is told its ``source`` if there is one."""
         device, peer = await self.reach(did, **way)
-        return await device.open_stream(peer, host, port, **way)
+        return await device.open_stream(peer, host, port, source=source, **way)
 
-    async def open_datagrams(self, did: Did, host: str | None, port: int, **way: Unpack[Way]) -> DatagramPipe:
+    async def open_datagrams(
+        self, did: Did, host: str | None, port: int, *, source: Address | None = None, **way: Unpack[Way]
+    ) -> DatagramPipe:
         """Datagrams to ``host`` and ``port``, by ``did``."""
         device, peer = await self.reach(did, **way)
-        return await device.open_datagrams(peer, host, port, **way)
+        return await device.open_datagrams(peer, host, port, source=source, **way)
 
     def open_datagrams_soon(
-        self, then: Callable[[DatagramPipe | None], None], did: Did, host: str | None, port: int, **way: Unpack[Way]
+        self,
+        then: Callable[[DatagramPipe | None], None],
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        source: Address | None = None,
+        **way: Unpack[Way],
     ) -> None:
         """``open_datagrams`` for whoever cannot wait: ``then`` is called with them, or with None."""
 
@@ -164,7 +176,7 @@ class PeerDesk:
             opened = None
             try:
                 with suppress(Refused, Unreachable):
-                    opened = await self.open_datagrams(did, host, port, **way)
+                    opened = await self.open_datagrams(did, host, port, source=source, **way)
             finally:
                 then(opened)
 

@@ -2,11 +2,12 @@
 
 The configuration says how one gets there: the first proxy of type ``rtcp`` whose server is that peer, then
 ``keep-tunnel``; who is in neither is dialled at its addresses.  A tunnel that stands by any of these ways comes first.
+Of a name that leads to other machines their ways come behind its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cyfs_gateway.config.model import KeptTunnel
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from cyfs_gateway.io.world import World
 
 
-def way_to(world: World, peer: Did, standing: Collection[str]) -> Way:
-    """The way for ``peer``; ``standing`` are the names of the ways by which it has tunnels, "" for plain connections.
+def way_to(world: World, peers: Iterable[Did], standing: Collection[str]) -> Way:
+    """The way for the first of ``peers`` that has one, else plain connections.
+
+    ``standing`` are the names of the ways by which they have tunnels, "" for plain connections.
 
     Raises ``ConfigFault`` for a URL that makes no sense.
     """
-    ways = [*_written(world, peer), Way(via=None, at=None)]
+    ways = [*(way for peer in peers for way in _written(world, peer)), Way(via=None, at=None)]
     return next((way for way in ways if _name(way) in standing), ways[0])
 
 

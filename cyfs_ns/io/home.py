@@ -24,7 +24,8 @@ class HomeLock:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as fault:
-            raise ConfigFault(f"--home {path}: {fault.strerror}") from fault
+            why = "no directory" if isinstance(fault, FileExistsError | NotADirectoryError) else fault.strerror
+            raise ConfigFault(f"--home {path}: {why}; give a directory that can be written to") from fault
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -23,6 +23,7 @@ import trio
 
 from cyfs_ns.logline import LogLine
 from cyfs_ns.printable import printable
+from cyfs_ns.seldom import Seldom
 
 LEVELS: Mapping[str, int] = {
     "debug": logging.DEBUG,
@@ -34,22 +35,37 @@ LEVELS: Mapping[str, int] = {
 """Clash's level names; ``silent`` is above every record."""
 
 _QUEUE = 512
-_SELDOM = 60.0
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 
 
-class _Seldom(logging.Filter):
+class SeldomLine:
+    """``line`` of ``log``, at most ``most`` times a minute by the same; the others are for ``debug``."""
+
+    def __init__(self, log: logging.Logger, line: str, most: int = 1) -> None:
+        self._log, self._line, self._seldom = log, line, Seldom(most)
+
+    def tell(self, *what: object, by: object = None) -> None:
+        """``what`` the line says of whoever ``by`` is."""
+        more = self._seldom.ask(trio.current_time(), by)
+        if more is None:
+            self._log.debug(self._line, *what)
+        else:
+            self._log.info(self._line + more, *what)
+
+
+class _SeldomWarning(logging.Filter):
     """One warning a minute, without a traceback."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = float("-inf")
+        self._seldom = Seldom()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if 0 <= record.created - self._told < _SELDOM:  # a clock may be set back
+        more = self._seldom.ask(time.monotonic())
+        if more is None:
             return False
-        self._told = record.created
+        record.msg = f"{record.msg}{more}"
         record.levelno, record.levelname = logging.WARNING, "WARNING"
         record.exc_info = record.exc_text = None
         return True
@@ -59,7 +75,7 @@ descriptors_log = logging.getLogger("cyfs.descriptors")
 """Whoever lacks a descriptor says so here: it is heard seldom, since such a lack shows everywhere and many times a
 second, in logs that may lie on the very disk in need."""
 for _name in ("cyfs.descriptors", "trio.serve_listeners"):
-    logging.getLogger(_name).addFilter(_Seldom())
+    logging.getLogger(_name).addFilter(_SeldomWarning())
 
 
 class LogBus(logging.Handler):

@@ -20,7 +20,7 @@ import trio
 from cyfs_ns.errors import ConfigFault, Unreachable
 from cyfs_ns.given import Given
 from cyfs_ns.io.light import in_task
-from cyfs_ns.io.watch import watch_files
+from cyfs_ns.io.watch import unseen, watch_files
 from cyfs_ns.query import Query
 from cyfs_ns.special import IDENTITY_DOMAINS
 
@@ -96,7 +96,8 @@ class TrustGate:
                 self._answers.trusted.flush()
                 changed()
 
-        await watch_files((*_telling(home), kept), again)
+        paths = *_telling(home), kept
+        await watch_files(paths, again, since=unseen(paths))  # somebody looked at them before
 
     async def _open(self) -> TrustedAnswers:
         async with self._turn:

@@ -7,7 +7,7 @@ because ``/etc/resolv.conf`` usually is one: every directory on the way is watch
 its nearest existing ancestor is watched.  A *path* may itself be a directory: then its files count.
 
 Who reads a file and then has it watched notes its sign (:func:`signs_of`) before reading and gives it to the watch, so
-that no change falls between the two.
+that no change falls between the two; who did not is told of the file as it is, to read it again (:func:`unseen`).
 
 Writers write in pieces, so word is passed on only when nothing has happened for a moment, or after ten such moments
 of constant writing.  Where the kernel does not help (no inotify left, network file systems) a slow look round does.
@@ -99,12 +99,23 @@ def signs_of(paths: Iterable[str | Path]) -> dict[Path, Sign]:
     return {path: _sign(path) for path in map(Path, paths)}
 
 
+def unseen(paths: Iterable[str | Path]) -> dict[Path, Sign]:
+    """What differs from whatever the files have now, even if that is nothing."""
+    return dict.fromkeys(map(Path, paths), ())
+
+
 def _look(wanted: tuple[Path, ...], inotify: _Inotify) -> dict[Path, Sign]:
-    """Watch what has to be watched, and only then look: nothing can slip in between."""
-    directories: set[Path] = set()
-    for path in wanted:
-        directories |= _directories(path)
-    inotify.watch(directories)
+    """Watch what has to be watched, and only then look: nothing can slip in between.
+
+    A link may be another one before the directory it is in was watched: where it leads is then followed anew.
+    """
+    watched: set[Path] = set()
+    for _ in range(_MAX_LINKS):
+        directories = {each for path in wanted for each in _directories(path)}
+        if directories <= watched:
+            break
+        watched |= directories
+        inotify.watch(watched)
     return signs_of(wanted)
 
 

@@ -1,9 +1,11 @@
-"""What the codes of ANSWER and RESET mean as errors, and errors as codes (§8.1 and §8.2 of docs/rtcp-v5.md)."""
+"""What the codes of ANSWER and RESET mean as errors, and errors as codes (§8.1 and §8.2 of docs/rtcp-v5.md).
+
+Codes of ANSWER below 16 are the results of version 4.
+"""
 
 from __future__ import annotations
 
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
-from rtcp.io.tunnel import TooSoon, TunnelOver
 from rtcp.v5.frames import Code, Stop
 
 _CODES = {
@@ -26,6 +28,14 @@ _WHY = {
     Stop.LOST: "the way to the peer was lost",
     Stop.STALLED: "it was not read while others had to wait",
 }
+
+
+class TunnelOver(Unreachable):
+    """The tunnel ended before the peer answered, so the same may be asked of another one."""
+
+
+class TooSoon(Unreachable):
+    """The peer takes no more requests at the moment."""
 
 
 def why_reset(code: int) -> str:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 import trio
 
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
-from rtcp.io.answers import fault_of
+from rtcp.io.answers import TooSoon, TunnelOver, fault_of
 from rtcp.io.conversation import Conversations, MuxedDatagrams, MuxedStream
-from rtcp.io.tunnel import TooSoon, TunnelOver
-from rtcp.v5.frames import Code, Purpose, Stop
+from rtcp.v5.frames import Address, Code, Opening, Purpose, Stop
 from rtcp.v5.targets import write_target
 from rtcp.v5.tunnel import Tunnel
 
@@ -32,13 +31,13 @@ class Asking:
     def __len__(self) -> int:
         return len(self._asked)
 
-    async def open_stream(self, host: str | None, port: int) -> MuxedStream:
+    async def open_stream(self, host: str | None, port: int, source: Address | None) -> MuxedStream:
         """Raises ``Refused``, ``TunnelOver`` and ``Unreachable``."""
-        return self._standing.streams[await self._open(Purpose.STREAM, host, port)]
+        return self._standing.streams[await self._open(write_target(Purpose.STREAM, host, port, source))]
 
-    async def open_datagrams(self, host: str | None, port: int) -> MuxedDatagrams:
+    async def open_datagrams(self, host: str | None, port: int, source: Address | None) -> MuxedDatagrams:
         """Raises as ``open_stream``."""
-        return self._standing.flows[await self._open(Purpose.DATAGRAMS, host, port)]
+        return self._standing.flows[await self._open(write_target(Purpose.DATAGRAMS, host, port, source))]
 
     def answered(self, number: int, code: int) -> None:
         """The peer said so."""
@@ -50,18 +49,17 @@ class Asking:
         if (asked := self._asked.get(number)) is not None:
             asked.answer(fault)
 
-    async def _open(self, purpose: Purpose, host: str | None, port: int) -> int:
+    async def _open(self, opening: Opening) -> int:
         for pause in (*_PAUSES, None):
             try:
-                return await self._ask(purpose, host, port)
+                return await self._ask(opening)
             except TooSoon:
                 if pause is None:
                     break
                 await trio.sleep(pause)
         raise Unreachable("the peer takes no more streams at the moment", "tunnel_open")
 
-    async def _ask(self, purpose: Purpose, host: str | None, port: int) -> int:
-        opening = write_target(purpose, host, port)
+    async def _ask(self, opening: Opening) -> int:
         try:
             number = self._machine.open(opening, self._now())
         except Unreachable as over:
@@ -69,7 +67,8 @@ class Asking:
         except Refused as full:
             raise TooSoon(str(full), "tunnel_open") from full
         try:
-            made = self._standing.stream(number) if purpose is Purpose.STREAM else self._standing.flow(number)
+            is_stream = opening.purpose == Purpose.STREAM
+            made = self._standing.stream(number) if is_stream else self._standing.flow(number)
         except Unreachable:
             self._give_up(number, Stop.INTERNAL)
             raise

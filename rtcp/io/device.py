@@ -32,6 +32,7 @@ from rtcp.door import DoorLimits
 from rtcp.events import End
 from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.alarms import Alarms
+from rtcp.io.answers import TunnelOver
 from rtcp.io.commons import Commons, Connect
 from rtcp.io.dialling import Dial, race
 from rtcp.io.fifth import Fifth, Version5
@@ -39,7 +40,7 @@ from rtcp.io.mux import MuxedTunnel, NotNow
 from rtcp.io.pipe import DatagramPipe, Pipe, accept, log, watch_over
 from rtcp.io.reception import Judges, Reception
 from rtcp.io.roll import AnyTunnel, Roll
-from rtcp.io.tunnel import Serve, Shared, Tunnel, TunnelOver, refuse
+from rtcp.io.tunnel import Serve, Shared, Tunnel, refuse
 from rtcp.legs import LegBook
 from rtcp.limits import Limits
 from rtcp.link import Link
@@ -225,20 +226,35 @@ class Device:
     # What is wanted of it
 
     async def open_stream(
-        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+        source: Address | None = None,
     ) -> Pipe:
         """A stream through the tunnel to ``did`` and on to ``host`` (None: that machine itself) at ``port``.
 
-        ``via`` is how to get there, ``at`` the port to dial if no tunnel stands.  Raises ``Refused`` when somebody's
-        rules say no, and ``Unreachable``.
+        ``via`` is how to get there, ``at`` the port to dial if no tunnel stands.  ``source``: whence what is carried
+        came, which the peer is told if there is a word for it.  Raises ``Refused`` when somebody's rules say no, and
+        ``Unreachable``.
         """
-        return await self._through(did, via, at, lambda tunnel: tunnel.open_stream(host, port))
+        return await self._through(did, via, at, lambda tunnel: tunnel.open_stream(host, port, source=source))
 
     async def open_datagrams(
-        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+        source: Address | None = None,
     ) -> DatagramPipe:
         """Like ``open_stream``, for datagrams to that one ``host`` and ``port``."""
-        return await self._through(did, via, at, lambda tunnel: tunnel.open_datagrams(host, port))
+        return await self._through(did, via, at, lambda tunnel: tunnel.open_datagrams(host, port, source=source))
 
     def open_datagrams_soon(
         self,
@@ -249,12 +265,13 @@ class Device:
         *,
         via: Carrier | None = None,
         at: int | None = None,
+        source: Address | None = None,
     ) -> None:
         """``open_datagrams`` for whoever cannot wait: ``then`` is called with them, or with None."""
 
         async def open_them() -> None:
             try:
-                opened = await self.open_datagrams(did, host, port, via=via, at=at)
+                opened = await self.open_datagrams(did, host, port, via=via, at=at, source=source)
             except (Refused, Unreachable) as fault:
                 log.debug("no datagrams to %s: %s", did, fault)
                 then(None)
@@ -271,7 +288,7 @@ class Device:
         key = did.canonical, via.name if via else ""
         standing = self._register.find(*key) or self._roll.came(did)
         if standing is not None:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()  # a whole one costs as much as all of this
             return standing
         return await self._flights.run(key, lambda: self._make(did, key, via, at))
 

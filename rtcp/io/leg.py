@@ -16,7 +16,7 @@ from typing import Final
 
 from cyfs_ns.errors import BadWire
 from rtcp.datagrams import MOST_DATAGRAM, DatagramReader, write_datagram
-from rtcp.io.pipe import Pipe
+from rtcp.io.pipe import Pipe, break_off
 from rtcp.legs import Leg
 from rtcp.records import MOST_PLAIN, Spent
 
@@ -157,10 +157,19 @@ class LegPipe:
                 self.flush()
 
     def break_off(self) -> None:
-        """Before ``close``: end inside a record, so that the peer cannot take what it got for all there was."""
-        if not self._finished and not self._owed:
-            with suppress(OSError):
-                self._lower.send(_HALF_A_HEAD)
+        """Before ``close``: end inside a record, so that the peer cannot take what it got for all there was.
+
+        What the connection has no room for could be cut between two records, so it is broken off itself.
+        """
+        if self._finished and not self._ending:
+            return
+        try:
+            self._lower.send(_HALF_A_HEAD)
+        except OSError:
+            break_off(self._lower)
+        else:
+            if not self._is_lowest:  # it may drop what it took
+                break_off(self._lower)
 
     def close(self) -> None:
         self._owed = self._early = memoryview(b"")

@@ -15,7 +15,7 @@ import trio
 
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from rtcp.events import End
-from rtcp.io.answers import why_reset
+from rtcp.io.answers import TunnelOver, why_reset
 from rtcp.io.asking import Asking
 from rtcp.io.calling import call_carrier
 from rtcp.io.commons import Commons, Connect
@@ -23,7 +23,6 @@ from rtcp.io.conversation import Conversations
 from rtcp.io.judging import Judging
 from rtcp.io.line import Line
 from rtcp.io.pipe import DatagramPipe, Pipe, log, watch_over
-from rtcp.io.tunnel import TunnelOver
 from rtcp.party import Peer
 from rtcp.registry import PROBE, TunnelKey
 from rtcp.v5 import events as ev
@@ -91,11 +90,6 @@ class MuxedTunnel:
         return self._machine.id
 
     @property
-    def is_held(self) -> bool:
-        """Whether it waits for a carrier."""
-        return not self._machine.is_up
-
-    @property
     def stay_away(self) -> float:
         """Now that it is over: seconds for which nobody should come back who is not asked to."""
         if self.end is None:
@@ -104,16 +98,16 @@ class MuxedTunnel:
 
     # What is wanted of it
 
-    async def open_stream(self, host: str | None, port: int) -> Pipe:
-        """Ask the peer to reach ``host`` (None: its own machine) at ``port``.
+    async def open_stream(self, host: str | None, port: int, *, source: Address | None = None) -> Pipe:
+        """Ask the peer to reach ``host`` (None: its own machine) at ``port``; ``source`` is whence, if it is told.
 
         Raises ``Refused`` when the peer's rules say no, ``TunnelOver``, or ``Unreachable``.
         """
-        return await self._asking.open_stream(host, port)
+        return await self._asking.open_stream(host, port, source)
 
-    async def open_datagrams(self, host: str | None, port: int) -> DatagramPipe:
+    async def open_datagrams(self, host: str | None, port: int, *, source: Address | None = None) -> DatagramPipe:
         """Like ``open_stream``, for datagrams."""
-        return await self._asking.open_datagrams(host, port)
+        return await self._asking.open_datagrams(host, port, source)
 
     async def ping(self) -> float:
         """Seconds to the peer and back.  Raises ``TunnelOver``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 import trio
 
 from rtcp.party import Address
+from rtcp.pipe import Breakable
 from rtcp.pipe import Pipe as Pipe
 
 log = logging.getLogger("cyfs.rtcp")
@@ -26,6 +28,7 @@ _WATCHED = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEE
 _ACCEPTS_PER_TURN = 32
 _MOST_AT_ONCE, _FOR_NOTHING = 65536, 16384
 _ELBOW_SECONDS = 0.01
+_RESET = struct.pack("ii", 1, 0)
 _OUT_OF_DESCRIPTORS = 0.1  # seconds to wait for some to come back
 
 
@@ -84,6 +87,15 @@ def watch_over(pipe: Pipe) -> None:
         pipe.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _WATCHED:
             pipe.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def break_off(end: Pipe) -> None:
+    """Called before ``end.close()``: its peer is not to take what it got for all there was."""
+    if isinstance(end, socket.SocketType):
+        with suppress(OSError):  # it is closed already
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    elif isinstance(end, Breakable):
+        end.break_off()
 
 
 async def receive_some(pipe: Pipe, most: int = _MOST_AT_ONCE) -> bytes:

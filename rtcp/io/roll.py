@@ -12,9 +12,9 @@ import trio
 
 from cyfs_ns.errors import Refused
 from cyfs_ns.identity.did import Did
+from cyfs_ns.io.logs import SeldomLine
 from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import log
-from rtcp.io.seldom import Seldom
 from rtcp.io.tunnel import Tunnel
 from rtcp.party import Local
 from rtcp.registry import DUPLICATE, Register, TunnelKey
@@ -43,7 +43,7 @@ class Roll:
         self._left: dict[Did, float] = {}
         """When those who called us left, the earliest first."""
         self._arrival = trio.Event()
-        self._news = Seldom(log, "the tunnel to %s %s", _MOST_NEWS)
+        self._news = SeldomLine(log, "the tunnel to %s %s", _MOST_NEWS)
 
     def came(self, did: Did) -> AnyTunnel | None:
         """The tunnel that the peer dialled: as good as any, whatever way we should have taken.

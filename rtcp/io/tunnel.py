@@ -28,6 +28,7 @@ from rtcp.events import (
     StreamRequested,
     TunnelOpened,
 )
+from rtcp.io.answers import TooSoon, TunnelOver, fault_of
 from rtcp.io.leg import Datagrams, LegPipe
 from rtcp.io.pipe import DatagramPipe, Pipe, log
 from rtcp.legs import LegBook
@@ -49,14 +50,6 @@ _scratch = memoryview(bytearray(_READ_SIZE))
 
 Connect = Callable[[], Awaitable[Pipe]]
 """Opens one more connection to the peer.  Raises ``Unreachable`` or ``Refused``."""
-
-
-class TunnelOver(Unreachable):
-    """The tunnel ended before the peer answered, so the same may be asked of another one."""
-
-
-class TooSoon(Unreachable):
-    """The peer takes no more requests at the moment."""
 
 
 class StreamRequest(Protocol):
@@ -183,16 +176,20 @@ class Tunnel:
 
     # What is wanted of it
 
-    async def open_datagrams(self, host: str | None, port: int) -> Datagrams:
+    async def open_datagrams(self, host: str | None, port: int, *, source: Address | None = None) -> Datagrams:
         """Like ``open_stream``, for datagrams."""
-        return Datagrams(await self.open_stream(host, port, Purpose.DATAGRAM))
+        return Datagrams(await self._open(Purpose.DATAGRAM, host, port))
 
-    async def open_stream(self, host: str | None, port: int, purpose: Purpose = Purpose.STREAM) -> LegPipe:
-        """Ask the peer to reach ``host`` (None: its own machine) at ``port``.
+    async def open_stream(self, host: str | None, port: int, *, source: Address | None = None) -> LegPipe:
+        """Ask the peer to reach ``host`` (None: its own machine) at ``port``.  ``source`` is not told: there is no word
+        for it.
 
         Raises ``Refused`` when the peer's rules say no, ``Spent`` when a new tunnel is needed, ``TunnelOver``, or
         ``Unreachable``.
         """
+        return await self._open(Purpose.STREAM, host, port)
+
+    async def _open(self, purpose: Purpose, host: str | None, port: int) -> LegPipe:
         if host is not None:
             check_target(host, _MOST_HOST)
         async with self._room:
@@ -570,14 +567,6 @@ class Tunnel:
 
 def _fault(result: int) -> CyfsError:
     """What an answer other than OK means to whoever asked."""
-    match result:
-        case Result.NOT_AUTHORIZED:
-            return Refused("the peer refuses to open this stream")
-        case Result.IDS_SPENT:
-            return Spent("the peer takes no more streams under these keys")
-        case Result.QUOTA | Result.RATE_LIMITED:
-            return TooSoon("the peer takes no more streams at the moment", "tunnel_open")
-        case Result.TIMEOUT:
-            return Unreachable("the peer says that its target did not answer", "connect_timeout")
-        case _:
-            return Unreachable(f"the peer cannot open this stream (result {result})", "tunnel_open")
+    if result == Result.IDS_SPENT:
+        return Spent("the peer takes no more streams under these keys")
+    return fault_of(result)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cyfs_ns.errors import CyfsError, Unreachable
+from cyfs_ns.names import is_ip
 from rtcp.targets import check_target
-from rtcp.v5.frames import Code, Opening, Purpose, TargetKind
+from rtcp.v5.frames import Address, Code, Opening, Purpose, Route, TargetKind
 
 
 class NotServed(CyfsError):
@@ -15,15 +16,27 @@ class NotServed(CyfsError):
         self.code = code
 
 
-def write_target(purpose: Purpose, host: str | None, port: int) -> Opening:
-    """``host`` None: the peer's own machine.  It may be a tunnel URL, for the peer to open.  Raises ``Unreachable``."""
+def write_target(purpose: Purpose, host: str | None, port: int, source: Address | None = None) -> Opening:
+    """``host`` None: the peer's own machine.  It may be a tunnel URL, for the peer to open.
+
+    ``source``: whence what is carried came, as the peer is to be told.  Raises ``Unreachable``.
+    """
+    route = None if source is None or not is_ip(source[0]) else Route(source, _end(host, port, source))
     if host is not None and "://" in host:
-        opening = Opening(purpose, host, TargetKind.URL)
+        opening = Opening(purpose, host, TargetKind.URL, route=route)
     else:
         shown = f"[{host}]" if host and ":" in host else host or ""
-        opening = Opening(purpose, f"{shown}:{port}")
+        opening = Opening(purpose, f"{shown}:{port}", route=route)
     check_target(opening.target)
     return opening
+
+
+def _end(host: str | None, port: int, source: Address) -> Address:
+    """The other end of a route, in the family of ``source``; where that is not known, the target says it."""
+    is_v6 = ":" in source[0]
+    if host is not None and is_ip(host) and (":" in host) == is_v6:
+        return host, port
+    return "::" if is_v6 else "0.0.0.0", port
 
 
 def read_target(opening: Opening) -> tuple[str | None, int]:

@@ -13,7 +13,12 @@ from cyfs_gateway.flow import PEER, Flow, Identity
 from cyfs_gateway.rules.parse import parse_rule
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.trust.level import Trust
+from tunnels.endpoint import Target
+from tunnels.io.leaf import Dns
+from tunnels.io.registry import Tunnels
+from tunnels.io.rtcp import RtcpProxy
 from tunnels.outbound import FlowHint
+from tunnels.spec import DialOptions, DnsSpec, RtcpSpec
 
 
 class Way:
@@ -105,11 +110,28 @@ def test_a_group_is_asked_every_time_with_what_is_known_of_the_flow() -> None:
     decides.route(replace(VOICE, host="", dst_ip="192.0.2.9"))
     outer = decides.outbounds["outer"]
     assert outer.hints == [  # type: ignore[attr-defined]
-        FlowHint(source="192.0.2.1", host="www.example.com", udp=False),
-        FlowHint(source="192.0.2.1", host="192.0.2.9", udp=True),
+        FlowHint(source="192.0.2.1", source_port=5000, host="www.example.com", udp=False),
+        FlowHint(source="192.0.2.1", source_port=5000, host="192.0.2.9", udp=True),
     ]
     outer.below = decides.outbounds["DIRECT"]  # type: ignore[attr-defined]
     assert chain_of(decides.route(WEB)) == ("DIRECT", "outer")
+
+
+def test_who_wants_to_know_whose_flow_it_is_hears_it_of_each() -> None:
+    """The first has no source: it is the gateway's own."""
+
+    async def never(target: Target, source: str) -> Any:
+        raise AssertionError(target, source)
+
+    rules = router(table("MATCH,dns", "MATCH,peers"))
+    peers = RtcpProxy(RtcpSpec(name="peers", proxy_protocol=True), Tunnels(DialOptions(), never), never, None, None)  # type: ignore[arg-type]
+    told = {"dns": Dns(DnsSpec(name="dns"), never, never), "peers": peers}
+    rules.outbounds = {**rules.outbounds, **told}
+    for name in told:
+        leaves = [rules._descend(name, flow)[0] for flow in (replace(WEB, src_ip="", src_port=0), WEB, VOICE)]
+        assert len({id(leaf) for leaf in leaves}) == 3 and told[name] not in leaves
+        hint = FlowHint(source=WEB.src_ip, source_port=WEB.src_port, host=WEB.host)
+        assert leaves[1].pick(hint) is leaves[1], "it is asked until it answers with itself"
 
 
 def test_groups_in_a_circle_end() -> None:

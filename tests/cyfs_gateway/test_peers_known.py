@@ -16,6 +16,7 @@ from cyfs_gateway.peers import (
     PeerRules,
     brought_along,
     check_not_revoked,
+    gateways_for,
     gateways_of,
     known_by,
     known_of,
@@ -28,6 +29,7 @@ from cyfs_gateway.rules.parse import parse_condition, parse_rule
 from cyfs_ns.errors import ConfigFault, Refused
 from cyfs_ns.identity.did import Did, dev_did, parse_did
 from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import Token
 from cyfs_ns.trust import outcome
 from cyfs_ns.trust.anchors import Anchors, Pin
@@ -288,3 +290,15 @@ def test_the_gateways_of_a_zone_are_those_its_documents_name() -> None:
     assert led("nas@nat", "#door:192.0.2.1") == ["did:web:door.home.example", "did:web:nas.home.example"]
     assert led("photos", anchors=Anchors()) == led("photos", signer=MALLORY) == led("$photos") == []
     assert gateways_of(PHOTOS, told(*DOCUMENTS, anchors=PINNED), Trust.OWNER_SIGNED) == ()
+
+
+def test_a_name_below_a_zone_is_its_gateways_unless_it_may_be_a_machines() -> None:
+    claims = told(boot(ALICE, "photos", "$disk"), anchors=PINNED)
+    for name, led in (("www", True), ("photos", False), ("disk", False), ("disk.garden", True)):
+        below = device_did(name, HOME)
+        assert gateways_for(below, HOME, claims, Trust.OWNER_SIGNED) == ((PHOTOS,) if led else ()), name
+    assert gateways_for(HOME, HOME, claims, Trust.OWNER_SIGNED) == (PHOTOS,)
+    fact = Evidence(trust=Trust.PLAIN_DNS, what="found", source="test", at=NOW)
+    listed = read_document(boot(MALLORY, "www").claims, "boot")
+    weak = Claim(about=HOME, kind="document", key="boot", value=listed, evidence=fact)
+    assert gateways_for(device_did("www", HOME), HOME, [*claims, weak], Trust.OWNER_SIGNED) == ()

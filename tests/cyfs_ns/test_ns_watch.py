@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from cyfs_ns.io import watch
-from cyfs_ns.io.watch import signs_of, watch_files
+from cyfs_ns.io.watch import _Inotify, signs_of, unseen, watch_files
 
 
 class Heard:
@@ -82,6 +82,19 @@ async def test_what_changed_between_reading_and_watching_is_told(tmp_path: Path)
     assert heard.rounds == []
 
 
+async def test_what_nobody_noted_is_told_as_it_is(tmp_path: Path) -> None:
+    paths = [tmp_path / "there", tmp_path / "missing"]
+    paths[0].write_text("one")
+    heard = Heard()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(watch_files, paths, heard.changed, since=unseen(paths), settle=0.01))
+        assert await heard.next() == {"there", "missing"}
+        paths[0].write_text("another")
+        assert await heard.next() == {"there"}
+        nursery.cancel_scope.cancel()
+    assert heard.rounds == []
+
+
 async def test_many_writes_are_told_as_few(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     async with watching(file, settle=0.05) as heard:
@@ -123,6 +136,28 @@ async def test_links_are_followed_to_where_the_writing_happens(tmp_path: Path) -
         assert await heard.next() == {"resolv.conf"}
         (tmp_path / "run" / "other").write_text("four!!")
         assert await heard.next() == {"resolv.conf"}
+
+
+async def test_a_link_that_is_changed_before_it_is_watched_is_followed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("etc", "old", "new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "new" / "file").write_text("one")
+    link = tmp_path / "etc" / "link"
+    link.symlink_to("../old/file")
+    watch_them = _Inotify.watch
+
+    def watch_late(self: _Inotify, directories: set[Path]) -> None:
+        if link.readlink() == Path("../old/file"):
+            link.unlink()
+            link.symlink_to("../new/file")
+        watch_them(self, directories)
+
+    monkeypatch.setattr(_Inotify, "watch", watch_late)
+    async with watching(link) as heard:
+        (tmp_path / "new" / "file").write_text("two!")
+        assert await heard.next() == {"link"}
 
 
 async def test_a_directory_counts_with_its_files(tmp_path: Path) -> None:

@@ -222,6 +222,43 @@ def test_what_is_broken_off_does_not_look_finished(owed):
     assert read_all(pipe(reader), reader, [100]) == (b"first", "the connection ended inside a record")
 
 
+class Breaking(Script):
+    """One that can be broken off."""
+
+    broken = False
+
+    def break_off(self) -> None:
+        self.broken = True
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("records", [1, 2])
+def test_what_is_broken_off_where_a_record_ends_does_not_look_finished(records, finished):
+    """The connection takes nothing more behind a whole record, and the end of it would be an end like any other."""
+    one = 16384 + 18
+    script = Breaking(takes=[34, one] + [0] * 9)
+    ours = pipe(script, dialler=True)
+    ours.send(bytes(16384 * records))
+    if finished:
+        if not ours.unsent():
+            ours.send(b"more")
+        ours.shutdown_write()
+    assert len(script.sent) == 34 + one and not script.shut
+    ours.break_off()
+    ours.close()
+    assert script.broken
+
+
+def test_what_has_ended_is_not_broken_off():
+    script = Breaking()
+    ours = pipe(script, dialler=True)
+    ours.send(b"all of it")
+    ours.shutdown_write()
+    sent = len(script.sent)
+    ours.break_off()
+    assert not script.broken and len(script.sent) == sent
+
+
 def test_an_end_without_a_word_is_an_end_all_the_same():
     script = Script()
     ours = pipe(script, dialler=True)

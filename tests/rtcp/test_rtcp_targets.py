@@ -95,6 +95,30 @@ def test_what_is_written_is_read(host, port):
         assert got == (bare or None, port)
 
 
+_V4, _V6 = ("192.0.2.1", 50000), ("2001:db8::1", 50000)
+
+
+@pytest.mark.parametrize(
+    ("host", "source", "destination"),
+    [
+        ("192.0.2.2", _V4, ("192.0.2.2", 22)),
+        ("2001:db8::2", _V6, ("2001:db8::2", 22)),
+        ("2001:db8::2", _V4, ("0.0.0.0", 22)),
+        ("192.0.2.2", _V6, ("::", 22)),
+        ("nas.lan", _V4, ("0.0.0.0", 22)),
+        (None, _V6, ("::", 22)),
+        ("rtcp://far.example/:22", _V4, ("0.0.0.0", 22)),
+        (None, ("fe80::1%eth0", 1), None),
+        (None, ("", 0), None),
+        (None, None, None),
+    ],
+)
+def test_the_source_that_is_told_has_a_destination_of_its_family(host, source, destination):
+    payload = next(f.frames(memoryview(f.write_open(1, write_target(f.Purpose.STREAM, host, 22, source)))))[2]
+    route = f.read_open(payload).route
+    assert route == (None if destination is None else f.Route(source, destination))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 6), st.text(max_size=30) | st.from_regex(r"[a-z\[\]:.]{0,9}:[0-9²]{0,7}"), st.integers(0, 4))
 def test_what_is_asked_for_is_a_target_or_not_served(purpose, target, kind):

@@ -289,7 +289,7 @@ async def test_a_leg_or_carrier_that_cannot_be_called_leaves_things_as_they_are(
                 assert await receive_exactly(stream, len(much)) == much
         assert failed
         pair.road.snap()
-        await until(lambda: pair.tunnel.is_held and len(failed) > 2)
+        await until(lambda: not pair.tunnel._machine.is_up and len(failed) > 2)
         pair.tunnel._connect = connect
         await talk(stream)
         stream.close()

@@ -190,7 +190,7 @@ async def test_what_is_opened_while_there_is_no_carrier_is_asked_for_with_the_ne
 
         pair.tunnel._connect = lambda: wait(HOST, pair.road.port)
         pair.road.snap()
-        await until(lambda: pair.tunnel.is_held and pair.other.is_held)
+        await until(lambda: not pair.tunnel._machine.is_up and not pair.other._machine.is_up)
         async with trio.open_nursery() as nursery:
 
             async def open_one(mine, to):
@@ -208,7 +208,7 @@ async def test_nobody_waits_for_ever_for_a_carrier(monkeypatch):
     monkeypatch.setattr("rtcp.io.asking._HELD_PATIENCE", 0.1)
     async with standing() as pair:
         pair.road.cut()
-        await until(lambda: pair.tunnel.is_held)
+        await until(lambda: not pair.tunnel._machine.is_up)
         with pytest.raises(Unreachable) as failed:
             await pair.alice.open_stream(BOBS_DID, None, 1)
         assert failed.value.reason == "connect_timeout"

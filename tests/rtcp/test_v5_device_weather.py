@@ -158,7 +158,7 @@ async def test_each_stream_is_whole_or_ends_with_an_error(streams, breaks, close
         (pair.tunnel if by_caller else pair.other).close(code, when_done=when_done)
         for tunnel in (pair.tunnel, pair.other):  # the CLOSE may be lost on the road, and nobody calls any more
             tunnel._machine._hold = 0.2
-            if tunnel.is_held and not tunnel.over.is_set():
+            if not tunnel._machine.is_up and not tunnel.over.is_set():
                 tunnel._machine._until = trio.current_time() + 0.2
                 tunnel.ring()
 

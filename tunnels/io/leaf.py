@@ -120,7 +120,7 @@ class Dns(Leaf):
         spec: ProxySpec,
         stream: Callable[[Target, str], Awaitable[Endpoint]],
         packets: Callable[[Target, str], Awaitable[PacketEndpoint]],
-        source: str = "",
+        source: str | None = None,
     ) -> None:
         super().__init__(spec)
         self._stream = stream
@@ -133,7 +133,7 @@ class Dns(Leaf):
         return Dns(self.spec, self._stream, self._packets, hint.source)
 
     async def open_stream(self, target: Target) -> Endpoint:
-        return await self._stream(target, self._source)
+        return await self._stream(target, self._source or "")
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
-        return await self._packets(target, self._source)
+        return await self._packets(target, self._source or "")

@@ -14,12 +14,11 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
-from tunnels.endpoint import Breakable, Checkable, Endpoint
+from rtcp.io.pipe import break_off
+from tunnels.endpoint import Checkable, Endpoint
 from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
 
 _READ_MOST: Final = 1024 * 1024
@@ -38,7 +37,6 @@ _CHATTY: Final = READABLE | select.EPOLLPRI | select.EPOLLET
 """Reported once an arrival.  A read that was not filled has taken all there was, unless urgent data cut it short."""
 _MORE: Final = int(socket.MSG_MORE)
 _SHUT_WR: Final = int(socket.SHUT_WR)
-_RESET: Final = struct.pack("ii", 1, 0)
 
 _scratch = memoryview(bytearray(_READ_MOST))
 _SIZES: Final = (_READ_LEAST, _READ_LEAST * 4, _READ_LEAST * 16, _READ_MOST)
@@ -59,15 +57,6 @@ def _change_debts(by: int) -> None:
     if (before < _DEBT_LIMIT) != (after < _DEBT_LIMIT):
         for size in _GROW:
             _views[size] = _scratch[: size if after < _DEBT_LIMIT else _READ_LEAST]
-
-
-def break_off(end: Endpoint) -> None:
-    """Called before ``end.close()``: its peer is not to take what it got for all there was."""
-    if isinstance(end, socket.SocketType):
-        with suppress(OSError):  # it is closed already
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    elif isinstance(end, Breakable):
-        end.break_off()
 
 
 def _told(_relay: Relay, _why: str) -> None:

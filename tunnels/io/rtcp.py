@@ -24,6 +24,7 @@ import select
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -37,6 +38,7 @@ from cyfs_ns.names import is_ip
 from rtcp.io.device import Carrier
 from rtcp.io.pipe import DatagramPipe
 from rtcp.io.roll import AnyTunnel
+from rtcp.party import Address
 from tunnels.authority import parse_authority
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.leaf import Dialer, Leaf
@@ -58,10 +60,24 @@ class Opener(Protocol):
 
     async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> AnyTunnel: ...
     async def open_stream(
-        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+        source: Address | None = None,
     ) -> Endpoint: ...
     async def open_datagrams(
-        self, did: Did, host: str | None, port: int, *, via: Carrier | None = None, at: int | None = None
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+        source: Address | None = None,
     ) -> DatagramPipe: ...
     def open_datagrams_soon(
         self,
@@ -72,6 +88,7 @@ class Opener(Protocol):
         *,
         via: Carrier | None = None,
         at: int | None = None,
+        source: Address | None = None,
     ) -> None: ...
 
 
@@ -133,13 +150,22 @@ class Rtcp:
     """An outbound through the tunnel from ``device`` to the peer ``did``."""
 
     def __init__(
-        self, name: str, device: Opener, did: Did, carrier: Carrier | None, port: int | None, *, streams: bool = True
+        self,
+        name: str,
+        device: Opener,
+        did: Did,
+        carrier: Carrier | None,
+        port: int | None,
+        *,
+        streams: bool = True,
+        source: Address | None = None,
     ) -> None:
-        """``port``: where the peer listens, if the URL says so.  Without ``streams`` there are datagrams alone."""
+        """``port``: where the peer listens, if the URL says so.  Without ``streams`` there are datagrams alone.
+        ``source``: what the peer is told of where it comes from."""
         self.name = name
         self.kind = "Rtcp"
         self.udp = True
-        self._device, self._did, self._port, self._streams = device, did, port, streams
+        self._device, self._did, self._port, self._streams, self._source = device, did, port, streams, source
         self.carrier = carrier
         """What carries its tunnel; None: plain connections."""
 
@@ -153,8 +179,9 @@ class Rtcp:
     async def open_stream(self, target: Target) -> Endpoint:
         if not self._streams:
             raise Unreachable("rudp carries datagrams only", "unsupported_scheme")
-        host = target.host or None
-        return await self._device.open_stream(self._did, host, target.port, via=self.carrier, at=self._port)
+        return await self._device.open_stream(
+            self._did, target.host or None, target.port, via=self.carrier, at=self._port, source=self._source
+        )
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
         return RtcpPackets(self, target, await self.open_datagrams(target))
@@ -162,13 +189,14 @@ class Rtcp:
     async def open_datagrams(self, target: Target) -> DatagramPipe:
         """Datagrams to ``target`` alone."""
         return await self._device.open_datagrams(
-            self._did, target.host or None, target.port, via=self.carrier, at=self._port
+            self._did, target.host or None, target.port, via=self.carrier, at=self._port, source=self._source
         )
 
     def open_soon(self, target: Target, then: Callable[[DatagramPipe | None], None]) -> None:
         """Open datagrams to ``target``; ``then`` is called with them, or with None."""
-        host = target.host or None
-        self._device.open_datagrams_soon(then, self._did, host, target.port, via=self.carrier, at=self._port)
+        self._device.open_datagrams_soon(
+            then, self._did, target.host or None, target.port, via=self.carrier, at=self._port, source=self._source
+        )
 
 
 class RtcpProxy(Leaf):
@@ -179,6 +207,9 @@ class RtcpProxy(Leaf):
     ) -> None:
         """Raises ``ConfigFault`` for a server that is nobody, or a URL that makes no sense."""
         super().__init__(spec)
+        self._tells = spec.proxy_protocol
+        self._told: FlowHint | None = None
+        """The flow whose source the peer is told."""
         self._device, self._bridges = device, bridges
         self.port = spec.port or None
         """Where its server listens; None: as its documents say."""
@@ -201,6 +232,13 @@ class RtcpProxy(Leaf):
                 return await dialer.open_stream(Target(host, port))
 
             self.carrier = Carrier(f"proxy {spec.dialer_proxy}", dial)
+
+    def pick(self, hint: FlowHint) -> Outbound:
+        if not self._tells or hint == self._told:
+            return self
+        told = copy(self)
+        told._told = hint
+        return told
 
     async def ping(self) -> float:
         if self._did is None:
@@ -226,7 +264,10 @@ class RtcpProxy(Leaf):
             peer, target = self._named(target.host), Target("", target.port)
         elif self._is_named(peer, target.host):
             target = Target("", target.port)
-        return Rtcp(self.name, self._device, peer, self.carrier, self.port), self._target or target
+        told = self._told
+        source = (told.source, told.source_port) if told is not None and told.source else None
+        way = Rtcp(self.name, self._device, peer, self.carrier, self.port, source=source)
+        return way, self._target or target
 
     def _named(self, host: str) -> Did:
         try:

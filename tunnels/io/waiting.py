@@ -14,9 +14,10 @@ import trio
 
 from cyfs_ns.errors import BadWire, Unreachable
 from rtcp.io.pipe import TcpPipe
+from rtcp.io.pipe import break_off as break_off
 from rtcp.io.pipe import receive_some as receive_some
 from rtcp.io.pipe import send_all as send_all
-from tunnels.endpoint import Breakable, Endpoint
+from tunnels.endpoint import Endpoint
 
 _MOST_AT_ONCE = 65536
 
@@ -51,8 +52,7 @@ class Preloaded:
         return bool(self._early) or self._inner.pending()
 
     def break_off(self) -> None:
-        if isinstance(self._inner, Breakable):
-            self._inner.break_off()
+        break_off(self._inner)
 
     def close(self) -> None:
         self._early = memoryview(b"")

@@ -6,6 +6,7 @@ Bytes are moved by a reactor of the command's own; the gateway's moves them on.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,7 @@ from cyfs_ns.io.client import ApiFault
 from tunnels.endpoint import Target
 from tunnels.io.reactor import Reactor
 from tunnels.io.relay import Relay
-from tunnels.io.waiting import TcpEndpoint
+from tunnels.io.waiting import TcpEndpoint, break_off
 
 Say = Callable[[dict[str, object], str], None]
 """Tells people and programs: the facts, and a line."""
@@ -32,7 +33,10 @@ _IDLE = 7 * 24 * 3600.0
 async def forward_all(
     controller: Controller, wanted: Sequence[tuple[tuple[str, int], Remote]], *, udp: bool, say: Say
 ) -> None:
-    """Listen for all of ``wanted`` until cancelled.  Raises ``Unreachable`` without a gateway, ``OSError``."""
+    """Listen for all of ``wanted`` until cancelled, or told to end (SIGTERM).
+
+    Raises ``Unreachable`` without a gateway, ``OSError``.
+    """
     if udp:
         from cyfs_gateway.io.command.forwarding_udp import forward_datagrams
 
@@ -42,13 +46,25 @@ async def forward_all(
     for (host, port), remote in wanted:
         opened.append((await trio.open_tcp_listeners(port, host=host), remote))
     reactor = Reactor()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(reactor.run)
-        forwarder = _Forwarder(controller, reactor, say)
-        for listeners, remote in opened:
-            for listener in listeners:
-                told(say, listener.socket.getsockname(), remote)
-                nursery.start_soon(forwarder.serve, listener, remote)
+    forwarder = _Forwarder(controller, reactor, say)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reactor.run)
+            await nursery.start(_heed, nursery.cancel_scope)
+            for listeners, remote in opened:
+                for listener in listeners:
+                    told(say, listener.socket.getsockname(), remote)
+                    nursery.start_soon(forwarder.serve, listener, remote)
+    finally:
+        forwarder.cut()
+
+
+async def _heed(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """What Ctrl-C does by itself."""
+    with trio.open_signal_receiver(signal.SIGTERM) as asked:
+        task_status.started()
+        async for _ in asked:
+            scope.cancel()
 
 
 def told(say: Say, address: Sequence[object], remote: Remote) -> None:
@@ -61,6 +77,12 @@ class _Forwarder:
     def __init__(self, controller: Controller, reactor: Reactor, say: Say) -> None:
         self._controller, self._reactor, self._say = controller, reactor, say
         self._opening = trio.CapacityLimiter(_OPENING_MOST)
+        self._relays: set[Relay] = set()
+
+    def cut(self) -> None:
+        """End all that is under way, so that it looks complete to nobody."""
+        for relay in list(self._relays):
+            relay.close("the command ends")
 
     async def serve(self, listener: trio.SocketListener, remote: Remote) -> None:
         async def carry(stream: trio.SocketStream) -> None:
@@ -76,19 +98,27 @@ class _Forwarder:
             async with self._opening:
                 far = await self._controller.stream("cyfs", "streams", body=asked(remote))
         except (Unreachable, ApiFault, BadWire) as fault:
-            near.close()
+            self._refuse(near)
             self.failed(remote, fault)
             return
         except BaseException:
-            near.close()
+            self._refuse(near)
             raise
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reactor.freshen()
-        Relay(self._reactor, near, far, idle=_IDLE, on_close=_ended)
+        relay = Relay(self._reactor, near, far, idle=_IDLE, on_close=self._ended)
+        if not relay.closed:
+            self._relays.add(relay)
+
+    @staticmethod
+    def _refuse(near: TcpEndpoint) -> None:
+        """Whoever has connected gets nothing, which is not an answer of nothing."""
+        break_off(near)
+        near.close()
+
+    def _ended(self, relay: Relay, why: str) -> None:
+        """The client sees for itself how it ended."""
+        self._relays.discard(relay)
 
     def failed(self, remote: Remote, fault: CyfsError) -> None:
         self._say({"to": str(remote), "fault": str(fault)}, f"{remote}: {fault}")
-
-
-def _ended(relay: Relay, why: str) -> None:
-    """The client sees for itself how it ended."""

@@ -41,8 +41,8 @@ class _Newcomer:
     days: int
     folder: Path
 
-    def settle(self, key: SecretKey) -> None:
-        """Write the key and a document signed with it, and say where."""
+    def settle(self, key: SecretKey, first: Callable[[], None] = lambda: None) -> None:
+        """Write the key and a document signed with it, and say where; ``first`` comes when only that is left."""
         from cyfs_ns.identity.did import dev_did, parse_did
         from cyfs_ns.identity.issue import Issuer, next_iat
         from cyfs_ns.io.trusted.keystore import OwnerStore, put_owner
@@ -53,7 +53,9 @@ class _Newcomer:
         id = parse_did(self.did) if self.did else dev_did(key.public)
         issuer = Issuer(key=key, id=id, iat=iat, exp=iat + self.days * 86_400)
         document = issuer.owner(self.name, zone=zone_of(self.zone))
-        put_owner(self.folder, key, issuer.sign(document))
+        signed = issuer.sign(document)
+        first()
+        put_owner(self.folder, key, signed)
         click.echo(f"{pem} is the secret, {self.folder / 'owner.jwt'} is for everybody")
         facts({"name": self.name, "did": issuer.id, "key": key.public.x, "zone": self.zone or "none"})
 
@@ -114,11 +116,8 @@ def new(newcomer: _Newcomer, words_to: Path | None) -> None:
             raise ConfigFault(f"{there}: an owner lives here already; choose another place with --out")
         pem = newcomer.folder / "owner.pem"
         key = read_secret(pem) if pem.exists() else SecretKey(secrets.token_bytes(32))
-        if words_to is not None:
-            _words_to(words_to, key)
-        newcomer.settle(key)
-        if words_to is None:
-            _show_words(key)
+        # Before the key is written: a full disk, or nobody who reads, must not leave an owner without words.
+        newcomer.settle(key, lambda: _show_words(key) if words_to is None else _words_to(words_to, key))
 
 
 @owner.command()
@@ -194,7 +193,6 @@ def request(name: str | None, full_name: str | None, zone: str, did: str, out: P
 
 
 def _words_to(path: Path, key: SecretKey) -> None:
-    """Before the key itself is written: a full disk must not leave an owner without words."""
     from cyfs_ns.errors import ConfigFault
     from cyfs_ns.identity.words import words_of
     from cyfs_ns.io.atomic import write_atomic
@@ -209,7 +207,7 @@ def _show_words(key: SecretKey) -> None:
     from cyfs_ns.identity.words import words_of
 
     click.echo("\nWrite these words down on paper.  They are the key: whoever has them is the owner.\n")
-    click.echo("\n".join(_numbered(words_of(key))))
+    click.echo("\n".join(_numbered(words_of(key))) + "\n")
 
 
 def _numbered(words: Sequence[str]) -> list[str]:

@@ -140,9 +140,9 @@ class Wire:
         except OSError as fault:
             raise no_descriptors(fault) from fault
         headers = [("Connection", "Upgrade"), ("Upgrade", protocol)]
-        out = self._h11.send(h11.InformationalResponse(status_code=101, headers=headers))
-        self.switched = True
         try:
+            out = self._h11.send(h11.InformationalResponse(status_code=101, headers=headers))
+            self.switched = True
             await self._send(out)
         except BaseException:
             own.close()

@@ -140,7 +140,7 @@ def test_it_outlives_a_change_by_the_control_api() -> None:
 def test_a_proxy_through_a_tunnel() -> None:
     text = """
 proxies:
-  - {name: any, type: rtcp}
+  - {name: any, type: rtcp, proxy-protocol: true}
   - {name: home, type: rtcp, server: home.example, port: 2981, via: "socks://hop:1080", target: ":443"}
   - {name: lan, type: rtcp, server: did:web:home.example, target: "NAS.lan:22", dialer-proxy: any}
 """
@@ -149,6 +149,7 @@ proxies:
     assert (anybody.server, anybody.port, anybody.target, anybody.udp) == ("", 0, "", True)
     assert (home.server, home.port, home.via, home.target) == ("home.example", 2981, "socks://hop:1080", ":443")
     assert (lan.target, lan.dialer_proxy) == ("nas.lan:22", "any")
+    assert (anybody.proxy_protocol, home.proxy_protocol) == (True, False)
 
 
 @pytest.mark.parametrize(

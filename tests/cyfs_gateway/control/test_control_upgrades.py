@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import h11
 import pytest
 import trio
 from control_house import SECRET, House
@@ -22,7 +24,7 @@ from cyfs_gateway.io.command.attached import Controller
 from cyfs_gateway.io.control.streams import reached
 from cyfs_ns.errors import Unreachable
 from cyfs_ns.io.client import ApiFault
-from cyfs_ns.io.control.wire import HttpFault
+from cyfs_ns.io.control.wire import HttpFault, Wire
 from tunnels.io.stream import EndpointStream
 from tunnels.io.waiting import receive_some
 
@@ -73,6 +75,19 @@ async def test_who_does_not_ask_for_an_upgrade_is_told_to(house: House) -> None:
 )
 async def test_until_it_is_open_a_stream_is_an_ordinary_answer(house: House, body: object, status: int) -> None:
     assert (await post(house, "/cyfs/streams", body, *UPGRADE))[0] == status
+
+
+async def test_an_upgrade_that_nobody_asked_for_leaves_nothing_open() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
+            wire = Wire(stream)
+            theirs.sendall(b"POST /cyfs/streams HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await wire.next_request() is not None and await wire.body(100) == b""
+            before = os.listdir("/proc/self/fd")
+            with pytest.raises(h11.LocalProtocolError):
+                await wire.switch(STREAM)
+            assert os.listdir("/proc/self/fd") == before and not wire.switched
 
 
 @contextmanager

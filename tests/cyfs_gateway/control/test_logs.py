@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cyfs_ns.io import logs
 from cyfs_ns.io.logs import LEVELS, json_line, log_bus, set_level, setup_logs, terminal_line
 from cyfs_ns.logline import LogLine
+from cyfs_ns.seldom import Seldom
 
 log = logging.getLogger("cyfs.test")
 
@@ -156,8 +157,8 @@ def test_a_lack_of_descriptors_is_a_warning_told_seldom() -> None:
     for name in ("cyfs.descriptors", "trio.serve_listeners"):
         began = out.tell()
         (seldom,) = logging.getLogger(name).filters
-        assert isinstance(seldom, logs._Seldom)
-        seldom._told = float("-inf")  # a test before this one may have lacked some
+        assert isinstance(seldom, logs._SeldomWarning)
+        seldom._seldom = Seldom()  # a test before this one may have lacked some
         for _ in range(100):
             try:
                 raise OSError(errno.EMFILE, "Too many open files")
@@ -165,3 +166,7 @@ def test_a_lack_of_descriptors_is_a_warning_told_seldom() -> None:
                 logging.getLogger(name).error("it fails: %s", "Too many open files", exc_info=True)
         told = [json.loads(line) for line in out.getvalue()[began:].splitlines()]
         assert [(one["level"], one["message"]) for one in told] == [("warning", "it fails: Too many open files")]
+        seldom._seldom._told = {None: (0.0, 1, 99)}  # a minute has passed
+        logging.getLogger(name).error("it fails: %s", "again")
+        told = json.loads(out.getvalue().splitlines()[-1])
+        assert told["message"] == "it fails: again (99 more since the last such line)"

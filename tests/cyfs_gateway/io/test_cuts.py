@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from commands import Pair, pair, service
-from inprocess import Living, connect, exactly, living, serve, socks5, until
+from inprocess import Living, connect, dead_port, exactly, living, serve, socks5, until
 
 from cyfs_gateway.io.chunks import Chunked
 from tunnels.endpoint import Endpoint
@@ -67,6 +67,21 @@ async def test_a_cut_connection(tmp_path: Path, nursery: trio.Nursery, how: str)
         assert await how_it_ends(stream) == "cut"
         await server.over.wait()
         assert server.ended == "cut"
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("fault", ["nobody there", "a rule"])
+async def test_a_client_that_was_told_yes_before_the_server_was_tried(tmp_path: Path, fault: str) -> None:
+    """The name that decides stands in what the client sends, and it sends nothing before it hears yes."""
+    config = f"""{SOCKS}
+sniffer: {{enable: true, force-domain: [www.test], sniff: {{HTTP: {{ports: ["1-65535"]}}}}}}
+rules: ['DOMAIN,www.test,{"DIRECT" if fault == "nobody there" else "REJECT"}', 'MATCH,DIRECT']
+"""
+    async with living(tmp_path, config) as house:
+        stream, code = await socks5(house.port(), "127.0.0.1", dead_port())
+        assert code == 0
+        await stream.send_all(b"GET / HTTP/1.0\r\nHost: www.test\r\n\r\n")
+        assert await how_it_ends(stream) == "cut"
         await stream.aclose()
 
 

@@ -165,6 +165,23 @@ def test_terminated_it_ends_well(program: Program) -> None:
     assert "Traceback" not in program.log.read_text()
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_end_while_it_waits_to_begin_it_ends_well(program: Program, mirror: int, how: signal.Signals) -> None:
+    program.write("GEOIP,CN,DIRECT", more=f"geox-url: {{mmdb: 'http://127.0.0.1:{mirror}/geo'}}\n")
+    with program.log.open("wb") as log:
+        command = [str(PROGRAM), "run", "-c", str(program.file), "--home", str(program.home)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        eventually(lambda: "downloading" in program.log.read_text(), program)
+        process.send_signal(how)
+        assert process.wait(15) == 0, program.log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    told = program.log.read_text()
+    assert "the gateway was stopped before" in told and '"error"' not in told and "Traceback" not in told
+
+
 @pytest.mark.parametrize("impatience", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_again_and_again_it_ends_well(program: Program, impatience: signal.Signals) -> None:
     # With fake addresses the end takes two seconds, lest clients are left with what leads nowhere.

@@ -593,6 +593,8 @@ async def test_streams_that_have_outlived_their_tunnel_end_as_well(tmp_path: Pat
         machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
     ):
         stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
+        await stream.send_all(b"hello")
+        assert await exactly(stream, 5) == b"hello", "it stands at both ends"
         (tunnel,) = await tunnels(photos)
         tunnel.close()
         await tunnel.over.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -213,9 +213,10 @@ async def test_no_flow_comes_back_to_us(tmp_path: Path) -> None:
     port, tunnel, named = dead_port(), dead_port(), dead_port()
     async with living(tmp_path, LOOPS.format(port=port, tunnel=tunnel, named=named)) as house:
         for number in (tunnel, named):
-            stream = await connect(number)
-            assert await the_rest(stream) == b""
-            await stream.aclose()
+            with suppress(ConnectionResetError):  # before we know that we are connected
+                stream = await connect(number)
+                assert await the_rest(stream) == b""
+                await stream.aclose()
         assert house.tracker.seen == 2
         for host in ("127.0.0.1", "loop.test"):
             _, code = await socks5(port, host, port)

@@ -22,8 +22,9 @@ def test_one_gateway_a_home(tmp_path: Path) -> None:
 
 def test_a_home_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigFault, match="--home"):
-        Home(tmp_path / "file")
+    for path in (tmp_path / "file", tmp_path / "file" / "home"):
+        with pytest.raises(ConfigFault, match=f"--home {path}: no directory; give a directory that can be written to"):
+            Home(path)
 
 
 def test_the_secret_is_made_once_and_shown_to_nobody(tmp_path: Path) -> None:

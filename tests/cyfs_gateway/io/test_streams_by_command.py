@@ -20,6 +20,7 @@ from commands import Pair, line, pair, program, service
 from inprocess import Living, connect, curl, dead_port, echo, exactly, hello, serve, the_rest, udp_echo, until
 from peering import LAPTOP, MALLORY, NAS, PI, dev, machine, published
 from peering import PHOTOS as PHOTOS_DID
+from test_cuts import how_it_ends
 
 from tests.freeport import free_port
 
@@ -139,7 +140,7 @@ async def test_a_host_behind_the_peer_is_reached_if_its_rules_agree(tmp_path: Pa
     [
         ((f"{PHOTOS}:23",), 1, "refuses"),
         ((f"{PHOTOS}:22",), 1, "the peer"),
-        (("nobody.home.example:22",), 1, "nobody.home.example"),
+        (("nobody.elsewhere.example:22",), 1, "nobody.elsewhere.example"),
         ((PHOTOS,), 2, "a peer and a port"),
         ((f"{PHOTOS}:99999",), 2, "a peer and a port"),
         ((f"{PHOTOS}/a:1", "b:2"), 2, "twice"),
@@ -232,6 +233,30 @@ async def test_a_port_here_is_a_service_there(tmp_path: Path, nursery: trio.Nurs
             assert await the_rest(stream) == b"heard EHLO"
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_what_is_under_way_when_the_command_ends_is_cut(
+    tmp_path: Path, nursery: trio.Nursery, how: signal.Signals
+) -> None:
+    async def begin(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"half of")
+        await trio.sleep_forever()
+
+    target = await serve(nursery, begin)
+    async with (
+        pair(tmp_path, service("web", target, 80)) as both,
+        both.running("laptop", "forward", "--json", "0", f"{PHOTOS}:80", "0", f"{PHOTOS}:81") as process,
+    ):
+        port, nobody = [int(json.loads(await line(process))["listen"].rpartition(":")[2]) for _ in range(2)]
+        async with await connect(nobody) as refused:
+            assert await how_it_ends(refused) == "cut"
+        async with await connect(port) as stream:
+            assert await exactly(stream, 7) == b"half of"
+            process.send_signal(how)
+            assert await how_it_ends(stream) == "cut"
+        assert await process.wait() == 0
+        await until(lambda: not both.laptop.gateway.connections())
 
 
 async def test_many_at_once_are_carried_side_by_side(tmp_path: Path, nursery: trio.Nursery) -> None:

@@ -228,6 +228,20 @@ def test_words_are_shown_once_and_when_asked_for(tmp_path: Path) -> None:
     quiet.no("a", "owner", "words", "--owner", tmp_path / "stick/owner.pem", input="n\n")
 
 
+def test_words_that_nobody_can_read_make_no_owner(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, "id", "owner", "new", "--name", "a", "--home", tmp_path / "a"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: standard output: No space left on device\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_owner_whose_making_was_cut_short_is_finished(tmp_path: Path) -> None:
     machines = Machines(tmp_path)
     machines.ok("a", "owner", "new", "--name", "a", "--words-to", tmp_path / "w")

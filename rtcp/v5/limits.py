@@ -14,8 +14,9 @@ class Bounds:
 
     ``kept`` is what control may have unacknowledged before DATA and OPEN wait, ``kept_more`` what other frames may take
     beyond it, ``leg_kept`` to ``most_leg_kept`` the same of a leg; after ``stalled`` at such a bound without an ACK the
-    tunnel ends.  ``unread`` is what all streams together may have waiting for their readers on control; a stream that
-    was not read for ``unread_for`` is then reset.  A stream's window grows to ``window``, on a leg to ``leg_window``.
+    tunnel ends.  ``unread`` is what all streams together may have waiting for their readers on control; those that were
+    not read for ``unread_for`` are then reset, until a quarter is free.  A stream's window grows to ``window``, on a
+    leg to ``leg_window``.
 
     A stream is bulk when it sent ``bulk`` bytes within ``bulk_within``, or could not hand in more for ``bulk_waiting``.
     OPENs, other frames, and carriers that join may come at a rate a second after a burst.
@@ -34,7 +35,7 @@ class Bounds:
     most_leg_kept: int = 16 << 20
     stalled: float = 30
     unread: int = 4 << 20
-    unread_for: float = 30
+    unread_for: float = 1
     window: int = 1 << 20
     leg_window: int = 16 << 20
     bulk: int = 1 << 20

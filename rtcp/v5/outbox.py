@@ -1,9 +1,9 @@
 """What goes first on control, and into which record (§8.6 of the document).
 
 A turn of the reactor asks for records, and each is filled as late as it is sealed: first all that is not DATA, then the
-DATA of interactive streams in turn, 16 KiB each, then bulk.  OPEN and DATA wait when too much is unacknowledged, DATA
-also for the tunnel's credit; everything waits when the peer's rate of frames would be exceeded, which we keep to with
-half the burst, so that frames bunched on the way do not exceed it either.
+DATA of streams with little to say, of other interactive streams in turn, 16 KiB each, and of bulk.  OPEN and DATA wait
+when too much is unacknowledged, DATA also for the tunnel's credit; everything waits when the peer's rate of frames
+would be exceeded, which we keep to with half the burst, so that frames bunched on the way do not exceed it either.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from rtcp.v5.conversations import Conversation, Stream
 from rtcp.v5.credit import Allowance
 from rtcp.v5.limits import Bounds, Rate
 
+SPARSE = 1024
+"""Bytes: a stream with no more of them waiting has little to say."""
 _CHUNK = 16384
 _LEAST_CHUNK = 1024
 _ACK_SIZE = 16
@@ -47,6 +49,7 @@ class Outbox:
         "_open_rate",
         "_opens",
         "_queue",
+        "_sparse",
         "allowance",
         "queue_size",
         "retry_at",
@@ -58,6 +61,7 @@ class Outbox:
         self.queue_size = 0
         self._credits: dict[int, int] = {}
         self._opens: deque[Conversation] = deque()
+        self._sparse: deque[Stream] = deque()
         self._interactive: deque[Stream] = deque()
         self._bulk: deque[Stream] = deque()
         self._most_frames = bounds.frames[1] // 2
@@ -85,12 +89,17 @@ class Outbox:
         """``stream`` has bytes that wait."""
         if not stream.ringed:
             stream.ringed = True
-            (self._bulk if stream.bulk else self._interactive).append(stream)
+            ring = self._bulk if stream.bulk else self._sparse if stream.waiting <= SPARSE else self._interactive
+            ring.append(stream)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, not even for credit."""
-        return not (self._queue or self._credits or self._opens or self._interactive or self._bulk)
+        return not (self._queue or self._credits or self._opens or self._has_data)
+
+    @property
+    def _has_data(self) -> bool:
+        return bool(self._sparse or self._interactive or self._bulk)
 
     def record(self, channel: Channel, now: float) -> Made | None:
         """The next record; None: there is nothing to say that may be said now."""
@@ -117,7 +126,7 @@ class Outbox:
         opened: list[Conversation] = []
         drained: list[Stream] = []
         octets = 0
-        if not queue and (self._opens or self._interactive or self._bulk) and not channel.is_full(now):
+        if not queue and (self._opens or self._has_data) and not channel.is_full(now):
             room, budget = self._add_opens(parts, opened, room, budget, now)
             octets = self._add_data(parts, drained, room)
         if budget <= 0 or (self._opens and not opened and not channel.is_full(now)):
@@ -154,7 +163,7 @@ class Outbox:
     def _add_data(self, parts: list[bytes | memoryview], drained: list[Stream], room: int) -> int:
         octets = 0
         allowance = self.allowance
-        while (ring := self._interactive or self._bulk) and room >= _LEAST_CHUNK and allowance.left > 0:
+        while (ring := self._sparse or self._interactive or self._bulk) and room >= _LEAST_CHUNK and allowance.left > 0:
             stream = ring.popleft()
             stream.ringed = False
             if stream.shifted or not stream.waiting:

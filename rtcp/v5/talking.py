@@ -19,7 +19,7 @@ from rtcp.v5 import frames as f
 from rtcp.v5.carrier import MOST_PLAIN, Kind, RecordLayer
 from rtcp.v5.channel import Channel
 from rtcp.v5.closing import Close, CloseCode
-from rtcp.v5.conversations import Conversation, Flow, Ids, Stream
+from rtcp.v5.conversations import Conversation, Flow, Ids, Stream, unread_of
 from rtcp.v5.credit import Allowance, Pool, Window
 from rtcp.v5.events import (
     Answered,
@@ -37,13 +37,14 @@ from rtcp.v5.ledger import Ledger, Share
 from rtcp.v5.legs import Leg, LegNumbers
 from rtcp.v5.life import BUSY_FOR, Why
 from rtcp.v5.limits import Bounds
-from rtcp.v5.outbox import Outbox
+from rtcp.v5.outbox import SPARSE, Outbox
 from rtcp.v5.payloads import Feature, Parameters
 
 _ACK_EVERY = 64 << 10
 _MOST_WAITING = 128 << 10
 _MOST_WAITING_ON_LEG = 512 << 10
 _MOST_WAITING_IN_ALL = 512 << 10
+_MOST_SPARSE_IN_ALL = 512 << 10  # beyond that, of streams that have no more than SPARSE waiting
 FLOW_PURPOSES: Mapping[int, Feature] = {
     Purpose.DATAGRAMS: Feature.DATAGRAMS,
     Purpose.ASSOCIATION: Feature.DATAGRAMS,
@@ -432,7 +433,10 @@ class Talking(ABC):
         left = stream.allowance.left
         if stream.shifted:
             return min(left, _MOST_WAITING_ON_LEG - stream.waiting)
-        return min(left, _MOST_WAITING - stream.waiting, _MOST_WAITING_IN_ALL - self._waiting)
+        in_all = _MOST_WAITING_IN_ALL - self._waiting
+        # Whoever has little to say does not wait for those who have much and may not say it.
+        sparse = min(SPARSE - stream.waiting, in_all + _MOST_SPARSE_IN_ALL)
+        return min(left, _MOST_WAITING - stream.waiting, max(in_all, sparse))
 
     def _tell_room(self, stream: Stream) -> None:
         room = self._room(stream)
@@ -591,12 +595,18 @@ class Talking(ABC):
             self._events.append(Reset(conversation.id, Stop.TIMEOUT))
 
     def _reset_unread(self, now: float) -> None:
-        """When all is full, the stream that nobody has read for longest makes room."""
-        while self._pool.is_full and self._unread_since:
-            oldest, since = next(iter(self._unread_since.items()))
-            if now - since < self._bounds.unread_for:
+        """When all is full, every stream waits for those that nobody reads: they make room, the largest first.
+
+        A quarter, and not only what the next of them would fill at once.
+        """
+        if not self._pool.is_full:
+            return
+        patience = self._bounds.unread_for
+        unread = [self._conversations[one] for one, since in self._unread_since.items() if now - since >= patience]
+        for stream in sorted(unread, key=unread_of, reverse=True):
+            self._reset(stream, Stop.STALLED)
+            if self._pool.unread <= self._pool.most * 3 // 4:
                 return
-            self._reset(self._conversations[oldest], Stop.STALLED)
 
     def _deliver_datagram(self, flow: Flow, payload: memoryview, now: float) -> None:
         address, named, datagram = f.read_datagram(payload)

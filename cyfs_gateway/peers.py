@@ -140,13 +140,14 @@ def gateways_of(zone: Did, claims: Collection[Claim], least: Trust) -> tuple[Did
 def gateways_for(name: Did, zone: Did, claims: Collection[Claim], least: Trust) -> tuple[Did, ...]:
     """The gateways of ``zone`` for ``name``, which is its own or one below it of which nothing is known.
 
-    Empty also if anything says that there is a machine of that name: where it is, is then to be found out.
+    Empty also if anything says that there is a machine of that name, or of one above it: where that is, is then to be
+    found out.
     """
     lists = [claim.value for claim in claims if isinstance(claim.value, ZoneBoot | ZoneDoc)]
     machines = {ood.name for each in lists for ood in each.oods}
     machines.update(device for each in lists if isinstance(each, ZoneDoc) for device in each.devices)
-    is_machine = any(device_did(machine, zone.canonical) == name.canonical for machine in machines)
-    return () if is_machine else gateways_of(zone, claims, least)
+    theirs = {device_did(machine, zone.canonical) for machine in machines}
+    return () if theirs.intersection(lineage(name)) else gateways_of(zone, claims, least)
 
 
 def nobody_but(device: Did, bridges: Bridges) -> Identity:

@@ -8,6 +8,7 @@ it to fail.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -39,11 +40,14 @@ class Leads:
 
     def __init__(self, acquaintance: Acquaintance, tunnels: Callable[[], Sequence[AnyTunnel]]) -> None:
         self._acquaintance, self._tunnels = acquaintance, tunnels
-        self._found: dict[Did, tuple[float, tuple[Did, ...]]] = {}
+        self._found: OrderedDict[Did, tuple[float, tuple[Did, ...]]] = OrderedDict()
+        """Until when it need not be asked again, and where it leads; the name that nobody asked for longest first."""
+        self._doubts = 0
 
     def doubt(self) -> None:
         """They are to be asked for anew; but where they led is where streams still go."""
-        self._found = {name: (0.0, devices) for name, (_, devices) in self._found.items()}
+        self._doubts += 1
+        self._found = OrderedDict((name, (0.0, devices)) for name, (_, devices) in self._found.items())
 
     def led_to(self, did: Did) -> tuple[Did, ...]:
         """Where ``did`` led when somebody asked last; empty: nobody did."""
@@ -58,17 +62,22 @@ class Leads:
         if name.key is not None:
             return (did,)
         held = self._found.get(name)
-        if held is not None and held[0] > trio.current_time():
-            return held[1]
+        if held is not None:
+            self._found.move_to_end(name)
+            if held[0] > trio.current_time():
+                return held[1]
+        doubts = self._doubts
         if any(tunnel.peer.did == name for tunnel in self._tunnels()):
             found: tuple[Did, ...] = (did,)
         else:
             found = await self._look(did)
             if not found:
                 return (did,)  # as whoever dials it will find out
-        if len(self._found) >= _MOST_NAMES:
-            self._found.clear()
-        self._found[name] = trio.current_time() + LOOKED_UP_AGAIN, found
+        # What was heard before a doubt is asked for anew, too.
+        self._found[name] = trio.current_time() + LOOKED_UP_AGAIN if doubts == self._doubts else 0.0, found
+        self._found.move_to_end(name)
+        if len(self._found) > _MOST_NAMES:
+            self._found.popitem(last=False)
         return found
 
     async def _look(self, did: Did) -> tuple[Did, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,7 +23,7 @@ from tunnels.endpoint import Endpoint
 if TYPE_CHECKING:
     from cyfs_gateway.io.gateway import RunningGateway
     from cyfs_gateway.io.world import Around
-    from cyfs_ns.authority import Authority
+    from cyfs_ns.authority import Authority, Statement
 
 _log = logging.getLogger("cyfs.modules")
 
@@ -102,10 +102,12 @@ class _Seat:
         return {"running": not self.fault, **({"fault": self.fault} if self.fault else {}), **said}
 
     def register_authority(self, authority: Authority) -> Changed:
+        if self._nursery is None:
+            raise Misuse("a module registers while it runs")
         if not self._speaks and self._modules.gateway.has_authority:
             raise ConfigFault(f"module {self.section}: another module speaks for a domain already")
         self._speaks = True
-        return self._modules.gateway.speak_for(authority)
+        return self._modules.gateway.speak_for(_Guarded(authority, self._blame))
 
     def register_service(self, host: str, service: Service) -> None:
         if self._nursery is None:
@@ -136,6 +138,20 @@ class _Seat:
     def gateway_status(self) -> Mapping[str, Any]:
         whole = self._modules.gateway.status()
         return {key: whole[key] for key in ("uptime", "mode", "connections", "seen", "up", "down", "memory")}
+
+
+class _Guarded:
+    """An authority whose faults are its module's alone: every question of the house comes by here first."""
+
+    def __init__(self, authority: Authority, blame: Callable[[Exception], None]) -> None:
+        self._authority, self._blame = authority, blame
+
+    def lookup(self, name: bytes, rtype: int) -> Statement | None:
+        try:
+            return self._authority.lookup(name, rtype)
+        except Exception as fault:
+            self._blame(fault)
+            return None
 
 
 class Modules:

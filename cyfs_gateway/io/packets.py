@@ -7,12 +7,15 @@ are drained in bounded batches, no task per flow; a task only opens a way that h
 
 Bounds: ``ASSOCIATIONS_MOST`` SOCKS clients, and as many of each other listener; ``_ROUTES_MOST`` destinations a client.
 Beyond them goes the client that wrote nothing, the destination that nobody wrote to, for the longest time.
-``_QUEUE_MOST`` datagrams wait for a verdict (more are dropped, as UDP may).
+A way through a tunnel takes descriptors here and a stream there, so a client has ``_TUNNELLED_MOST`` of them.
+``_OPENING_MOST`` ways of a client are opened at once, and ``_QUEUE_MOST`` datagrams wait for a verdict (more are
+dropped, as UDP may).  A destination whose way could not be opened is decided anew after ``_REST``.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,7 +27,7 @@ from cyfs_gateway.filter import AddressFilter
 from cyfs_gateway.flow import PEER, Flow
 from cyfs_gateway.io import transparent
 from cyfs_gateway.sniff.result import MORE, Sniffed
-from cyfs_ns.errors import BadWire, CyfsError, Refused
+from cyfs_ns.errors import BadWire, CyfsError, Refused, Unreachable
 from cyfs_ns.names import is_ip
 from tunnels import socks
 from tunnels.authority import parse_authority
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 
 ASSOCIATIONS_MOST: Final = 16384
 _ROUTES_MOST: Final = 512
+_TUNNELLED_MOST: Final = 64
+_OPENING_MOST: Final = 64
+_REST: Final = 1.0  # seconds
 _QUEUE_MOST: Final = 32
 _BATCH: Final = 64
 _DATAGRAM: Final = 65535
@@ -113,6 +119,7 @@ class _Route:
         "queue",
         "refused",
         "renamed",
+        "rests_until",
         "session",
         "sniffer",
         "start",
@@ -135,6 +142,8 @@ class _Route:
         self.session: _Session | None = None
         self.to: Target | None = None
         self.refused = False
+        self.rests_until = math.inf
+        """When it may be tried again, if it was the way that failed; a verdict holds."""
         self.sniffer: QuicSniffer | None = None
 
     def counters(self) -> tuple[int, int]:
@@ -210,6 +219,9 @@ class Association:
         """The client sent ``payload`` to ``target``."""
         self.touch()
         route = self._routes.get(target)
+        if route is not None and route.refused and route.rests_until <= self.engine.reactor.now:
+            self.forget(route)
+            route = None
         if route is None:
             route = self._begin(target)
         else:
@@ -317,6 +329,8 @@ class Association:
             self._ready(route, session)
         elif key in self._opening:
             self._opening[key].append(route)
+        elif len(self._opening) >= _OPENING_MOST:
+            self._refuse(route, Unreachable("too many ways of this client are being opened", "other"))
         else:
             self._opening[key] = [route]
             self.engine.start(self._open, key, route)
@@ -354,11 +368,19 @@ class Association:
             except Refused as fault:
                 self._refuse(route, fault)
                 return
+        if route.decision.leaf.kind == PEER:
+            self._make_room()
         route.session = session
         session.routes[route.to] = route
         queue, route.queue = route.queue, []
         for payload in queue:
             self._forward(route, payload)
+
+    def _make_room(self) -> None:
+        """For one more way through a tunnel: that of the destination not written to for the longest time goes."""
+        tunnelled = [each for each in self._routes.values() if each.session and each.session.leaf.kind == PEER]
+        if len(tunnelled) >= _TUNNELLED_MOST:
+            self.forget(tunnelled[0])
 
     def _forward(self, route: _Route, payload: bytes) -> None:
         assert route.session is not None and route.to is not None
@@ -376,6 +398,7 @@ class Association:
         self.engine.tracker.drop(route)
         route.number = 0
         route.refused = True
+        route.rests_until = self.engine.reactor.now + _REST
         route.queue.clear()
 
     def lose(self, session: _Session, fault: OSError) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from cyfs_ns.errors import BadWire
+from cyfs_ns.errors import BadWire, Unreachable
 from rtcp.datagrams import MOST_DATAGRAM, DatagramReader, write_datagram
 from rtcp.io.pipe import Pipe, break_off
 from rtcp.legs import Leg
@@ -181,10 +181,15 @@ class Datagrams:
     """Datagrams both ways over one stream, which is taken over.  Sending drops what does not fit, as UDP does."""
 
     def __init__(self, stream: Pipe) -> None:
+        """``stream`` is closed should there be no more descriptors.  Raises ``Unreachable`` then."""
         self._stream = stream
         self._reader = DatagramReader()
         self._arrived: deque[bytes] = deque()
-        self._epoll = select.epoll(1)
+        try:
+            self._epoll = select.epoll(1)
+        except OSError as fault:
+            stream.close()
+            raise Unreachable(f"no datagrams can be carried: {fault}", "other") from fault
         self._events = int(select.EPOLLIN)
         self._epoll.register(stream.fileno(), self._events)
         self._heed()

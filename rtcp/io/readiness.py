@@ -39,9 +39,8 @@ class Readiness:
                 return
             if not self._is_small:
                 self._is_small = True
-                self._face.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_SNDBUF, 1
-                )  # any one message fills the least there is
+                # Any one message fills the least there is.
+                self._face.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
             self._face.send(_FILL)
 
     def close(self) -> None:

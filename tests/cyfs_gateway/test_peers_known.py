@@ -294,7 +294,7 @@ def test_the_gateways_of_a_zone_are_those_its_documents_name() -> None:
 
 def test_a_name_below_a_zone_is_its_gateways_unless_it_may_be_a_machines() -> None:
     claims = told(boot(ALICE, "photos", "$disk"), anchors=PINNED)
-    for name, led in (("www", True), ("photos", False), ("disk", False), ("disk.garden", True)):
+    for name, led in (("www", True), ("photos", False), ("disk", False), ("cam.disk", False), ("disk.garden", True)):
         below = device_did(name, HOME)
         assert gateways_for(below, HOME, claims, Trust.OWNER_SIGNED) == ((PHOTOS,) if led else ()), name
     assert gateways_for(HOME, HOME, claims, Trust.OWNER_SIGNED) == (PHOTOS,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import subprocess
@@ -29,7 +31,7 @@ from tunnels.endpoint import Endpoint, Target
 from tunnels.io.leaf import Dialer, Leaf
 from tunnels.io.reactor import Reactor
 from tunnels.io.registry import Tunnels
-from tunnels.io.rtcp import Rtcp, RtcpProxy, join_tunnels
+from tunnels.io.rtcp import Rtcp, RtcpPackets, RtcpProxy, join_tunnels
 from tunnels.io.stream import EndpointStream
 from tunnels.io.waiting import receive_some
 from tunnels.spec import DialOptions, RtcpSpec, Socks5Spec
@@ -221,6 +223,66 @@ async def test_a_packet_way_holds_so_many_targets(monkeypatch):
         with pytest.raises(OSError):
             packets.send(b"x", Target(HOST, 1))
         await until(lambda: descriptors() == before)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_a_way_that_finds_no_descriptor_left_is_given_back(monkeypatch, version):
+    """The stream stands already when there is none to wait for it with."""
+    town, served = Town(versions=frozenset({version})), []
+
+    async def serve(request):
+        served.append(await (request.accept() if version == 4 else request.accept_datagrams()))
+
+    def none_left(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, serve=serve) as bob:
+        await alice.tunnel(BOBS_DID)
+        await until(bob.tunnels)
+        before = descriptors()
+        for way in (outbound(alice), proxy(alice, server=str(BOBS_DID))) * 4:
+            with monkeypatch.context() as patch:
+                patch.setattr("tunnels.io.rtcp.select.epoll", none_left)
+                with pytest.raises(Unreachable, match="Too many open files"):
+                    await way.open_packets(Target(HOST, 9))
+        await until(lambda: len(served) == 8)
+        for one in served:
+            one.close()
+        await until(lambda: descriptors() <= before)  # the dialling may have ended meanwhile, too
+
+
+async def test_a_way_that_is_open_is_not_opened_again_because_another_failed(monkeypatch):
+    """The target was given up while it was being opened, and then wanted again."""
+    monkeypatch.setattr("tunnels.io.rtcp._DESTINATIONS_MOST", 1)
+    monkeypatch.setattr("tunnels.io.rtcp._REST", 0.0)
+    sent, asked = [], []
+
+    class Way:
+        def __init__(self):
+            self._ours, self._theirs = socket.socketpair()
+            self.fileno = self._ours.fileno
+
+        def send(self, data):
+            sent.append(bytes(data))
+
+        def close(self):
+            self._ours.close()
+            self._theirs.close()
+
+    class Outbound:
+        def open_soon(self, target, then):
+            asked.append(then)
+
+    here, there = Target(HOST, 1), Target(HOST, 2)
+    packets = RtcpPackets(Outbound(), there, Way())
+    for target in (here, there, here):
+        packets.send(b"x", target)
+    first, _, second = asked
+    first(None)
+    second(Way())
+    packets.send(b"y", here)
+    assert sent[-1] == b"y" and len(asked) == 3
+    packets.close()
 
 
 @asynccontextmanager

@@ -319,8 +319,13 @@ class RtcpPackets:
     """Datagrams to many targets, each through a stream of its own; the first ones wait until it is open."""
 
     def __init__(self, outbound: Rtcp | RtcpProxy, target: Target, first: DatagramPipe) -> None:
+        """``first`` is its own, and is closed should there be no more descriptors.  Raises ``Unreachable`` then."""
         self._outbound = outbound
-        self._epoll = select.epoll()
+        try:
+            self._epoll = select.epoll()
+        except OSError as fault:
+            first.close()
+            raise Unreachable(f"no datagrams can be carried: {fault}", "other") from fault
         self._destinations: OrderedDict[Target, _Destination] = OrderedDict()
         self._watched: dict[int, Target] = {}
         self._destinations[target] = _Destination(None, [])
@@ -369,7 +374,7 @@ class RtcpPackets:
             waiting.queue.clear()
             waiting.rests_until = trio.current_time() + _REST
             return
-        waiting.way = way
+        waiting.way, waiting.rests_until = way, 0.0  # another that was asked for it may have failed before
         fd = way.fileno()
         self._watched[fd] = target
         self._epoll.register(fd, select.EPOLLIN)

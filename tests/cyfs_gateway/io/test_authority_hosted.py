@@ -79,3 +79,17 @@ async def test_one_module_speaks_and_the_name_server_may_come_later(tmp_path: Pa
         assert names.house.gateway.has_authority
         await names.reload("", both)
         assert await names.ask("alice.sn.example") == [V4]
+
+
+async def test_a_fault_of_the_module_costs_the_house_nothing(
+    tmp_path: Path, speakers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Speaker, name: bytes, rtype: int) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(Speaker, "lookup", fail)
+    async with named(tmp_path, "", ANYTHING + "speaker: true\n") as names:
+        await until(lambda: names.house.gateway.has_authority)
+        assert await names.ask("www.example.net") == ["127.0.0.1"]
+        await until(lambda: not names.house.gateway.has_authority)
+        assert "a mistake" in names.house.gateway._modules.status()["speaker"]["fault"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -267,3 +268,23 @@ async def test_a_forward_to_nowhere_keeps_quiet(house: Living) -> None:
         await peer.send("nowhere.invalid", dead_port(), b"x")
         await trio.testing.wait_all_tasks_blocked(0.05)
         await until(lambda: not len(house.tracker))
+
+
+async def test_a_way_that_could_not_be_opened_is_tried_again_while_the_client_writes_on(
+    house: Living, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyfs_gateway.io.packets._REST", 0.0)
+    port, failed = await udp_echo(nursery), trio.Event()
+
+    def full(fd: int, *, datagrams: bool = False) -> None:
+        if datagrams and not failed.is_set():
+            failed.set()
+            raise OSError(errno.EMFILE, "no more of them")
+
+    monkeypatch.setattr(house.engine, "check_descriptor", full)
+    async with associated(house) as peer:
+        await peer.send("127.0.0.1", port, b"lost")
+        await failed.wait()
+        await until(lambda: not len(house.tracker))
+        await peer.send("127.0.0.1", port, b"heard")
+        assert (await peer.recv())[1] == b"heard"

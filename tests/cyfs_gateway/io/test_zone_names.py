@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
@@ -11,12 +13,14 @@ from names_house import behind, question
 from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, NOW, PHOTOS, PI, machine, records
 from test_peers import BY_NAME, door, socks5_to_address, web
 
+from cyfs_gateway.io.acquaintance import Acquaintance
 from cyfs_gateway.io.leads import Leads
 from cyfs_ns.errors import Refused, Unreachable
-from cyfs_ns.identity.did import parse_did
+from cyfs_ns.identity.did import Did, parse_did
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Pin
 from rtcp.io.pipe import Pipe
+from rtcp.io.roll import AnyTunnel
 from tests.cyfs_ns.dnsfakes import zone
 from tests.freeport import free_port
 from tunnels.url import parse
@@ -155,3 +159,37 @@ async def test_names_that_lead_nowhere_are_asked_for_again(tmp_path: Path) -> No
         lines += records(free_port())
         laptop.gateway.trusted.flush()
         assert await leads(laptop).ask(WWW) == (PHOTOS,)
+
+
+async def test_what_was_heard_before_a_doubt_is_asked_for_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pin may be replaced while its zone is being asked."""
+    async with (
+        behind(*records(free_port())) as dns,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        await laptop.gateway._peers.device()
+        found = leads(laptop)
+        look, looked = found._look, 0
+
+        async def doubted(did: Did) -> tuple[Did, ...]:
+            nonlocal looked
+            looked += 1
+            devices = await look(did)
+            found.doubt()
+            return devices
+
+        monkeypatch.setattr(found, "_look", doubted)
+        for times in (1, 2):
+            assert await found.ask(WWW) == (PHOTOS,)
+            assert looked == times
+
+
+async def test_names_that_nobody_asks_for_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the others led is remembered: who is put out loses the streams that go there."""
+    monkeypatch.setattr("cyfs_gateway.io.leads._MOST_NAMES", 2)
+    one, two, three = (parse_did(f"did:web:{name}.example") for name in ("one", "two", "three"))
+    tunnels = [SimpleNamespace(peer=SimpleNamespace(did=did)) for did in (one, two, three)]
+    found = Leads(cast("Acquaintance", None), lambda: cast("list[AnyTunnel]", tunnels))
+    for did in (one, two, one, three):
+        assert await found.ask(did) == (did,)
+    assert [found.led_to(did) for did in (one, two, three)] == [(one,), (), (three,)]

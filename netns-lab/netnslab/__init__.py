@@ -7,9 +7,11 @@ from netnslab.gateway import Gateway, GatewayFault
 from netnslab.lab import Host, Lab, Network, why_not
 from netnslab.link import Link
 from netnslab.nat import (
+    FIREWALL6,
     FULL_CONE,
     HAIRPIN,
     HOME,
+    NO_UDP,
     ONE_TO_ONE,
     PER_ADDRESS,
     POOL,
@@ -17,15 +19,19 @@ from netnslab.nat import (
     PREDICTABLE,
     RESTRICTED,
     SYMMETRIC,
+    TOUCHY,
+    WEB_ONLY,
     Nat,
 )
 from netnslab.plugin import need
 from netnslab.process import Done, Process
 
 __all__ = [
+    "FIREWALL6",
     "FULL_CONE",
     "HAIRPIN",
     "HOME",
+    "NO_UDP",
     "ONE_TO_ONE",
     "PER_ADDRESS",
     "POOL",
@@ -33,6 +39,8 @@ __all__ = [
     "PREDICTABLE",
     "RESTRICTED",
     "SYMMETRIC",
+    "TOUCHY",
+    "WEB_ONLY",
     "Done",
     "Gateway",
     "GatewayFault",

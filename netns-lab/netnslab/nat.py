@@ -6,7 +6,8 @@ wrote to.  Every value states its behaviour, and a scenario measures that the ru
 
 Rules know the interfaces ``wan`` and ``lan`` and the words WANIP and LANIP (the router's address outside, and the first
 host's inside).  Things the kernel taught: the empty prerouting chain is needed, else replies are not translated back;
-without a guard an unsolicited packet occupies a port in conntrack and turns a home router into a symmetric one;
+without a guard an unsolicited packet occupies a port in conntrack and turns a home router into a symmetric one, and the
+router refuses a SYN that comes too early, which RFC 5382 forbids;
 ``update`` must stand before ``snat``.  IPv6 is routed, never translated.
 """
 
@@ -16,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "FIREWALL6",
     "FULL_CONE",
     "HAIRPIN",
     "HOME",
+    "NO_UDP",
     "ONE_TO_ONE",
     "PER_ADDRESS",
     "POOL",
@@ -26,6 +29,8 @@ __all__ = [
     "PREDICTABLE",
     "RESTRICTED",
     "SYMMETRIC",
+    "TOUCHY",
+    "WEB_ONLY",
     "Nat",
 ]
 
@@ -100,7 +105,11 @@ HOME = Nat(
 """The ordinary Linux home router."""
 
 FULL_CONE = Nat(
-    name="full-cone", mapping="EIM", filtering="EIF", port_kept=True, rules=_nat(_CONE_IN, _CONE_OUT, _CONE_MAP)
+    name="full-cone",
+    mapping="EIM",
+    filtering="EIF",
+    port_kept=True,
+    rules=_nat(_CONE_IN, _CONE_OUT, _CONE_MAP, before=_GUARD),
 )
 
 RESTRICTED = Nat(
@@ -108,7 +117,7 @@ RESTRICTED = Nat(
     mapping="EIM",
     filtering="ADF",
     port_kept=True,
-    rules=_nat(_CONE_IN, _CONE_OUT, _CONE_MAP, before=_forward(_SEEN_RULES, _SEEN)),
+    rules=_nat(_CONE_IN, _CONE_OUT, _CONE_MAP, before=_GUARD + "\n" + _forward(_SEEN_RULES, _SEEN)),
 )
 
 PORT_RESTRICTED = Nat(
@@ -116,9 +125,12 @@ PORT_RESTRICTED = Nat(
     mapping="EIM",
     filtering="APDF",
     port_kept=True,
-    rules=_nat(_CONE_IN, _CONE_OUT, _CONE_MAP, before=_forward(_ANSWERS)),
+    rules=_nat(_CONE_IN, _CONE_OUT, _CONE_MAP, before=_GUARD + "\n" + _forward(_ANSWERS)),
 )
 """As HOME, but by an explicit map: unsolicited packets never disturb it."""
+
+TOUCHY = Nat(name="touchy", mapping="EIM", filtering="APDF", port_kept=True, rules=_nat("", 'oif "wan" masquerade;'))
+"""As HOME, but unguarded: a packet that comes in unasked takes its port, the answer to it leaves from another one."""
 
 SYMMETRIC = Nat(
     name="symmetric",
@@ -169,6 +181,45 @@ HAIRPIN = Nat(
         _CONE_MAP,
     ),
 )
+
+FIREWALL6 = Nat(
+    name="firewall6",
+    mapping="APDM",
+    filtering="APDF",
+    port_kept=False,
+    rules=_nat("", 'oif "wan" masquerade random;', before=_GUARD)
+    + """
+table ip6 filter {
+    chain forward { type filter hook forward priority filter; iif "wan" ct state established,related accept;
+        iif "wan" meta l4proto != icmpv6 drop;
+    }
+}""",
+)
+"""IPv4 as SYMMETRIC; IPv6 is routed, but only answers come in."""
+
+NO_UDP = Nat(
+    name="no-udp",
+    mapping="EIM",
+    filtering="APDF",
+    port_kept=True,
+    rules=_nat(
+        "", 'oif "wan" masquerade;', before=_GUARD + "\n" + _forward(_ANSWERS + ' oif "wan" meta l4proto udp drop;')
+    ),
+)
+"""A network that lets TCP out and nothing else."""
+
+WEB_ONLY = Nat(
+    name="web-only",
+    mapping="EIM",
+    filtering="APDF",
+    port_kept=True,
+    rules=_nat(
+        "",
+        'oif "wan" masquerade;',
+        before=_GUARD + "\n" + _forward(_ANSWERS + ' oif "wan" tcp dport { 80, 443 } accept; oif "wan" drop;'),
+    ),
+)
+"""A company's network: TCP to ports 80 and 443, and nothing else."""
 
 ONE_TO_ONE = Nat(
     name="one-to-one",

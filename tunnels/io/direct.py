@@ -155,7 +155,8 @@ class Sockets:
         sock = self.start_connect(ip, port)
         try:
             # Whoever listens on this machine has answered before the call returned, and the second call tells.
-            error = sock.connect_ex((ip, port)) if ip.startswith(("127.", "::1")) else errno.EALREADY
+            is_here = ip.startswith("127.") or ip == "::1"
+            error = sock.connect_ex((ip, port)) if is_here else errno.EALREADY
             if error == errno.EALREADY:
                 await trio.lowlevel.wait_writable(sock)
                 error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -18,6 +18,7 @@ from cyfs_ns.config.written import Fault
 from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
+from cyfs_ns.metrics import Metric
 from tunnels.endpoint import Endpoint
 
 
@@ -105,6 +106,24 @@ class TunnelView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WayView:
+    """One way to a peer: through an SN, or straight."""
+
+    name: str
+    """As ``udp 198.51.100.7:4242``."""
+    kind: str
+    """How it was come by: lan, host, ipv6, mapped, observed, predicted, relay."""
+    state: str
+    """In a word: in use, ready, silent, never answered, broken."""
+    rtt: float | None
+    """Milliseconds; None: it never answered."""
+    loss: float
+    """0 to 1."""
+    heard: float | None
+    """Seconds since the peer was heard there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerView:
     """A tunnel that stands, and who is at its other end."""
 
@@ -120,11 +139,15 @@ class PeerView:
     dialled: bool
     """Whether we dialled it."""
     way: str
-    """Who carries it, or the address it came from; empty for plain connections of ours."""
+    """The way it goes now, who carries it, or the address it came from; empty for plain connections of ours."""
     silent: float
     """Seconds since its last sign of life."""
     rtt: float | None = None
     """Milliseconds, if it was pinged."""
+    why: str = ""
+    """Why it goes that way; empty: there was no choice."""
+    ways: tuple[WayView, ...] = ()
+    """All that are known, where there is a choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +284,12 @@ class Gateway(Protocol):
 
     def status(self) -> Mapping[str, Any]:
         """What ``cyfs-gateway status`` shows beyond the above: listeners with their addresses, modules with theirs."""
+
+    def look_at_sns(self) -> None:
+        """Ask the SNs that this machine belongs to what they know of it by now; returns at once."""
+
+    def module_metrics(self) -> tuple[Metric, ...]:
+        """What modules put on the metrics page."""
 
     async def control(self, module: str, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call a control method that a module registered."""

@@ -7,16 +7,16 @@ honest instead: the listener fills it, the sniffer tells it what it found (``fin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cyfs_ns.trust.level import Trust
 
 PEER: Final = "Rtcp"
 """The kind of a flow that a peer asked for through its tunnel: only rules that speak of peers let it go anywhere."""
-ANSWERED: Final = ".cyfs.invalid"
-"""Below it are the names that gateways answer to themselves.  Only the owner's commands ask for them: who may use a way
-through a tunnel is not for that reason this device."""
+ANSWERED: Final = ".invalid"
+"""Below it are the names that gateways answer to themselves.  Only the owner's commands and the gateway itself ask for
+them: who may use a way through a tunnel is not for that reason this device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,10 @@ class Identity:
     zone: str = ""
     trust: Trust
     """How sure all of this is."""
+    device: str = field(default="", compare=False)
+    """The DID that is the key it has proven, whatever other name it goes by."""
+    source: str = field(default="", compare=False)
+    """The address that its tunnel comes from, where that is told along; empty when we dialled it."""
 
 
 @dataclass(slots=True)

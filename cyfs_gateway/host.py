@@ -12,10 +12,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cyfs_gateway.flow import Identity
+from cyfs_ns.metrics import Metric
 from tunnels.endpoint import Endpoint
 
 if TYPE_CHECKING:
+    from cyfs_gateway.certs.source import CertificateSource
     from cyfs_ns.authority import Authority
+    from cyfs_ns.identity.did import Did
+    from cyfs_ns.identity.keys import PublicKey
+    from rtcp.party import Address
 
 ENTRY_POINTS = "cyfs_gateway.modules"
 
@@ -25,6 +31,11 @@ ControlMethod = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 Status = Callable[[], Mapping[str, Any]]
 Changed = Callable[[Iterable[bytes]], None]
 """Takes the wire names (lower case) at and below which an authority's answers are others from now on."""
+Offer = Callable[[Identity, Endpoint], Awaitable[None]]
+"""Serves one stream of a peer, which is closed when it returns.  What it raises costs that stream alone."""
+Judge = Callable[[Identity], bool]
+"""Whether a tunnel from somebody is wanted.  Asked again of those who have one whenever that may have changed."""
+Metrics = Callable[[], Iterable[Metric]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,21 @@ class HttpQuery:
 
 
 Service = Callable[[HttpQuery], Awaitable[HttpReply]]
+
+
+class TxtPublisher(Protocol):
+    """Puts TXT records into the public DNS at ``_acme-challenge.NAME``, as certificates need them (RFC 8555 section
+    8.4).  Raises ``Unreachable``, ``Refused``, ``PeerFault``."""
+
+    async def publish(self, name: str, txt: str) -> None:
+        """Say this beside what is said there already; back when every server of the zone says so."""
+
+    async def withdraw(self, name: str, txt: str) -> None:
+        """Say it no longer; quiet where it is not said."""
+
+
+PublisherFor = Callable[[str], TxtPublisher | None]
+"""Who speaks for a canonical host name in the public DNS; None: nobody."""
 
 
 class Host(Protocol):
@@ -78,6 +104,80 @@ class Host(Protocol):
     def register_status(self, status: Status) -> None:
         """Contribute to ``cyfs-gateway status``."""
 
+    def register_metrics(self, metrics: Metrics) -> None:
+        """Contribute to the metrics page.  Names begin with ``cyfs_`` and the module's own."""
+
+    def register_offer(self, name: str, serve: Offer) -> None:
+        """Answer peers who open a stream to ``NAME.invalid`` through their tunnel to this device.
+
+        Whoever has a tunnel gets there: ``serve`` judges.  Raises ``ConfigFault`` where somebody answers already.
+        """
+
+    def register_welcome(self, judge: Judge) -> Callable[[], None]:
+        """Let in tunnels from strangers that ``judge`` wants, beside those whom the rules let in; what comes back is to
+        be called when it would judge otherwise than before.
+
+        Who goes by a name of which nothing is known here is then met by its key alone.
+        """
+
+    @property
+    def reactor(self) -> Any:
+        """What moves bytes (``tunnels.io.reactor.Reactor``), for those who carry streams themselves."""
+
+    @property
+    def home(self) -> Any:
+        """The state directory (``pathlib.Path``)."""
+
+    async def own_did(self) -> Did:
+        """The DID that is this device's key.  Raises ``Unreachable`` when it has none."""
+
+    async def owner(self) -> str:
+        """The DID of the owner of this device, as far as a pin says who that is; else empty."""
+
+    async def key_of(self, did: Did) -> PublicKey | None:
+        """Which key ``did`` has, as surely as ``rtcp/require`` wants it; None: nobody can say so just now."""
+
+    async def txt_records(self, name: str) -> Sequence[bytes]:
+        """The TXT records at ``name``, each as one run of bytes, from the name servers and no cache of ours; none where
+        nobody answers, too."""
+
+    def take_peer(self, sock: Any, source: Address) -> None:
+        """Take over a TCP connection (``tunnels.io.waiting.TcpEndpoint``) from ``source`` that speaks rtcp, and came by
+        a door of the module's."""
+
+    def standing(self, device: Did) -> bool:
+        """Whether there is a tunnel to ``device``, which is a key."""
+
+    async def open_to_peer(
+        self, device: Did, host: str | None, port: int, *, source: Address | None = None
+    ) -> Endpoint:
+        """A stream to ``host`` (None: that machine itself) at ``port``, through a tunnel to ``device`` that stands; no
+        tunnel is made.  ``source``: whence what is carried came.  Raises ``Refused``, ``Unreachable``."""
+
+    async def open_datagrams_to_peer(
+        self, device: Did, host: str | None, port: int, *, source: Address | None = None
+    ) -> Any:
+        """As :meth:`open_to_peer`, for datagrams (``rtcp.io.pipe.DatagramPipe``)."""
+
+    async def call_offer(self, peer: Did, name: str) -> Endpoint:
+        """A stream to what ``peer`` offers as ``NAME.invalid``; a tunnel is made if none stands.
+
+        Raises ``Refused``, ``Unreachable``.
+        """
+
+    def register_publisher(self, publisher_for: PublisherFor) -> None:
+        """Speak for names in the public DNS."""
+
+    def publisher(self, name: str) -> TxtPublisher | None:
+        """Who speaks for a canonical name: of all modules that run now, else an SN that this machine belongs to."""
+
+    def register_certificates(self, source: CertificateSource) -> None:
+        """Give certificates to whoever ends TLS in this gateway.  Raises ``ConfigFault`` where another module does."""
+
+    @property
+    def certificates(self) -> CertificateSource | None:
+        """Who gives certificates now."""
+
     async def open_url(self, url: str) -> Endpoint:
         """Open any tunnel URL.  Raises ``Unreachable``, ``Refused``, ``ConfigFault``."""
 
@@ -88,7 +188,8 @@ class Host(Protocol):
 class Module(Protocol):
     """One module.  ``section`` is the configuration key; the constructor takes its plain content.
 
-    ``check`` raises ``ConfigFault`` for a section that cannot be used, before anything changes.
+    ``check`` raises ``ConfigFault`` for a section that cannot be used, before anything changes.  One with an attribute
+    ``welcomes`` that is true registers a welcome; who comes before it did is asked to come again in a moment.
     """
 
     section: str

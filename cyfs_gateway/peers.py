@@ -7,14 +7,16 @@ that his device is somebody's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cyfs_gateway.config.model import Requirement, RtcpConfig, ServiceConfig
 from cyfs_gateway.flow import PEER, Flow, Identity
 from cyfs_gateway.rules.index import Geo
 from cyfs_gateway.rules.model import Logic, Rule, SubRule, Text, Verdict
+from cyfs_gateway.rules.parse import parse_condition
 from cyfs_gateway.rules.table import RuleTable
+from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, Refused
 from cyfs_ns.identity.did import Bridges, Did, dev_did, host_of_did
 from cyfs_ns.identity.documents import DeviceDoc, DeviceMini, Document, ZoneBoot, ZoneDoc
@@ -72,7 +74,8 @@ def known_by(peer: Did, claims: Collection[Claim], least: Trust, anchors: Anchor
     key, trust = found
     documents = [claim.value for claim in sure if isinstance(claim.value, DeviceDoc | DeviceMini)]
     owner, zone = _belongs(whom, claims, trust, anchors)
-    identity = Identity(did=str(whom), host=_host(whom, bridges), owner=owner, zone=zone, trust=trust)
+    device, host = str(dev_did(key)), _host(whom, bridges)
+    identity = Identity(did=str(whom), host=host, owner=owner, zone=zone, trust=trust, device=device)
     port = next((document.rtcp_port for document in documents if document.rtcp_port is not None), None)
     addresses = (str(claim.value) for claim in sure if claim.kind == "address")
     return Known(key, identity, port, tuple(dict.fromkeys(addresses)))
@@ -152,7 +155,7 @@ def gateways_for(name: Did, zone: Did, claims: Collection[Claim], least: Trust) 
 
 def nobody_but(device: Did, bridges: Bridges) -> Identity:
     """Of whom nothing is known but the key."""
-    return Identity(did=str(device), host=_host(device, bridges), trust=Trust.KEY_PROVEN)
+    return Identity(did=str(device), host=_host(device, bridges), trust=Trust.KEY_PROVEN, device=str(device))
 
 
 def brought_along(token: Token, peer: Did, anchors: Anchors, now: float) -> tuple[Claim, ...]:
@@ -237,27 +240,48 @@ class PeerRules:
     def __init__(self, config: RtcpConfig, rules: Iterable[Rule], geo: Geo) -> None:
         """Raises ``ConfigFault``, for a geo database that is missing too."""
 
+        sns = tuple(parse_condition(f"DID,{one.sn.peer.canonical}") for one in config.sns)
         self._services = [
-            (service, compile_conditions(service.allow, service.name, geo)) for service in config.services
+            (service, compile_conditions(service.allow + (sns if service.public else ()), service.name, geo))
+            for service in config.services
         ]
+        hosts: dict[tuple[str, int], dict[str, str]] = {}
+        for service in config.services:
+            if service.hosts:
+                known = hosts.setdefault((service.network, service.port), {})
+                known.update(dict.fromkeys(service.hosts, service.name))
+        self._by_host = {place: DomainMap(names) for place, names in hosts.items()}
         self._admission = compile_conditions(config.admission, "", geo) if config.admission else None
         self.speedtest = None if config.speedtest is None else compile_conditions(config.speedtest, "speedtest", geo)
         """Who may measure the way to here; None: devices of the same owner."""
+        inside = config.private_addresses
+        self.inside = None if inside is None else compile_conditions(inside, "private-addresses", geo)
+        """Who may know our addresses inside; None: devices of the same owner."""
         conditions = [rule for service in config.services for rule in service.allow]
         self._named = {text for rule in (*conditions, *rules) for text in named_dids(rule)}
-        self._named |= {str(kept.peer.canonical) for kept in config.keep}
+        self._named |= {str(kept.peer.canonical) for kept in (*config.keep, *(one.sn for one in config.sns))}
 
-    def admit(self, source: str, identity: Identity, also: Collection[str] = ()) -> None:
-        """Whether a new tunnel from the address ``source`` is wanted; ``also`` are DIDs named elsewhere.
+    def admit(
+        self,
+        source: str,
+        identity: Identity,
+        also: Collection[str] = (),
+        is_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Whether a new tunnel from the address ``source`` is wanted; ``also`` are DIDs named elsewhere, ``is_wanted``
+        is asked about those for whom or against whom no rule speaks.
 
         Raises ``Refused``.
         """
         if self._admission is None:
-            if identity.trust < Trust.HOST_SNAPSHOT and identity.did not in self._named and identity.did not in also:
+            is_known = identity.trust >= Trust.HOST_SNAPSHOT or identity.did in self._named or identity.did in also
+            if not is_known and not is_wanted():
                 raise Refused(f"{identity.did} is a stranger here: nothing in the configuration names it")
             return
         flow = Flow("tcp", PEER, source, 0, "", "", 0, identity=identity)
         verdict = self._admission.match(flow, 0, True, True)
+        if isinstance(verdict, Verdict) and verdict.index < 0 and is_wanted():
+            return
         if not isinstance(verdict, Verdict) or verdict.outbound != "ACCEPT":
             raise Refused(f"no tunnel for {identity.did}: {getattr(verdict, 'why', 'no rule matched')}")
 
@@ -266,8 +290,13 @@ class PeerRules:
 
         Raises ``Refused`` for one that is not for this peer.
         """
+        by_host = self._by_host.get((flow.network, flow.dst_port)) if "." in name else None
+        name = (by_host.get(name) if by_host is not None else None) or name
+        if name == f"{flow.network}-{flow.dst_port}":  # a public port of an SN, leased for no service by name
+            name = ""
         for service, table in self._services:
-            if service.network != flow.network or (name != service.name if name else flow.dst_port != service.port):
+            is_it = name == service.name if name else flow.dst_port == service.port and not service.hosts
+            if service.network != flow.network or not is_it:
                 continue
             verdict = table.match(flow, 0, True, True)
             if not isinstance(verdict, Verdict) or verdict.index < 0:

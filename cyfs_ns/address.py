@@ -13,6 +13,7 @@ Address: TypeAlias = tuple[int, int]
 
 WIDTH = {4: 32, 6: 128}
 _MAPPED = 0xFFFF
+_MAPPED_OCTETS = bytes(10) + b"\xff\xff"
 
 
 class Prefix(NamedTuple):
@@ -54,6 +55,14 @@ def spell(family: int, number: int) -> str:
         if family == 4
         else inet_ntop(AF_INET6, number.to_bytes(16, "big"))
     )
+
+
+def canonical(address: bytes) -> str:
+    """The usual text of an address of 4 or 16 octets; IPv4 mapped into IPv6 is IPv4."""
+    if len(address) == 4:
+        return inet_ntop(AF_INET, address)
+    mapped = address.startswith(_MAPPED_OCTETS)
+    return inet_ntop(AF_INET, address[12:]) if mapped else inet_ntop(AF_INET6, address)
 
 
 def range_prefixes(low: int, high: int, width: int) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ dnsmasq calls these ignore-address, bogus-nxdomain, stop-dns-rebind, alias and f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
@@ -126,7 +126,7 @@ def inspect(reply: Reply, name: str, rules: AnswerRules, judge: Judge | None) ->
     empty = not any(rtype in (record[1], ANY) for record in kept)
     authority = [negative_soa(reply.question, _DOCTORED_TTL)] if empty else None
     changed = rewritten(reply, answer=kept, authority=authority)
-    return Inspected(Fate.CHANGED, replace(changed, flags=changed.flags & ~AD))
+    return Inspected(Fate.CHANGED, changed._replace(flags=changed.flags & ~AD))
 
 
 class _Seen:

@@ -6,11 +6,11 @@ The usual question keeps no way; ``explain`` does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from cyfs_ns.reply import Reply, ttls, with_ttls
-from cyfs_ns.store import Key
+from cyfs_ns.store import Origin
 
 STEADY = 1 << 16
 """For ``Given.fixed``: all of them."""
@@ -47,8 +47,7 @@ def tell_nobody(stop: str, said: str) -> None:
     """The trail of a question nobody wants explained."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class Given(NamedTuple):
     """An answer and its reasons.  Times are seconds of the monotonic clock."""
 
     reply: Reply
@@ -62,7 +61,7 @@ class Given:
     ttl_min: int | None = None
     until: float = 0.0
     """Until when the same may be said again without asking anybody; 0: not at all."""
-    key: Key | None = None
+    origin: Origin | None = None
     """The entry of the cache it comes from, if that decides how long it is good."""
     server: str = ""
     second: int = 0
@@ -76,14 +75,14 @@ def told_at_most(given: Given, most: int, second: int) -> Given:
     come before those that are not, the same may be said again unasked.
     """
     if given.ttl_min is not None:
-        given = replace(given, ttl_min=min(given.ttl_min, most))
+        given = given._replace(ttl_min=min(given.ttl_min, most))
     over = [ttl - given.age - most for ttl in ttls(given.reply)]
     cut = [each for each in over if each > 0]
     if not cut:
         return given
     leading = next((at for at, each in enumerate(over) if each <= 0), len(over))
     until = min(given.until, second + min(cut) + 1) if leading == len(cut) else 0.0
-    return replace(given, reply=with_ttls(given.reply, 0, most + given.age), fixed=leading, until=until)
+    return given._replace(reply=with_ttls(given.reply, 0, most + given.age), fixed=leading, until=until)
 
 
 class Stand(NamedTuple):

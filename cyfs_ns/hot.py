@@ -30,7 +30,9 @@ from struct import Struct
 from typing import NamedTuple, Protocol, TypeAlias
 
 from cyfs_ns import edns
+from cyfs_ns.address import canonical
 from cyfs_ns.cookies import Cookies
+from cyfs_ns.edns import Edns
 from cyfs_ns.query import REFUSED, TC, Query, read_query
 from cyfs_ns.ratelimit import RateLimit
 from cyfs_ns.reply import Reply, make_reply, render, shape_of
@@ -141,7 +143,9 @@ class HotTable:
         ``label`` and ``origin``, the entry of the cache it comes from, come back with the count of hits; the first
         ``fixed`` TTLs are not counted down.  False: an answer that cannot be shared.
         """
-        if until <= second or len(wire) > _MAX_QUERY or len(answer) > _MAX_ANSWER or not _shareable(query):
+        if until <= second or len(wire) > _MAX_QUERY or len(answer) > _MAX_ANSWER:
+            return False
+        if query.edns is not None and not _shareable(query.edns):
             return False
         after = _HEAD + len(query.question)
         key, tail = wire[2:], bytes(answer[2:])
@@ -149,13 +153,15 @@ class HotTable:
             key = key[:_HEAD] + reply.question + key[after:]
             tail = tail[:_HEAD] + reply.question + tail[after:]
         # A message that had to be cut has fewer records than the reply, the last ones missing.
-        kept = sum(_COUNTS.unpack_from(tail, 4)) - (query.edns is not None)
-        ttl_ats = reply.ttl_ats if kept == len(reply.ttl_ats) else reply.ttl_ats[:kept]
-        layout = tuple([at - 2 for at in ttl_ats[fixed:]])
-        if len(self._layouts) >= _MOST_LAYOUTS:
-            self._layouts.clear()
+        answers, authorities, additionals = _COUNTS.unpack_from(tail, 4)
+        kept = answers + authorities + additionals - (query.edns is not None)
+        ttl_ats = reply.ttl_ats[fixed:kept]
         # Most answers are laid out like many others.
-        layout = self._layouts.setdefault(layout, layout)
+        layout = self._layouts.get(ttl_ats)
+        if layout is None:
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[ttl_ats] = tuple([at - 2 for at in ttl_ats])
         self._insert(key, HotEntry(tail, layout, second, until, label, origin))
         return True
 
@@ -182,9 +188,13 @@ class HotTable:
 
     def find(self, tail: bytes, second: int) -> tuple[HotEntry, bytes] | None:
         """The answer to a query without its id, with what is to be sent behind the id."""
-        entry = self._recall(tail)
+        entry = self.entries.get(tail)
+        if entry is None and self._elder:
+            entry = self._recall(tail)
         if entry is not None:
             return (entry, entry.tail) if entry.second == second or entry.age(second) else None
+        if tail.lower() == tail:
+            return None
         end = _name_end(tail)
         name = tail[_HEAD:end]
         folded = name.lower()
@@ -240,8 +250,9 @@ class HotTable:
         replaced = self.entries.get(key)
         if replaced is not None:
             self._size -= _cost(key, replaced)
-        self._elder.pop(key, None)
-        cost = _cost(key, entry)
+        elif self._elder:
+            self._elder.pop(key, None)
+        cost = _ENTRY_COST + len(key) + len(entry.tail)
         if self._size + cost > self._max_bytes // 2:
             self._elder = dict(self.entries)
             self.entries.clear()
@@ -258,10 +269,12 @@ class HotTable:
 class HotClient:
     """One client of one door: its view's answers, and how many it may have before the rate limit is asked again."""
 
-    __slots__ = ("address", "entries", "granted", "left", "limited", "pending", "table", "view")
+    __slots__ = ("address", "entries", "granted", "ip", "left", "limited", "pending", "table", "view")
 
     def __init__(self, address: bytes, view: str, table: HotTable, *, limited: bool) -> None:
         self.address = address
+        self.ip = canonical(address)
+        """The canonical text of it."""
         self.view = view
         self.table = table
         self.entries = table.entries
@@ -449,25 +462,6 @@ class Hot:
         """As :meth:`HotDoor.answer`."""
         return self.doors[door].answer(address, query, second)
 
-    def put(
-        self,
-        door: str,
-        view: str,
-        query: Query,
-        wire: bytes,
-        answer: bytes | bytearray,
-        reply: Reply,
-        *,
-        second: int,
-        until: int,
-        label: object,
-        origin: Origin | None = None,
-        fixed: int = 0,
-    ) -> bool:
-        """As :meth:`HotTable.put`."""
-        table = self.doors[door].table(view)
-        return table.put(query, wire, answer, reply, second, until, label, origin=origin, fixed=fixed)
-
     def flush(self, name: bytes | None = None, *, below: bool = False) -> int:
         """Forget the answers about ``name`` (lower-case wire form), and about all names under it if ``below``;
         without a name all of them.  How many."""
@@ -493,10 +487,8 @@ class Hot:
             follower.renewed()
 
 
-def _shareable(query: Query) -> bool:
-    if query.edns is None:
-        return True
-    return all(code in _SHARED_OPTIONS and not any(data) for code, data in query.edns.options)
+def _shareable(opt: Edns) -> bool:
+    return all(code in _SHARED_OPTIONS and not any(data) for code, data in opt.options)
 
 
 def _folded(tail: bytes) -> bytes:

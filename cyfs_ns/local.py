@@ -192,20 +192,15 @@ class LocalNames:
 
     def lookup(self, name: bytes, rtype: int) -> Reply | Alias | None:
         """The answer for a wire name in lower case; ``None``: not ours, ask upstream."""
-        return None if self._is_foreign(name) else self._walk(name, rtype)[0]
-
-    def _is_foreign(self, name: bytes) -> bool:
-        """The cheap look: whether a name of several labels is surely not ours, as most are."""
-        if self._by_text or name in self._nodes or name in self._leases or name in self._ours:
-            return False
-        if len(name) <= 2 + name[0]:
-            return False
-        landmarks = self._landmarks
-        while name not in landmarks:
-            if name == b"\0":
-                return True
-            name = name[1 + name[0] :]
-        return False
+        # The cheap look: whether a name of several labels is surely not ours, as most are.
+        known = self._by_text or name in self._nodes or name in self._leases or name in self._ours
+        if not known and len(name) > 2 + name[0]:
+            landmarks, rest = self._landmarks, name
+            while rest not in landmarks:
+                if rest == b"\0":
+                    return None
+                rest = rest[1 + rest[0] :]
+        return self._walk(name, rtype)[0]
 
     def addresses(self, name: str) -> list[str]:
         """The addresses of a canonical name as far as the house alone knows them, IPv4 first."""

@@ -84,6 +84,10 @@ class View:
     whos: frozenset[Who]
     paused: str = ""
     """Name of the schedule that blocks everything."""
+    shelf: str = ""
+    """What ready-made answers for it are kept under: ``key``, spelt."""
+    silent: bool = False
+    """Whether every question and answer passes."""
 
 
 class Policy:
@@ -100,6 +104,8 @@ class Policy:
                 self._place(word, at)
         self._prefixes.sort(reverse=True)
         self._whos = tuple(sorted(lists.whos | self._own.whos))
+        self.by_address = not self._whos and all(parse_address(word) is not None for word in self._exact)
+        """Whether a client's address alone decides its view, apart from the time."""
         self._known: dict[Client, View] = {}
         self._same: dict[tuple[int, frozenset[int], frozenset[Who]], View] = {}
         self._since = self._until = 0.0
@@ -135,10 +141,6 @@ class Policy:
             return Judgement(Action.BLOCK, view.spec.name, view.paused, ede=FILTERED)
         return self._lists.judge(name, rtype, view.lists, view.whos)
 
-    def is_silent(self, view: View) -> bool:
-        """Whether every question and answer passes."""
-        return not (view.own or view.lists or view.paused or view.spec.refuse)
-
     def matches(self, view: View, name: str, rtype: int) -> list[Match]:
         """All rules that hold for a question, those that lose as well: for people who ask why."""
         own = self._own.matches(name, rtype, view.own, view.whos) if view.own else []
@@ -172,15 +174,20 @@ class Policy:
         whos = frozenset(who for who in self._whos if _is_for(who, client, spec))
         found = self._same.get((at, running, whos))
         if found is None:
+            key = (at, sum(1 << place for place in running), sum(1 << self._whos.index(who) for who in whos))
+            names = [*spec.lists, *(name for place in running for name in spec.pauses[place].lists or ())]
+            lists = self._lists.bits(names)
+            own = self._own.bits(_own_names(_EVERYBODY) + (_own_names(_of(spec)) if at else ()))
+            paused = next((spec.pauses[p].name or "schedule" for p in running if spec.pauses[p].lists is None), "")
             found = View(
-                key=(at, sum(1 << place for place in running), sum(1 << self._whos.index(who) for who in whos)),
+                key=key,
+                shelf=repr(key),
                 spec=spec,
-                lists=self._lists.bits(
-                    [*spec.lists, *(name for place in running for name in spec.pauses[place].lists or ())]
-                ),
-                own=self._own.bits(_own_names(_EVERYBODY) + (_own_names(_of(spec)) if at else ())),
+                lists=lists,
+                own=own,
                 whos=whos,
-                paused=next((spec.pauses[p].name or "schedule" for p in running if spec.pauses[p].lists is None), ""),
+                paused=paused,
+                silent=not (own or lists or paused or spec.refuse),
             )
             self._same[at, running, whos] = found
         return found

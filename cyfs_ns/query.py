@@ -8,9 +8,9 @@ question; unknown flags, options and types are no errors).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
+from typing import NamedTuple
 
 from cyfs_ns import edns
 from cyfs_ns.edns import Ecs, Edns
@@ -33,8 +33,10 @@ _UNASKABLE = {edns.OPT: FORMERR, 128: FORMERR, 249: FORMERR, 250: FORMERR} | {
 """Types that exist only within messages (OPT, NXNAME, TKEY, TSIG), zone transfers, and the mail types of RFC 883."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+_BARE_OPTS = {do: edns.build_opt(UDP_SIZE, do=do) for do in (False, True)}
+
+
+class Query(NamedTuple):
     """One question of a client."""
 
     ident: int
@@ -184,6 +186,8 @@ def build_upstream_query(
     """
     head = HEADER.pack(ident, RD | AD | (CD if cd else 0), 1, 0, 0, 1) + (mixed_case or name)
     head += _TWO_WORDS.pack(rtype, rclass)
+    if ecs is None and cookie is None and not padding:
+        return head + _BARE_OPTS[do]
     options: list[tuple[int, bytes]] = []
     if ecs is not None:
         options.append((edns.ECS, ecs.wire()))

@@ -15,9 +15,9 @@ Aliases that go round, or more than 16 of them, are ``BadWire``: the next server
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from struct import Struct
 from struct import error as StructError
+from typing import NamedTuple
 
 from cyfs_ns import edns
 from cyfs_ns.edns import Ecs
@@ -35,6 +35,8 @@ _TTL = Struct("!I")
 _WORD = Struct("!H")
 _TWO_WORDS = Struct("!2H")
 _FOUR_WORDS = Struct("!4H")
+_PLAIN = Struct("!3HIH")
+_TO_QUESTION = 0xC00C
 _MAX_ALIASES = 16
 _MAX_EDES = 4
 _DNSSEC = frozenset({RRSIG, NSEC, NSEC3})
@@ -46,8 +48,7 @@ _META = frozenset({edns.OPT, *range(128, 256)})
 """Types that live in messages only, never in a zone (RFC 6895 section 3.1)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(NamedTuple):
     """What is known about a question."""
 
     question: bytes
@@ -72,8 +73,7 @@ class Reply:
     """The server had more to say: ask again over a stream.  Then there are no records."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What of a query and of its door decides the octets of a reply, beside the reply itself."""
 
     limit: int
@@ -112,8 +112,8 @@ def shape_of(
     """
     opt = query.edns
     if opt is None:
-        top = 512 if limit is not None else 0xFFFF
-        return Shape(top, query.rd, query.cd, query.ad)
+        flags = query.flags
+        return Shape(512 if limit is not None else 0xFFFF, bool(flags & RD), bool(flags & CD), bool(flags & AD))
     return Shape(
         0xFFFF if limit is None else min(max(512, opt.size), limit),
         query.rd,
@@ -219,18 +219,18 @@ def _plain_addresses(
     size = _ADDRESSES.get(rtype)
     if size is None or at < 18 or count > _MOST_PLAIN:
         return None
-    head, length = b"\xc0\x0c" + _TWO_WORDS.pack(rtype, _IN), _WORD.pack(size)
     ttl_ats, lowest, seen = [], MAX_TTL, set()
+    if at + count * (_PLAIN.size + size) > len(wire):
+        return None
     for _ in range(count):
-        end = at + 12 + size
-        if not wire.startswith(head, at) or not wire.startswith(length, at + 10) or end > len(wire):
+        pointer, kind, rclass, ttl, length = _PLAIN.unpack_from(wire, at)
+        if pointer != _TO_QUESTION or kind != rtype or rclass != _IN or length != size or ttl > MAX_TTL:
             return None
-        ttl = _TTL.unpack_from(wire, at + 6)[0]
-        if ttl > MAX_TTL:
-            return None
-        lowest = min(lowest, ttl)
+        if ttl < lowest:
+            lowest = ttl
         ttl_ats.append(at + 6)
-        seen.add(wire[at + 12 : end])
+        end = at + _PLAIN.size + size
+        seen.add(wire[at + _PLAIN.size : end])
         at = end
     silent = wire[at : at + 3] == _OPT_HEAD and wire[at + 5 : at + 6] == b"\0" and wire[at + 9 : at + 11] == b"\0\0"
     if len(seen) < count or not (additionals == 0 or (additionals == 1 and silent)):
@@ -328,8 +328,7 @@ def rewritten(
         for section, new in enumerate((answer, authority, additional))
     ]
     body, ttl_ats = compose(reply.question, *parts)
-    return replace(
-        reply,
+    return reply._replace(
         body=body,
         ttl_ats=ttl_ats,
         counts=(len(parts[0]), len(parts[1]), len(parts[2])),
@@ -367,7 +366,7 @@ def with_ttls(reply: Reply, low: int, high: int) -> Reply:
     body = bytearray(reply.body)
     for at in reply.ttl_ats:
         _TTL.pack_into(body, at - start, min(max(_TTL.unpack_from(body, at - start)[0], low), high))
-    return replace(reply, body=bytes(body), ttl=min(max(reply.ttl, low), high) if reply.ttl else 0)
+    return reply._replace(body=bytes(body), ttl=min(max(reply.ttl, low), high) if reply.ttl else 0)
 
 
 def render(reply: Reply, query: Query, shape: Shape, age: int = 0, *, ttl_min: int | None = None) -> bytearray:
@@ -436,7 +435,7 @@ def _shorten(out: bytearray, opt: bytes, reply: Reply, shape: Shape, rcode: int)
     out[2] |= TC >> 8
     out[4:12] = _FOUR_WORDS.pack(1, 0, 0, after_opt)
     # Explanations give way before the question does.
-    return _opt(replace(reply, ede=()), shape, rcode) if len(out) + len(opt) > shape.limit else opt
+    return _opt(reply._replace(ede=()), shape, rcode) if len(out) + len(opt) > shape.limit else opt
 
 
 def _bare(reply: Reply) -> bytes:

@@ -111,6 +111,11 @@ class SetRules:
             found += patterns.get(text) or every
         return found
 
+    @property
+    def idle(self) -> bool:
+        """Whether no answer feeds a set."""
+        return not self._any
+
     def subject(self, name: bytes) -> bool:
         """Whether answers to a wire name in lower case feed a set."""
         return self._any and bool(self.targets(name))

@@ -14,8 +14,7 @@ import heapq
 import json
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from cyfs_ns.config.house import Privacy
 from cyfs_ns.errors import BadWire
@@ -49,11 +48,9 @@ class TopList(Generic[K]):
             return
         if len(self._counts) < self._room:
             self._counts[key] = times
+            heapq.heappush(self._heap, (times, id(key), key))
         else:
-            least = self._take_least()
-            self._counts[key] = least + times
-            self._errors[key] = least
-        heapq.heappush(self._heap, (self._counts[key], id(key), key))
+            self._take_over(key, times)
 
     def top(self, many: int) -> list[tuple[K, int]]:
         """The ``many`` most frequent, the most frequent first."""
@@ -80,20 +77,23 @@ class TopList(Generic[K]):
                 if error:
                     self._errors[key] = error
 
-    def _take_least(self) -> int:
+    def _take_over(self, key: K, times: int) -> None:
         # The heap holds counts as they were; one that has grown since goes back in with what it is now.
+        counts, heap = self._counts, self._heap
         while True:
-            stale, order, key = heapq.heappop(self._heap)
-            count = self._counts[key]
+            stale, order, least = heap[0]
+            count = counts[least]
             if count == stale:
-                del self._counts[key]
-                self._errors.pop(key, None)
-                return count
-            heapq.heappush(self._heap, (count, order, key))
+                break
+            heapq.heapreplace(heap, (count, order, least))
+        del counts[least]
+        self._errors.pop(least, None)
+        counts[key] = count + times
+        self._errors[key] = count
+        heapq.heapreplace(heap, (count + times, id(key), key))
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """One question and what became of it."""
 
     client: str
@@ -147,13 +147,12 @@ class Statistics:
 
     def hear(self, heard: Heard, now: float) -> None:
         """Count one answer."""
-        self.hear_hits(heard.name, heard.rtype, heard.source, 1, now)
-        self.hear_client(heard.client, 1)
-        if heard.server:
-            if len(self.servers) >= _MOST_SERVERS and heard.server not in self.servers:
-                return
-            self.servers[heard.server] += 1
-            self._server_micros[heard.server] += round(heard.seconds * 1e6)
+        client, name, rtype, source, seconds, server = heard
+        self.hear_hits(name, rtype, source, 1, now)
+        self.hear_client(client, 1)
+        if server and (server in self.servers or len(self.servers) < _MOST_SERVERS):
+            self.servers[server] += 1
+            self._server_micros[server] += round(seconds * 1e6)
 
     def hear_hits(self, name: str, rtype: int, source: str, times: int, now: float) -> None:
         """Count a lump of equal answers, whose clients are counted elsewhere (:meth:`hear_client`)."""

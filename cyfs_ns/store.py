@@ -84,6 +84,19 @@ class Found(NamedTuple):
     """Ask the upstreams again now, beside this answer."""
     until: float
     """When it stops, or has stopped, being fresh."""
+    origin: Origin
+    """For :meth:`AnswerCache.credit`."""
+
+
+class Kept(NamedTuple):
+    """What became of an answer that was to be remembered."""
+
+    reply: Reply
+    """With the TTLs it has from now on."""
+    until: float
+    """When it stops being fresh; 0: it is not kept."""
+    origin: Origin | None
+    """For :meth:`AnswerCache.credit`; ``None``: it is not kept."""
 
 
 class AnswerCache:
@@ -148,20 +161,11 @@ class AnswerCache:
         due = stale or (asked & ~_CREDITED >= _HOT and not failure and (until - now) * _LAST_PART < lifetime)
         age = max(0, int(now) - int(until - lifetime))
         paused = now < pause and pause - PAUSE > self._forgiven
-        return Found(_unpack(packed, value), age, stale, due and not paused, until)
+        return Found(_unpack(packed, value), age, stale, due and not paused, until, value)
 
     def forgive(self, now: float) -> None:
         """Failures until now say nothing of what comes: the way to the upstreams is another one."""
         self._forgiven = now
-
-    def fresh_until(self, key: Key) -> float:
-        """When what is remembered stops, or has stopped, being fresh; 0: nothing is."""
-        value = self._entries.get(_pack_key(key))
-        return 0.0 if value is None else self._until(value)
-
-    def origin(self, key: Key) -> Origin | None:
-        """What stands for an entry in :meth:`credit`."""
-        return self._entries.get(_pack_key(key))
 
     @staticmethod
     def credit(origin: Origin, times: int) -> None:
@@ -172,24 +176,29 @@ class AnswerCache:
         """
         origin[_ASKED_AT] = _CREDITED | min(_HOT, (origin[_ASKED_AT] & ~_CREDITED) + times)
 
-    def put(self, key: Key, reply: Reply, now: float) -> Reply:
-        """Remember ``reply`` as far as it may be, and return it with the TTLs it has from now on."""
+    def put(self, key: Key, reply: Reply, now: float) -> Kept:
+        """Remember ``reply`` as far as it may be.  Of failures the place among fresh answers is not told."""
         packed = _pack_key(key)
         if reply.rcode not in (0, NXDOMAIN):
             self._put_failure(packed, reply, now)
-            return reply
-        negative = _is_negative(reply)
+            return Kept(reply, 0.0, None)
+        # An alias that leads to nothing brings the SOA of that nothing.
+        negative = bool(reply.rcode or not reply.counts[0] or (reply.counts[1] and _is_negative(reply)))
         if not negative and reply.ttl < self._min_ttl:
             reply = with_ttls(reply, self._min_ttl, 0x7FFFFFFF)
             lifetime = self._min_ttl
         else:
             lifetime = reply.ttl
-        lifetime = min(lifetime, self._max_ttl, self._max_negative if negative else self._max_ttl)
+        most = min(self._max_ttl, self._max_negative) if negative else self._max_ttl
+        if lifetime > most:
+            lifetime = most
         if lifetime > 0:
-            self._store(packed, reply, now, lifetime)
+            origin = self._store(packed, reply, now, lifetime)
+            if origin is not None:
+                return Kept(reply, now + lifetime, origin)
         else:
             self._forget(packed)
-        return reply
+        return Kept(reply, 0.0, None)
 
     def _put_failure(self, packed: bytes, reply: Reply, now: float) -> None:
         held = self._entries.get(packed)
@@ -202,13 +211,16 @@ class AnswerCache:
             again = now < until + lifetime and until - lifetime > self._forgiven
             self._store(packed, reply, now, min(2 * lifetime, self._max_failure_ttl) if again else self._failure_ttl)
 
-    def _store(self, packed: bytes, reply: Reply, now: float, lifetime: int) -> None:
-        self._forget(packed)
-        if len(reply.body) <= _MAX_BODY and not reply.truncated:
-            self._insert(packed, _pack(reply, now, lifetime))
-            self._changes += 1
-            if self._news is not None and reply.rcode in (0, NXDOMAIN):
-                self._news[packed] = None
+    def _store(self, packed: bytes, reply: Reply, now: float, lifetime: int) -> Origin | None:
+        if packed in self._entries:
+            self._forget(packed)
+        if len(reply.body) > _MAX_BODY or reply.truncated:
+            return None
+        self._insert(packed, _pack(reply, now, lifetime))
+        self._changes += 1
+        if self._news is not None and reply.rcode in (0, NXDOMAIN):
+            self._news[packed] = None
+        return self._entries.get(packed)
 
     def _insert(self, packed: bytes, value: Origin) -> None:
         self._entries[packed] = value
@@ -345,11 +357,7 @@ def _stamp(wall: float) -> bytes:
 
 
 def _is_negative(reply: Reply) -> bool:
-    if reply.rcode or not reply.counts[0]:
-        return True
-    # An alias that leads to nothing brings the SOA of that nothing.
-    if not reply.counts[1]:
-        return False
+    """Whether answer and authority together say that there is none."""
     rtype = int.from_bytes(reply.question[-4:-2])
     return rtype != _ANY and all(record[1] != rtype for record in records(reply, 0))
 
@@ -370,12 +378,14 @@ def _name(packed: bytes) -> bytes:
 
 
 def _pack(reply: Reply, now: float, lifetime: int) -> Origin:
-    ede = b"".join(bytes((len(error),)) + error for _, error in (build_ede(*error) for error in reply.ede))
+    ede = b""
+    if reply.ede:
+        ede = b"".join(bytes((len(error),)) + error for _, error in (build_ede(*error) for error in reply.ede))
     head = _VALUE.pack(
         0, now + lifetime, 0.0, lifetime, reply.ttl, reply.flags, reply.rcode, *reply.counts,
         _NO_SCOPE if reply.ecs_scope is None else reply.ecs_scope, len(reply.ttl_ats), len(ede),
     )  # fmt: skip
-    ttl_ats = Struct(f"!{len(reply.ttl_ats)}H").pack(*reply.ttl_ats)
+    ttl_ats = b"".join([at.to_bytes(2) for at in reply.ttl_ats])
     # Joined first: a bytearray that grows takes more than it needs.
     return Origin(bytearray(b"".join((head, ttl_ats, ede, reply.body))))
 

@@ -46,7 +46,8 @@ _LAYOUTS = {
 _COMPRESSED = frozenset({2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15})
 _SIZES = {1: 4, 28: 16}
 
-_USUAL = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+_DOT = 0x2E
+_USUAL_OR_DOT = b"-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _UNSAFE = b'."\\;()@$'  # means something to a zone file, outside quotes
 
 
@@ -234,12 +235,18 @@ def _unescaped(octets: bytes, text: str) -> list[bytes]:
 
 def name_text(wire_name: bytes) -> str:
     """A wire name as zone files write it: no last dot, ``""`` for the root, odd octets escaped."""
+    dotted, at, count = bytearray(wire_name), 0, 0
+    while (length := dotted[at]) != 0:
+        dotted[at] = _DOT
+        at += 1 + length
+        count += 1
+    # Nothing is left of the usual name, and that is told quickly.
+    if not dotted[:at].translate(None, _USUAL_OR_DOT) and dotted.count(_DOT) == count:
+        return dotted[1:at].decode("ascii")
     labels = []
     at = 0
     while (length := wire_name[at]) != 0:
-        label = wire_name[at + 1 : at + 1 + length]
-        # Nothing is left of the usual label, and that is told quickly.
-        labels.append(escaped(label, _UNSAFE, 0x21) if label.translate(None, _USUAL) else label.decode("ascii"))
+        labels.append(escaped(wire_name[at + 1 : at + 1 + length], _UNSAFE, 0x21))
         at += 1 + length
     return ".".join(labels)
 

@@ -77,7 +77,8 @@ class Standing:
 
     ``key`` is what the verified document gives (None: nothing vouches for it); ``disowned``: its authority said no
     once; ``fresh_word``: the document came just now from that authority itself; ``bound_to``: the device that holds
-    the name already.  ``about`` is the resolver's own: it comes back in ``party.Peer``.
+    the name already.  ``about`` is the resolver's own: it comes back in ``party.Peer``.  ``by_key``: nothing is known
+    of the name, and the peer is met as the key that it has proven, as if it had none.
     """
 
     key: PublicKey | None
@@ -86,6 +87,7 @@ class Standing:
     fresh_word: bool = False
     bound_to: Did | None = None
     about: object = field(default=None, repr=False)
+    by_key: bool = False
 
 
 def examine(hello: Hello, local: Local, now: float, policy: Policy) -> ProvenHello:
@@ -113,7 +115,7 @@ def examine(hello: Hello, local: Local, now: float, policy: Policy) -> ProvenHel
 
 def decide(proven: Proven, standing: Standing, policy: Policy) -> None:
     """Checks 5 to 7 for a peer with a name.  Returns if it may come in, else raises ``Refused``."""
-    if proven.anonymous:
+    if proven.anonymous or standing.by_key:
         if not policy.anonymous:
             raise Refused("peers without a name are not let in here")
         return

@@ -80,7 +80,7 @@ class Register(Generic[Owner]):
         self._standing: dict[TunnelKey, list[Owner]] = {}
         self._devices: dict[Did, Did] = {}
         self._names: dict[Did, set[Did]] = {}
-        self._ways: dict[Did, int] = {}
+        self._ways: dict[Did, dict[TunnelKey, None]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._standing.values()))
@@ -97,14 +97,17 @@ class Register(Generic[Owner]):
         name = name.canonical
         return self.get(TunnelKey(self._local, self._devices.get(name, name), bootstrap))
 
+    def by_any_way(self, device: Did) -> Owner | None:
+        """A tunnel to ``device`` (canonical), however one gets there; the oldest way of several."""
+        return next((self.get(key) for key in self._ways.get(device, ())), None)
+
     def holder(self, name: Did) -> Did | None:
         """The device that has ``name`` now."""
         return self._devices.get(name.canonical)
 
     def add(self, key: TunnelKey, tunnel: Owner) -> None:
         """``tunnel`` stands now, and is found before those that stood there."""
-        if key not in self._standing:
-            self._ways[key.remote] = self._ways.get(key.remote, 0) + 1
+        self._ways.setdefault(key.remote, {})[key] = None
         self._standing.setdefault(key, []).append(tunnel)
 
     def call(self, device: Did, name: Did) -> bool:
@@ -129,7 +132,7 @@ class Register(Generic[Owner]):
         if standing:
             return
         del self._standing[key]
-        self._ways[key.remote] -= 1
+        del self._ways[key.remote][key]
         if not self._ways[key.remote]:
             del self._ways[key.remote]
             for name in self._names.pop(key.remote, ()):

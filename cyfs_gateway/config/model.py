@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tunnels.spec import GroupSpec, ProxySpec
 
 Mode = Literal["rule", "global", "direct"]
+Published = Literal["none", "own", "visitors"]
 LogLevel = Literal["debug", "info", "warning", "error", "silent"]
 FindProcess = Literal["off", "strict", "always"]
 ListenerKind = Literal["http", "socks", "mixed", "redir", "tproxy", "tunnel", "rtcp"]
@@ -299,6 +300,12 @@ class ServiceConfig:
     """Where it really is, as seen from here."""
     allow: tuple[Rule, ...]
     """Conditions; who meets one of them is served."""
+    hosts: tuple[str, ...] = ()
+    """Names, or wildcards as in ``cyfs_ns/domains.py``, that it is asked for by at its port; then not by that alone."""
+    public: bool = False
+    """Whether an SN of ours may ask for it, and so for whoever comes to that."""
+    proxy_protocol: bool = False
+    """Whether it is told, in a PROXY header of version 2, where a stream came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,6 +320,23 @@ class KeptTunnel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberConfig:
+    """An SN that this machine belongs to: a tunnel to it is kept, it leads others here, and it tells them where."""
+
+    sn: KeptTunnel
+    at: tuple[str, int] | None = None
+    """A host and port of it; None: as its documents or the DNS say."""
+    name: str = ""
+    """Our name there, a label below its domain; empty: the one that it tells."""
+    addresses: Published = "none"
+    """Whether our public addresses stand in its DNS: at this machine's own name, or also at the owner's, whose visitors
+    are then led straight here."""
+    expose: tuple[str, ...] = ()
+    """What of the SN leads to this machine: host names, in full or a label below ours (``@``: ours), and ports as
+    ``tcp:2222/SERVICE`` (without: the service ``tcp-2222``)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RtcpConfig:
     """This machine as a device among devices.  Where it listens is among ``Config.listeners``."""
 
@@ -324,6 +348,8 @@ class RtcpConfig:
     """Whether a name about which nothing is pinned may be met by what the DNS says of it."""
     services: tuple[ServiceConfig, ...] = ()
     keep: tuple[KeptTunnel, ...] = ()
+    sns: tuple[MemberConfig, ...] = ()
+    """The best first."""
     versions: frozenset[int] = frozenset({5, 4})
     """Of rtcp: what may be spoken."""
     admission: tuple[Rule, ...] = ()
@@ -332,6 +358,16 @@ class RtcpConfig:
     """Peers whose word is taken for where a stream of theirs came from."""
     speedtest: tuple[Rule, ...] | None = None
     """Conditions; who meets one of them may measure the way to here.  None: devices of the same owner may."""
+    udp: bool = True
+    """Whether tunnels may go by UDP, at the ports of the listeners, or any where there are none."""
+    stun: tuple[tuple[str, int], ...] = ()
+    """Servers, besides SNs, that are asked how others see us."""
+    port_mapping: bool = False
+    """Whether routers are asked for ports."""
+    lan: bool = False
+    """Whether peers are looked for on our links, and those who look for us are answered."""
+    private_addresses: tuple[Rule, ...] | None = None
+    """Conditions; who meets one of them is told our addresses inside.  None: devices of the same owner are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

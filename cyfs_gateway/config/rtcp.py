@@ -11,14 +11,25 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from cyfs_gateway.config.listeners import Placed, Shared, bind_addresses, spread
-from cyfs_gateway.config.model import KeptTunnel, ListenerConfig, Requirement, RtcpConfig, ServiceConfig
+from cyfs_gateway.config.model import (
+    KeptTunnel,
+    ListenerConfig,
+    MemberConfig,
+    Published,
+    Requirement,
+    RtcpConfig,
+    ServiceConfig,
+)
 from cyfs_gateway.config.outbounds import canonical_host
 from cyfs_gateway.config.providers import home_path
 from cyfs_gateway.rules.model import InSet, Rule, SubRule
 from cyfs_gateway.rules.parse import parse_rule, parse_whom
-from cyfs_ns.config.source import Node
-from cyfs_ns.config.written import Section, split_host_port
+from cyfs_ns.config.source import Map, Node, Seq
+from cyfs_ns.config.written import Section, is_null, split_host_port
+from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.names import is_ip
+from rtcp.nat.stun import PORT as STUN_PORT
 from tunnels.endpoint import Target
 from tunnels.url import has_scheme
 from tunnels.url import parse as parse_url
@@ -32,7 +43,12 @@ VERDICTS: Final = ("ACCEPT", "REJECT")
 
 _MOST_SERVICES = 256
 _MOST_KEPT = 256
+_MOST_STUN = 8
+_MOST_SNS = 8
+_MOST_EXPOSED = 64
+_RTCP_PORT = 2980
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?").fullmatch
+_PORT = re.compile(r"(tcp|udp):([0-9]{1,5})(?:/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?))?").fullmatch
 _TARGET = re.compile(r"(tcp|udp):///?(.+)").fullmatch
 
 
@@ -58,19 +74,30 @@ def read_rtcp(top: Section, home: str, bridges: Mapping[str, str]) -> RtcpConfig
     section = top.table("rtcp")
     if section is None:
         return None
-    section.node("listen")
+    listens = section.node("listen") is not None
     config = RtcpConfig(
         identity=home_path(section, "identity", home),
         require=section.choice("require", get_args(Requirement), "authority_current"),
         txt_bootstrap=section.flag("txt-bootstrap"),
         services=tuple(_services(section, bridges))[:_MOST_SERVICES],
         keep=tuple(_kept(section, bridges))[:_MOST_KEPT],
+        sns=tuple(_members(section, bridges))[:_MOST_SNS],
         versions=_versions(section),
         admission=tuple(_admission(section, bridges)),
         proxy_from=frozenset(_believed(section, bridges)),
         speedtest=_speedtest(section, bridges),
+        udp=section.flag("udp", True),
+        stun=tuple(_stun(section))[:_MOST_STUN],
+        port_mapping=section.flag("port-mapping", listens),
+        lan=section.flag("lan", listens),
+        private_addresses=_private_addresses(section, bridges),
     )
-    for key, most in (("services", _MOST_SERVICES), ("keep-tunnel", _MOST_KEPT)):
+    for key, most in (
+        ("services", _MOST_SERVICES),
+        ("keep-tunnel", _MOST_KEPT),
+        ("sn", _MOST_SNS),
+        ("stun", _MOST_STUN),
+    ):
         if len(getattr(section.node(key), "items", ())) > most:
             section.error(key, f"more than {most}")
     if config.txt_bootstrap:
@@ -81,7 +108,7 @@ def read_rtcp(top: Section, home: str, bridges: Mapping[str, str]) -> RtcpConfig
 
 def _services(section: Section, bridges: Mapping[str, str]) -> Iterator[ServiceConfig]:
     names: set[str] = set()
-    ports: set[tuple[str, int]] = set()
+    asked: set[tuple[str, int, str]] = set()
     for entry in section.tables("services"):
         name = entry.needed("name").strip().lower()
         if name and not _NAME(name):
@@ -93,17 +120,43 @@ def _services(section: Section, bridges: Mapping[str, str]) -> Iterator[ServiceC
         allow = tuple(
             rule for at, node, text in entry.items("allow") if (rule := _condition(entry, at, node, text, bridges))
         )
-        if not entry.items("allow"):
+        public = entry.flag("public")
+        if not entry.items("allow") and not public:
             entry.error("allow", "who may use it? 'allow' is missing: DIDs, or conditions such as ZONE,home.example")
         port = entry.integer("port", where[1].port if where else 0, 1, 65535)
+        hosts, tells = tuple(_hosts(entry)), entry.flag("proxy-protocol")
         entry.finish()
         if where is None:
             continue
         network, target = where
-        if (network, port) in ports:
-            entry.error("port", f"another service is asked for by {network} port {port}")
-        ports.add((network, port))
-        yield ServiceConfig(name=name, port=port, network=network, target=target, allow=allow)
+        if tells and network == "udp":
+            entry.error("proxy-protocol", "only streams have a PROXY header")
+        for host in hosts or ("",):
+            if (network, port, host) in asked:
+                by = f"{host} at " if host else ""
+                entry.error("hosts" if host else "port", f"another service is asked for by {by}{network} port {port}")
+            asked.add((network, port, host))
+        yield ServiceConfig(
+            name=name,
+            port=port,
+            network=network,
+            target=target,
+            allow=allow,
+            hosts=hosts,
+            public=public,
+            proxy_protocol=tells,
+        )
+
+
+def _hosts(entry: Section) -> Iterator[str]:
+    for at, node, text in entry.items("hosts"):
+        host = text.strip().lower().rstrip(".")
+        try:
+            DomainMap({host: True})
+        except ConfigFault as fault:
+            entry.reader.error(at, node, str(fault))
+        else:
+            yield host
 
 
 def _service_target(entry: Section) -> tuple[Literal["tcp", "udp"], Target] | None:
@@ -144,6 +197,23 @@ def _speedtest(section: Section, bridges: Mapping[str, str]) -> tuple[Rule, ...]
     return tuple(rule for at, node, text in allow if (rule := _condition(entry, at, node, text, bridges)))
 
 
+def _stun(section: Section) -> Iterator[tuple[str, int]]:
+    for at, node, text in section.items("stun"):
+        where = split_host_port(text) or (text, STUN_PORT)
+        host = canonical_host(where[0])
+        if not host or not where[1]:
+            section.reader.error(at, node, f"expected host or host:port of a STUN server, found {text[:60]!r}")
+            continue
+        yield host, where[1]
+
+
+def _private_addresses(section: Section, bridges: Mapping[str, str]) -> tuple[Rule, ...] | None:
+    if not section.has("private-addresses"):
+        return None
+    allow = section.items("private-addresses")
+    return tuple(rule for at, node, text in allow if (rule := _condition(section, at, node, text, bridges)))
+
+
 def _admission(section: Section, bridges: Mapping[str, str]) -> Iterator[Rule]:
     for at, node, text in section.items("admission"):
         try:
@@ -168,17 +238,95 @@ def _believed(section: Section, bridges: Mapping[str, str]) -> Iterator[Did]:
 
 
 def _kept(section: Section, bridges: Mapping[str, str]) -> Iterator[KeptTunnel]:
+    for at, node, text in section.items("keep-tunnel"):
+        try:
+            yield _kept_tunnel(text, bridges)
+        except (BadWire, ConfigFault) as fault:
+            section.reader.error(at, node, str(fault))
+
+
+def _kept_tunnel(text: str, bridges: Mapping[str, str]) -> KeptTunnel:
+    """Raises ``BadWire`` and ``ConfigFault``."""
     # As for the rules: it brings a library for keys along.
     from cyfs_ns.identity.did import subject
 
-    for at, node, text in section.items("keep-tunnel"):
+    if not has_scheme(text):
+        return KeptTunnel(peer=subject(text.strip(), bridges))
+    url = parse_url(text)
+    if url.scheme != "rtcp" or url.path or (url.params and url.carrier is None):
+        raise ConfigFault("expected a DID, a host name, or rtcp://[way there@]host[:port] without a target")
+    return KeptTunnel(peer=subject(url.host, bridges), port=url.port, url=text)
+
+
+def _members(section: Section, bridges: Mapping[str, str]) -> Iterator[MemberConfig]:
+    """``sn``: names alone, or mappings of what else there is to say; one may stand without a list."""
+    node = section.node("sn")
+    if node is None or is_null(node):
+        return
+    seen: set[Did] = set()
+    for number, each in enumerate(node.items if isinstance(node, Seq) else (node,)):
+        at = f"{section.at('sn')}/{number}" if isinstance(node, Seq) else section.at("sn")
+        if isinstance(each, Map):
+            found = _member(Section(section.reader, each, at), bridges)
+        else:
+            found = _member_alone(section, at, each, bridges)
+        if found is not None and found.sn.peer.canonical in seen:
+            section.reader.error(at, each, f"{found.sn.peer} stands here already")
+        elif found is not None:
+            seen.add(found.sn.peer.canonical)
+            yield found
+
+
+def _member_alone(section: Section, at: str, node: Node, bridges: Mapping[str, str]) -> MemberConfig | None:
+    text = section.reader.text(at, node)
+    try:
+        return None if text is None else MemberConfig(sn=_kept_tunnel(text, bridges))
+    except (BadWire, ConfigFault) as fault:
+        section.reader.error(at, node, str(fault))
+        return None
+
+
+def _member(entry: Section, bridges: Mapping[str, str]) -> MemberConfig | None:
+    sn: KeptTunnel | None = None
+    if written := entry.needed("peer"):
         try:
-            if not has_scheme(text):
-                yield KeptTunnel(peer=subject(text.strip(), bridges))
-                continue
-            url = parse_url(text)
-            if url.scheme != "rtcp" or url.path or (url.params and url.carrier is None):
-                raise ConfigFault("expected a DID, a host name, or rtcp://[way there@]host[:port] without a target")
-            yield KeptTunnel(peer=subject(url.host, bridges), port=url.port, url=text)
+            sn = _kept_tunnel(written, bridges)
         except (BadWire, ConfigFault) as fault:
-            section.reader.error(at, node, str(fault))
+            entry.error("peer", str(fault))
+    name = entry.text("name").strip().lower()
+    if name and not _NAME(name):
+        entry.error("name", f"{name[:60]!r} is no name: letters, digits and hyphens, 63 at most")
+    at = _place(entry)
+    addresses = entry.choice("addresses", get_args(Published), "none")
+    expose = tuple(_exposed(entry))
+    entry.finish()
+    return None if sn is None else MemberConfig(sn=sn, at=at, name=name, addresses=addresses, expose=expose)
+
+
+def _exposed(entry: Section) -> Iterator[str]:
+    found = entry.items("expose")
+    if len(found) > _MOST_EXPOSED:
+        entry.error("expose", f"more than {_MOST_EXPOSED}")
+    for at, node, text in found[:_MOST_EXPOSED]:
+        port, host = _PORT(text.strip()), canonical_host(text)
+        if text.strip() == "@":
+            yield "@"
+        elif port and 0 < int(port[2]) < 65536:
+            yield f"{port[1]}:{int(port[2])}" + (f"/{port[3]}" if port[3] else "")
+        elif host and not port and not is_ip(host):
+            yield host
+        else:
+            entry.reader.error(at, node, f"expected a host name, @, or a port as tcp:2222/SERVICE, found {text[:60]!r}")
+
+
+def _place(entry: Section) -> tuple[str, int] | None:
+    """``at``: a host, with a port or without."""
+    written = entry.text("at").strip()
+    if not written:
+        return None
+    where = split_host_port(written) or split_host_port(f"{written}:{_RTCP_PORT}")
+    host = canonical_host(where[0]) if where else ""
+    if where is None or not host or not where[1]:
+        entry.error("at", f"expected an address or host name, and perhaps a port, found {written[:60]!r}")
+        return None
+    return host, where[1]

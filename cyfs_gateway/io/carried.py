@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import Flow
+from cyfs_gateway.io.offers import Handed
 from cyfs_gateway.io.packetrelay import PacketRelay
 from rtcp.io.pipe import DatagramPipe, break_off
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
@@ -33,7 +34,7 @@ class Carried:
         self.start = engine.reactor.now
         self.flow = flow
         self._engine = engine
-        self._running: Relay | PacketRelay | None = None
+        self._running: Relay | PacketRelay | Handed | None = None
 
     async def _carry_stream(
         self, open_far: Callable[[], Awaitable[Endpoint]], open_near: Callable[[], Awaitable[Endpoint]]

@@ -17,7 +17,7 @@ import trio
 from cyfs_gateway.io.acquaintance import Acquaintance, key_of
 from cyfs_gateway.io.leads import Leads
 from cyfs_gateway.io.peerflows import PeerFlow
-from cyfs_gateway.peers import check_not_revoked
+from cyfs_gateway.peers import check_not_revoked, nobody_but
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.io.logs import SeldomLine
 from cyfs_ns.trust.anchors import Anchors
@@ -69,11 +69,13 @@ class Gatekeeper:
         did = proven.named.canonical
         try:
             known = await self._acquaintance.know_bearer(proven)
-        except Refused as no:
-            self._turned_away.tell(no)
-            raise Refused(f"who {did} is cannot be told here") from no
-        except Unreachable as fault:
+        except (Refused, Unreachable) as fault:
+            as_key = nobody_but(proven.device, self._acquaintance.bridges)
+            if self._engine.offers.wants(as_key):
+                return Standing(key=proven.key, about=as_key, by_key=True)
             self._turned_away.tell(fault)
+            if isinstance(fault, Refused) and not self._engine.offers.expected:
+                raise Refused(f"who {did} is cannot be told here") from fault
             raise Unreachable(f"who {did} is cannot be found out just now", "pre_connect_dns") from fault
         return Standing(key=known.key, about=known.identity)
 
@@ -90,10 +92,15 @@ class Gatekeeper:
             raise Unreachable(f"whether there is a tunnel for {peer.did} cannot be told just now", "other") from fault
 
     def _admit(self, peer: Peer) -> None:
-        rules = self._world().peer_rules
+        rules, offers, identity = self._world().peer_rules, self._engine.offers, self._acquaintance.identity(peer)
         if rules is None:
             raise Refused("nobody is let in here")
-        rules.admit(peer.source, self._acquaintance.identity(peer), self._engine.offers.named)
+        try:
+            rules.admit(peer.source, identity, offers.named, lambda: offers.wants(identity))
+        except Refused as no:
+            if offers.expected:
+                raise Unreachable(f"{no}; but not everybody who judges that has begun", "other") from no
+            raise
 
     # Inside
 
@@ -161,6 +168,8 @@ class Gatekeeper:
         except Refused as no:
             self._put_out(one, str(no))
             return False
+        except Unreachable:
+            return True  # whoever has begun by then judges again
         return True
 
     def _put_out(self, one: Insider, why: str) -> None:

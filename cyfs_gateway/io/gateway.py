@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -32,6 +33,7 @@ from cyfs_gateway.io.listeners import Listeners, Staged
 from cyfs_gateway.io.modules import Modules
 from cyfs_gateway.io.names import Desk
 from cyfs_gateway.io.netfilter import Netfilter, run_command
+from cyfs_gateway.io.offers import Offers
 from cyfs_gateway.io.rtcp import PeerDesk
 from cyfs_gateway.io.state import Home
 from cyfs_gateway.io.views import ProxyViews
@@ -45,11 +47,13 @@ from cyfs_ns.io import logs
 from cyfs_ns.io.process import Begun, resident_bytes
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer
+from cyfs_ns.metrics import Metric
 from tunnels.endpoint import Endpoint
 from tunnels.group import Health, StatusRanges
 from tunnels.io.reactor import Reactor
 from tunnels.io.registry import Tunnels
 from tunnels.io.statusfile import keep_saved, load_status
+from tunnels.io.waiting import TcpEndpoint
 from tunnels.outbound import Outbound
 from tunnels.status import UrlStatus
 from tunnels.url import parse as parse_url
@@ -229,6 +233,7 @@ class RunningGateway:
                 if isinstance(fault, OSError):
                     raise ConfigFault(str(fault)) from fault
                 raise
+            self._modules.expect(config.modules)
             self._commit(loaded, path, world, staged, names, me)
             # At the first start there must be something to answer about before anyone is answered.
             await self._add_controls(config)
@@ -530,6 +535,37 @@ class RunningGateway:
         """Whether somebody speaks for a domain of the public DNS."""
         return self._desk.authority is not None
 
+    # What modules touch
+
+    @property
+    def offers(self) -> Offers:
+        """What is answered to peers."""
+        return self._engine.offers
+
+    @property
+    def peer_desk(self) -> PeerDesk:
+        """The way to peers."""
+        return self._peers
+
+    @property
+    def reactor(self) -> Reactor:
+        return self._reactor
+
+    @property
+    def home(self) -> Path:
+        """The state directory."""
+        return self._home.path
+
+    def take_peer(self, sock: TcpEndpoint, host: str, port: int) -> None:
+        """As :meth:`cyfs_gateway.host.Host.take_peer`."""
+        self._engine.take_peer(sock, host, port)
+
+    def look_at_sns(self) -> None:
+        self._peers.look_at_sns()
+
+    def module_metrics(self) -> tuple[Metric, ...]:
+        return tuple(self._modules.metrics())
+
     def speak_for(self, authority: Authority | None) -> Changed:
         """As :meth:`cyfs_gateway.host.Host.register_authority`; None: nobody does any more."""
         return self._desk.speak_for(authority)
@@ -583,6 +619,7 @@ class RunningGateway:
             "listeners": self._listeners.view(),
             "control": [url for served in self._controls.values() for url in served.urls],
             "intercepts": self._intercepted is not None,
+            "memberships": self._peers.memberships(),
             "modules": self._modules.status(),
         }
 

@@ -8,22 +8,50 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from cyfs_gateway.host import ENTRY_POINTS, Changed, ControlMethod, Module, Names, Service, Status
+from cyfs_gateway.flow import ANSWERED, Identity
+from cyfs_gateway.host import (
+    ENTRY_POINTS,
+    Changed,
+    ControlMethod,
+    Judge,
+    Metrics,
+    Module,
+    Names,
+    Offer,
+    PublisherFor,
+    Service,
+    Status,
+    TxtPublisher,
+)
+from cyfs_gateway.io.offers import PORT as OFFERED
 from cyfs_gateway.io.services import RouteOutbound, ServiceOutbound
 from cyfs_ns import names
-from cyfs_ns.errors import ConfigFault, Misuse
+from cyfs_ns.errors import BadWire, ConfigFault, Misuse, Refused, Unreachable
+from cyfs_ns.message import TXT
+from cyfs_ns.metrics import Metric
 from tunnels import url as urls
 from tunnels.endpoint import Endpoint
+from tunnels.io.reactor import Reactor
+from tunnels.io.waiting import TcpEndpoint
 
 if TYPE_CHECKING:
+    from cyfs_gateway.certs.source import CertificateSource
     from cyfs_gateway.io.gateway import RunningGateway
     from cyfs_gateway.io.world import Around
     from cyfs_ns.authority import Authority, Statement
+    from cyfs_ns.identity.did import Did
+    from cyfs_ns.identity.keys import PublicKey
+    from rtcp.io.pipe import DatagramPipe
+    from rtcp.party import Address
+
+_DNS_SECONDS: Final = 10.0
 
 _log = logging.getLogger("cyfs.modules")
 
@@ -37,8 +65,13 @@ class _Seat:
         self.scope = trio.CancelScope()
         self.fault = ""
         self.status: Status | None = None
+        self.metrics: Metrics | None = None
         self.methods: dict[str, ControlMethod] = {}
+        self.publisher_for: PublisherFor | None = None
+        self.source: CertificateSource | None = None
         self._modules = modules
+        self._offers: list[str] = []
+        self._judges: list[Judge] = []
         self._names: list[Names] = []
         self._hosts: list[str] = []
         self._speaks = False
@@ -68,8 +101,16 @@ class _Seat:
                 around.names.remove(answer)
             for host in self._hosts:
                 around.routes.pop(host, None)
+            for offer in self._offers:
+                self._modules.gateway.offers.remove(offer)
+            for judge in self._judges:
+                self._modules.gateway.offers.welcomes.remove(judge)
+            self._modules.gateway.offers.expected.discard(self)
+            if self._judges:
+                self._modules.gateway.peer_desk.doubt()
             if self._speaks:
                 self._modules.gateway.speak_for(None)
+            self.metrics = self.publisher_for = self.source = None
             self.methods.clear()
 
     def _blame(self, fault: Exception) -> None:
@@ -132,6 +173,111 @@ class _Seat:
     def register_status(self, status: Status) -> None:
         self.status = status
 
+    def register_metrics(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def measured(self) -> Sequence[Metric]:
+        """What the metrics page has of the module."""
+        if self.metrics is not None and not self.fault:
+            try:
+                return tuple(self.metrics())
+            except Exception as fault:
+                self._blame(fault)
+        return ()
+
+    # Peers
+
+    def register_offer(self, name: str, serve: Offer) -> None:
+        if self._nursery is None:
+            raise Misuse("a module registers while it runs")
+        host = name + ANSWERED
+        try:
+            self._modules.gateway.offers.host(host, serve, self._nursery)
+        except Refused as taken:
+            raise ConfigFault(f"module {self.section}: {taken}") from None
+        self._offers.append(host)
+
+    def register_welcome(self, judge: Judge) -> Callable[[], None]:
+        gateway = self._modules.gateway
+
+        def guarded(identity: Identity) -> bool:
+            try:
+                return judge(identity)
+            except Exception as fault:
+                self._blame(fault)
+                return False
+
+        gateway.offers.welcomes.append(guarded)
+        self._judges.append(guarded)
+        gateway.offers.expected.discard(self)
+        gateway.peer_desk.doubt()  # of who stayed inside meanwhile
+        return gateway.peer_desk.doubt
+
+    @property
+    def reactor(self) -> Reactor:
+        return self._modules.gateway.reactor
+
+    @property
+    def home(self) -> Path:
+        return self._modules.gateway.home
+
+    async def own_did(self) -> Did:
+        return (await self._modules.gateway.peer_desk.device()).local.canonical
+
+    async def owner(self) -> str:
+        return await self._modules.gateway.peer_desk.owner()
+
+    async def key_of(self, did: Did) -> PublicKey | None:
+        return await self._modules.gateway.peer_desk.key_of(did)
+
+    async def txt_records(self, name: str) -> Sequence[bytes]:
+        from cyfs_ns.identity.txt import joined_txt
+        from cyfs_ns.records import data_wire
+
+        with trio.move_on_after(_DNS_SECONDS), suppress(Unreachable, BadWire):
+            answer = await self._modules.gateway.dns_query(name, "TXT")
+            return [joined_txt(data_wire(one.rtype, one.data)) for one in answer.answer if one.rtype == TXT]
+        return ()
+
+    def take_peer(self, sock: TcpEndpoint, source: Address) -> None:
+        self._modules.gateway.take_peer(sock, *source)
+
+    def standing(self, device: Did) -> bool:
+        return self._modules.gateway.peer_desk.standing(device) is not None
+
+    async def open_to_peer(
+        self, device: Did, host: str | None, port: int, *, source: Address | None = None
+    ) -> Endpoint:
+        return await self._modules.gateway.peer_desk.open_standing(device, host, port, source=source)
+
+    async def open_datagrams_to_peer(
+        self, device: Did, host: str | None, port: int, *, source: Address | None = None
+    ) -> DatagramPipe:
+        return await self._modules.gateway.peer_desk.open_standing_datagrams(device, host, port, source=source)
+
+    async def call_offer(self, peer: Did, name: str) -> Endpoint:
+        desk = self._modules.gateway.peer_desk
+        return await desk.open_stream(peer, name + ANSWERED, OFFERED, **await desk.way_to(peer))
+
+    # Certificates
+
+    def register_publisher(self, publisher_for: PublisherFor) -> None:
+        self.publisher_for = publisher_for
+
+    def publisher(self, name: str) -> TxtPublisher | None:
+        found = (seat.publisher_for(name) for seat in self._modules.seats if seat.publisher_for is not None)
+        own = next((publisher for publisher in found if publisher is not None), None)
+        return own if own is not None else self._modules.gateway.peer_desk.publisher(name)
+
+    def register_certificates(self, source: CertificateSource) -> None:
+        if self._modules.certificates is not None:
+            raise ConfigFault(f"module {self.section}: another module gives certificates already")
+        self.source = source
+
+    @property
+    def certificates(self) -> CertificateSource | None:
+        return self._modules.certificates
+
     async def open_url(self, url: str) -> Endpoint:
         return await self._modules.gateway.tunnels.open_url(urls.parse(url))
 
@@ -154,6 +300,28 @@ class _Guarded:
             return None
 
 
+class _Installed(Mapping[str, type[Module]]):
+    """Modules as their packages announce them.  Raises ``ConfigFault`` for one that cannot be imported."""
+
+    def __init__(self, entries: Mapping[str, importlib.metadata.EntryPoint]) -> None:
+        self._entries = entries
+
+    def __getitem__(self, section: str) -> type[Module]:
+        entry = self._entries[section]
+        try:
+            module: type[Module] = entry.load()
+        except Exception as fault:
+            _log.exception("module %s cannot be loaded", section)
+            raise ConfigFault(f"{section}: the module cannot be loaded: {fault or type(fault).__name__}") from fault
+        return module
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
 class Modules:
     """All modules of one gateway."""
 
@@ -165,17 +333,19 @@ class Modules:
         self._seats: dict[str, _Seat] = {}
 
     @staticmethod
-    def discover() -> dict[str, type[Module]]:
-        """Installed modules by section.  One that cannot be imported is reported and passed over."""
-        found: dict[str, type[Module]] = {}
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            try:
-                module = entry.load()
-            except Exception:
-                _log.exception("module %s cannot be loaded", entry.name)
-                continue
-            found[module.section] = module
-        return found
+    def discover() -> Mapping[str, type[Module]]:
+        """Installed modules by section.  Each is imported when its section is named, and costs nothing until then."""
+        return _Installed({entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)})
+
+    @property
+    def seats(self) -> Sequence[_Seat]:
+        """Those that run, and those that failed."""
+        return tuple(self._seats.values())
+
+    @property
+    def certificates(self) -> CertificateSource | None:
+        """Who gives certificates."""
+        return next((seat.source for seat in self._seats.values() if seat.source is not None), None)
 
     @property
     def sections(self) -> frozenset[str]:
@@ -187,6 +357,18 @@ class Modules:
         for section, value in settings.items():
             self._known[section].check(value)
 
+    def expect(self, settings: Mapping[str, Any]) -> None:
+        """These are about to be run: who comes meanwhile is not turned away for what they would say."""
+        self.gateway.offers.expected.update(
+            section
+            for section, value in settings.items()
+            if section not in self._seats or self._seats[section].settings != value or self._seats[section].fault
+            if self._welcomes(section)
+        )
+
+    def _welcomes(self, section: str) -> bool:
+        return bool(getattr(self._known[section], "welcomes", False))
+
     def switch(self, settings: Mapping[str, Any]) -> None:
         """Run exactly the modules named, with these settings; one that is unchanged is left alone."""
         left: dict[str, _Seat] = {}
@@ -197,11 +379,19 @@ class Modules:
         for section, value in settings.items():
             if section not in self._seats:
                 seat = self._seats[section] = _Seat(self, section, value)
+                if self._welcomes(section):
+                    self.gateway.offers.expected.add(seat)
                 self._nursery.start_soon(seat.run, self._known[section](), left.get(section))
+        self.gateway.offers.expected.difference_update(self._known)
 
     def status(self) -> dict[str, Any]:
         """What each module says of itself."""
         return {section: seat.report() for section, seat in self._seats.items()}
+
+    def metrics(self) -> Iterator[Metric]:
+        """What all of them measured."""
+        for seat in list(self._seats.values()):
+            yield from seat.measured()
 
     async def control(self, section: str, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call a module's control method.  ``KeyError``: no such module or method."""

@@ -3,28 +3,38 @@
 A peer asks for one by its name as the host of a stream.  The names end in ``.invalid`` (RFC 6761 section 6.4), so
 whoever does not know them finds nothing, and no service of a configuration or host in the world is hidden by them.
 
-Each has a guard, which is asked before anything is opened.  By default it lets in the devices of the owner of this one,
-as far as a pin says who that is; strangers never.
+Each of the gateway's own has a guard, which is asked before anything is opened.  By default it lets in the devices of
+the owner of this one, as far as a pin says who that is; strangers never.  What a module serves is for whoever has a
+tunnel, and the module judges.
+
+Here is also what a module thinks of strangers who want a tunnel at all (``wants``).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
+from cyfs_gateway.host import Judge, Offer
 from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.table import RuleTable
-from cyfs_ns.errors import Refused, Unreachable
+from cyfs_ns.errors import CyfsError, Refused, Unreachable
+from rtcp.io.pipe import break_off
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.outbound import FlowHint, Outbound
 
-RECEIVE: Final = f"receive{ANSWERED}"
-SPEEDTEST: Final = f"speedtest{ANSWERED}"
+RECEIVE: Final = "receive.cyfs.invalid"
+SPEEDTEST: Final = "speedtest.cyfs.invalid"
 PORT: Final = 1
 """What is asked for by name has no port; something has to stand there."""
+
+_log = logging.getLogger("cyfs.peers")
 
 Open = Callable[[Identity], Awaitable[Endpoint]]
 """Opens the near end for a peer.  Raises ``Refused`` and ``Unreachable``, which the peer hears of."""
@@ -49,7 +59,67 @@ class Guard:
             verdict = conditions.match(flow, 0, True, True)
             if isinstance(verdict, Verdict) and verdict.index >= 0:
                 return verdict.why
-        raise Refused(f"{name.removesuffix(ANSWERED)} is not for {identity.did if identity else 'whoever this is'}")
+        raise Refused(f"{_short(name)} is not for {identity.did if identity else 'whoever this is'}")
+
+
+class Handed:
+    """One stream in the hands of a module, as the tracker sees it.  ``ended`` is told of its end once, and why."""
+
+    up = down = 0
+
+    def __init__(self, serve: Offer, identity: Identity, pipe: Endpoint, ended: Callable[[Handed, str], None]) -> None:
+        self._serve, self._identity, self._pipe, self._ended = serve, identity, pipe, ended
+        self._scope = trio.CancelScope()
+        self._why = "the module has ended"
+
+    async def run(self) -> None:
+        try:
+            with self._scope:
+                await self._serve(self._identity, self._pipe)
+                self._why = ""
+        except (CyfsError, OSError) as fault:
+            self._why = str(fault)
+        except Exception:
+            _log.exception("what a module serves to peers failed")
+            self._why = "it failed"
+        finally:
+            if self._why:
+                break_off(self._pipe)
+            self._pipe.close()
+            self._ended(self, self._why)
+
+    def remote(self) -> str:
+        return ""
+
+    def close(self, why: str) -> None:
+        self._why = why
+        self._scope.cancel()
+
+
+class Hosted:
+    """The way to what a module serves: for a stream that is handed over, instead of being joined with another."""
+
+    kind = "Inner"
+    udp = False
+
+    def __init__(self, name: str, serve: Offer, nursery: trio.Nursery) -> None:
+        self.name = name
+        self._serve, self._nursery = serve, nursery
+
+    def pick(self, hint: FlowHint) -> Outbound:
+        return self
+
+    def hand(self, identity: Identity, pipe: Endpoint, ended: Callable[[Handed, str], None]) -> Handed:
+        """Have ``pipe`` served; it is taken over."""
+        handed = Handed(self._serve, identity, pipe, ended)
+        self._nursery.start_soon(handed.run)
+        return handed
+
+    async def open_stream(self, target: Target) -> Endpoint:
+        raise Unreachable(f"{self.name} is served to peers alone", "unsupported_scheme")
+
+    async def open_packets(self, target: Target) -> PacketEndpoint:
+        raise Unreachable(f"{self.name} carries no UDP", "unsupported_scheme")
 
 
 class Offers:
@@ -57,31 +127,57 @@ class Offers:
 
     def __init__(self) -> None:
         self._offered: dict[str, tuple[Guard, Open]] = {}
+        self._hosted: dict[str, Hosted] = {}
+        self.welcomes: list[Judge] = []
+        self.expected: set[object] = set()
+        """Modules that will judge who is wanted, and have not begun: until then nobody is turned away for long."""
         self.named: Collection[str] = ()
         """DIDs that the owner named in a command: a tunnel from one of them is not a stranger's."""
 
     def add(self, name: str, guard: Guard, open_: Open) -> None:
         """Answer to ``name`` from now on.  Raises ``Refused`` when somebody does already."""
-        if name in self._offered:
-            raise Refused(f"somebody answers to {name.removesuffix(ANSWERED)} already")
+        self._check_free(name)
         self._offered[name] = guard, open_
+
+    def host(self, name: str, serve: Offer, nursery: trio.Nursery) -> None:
+        """A module answers to ``name`` from now on, by tasks in ``nursery``.  Raises as :meth:`add`."""
+        self._check_free(name)
+        self._hosted[name] = Hosted(_short(name), serve, nursery)
+
+    def _check_free(self, name: str) -> None:
+        if name in self._offered or name in self._hosted:
+            raise Refused(f"somebody answers to {_short(name)} already")
 
     def remove(self, name: str) -> None:
         """Nobody answers to ``name`` any more."""
-        del self._offered[name]
+        if self._hosted.pop(name, None) is None:
+            del self._offered[name]
+
+    def wants(self, identity: Identity) -> bool:
+        """Whether a module wants a tunnel from somebody whom the rules would not let in."""
+        return any(judge(identity) for judge in self.welcomes)
 
     async def find(self, flow: Flow) -> Decision | None:
         """What ``flow`` asks for; None: nothing of ours.  Raises ``Refused``."""
         name = flow.host
         if not name.endswith(ANSWERED):
             return None
-        offered = self._offered.get(name)
-        if offered is None or flow.network != "tcp" or flow.identity is None:
-            raise Refused(f"nobody answers to {name.removesuffix(ANSWERED)} here")
+        offered, hosted = self._offered.get(name), self._hosted.get(name)
+        if (offered is None and hosted is None) or flow.network != "tcp" or flow.identity is None:
+            raise Refused(f"nobody answers to {_short(name)} here")
+        if offered is None:
+            assert hosted is not None
+            verdict = Verdict(-1, "Service", hosted.name, name, f"{hosted.name}, which is a module's to judge")
+            return Decision(verdict, hosted, (hosted.name,), None)
         guard, open_ = offered
         why = await guard.judge(flow, name)
-        verdict = Verdict(-1, "Service", name.removesuffix(ANSWERED), name, f"{name.removesuffix(ANSWERED)}, {why}")
+        verdict = Verdict(-1, "Service", _short(name), name, f"{_short(name)}, {why}")
         return Decision(verdict, _Given(verdict.payload, open_, flow.identity), (verdict.payload,), None)
+
+
+def _short(name: str) -> str:
+    """As people call it."""
+    return name.removesuffix(ANSWERED).removesuffix(".cyfs")
 
 
 class _Given:

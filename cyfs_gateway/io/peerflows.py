@@ -6,24 +6,34 @@ it, or a rule that speaks of peers, a request is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cyfs_gateway.config.model import ServiceConfig
 from cyfs_gateway.config.rtcp import DOOR
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, PEER, Flow, Identity
 from cyfs_gateway.io.carried import Carried
+from cyfs_gateway.io.offers import Hosted
+from cyfs_gateway.rules.model import Verdict
+from cyfs_gateway.told import believed
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.names import is_ip
 from cyfs_ns.trust.level import Purpose as Ask
+from rtcp.io.judging import DONE, MuxedRequest
+from rtcp.io.pipe import break_off
 from rtcp.io.tunnel import StreamRequest
 from rtcp.packet import Purpose
 from rtcp.party import Peer
 from tunnels.authority import parse_host
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
+from tunnels.io.leaf import Direct
+from tunnels.io.relay import Relay
+from tunnels.io.waiting import send_all
+from tunnels.proxyproto import build_v2
 from tunnels.url import TunnelUrl, has_scheme
 from tunnels.url import parse as parse_url
 
@@ -49,43 +59,56 @@ class PeerFlow(Carried):
         peer, rtcp = request.peer, world.config.rtcp
         source, port = peer.source if is_ip(peer.source) else "", 0
         names = {peer.device, peer.did.canonical} if identity.trust >= Ask.MATCH.least else {peer.device}
-        if request.source is not None and rtcp is not None and rtcp.proxy_from & names:
-            told, port = ip_address(request.source[0]), request.source[1]
-            source = str(getattr(told, "ipv4_mapped", None) or told)
+        if rtcp is not None and (told := believed(rtcp, names, request.source)) is not None:
+            source, port = told
         super().__init__(engine, Flow(network, PEER, source, port, "", "", request.port, DOOR, identity=identity))
         self._world, self._request, self._on_over = world, request, on_over
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None
         self._why: str | None = None
         self._url: TunnelUrl | None = None
+        self._service: ServiceConfig | None = None
 
     @property
     def peer(self) -> Peer:
         """Whose request it is."""
         return self._request.peer
 
-    async def serve(self, is_own: Callable[[str], bool]) -> None:
-        """Decide, open the way, accept.  ``is_own`` knows the names of this machine.
+    def serve(self, is_own: Callable[[str], bool]) -> Awaitable[None]:
+        """Decide, open the way, accept; all of it at once if nothing has to be waited for (``DONE``).
 
-        Raises ``Refused`` and ``Unreachable``, which the peer hears of.
+        ``is_own`` knows the names of this machine.  Raises ``Refused`` and ``Unreachable``, which the peer hears of.
         """
         try:
-            await self._serve(is_own)
+            decided = self._decide_at_once(is_own)
+            if decided is not None and self._carry_at_once(decided):
+                return DONE
+        except BaseException:
+            self._on_over()
+            raise
+        return self._serve_in_time(is_own, decided)
+
+    async def _serve_in_time(self, is_own: Callable[[str], bool], decided: Decision | None) -> None:
+        try:
+            await self._serve(is_own, decided)
         finally:
             if self._running is None:
                 self._on_over()
 
-    async def _serve(self, is_own: Callable[[str], bool]) -> None:
+    async def _serve(self, is_own: Callable[[str], bool], decided: Decision | None) -> None:
         engine = self._engine
-        self.decision = await self._decide(is_own)
-        leaf = self.decision.leaf
-        engine.count(self.decision, self.flow)
+        if decided is None:
+            decided = await self._decide(is_own)
+            engine.count(decided, self.flow)
+        self.decision, leaf = decided, decided.leaf
         if leaf.kind in ("Reject", "RejectDrop"):
             raise Refused(f"{self.decision.verdict.why}: {leaf.name}")
         engine.tracker.add(self)
         try:
-            with self._scope:
+            with trio.CancelScope() as self._scope:
                 self._scope.deadline = trio.current_time() + engine.timeouts.connect
-                if self.flow.network == "udp":
+                if isinstance(leaf, Hosted):
+                    await self._hand_over(leaf)
+                elif self.flow.network == "udp":
                     await self._carry_packets(self._open_packets, self._request.accept_datagrams)
                 else:
                     await self._carry_stream(self._open_stream, self._request.accept)
@@ -121,12 +144,58 @@ class PeerFlow(Carried):
             if offered is not None:
                 return offered
         found = rules.service(flow, "" if own else flow.host) if own or flow.host else None
-        if found is None:
-            return await self._engine.decide(flow, None)
-        service, verdict = found
-        host, flow.dst_port = service.target.host, service.target.port
+        return await self._engine.decide(flow, None) if found is None else self._serve_by(*found)
+
+    def _serve_by(self, service: ServiceConfig, verdict: Verdict) -> Decision:
+        flow, host = self.flow, service.target.host
+        self._service, flow.dst_port = service, service.target.port
         flow.dst_ip, flow.host = (host, "") if is_ip(host) else ("", host)
         return Decision(verdict, self._world.outbounds["DIRECT"], ("DIRECT",), None)
+
+    def _decide_at_once(self, is_own: Callable[[str], bool]) -> Decision | None:
+        """If it is for a service of this machine; None: something may have to be waited for."""
+        rules, request = self._world.peer_rules, self._request
+        if rules is None or request.purpose is not Purpose.STREAM or not isinstance(request, MuxedRequest):
+            return None
+        if request.host is not None and (has_scheme(request.host) or not is_own(request.host)):
+            return None
+        self.flow.dst_ip = _HERE
+        found = rules.service(self.flow, "")
+        if found is None:
+            return None
+        decided = self._serve_by(*found)
+        self._engine.count(decided, self.flow)
+        return decided
+
+    def _carry_at_once(self, decided: Decision) -> bool:
+        """Join what listens on this machine with the peer, if it answers in no time."""
+        engine, flow, leaf, request = self._engine, self.flow, decided.leaf, self._request
+        assert isinstance(request, MuxedRequest) and self._service is not None
+        if self._service.proxy_protocol or not isinstance(leaf, Direct):
+            return False
+        self.decision = decided
+        try:
+            far = leaf.sockets.connect_here(Target(flow.dst_ip, flow.dst_port))
+            if far is None:
+                return False
+            try:
+                near = request.accept_now()
+                try:
+                    engine.check_descriptor(near.fileno())
+                    engine.reactor.freshen()
+                    engine.tracker.add(self)
+                    self._running = Relay(engine.reactor, near, far, idle=engine.timeouts.idle, on_close=self._ended)
+                except BaseException:
+                    break_off(near)  # it was told yes
+                    near.close()
+                    raise
+            except BaseException:
+                far.close()
+                engine.tracker.drop(self)
+                raise
+        except OSError as fault:
+            raise Unreachable(str(fault), "tunnel_open") from fault
+        return True
 
     def _read_url(self, text: str) -> None:
         """The peer wants us to open a URL for it: to another device, with the rights that it has with us."""
@@ -142,11 +211,34 @@ class PeerFlow(Carried):
         self._url, self.flow.host = url, url.host
         self.flow.dst_port = goal.port if isinstance(goal, Target) else 0
 
+    async def _hand_over(self, to: Hosted) -> None:
+        assert self.flow.identity is not None
+        identity = replace(self.flow.identity, source=self.peer.source if is_ip(self.peer.source) else "")
+        pipe = await self._request.accept()
+        try:
+            self._engine.check_descriptor(pipe.fileno())
+        except OSError:
+            pipe.close()
+            raise
+        self._running = to.hand(identity, pipe, self._ended)
+
     async def _open_stream(self) -> Endpoint:
         if self._url is not None:
             self._check_leaf()
             return await self._world.tunnels.open_url(self._url)
-        return await self._engine.open_stream(self.decision, self.flow)
+        far = await self._engine.open_stream(self.decision, self.flow)
+        if self._service is not None and self._service.proxy_protocol:
+            try:
+                await send_all(far, self._proxy_header())
+            except BaseException:
+                far.close()
+                raise
+        return far
+
+    def _proxy_header(self) -> bytes:
+        """Who comes, as far as it is known; the address they came to is their side's, so it is left open."""
+        source = Target(self.flow.src_ip, self.flow.src_port)
+        return build_v2(source, Target("::" if ":" in source.host else "0.0.0.0", self._request.port))
 
     async def _open_packets(self) -> tuple[PacketEndpoint, Target]:
         if self._url is not None:
@@ -174,5 +266,6 @@ class PeerFlow(Carried):
     def close(self, why: str) -> None:
         if self._running is None:
             self._why = why
+            assert self._scope is not None
             self._scope.cancel()
         super().close(why)

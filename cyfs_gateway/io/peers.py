@@ -17,36 +17,45 @@ written where the peer is (``via``, ``dialer-proxy``, a URL).
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 import trio
 
-from cyfs_gateway.config.model import KeptTunnel, ListenerConfig, RtcpConfig
-from cyfs_gateway.facade import PeerView
-from cyfs_gateway.flow import Identity
+from cyfs_gateway.config.model import KeptTunnel, ListenerConfig, MemberConfig, RtcpConfig
+from cyfs_gateway.facade import PeerView, WayView
+from cyfs_gateway.flow import PEER, Flow, Identity
 from cyfs_gateway.io.acquaintance import Acquaintance
 from cyfs_gateway.io.gatekeeper import Gatekeeper
 from cyfs_gateway.io.leads import LOOKED_UP_AGAIN, Leads
+from cyfs_gateway.io.membership import Membership
 from cyfs_gateway.io.myself import Myself
 from cyfs_gateway.io.peerservices import PeerServices
+from cyfs_gateway.io.reach import Reach
 from cyfs_gateway.io.roads import follow_roads
 from cyfs_gateway.io.rtcp import Way
 from cyfs_gateway.io.vigil import Vigil
 from cyfs_gateway.io.ways import kept_way, way_to
-from cyfs_gateway.peers import nobody_but
+from cyfs_gateway.peers import Known, nobody_but
+from cyfs_gateway.rules.model import Verdict
 from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Unreachable
 from cyfs_ns.identity.did import Did, host_of_did
+from cyfs_ns.io.dial import prepare
 from cyfs_ns.io.watch import unseen, watch_files
 from rtcp.io.device import Carrier, Device, House, open_device
 from rtcp.io.fifth import Version5
+from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import DEFAULT_PORT, Pipe
 from rtcp.io.roll import AnyTunnel
-from rtcp.party import Found, Local
+from rtcp.io.udp.sockets import TrainSocket
+from rtcp.nat.race import Report, WayReport
+from rtcp.party import Address, Found, Local, Peer
 from tunnels.endpoint import Target
 from tunnels.io.waiting import TcpEndpoint
 
@@ -59,6 +68,8 @@ _ALIVE: Final = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 2), (socket.TC
 """A router that has forgotten a stream learns of it again within seconds; a network that is away for half a minute ends
 nothing."""
 _AGAIN: Final = 10.0
+_GRACE: Final = 0.02
+"""Seconds that a device of our own links has to answer when there are other ways to it; one or two thousandths do."""
 
 _log = logging.getLogger("cyfs.peers")
 
@@ -71,7 +82,9 @@ class _Seat:
         self.versions = versions
         self.scope = trio.CancelScope()
         self.up = trio.Event()
+        self.left = trio.Event()
         self.device: Device | None = None
+        self.reach: Reach | None = None
 
 
 class Peers:
@@ -88,12 +101,15 @@ class Peers:
         self._world: World
         self._rtcp = RtcpConfig()
         self._seat: _Seat | None = None
+        self._owner = ""
+        """Whose this device was when somebody was met last."""
         self._keeping = trio.CancelScope()
         self._acquaintance = Acquaintance(trusted, self._world_now, self._tunnels)
         self._leads = Leads(self._acquaintance, self._tunnels)
         self._gatekeeper = Gatekeeper(engine, self._world_now, self._acquaintance, self._leads, self._tunnels)
         self._services = PeerServices(engine, self._world_now, self._acquaintance, lambda: self.standing, ports)
         self._vigil = Vigil(self._gatekeeper.sweep, self._gatekeeper.judge)
+        self.membership = Membership(self._acquaintance, self._open_stream, self._way_to_sn, self._local_now)
 
     # Its life
 
@@ -107,13 +123,17 @@ class Peers:
             self.close()
             if seat is not None:  # it may have learnt since the file was read who speaks version 5
                 me = replace(me, memory=seat.memory, file=seat.file)
+            left = None if seat is None else seat.left
             seat = self._seat = _Seat(me, self._rtcp.versions)
-            self._nursery.start_soon(self._live, seat)
+            self._nursery.start_soon(self._live, seat, left)
         seat.local = local
         if seat.device is not None:
             seat.device.local = local
+            if seat.reach is not None:
+                seat.reach.adopt(seat.device.rebind)
         if _is_a_door_closed(before, world.config.listeners):
             self._gatekeeper.strand(each for each in self._tunnels() if each.version == 4 and each.peer.source)
+        self.membership.adopt(self._rtcp.sns, Path(world.config.home))
         self._change()
         self._begin_keeping()
 
@@ -123,6 +143,8 @@ class Peers:
         if seat.local.key.public != local.key.public:
             return False
         if seat.versions != versions and (seat.device is None or not seat.device.speak(versions)):
+            return False
+        if seat.reach is not None and not seat.reach.remains():
             return False
         seat.versions = versions
         return True
@@ -159,36 +181,71 @@ class Peers:
         """The device, if it runs."""
         return None if self._seat is None else self._seat.device
 
-    async def _live(self, seat: _Seat) -> None:
-        gate = self._gatekeeper
-        house = House(
-            find=self._find, dial=self._dial, vouch=gate.vouch, welcome=gate.welcome, serve=self._services.serve
-        )
+    async def _live(self, seat: _Seat, left: trio.Event | None) -> None:
         try:
             with seat.scope:
+                if left is not None:
+                    await left.wait()  # it may have had the same port
                 while True:
                     try:
-                        told = self._version_5(seat)
+                        seat.reach = reach = Reach(seat.local.key, self._world_now, self.membership.observers)
                         async with (
-                            open_device(seat.local, house, version_5=told) as seat.device,
+                            reach.open() as sockets,
+                            open_device(
+                                seat.local, self._house(reach), version_5=self._version_5(seat, sockets)
+                            ) as seat.device,
                             trio.open_nursery() as nursery,
                         ):
                             seat.device.local = seat.local
                             seat.up.set()
                             nursery.start_soon(self._vigil.run)
                             nursery.start_soon(self._watch)
-                            nursery.start_soon(follow_roads, seat.device.network_changed)
+                            nursery.start_soon(
+                                follow_roads, partial(self._network_changed, reach), self.membership.look
+                            )
                     except Exception:
                         # Strangers talk to it: what nobody foresaw there must not end the gateway.
                         _log.exception("the device failed in a way nobody foresaw; it begins again")
-                    seat.device = None
+                    seat.device = seat.reach = None
                     if seat.up.is_set():  # else they wait for it still
                         seat.up = trio.Event()
                     await trio.sleep(_AGAIN)
                     self._begin_keeping()
         finally:
-            seat.device = None
+            seat.device = seat.reach = None
             seat.up.set()
+            seat.left.set()
+
+    def _house(self, reach: Reach) -> House:
+        gate = self._gatekeeper
+
+        async def find(did: Did, port: int | None) -> Found:
+            return await self._find(reach, did, port)
+
+        async def welcome(peer: Peer) -> None:
+            await gate.welcome(peer)
+            await self._learn_owner()
+
+        return House(
+            find=find,
+            dial=self._dial,
+            vouch=gate.vouch,
+            welcome=welcome,
+            serve=self._services.serve,
+            relays=self.membership.relays,
+            relay_session=self.membership.relay_session,
+            gather=reach.gather,
+            trusts=self._trusts,
+            open_socket=self._open_socket,
+        )
+
+    async def _open_socket(self, family: int, kind: int) -> socket.socket:
+        """One whose packets are known as our own."""
+        sock = socket.socket(family, kind)
+        if self._world.mark:
+            with suppress(OSError):
+                prepare(sock, self._world.mark, "")
+        return sock
 
     async def _watch(self) -> None:
         """Look at the files that say whom to trust."""
@@ -207,8 +264,9 @@ class Peers:
         except OSError as fault:
             _log.error("changes of pins are seen late, the files cannot be watched: %s", fault)
 
-    def _version_5(self, seat: _Seat) -> Version5:
+    def _version_5(self, seat: _Seat, sockets: Sequence[TrainSocket]) -> Version5:
         return Version5(
+            udp=sockets,
             reactor=self._engine.reactor,
             versions=seat.versions,
             memory=seat.memory,
@@ -221,20 +279,33 @@ class Peers:
             async with trio.open_nursery() as nursery:
                 for each in kept:
                     nursery.start_soon(self._keep, device, each)
+                for member in self.membership:
+                    nursery.start_soon(self._keep, device, member.config.sn, member.tell)
+                    nursery.start_soon(member.run)
 
-    async def _keep(self, device: Device, kept: KeptTunnel) -> None:
+    async def _keep(
+        self, device: Device, kept: KeptTunnel, tell: Callable[[AnyTunnel | CyfsError], None] | None = None
+    ) -> None:
         while True:
             try:
                 way = kept_way(self._world, kept)
                 peer = await self.choose(device, kept.peer, **way)
                 with trio.move_on_after(LOOKED_UP_AGAIN):
-                    await device.keep(peer, **way)
+                    await device.keep(peer, tell=tell, **way)
                 continue
             except CyfsError as fault:
                 _log.error("no tunnel to %s can be kept: %s", kept.peer, fault)
+                if tell is not None:
+                    tell(fault)
             except Exception:
                 _log.exception("keeping a tunnel to %s failed in a way nobody foresaw", kept.peer)
             await trio.sleep(_AGAIN)
+
+    def _network_changed(self, reach: Reach) -> None:
+        if (device := self.standing) is not None:
+            device.network_changed()
+        reach.network_changed()
+        self.membership.network_changed()
 
     def doubt(self) -> None:
         """What the owner's commands let in may be other than before."""
@@ -250,10 +321,27 @@ class Peers:
 
     def views(self) -> list[PeerView]:
         """The tunnels that stand."""
-        return [view(tunnel) for tunnel in self._tunnels()]
+        return [self.view(tunnel) for tunnel in self._tunnels()]
+
+    def view(self, tunnel: AnyTunnel) -> PeerView:
+        """``tunnel`` as people see it."""
+        device = self.standing
+        report = None if device is None else device.explain(tunnel.peer.did)
+        return view(tunnel, report)
 
     def _world_now(self) -> World:
         return self._world
+
+    def _local_now(self) -> Local:
+        assert self._seat is not None
+        return self._seat.local
+
+    def _way_to_sn(self, member: MemberConfig) -> Way:
+        return kept_way(self._world, member.sn)
+
+    async def _open_stream(self, did: Did, host: str | None, port: int, **way: Unpack[Way]) -> Pipe:
+        device = await self.device()
+        return await device.open_stream(await self.choose(device, did, **way), host, port, **way)
 
     def _tunnels(self) -> Sequence[AnyTunnel]:
         device = self.standing
@@ -264,6 +352,10 @@ class Peers:
     async def choose(self, device: Device, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Did:
         """As :meth:`cyfs_gateway.io.leads.Leads.choose`."""
         return await self._leads.choose(device, did, via=via, at=at)
+
+    async def know(self, did: Did) -> Known:
+        """As :meth:`cyfs_gateway.io.acquaintance.Acquaintance.know`."""
+        return await self._acquaintance.know(did)
 
     async def owner(self) -> str:
         """Whose this device is; empty when nobody is known."""
@@ -278,13 +370,41 @@ class Peers:
 
     # What the device asks
 
-    async def _find(self, did: Did, port: int | None) -> Found:
-        known = await self._acquaintance.know(did)
-        addresses = list(known.addresses)
-        with suppress(BadWire, Unreachable):
-            addresses += await self._world.resolve(host_of_did(did, self._acquaintance.bridges, case_safe=True).lower())
+    async def _find(self, reach: Reach, did: Did, port: int | None) -> Found:
+        known, told = await self._acquaintance.know(did), self.membership.places(did)
+        await self._learn_owner()
+        near: list[Address] = []
+        looked = trio.Event()
+
+        async def look_near() -> None:
+            near.extend(await reach.look_near(known.key))
+            looked.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look_near)
+            addresses = list(known.addresses)
+            with suppress(BadWire, Unreachable):
+                name = host_of_did(did, self._acquaintance.bridges, case_safe=True).lower()
+                addresses += await self._world.resolve(name)
+            with trio.move_on_after(_GRACE if addresses or told or self._rtcp.sns else math.inf):
+                await looked.wait()
+            nursery.cancel_scope.cancel()
         at = port or known.port or DEFAULT_PORT
-        return Found(known.key, [(address, at) for address in dict.fromkeys(addresses)], known.identity)
+        far = [(address, at) for address in addresses]
+        return Found(known.key, list(dict.fromkeys((*near, *told, *far))), known.identity)
+
+    async def _learn_owner(self) -> None:
+        self._owner = await self.owner()
+
+    def _trusts(self, peer: Peer) -> bool:
+        """Whether ``peer`` may know our addresses inside."""
+        identity, rules = self._acquaintance.identity(peer), self._world.peer_rules
+        conditions = None if rules is None else rules.inside
+        if conditions is None:
+            return bool(self._owner) and identity.owner == self._owner
+        flow = Flow("tcp", PEER, peer.source, 0, "", "", 0, identity=identity)
+        verdict = conditions.match(flow, 0, True, True)
+        return isinstance(verdict, Verdict) and verdict.index >= 0
 
     async def _dial(self, host: str, port: int) -> Pipe:
         try:
@@ -299,8 +419,8 @@ class Peers:
         return pipe
 
 
-def view(tunnel: AnyTunnel) -> PeerView:
-    """A tunnel as people see it."""
+def view(tunnel: AnyTunnel, report: Report | None) -> PeerView:
+    """A tunnel as people see it; ``report`` tells of its ways."""
     peer = tunnel.peer
     known = peer.about if isinstance(peer.about, Identity) else nobody_but(peer.device, {})
     return PeerView(
@@ -311,8 +431,21 @@ def view(tunnel: AnyTunnel) -> PeerView:
         trust=known.trust.label,
         version=tunnel.version,
         dialled=peer.dialled,
-        way=tunnel.key.bootstrap or peer.source,
+        way=(tunnel.way if isinstance(tunnel, MuxedTunnel) else tunnel.key.bootstrap) or peer.source,
         silent=round(max(0.0, trio.current_time() - tunnel.last_heard), 1),
+        why="" if report is None else report.why,
+        ways=() if report is None else tuple(map(_way, report.ways)),
+    )
+
+
+def _way(one: WayReport) -> WayView:
+    return WayView(
+        name=one.way.name,
+        kind=one.way.kind.name.lower(),
+        state=one.state,
+        rtt=None if one.rtt is None else round(one.rtt * 1000, 1),
+        loss=round(one.loss, 3),
+        heard=None if one.heard is None else round(one.heard, 1),
     )
 
 

@@ -1,23 +1,34 @@
-"""Requests of peers as they come in: a knock at our own door through somebody else's tunnel, or a flow."""
+"""Requests of peers as they come in: a knock at our own door through somebody else's tunnel, or a flow.
+
+Whoever knocks has to prove who they are as at any door.  Through an SN that we belong to they may do so without our
+having a door (``rtcp.invalid``), and the SN says where they come from (``cyfs_gateway/told.py``).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from cyfs_gateway.flow import ANSWERED, Identity
 from cyfs_gateway.io.acquaintance import Acquaintance
 from cyfs_gateway.io.peerflows import PeerFlow
+from cyfs_gateway.told import believed, is_sn_of
 from cyfs_ns.errors import BadWire, Refused
 from cyfs_ns.identity.did import Did, subject
+from cyfs_ns.trust.level import Purpose as Ask
 from rtcp.io.device import Device
 from rtcp.io.tunnel import StreamRequest
 from rtcp.packet import Purpose
+from rtcp.party import Address
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
     from cyfs_gateway.io.world import World
+
+KNOCK: Final = f"rtcp{ANSWERED}"
+"""What an SN asks for when somebody wants a tunnel to us."""
 
 _MOST_FLOWS: Final = 4096
 """Of one device; it shall not have all there are."""
@@ -38,20 +49,33 @@ class PeerServices:
         self._device, self._ports = device, ports
         self._flows: Counter[Did] = Counter()
 
-    async def serve(self, request: StreamRequest) -> None:
+    def serve(self, request: StreamRequest) -> Awaitable[None]:
         """Raises ``Refused`` and ``Unreachable``, which the peer hears of."""
         device = self._device()
         if device is not None and request.port in self._ports() and self._is_own_request(request):
             # Somebody who cannot reach our door knocks at it through a peer, and has to prove who they are as there.
-            device.accepted(await request.accept(), (str(request.peer.device), 0))
-            return
+            return self._let_knock(device, request, (str(request.peer.device), 0))
+        identity = self._acquaintance.identity(request.peer)
+        if device is not None and request.host == KNOCK and request.purpose is Purpose.STREAM:
+            return self._let_knock(device, request, self._told(request, identity))
         asker = request.peer.device
         if self._flows[asker] >= _MOST_FLOWS:
             raise Refused(f"{request.peer.did} has {_MOST_FLOWS} streams here already")
         self._flows[asker] += 1
-        identity = self._acquaintance.identity(request.peer)
         flow = PeerFlow(self._engine, self._world(), request, identity, partial(self._flow_is_over, asker))
-        await flow.serve(self._is_own)
+        return flow.serve(self._is_own)
+
+    @staticmethod
+    async def _let_knock(device: Device, request: StreamRequest, source: Address) -> None:
+        device.accepted(await request.accept(), source)
+
+    def _told(self, request: StreamRequest, identity: Identity) -> Address:
+        """Where somebody comes from who knocks through the peer of ``request``.  Raises ``Refused``."""
+        peer, rtcp = request.peer, self._acquaintance.rtcp
+        names = {peer.device, peer.did.canonical} if identity.trust >= Ask.MATCH.least else {peer.device}
+        if rtcp.proxy_from.isdisjoint(names) and not is_sn_of(rtcp, names):
+            raise Refused(f"{peer.did} is no SN of this machine, so nobody knocks through it")
+        return believed(rtcp, names, request.source) or (str(peer.device), 0)
 
     def _flow_is_over(self, asker: Did) -> None:
         self._flows[asker] -= 1

@@ -13,21 +13,33 @@ import trio
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.io.linkwatch import LinkWatch
-from cyfs_ns.links import AddressAppeared, AddressGone, Change, WayFound
+from cyfs_ns.links import AddressAppeared, AddressGone, Change, Picture, WayFound
 
 _log = logging.getLogger("cyfs.peers")
 
 
 async def follow_roads(
-    changed: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    changed: Callable[[], None],
+    look: Callable[[Picture], None] | None = None,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Call ``changed`` for each news, until cancelled; or until it turns out that the kernel tells nothing."""
+    """Call ``changed`` for each news, until cancelled; or until it turns out that the kernel tells nothing.
+
+    ``look`` is shown the links before each, and at first.
+    """
 
     def tell(changes: tuple[Change, ...]) -> None:
         if any(isinstance(change, AddressAppeared | AddressGone | WayFound) for change in changes):
+            if look is not None:
+                look(watch.picture)
             changed()
 
     try:
-        await LinkWatch().run(tell, task_status=task_status)
+        watch = LinkWatch()
+        await watch.look()
+        if look is not None:
+            look(watch.picture)
+        await watch.run(tell, task_status=task_status)
     except (OSError, BadWire) as fault:
         _log.warning("links are not watched, so tunnels notice a new network later: %s", fault)

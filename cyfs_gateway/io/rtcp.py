@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import trio
 
@@ -18,11 +18,13 @@ from cyfs_gateway.facade import PeerView
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 
 if TYPE_CHECKING:
+    from cyfs_gateway.host import TxtPublisher
     from cyfs_gateway.io.engine import Engine
     from cyfs_gateway.io.myself import Myself
     from cyfs_gateway.io.peers import Peers
     from cyfs_gateway.io.world import World
     from cyfs_ns.identity.did import Did
+    from cyfs_ns.identity.keys import PublicKey
     from cyfs_ns.io.trusted.resolver import TrustedNames
     from rtcp.io.device import Carrier, Device
     from rtcp.io.pipe import DatagramPipe, Pipe
@@ -86,6 +88,8 @@ class PeerDesk:
 
     async def device(self) -> Device:
         """The device, which is made if there is none.  Raises ``Unreachable``."""
+        if self._peers is not None and (standing := self._peers.standing) is not None:
+            return standing
         async with self._starting:
             if self._peers is None:
                 world = self._world
@@ -106,6 +110,15 @@ class PeerDesk:
         assert self._peers is not None
         return await self._peers.owner()
 
+    async def key_of(self, did: Did) -> PublicKey | None:
+        """As :meth:`cyfs_gateway.host.Host.key_of`."""
+        await self.device()
+        assert self._peers is not None
+        try:
+            return (await self._peers.know(did)).key
+        except (Refused, Unreachable):
+            return None
+
     def doubt(self) -> None:
         """Those who were let in may not be wanted any more."""
         if self._peers is not None:
@@ -115,14 +128,50 @@ class PeerDesk:
         """The tunnels that stand."""
         return () if self._peers is None else self._peers.views()
 
+    def memberships(self) -> list[dict[str, Any]]:
+        """How things stand with the SNs that this machine belongs to."""
+        return [] if self._peers is None else self._peers.membership.status()
+
+    def publisher(self, name: str) -> TxtPublisher | None:
+        """The SN of ours that speaks for ``name`` in the DNS."""
+        return None if self._peers is None else self._peers.membership.publisher(name)
+
+    def look_at_sns(self) -> None:
+        """Have the SNs that this machine belongs to asked at once what they know of it."""
+        if self._peers is not None:
+            self._peers.membership.network_changed()
+
+    def standing(self, device: Did) -> AnyTunnel | None:
+        """A tunnel to ``device``, which is a key, that stands by whatever way."""
+        ours = None if self._peers is None else self._peers.standing
+        return None if ours is None else ours.standing(device)
+
+    async def open_standing(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Pipe:
+        """As :meth:`cyfs_gateway.host.Host.open_to_peer`."""
+        return await (await self._stands(device)).open_stream(host, port, source=source)
+
+    async def open_standing_datagrams(
+        self, device: Did, host: str | None, port: int, *, source: Address | None = None
+    ) -> DatagramPipe:
+        """As :meth:`cyfs_gateway.host.Host.open_datagrams_to_peer`."""
+        return await (await self._stands(device)).open_datagrams(host, port, source=source)
+
+    async def _stands(self, device: Did) -> AnyTunnel:
+        await trio.lowlevel.checkpoint()
+        tunnel = self.standing(device)
+        if tunnel is None:
+            raise Unreachable(f"there is no tunnel to {device}", "tunnel_open")
+        return tunnel
+
     async def ping(self, peer: str, bridges: Mapping[str, str]) -> PeerView:
         """As :meth:`cyfs_gateway.facade.Gateway.ping`."""
-        from cyfs_gateway.io.peers import view
         from cyfs_ns.identity.did import subject
 
         did = subject(peer, bridges)
         tunnel = await self.tunnel(did, **await self.way_to(did))
-        return replace(view(tunnel), rtt=await tunnel.ping() * 1000)
+        rtt = await tunnel.ping() * 1000
+        assert self._peers is not None
+        return replace(self._peers.view(tunnel), rtt=rtt)
 
     async def way_to(self, did: Did) -> Way:
         """The way for ``did`` where nobody says one.  Raises ``Unreachable``."""

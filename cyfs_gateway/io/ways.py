@@ -1,8 +1,8 @@
 """By which way a peer is dialled where nothing is given but its name, as by the owner's commands.
 
 The configuration says how one gets there: the first proxy of type ``rtcp`` whose server is that peer, then
-``keep-tunnel``; who is in neither is dialled at its addresses.  A tunnel that stands by any of these ways comes first.
-Of a name that leads to other machines their ways come behind its own.
+``keep-tunnel`` and ``sn``; who is in none is dialled at its addresses.  A tunnel that stands by any of these ways comes
+first.  Of a name that leads to other machines their ways come behind its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _written(world: World, peer: Did) -> Iterator[Way]:
     for proxy in (*world.outbounds.values(), *(one for some in world.provided.values() for one in some.values())):
         if isinstance(proxy, RtcpProxy) and proxy.is_to(peer):
             yield Way(via=proxy.carrier, at=proxy.port)
-    for kept in world.config.rtcp.keep if world.config.rtcp is not None else ():
+    rtcp = world.config.rtcp
+    for kept in (*rtcp.keep, *(each.sn for each in rtcp.sns)) if rtcp is not None else ():
         if kept.peer.canonical == peer.canonical:
             yield kept_way(world, kept)
 

@@ -411,6 +411,10 @@ class Registrar:
         )
         others = [one for one in self._machines(account) if one.did != did]
         namesake = next((one for one in others if one.name == device.name), None)
+        before = namesake if held is None or held.removed is not None else held
+        # Who was first answers for the account's names, so no two are of one second, and a renewal changes nothing.
+        last = max((one.since for one in others), default=0)
+        device = replace(device, since=max(int(now), last + 1) if before is None else before.since)
         if namesake is not None and namesake.mark.iat >= mark.iat:
             return Verdict(Code.STALE, f"{namesake.did} has a later document as {device.name!r}")
         if len(others) - (namesake is not None) >= (may := self.policy.quota_of(account).devices):

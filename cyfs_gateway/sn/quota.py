@@ -208,6 +208,20 @@ class Allowance:
         self._bytes += used
         self._seconds += max(0.0, now - grant.since)
 
+    def charge(self, used: int, seconds: float, now: float) -> Later | Denied | None:
+        """What was carried without leave, by a carrier that looks at its streams now and then; None: it may go on."""
+        self._fill(now)
+        rate = self._rate()
+        if rate is not None:
+            self._tokens -= used
+        self._bytes += used
+        self._seconds += seconds
+        if why := self.denied:
+            return Denied(why)
+        if rate is not None and self._tokens < 0:
+            return Later(now - self._tokens / rate, f"the account has {rate} bytes a second")
+        return None
+
     def is_idle(self, now: float) -> bool:
         """Whether a new allowance in place of this one would be the same: nothing open, no promise, a full bucket."""
         self._reclaim(now)

@@ -114,12 +114,13 @@ class Registry:
         return self._invitations.get(digest)
 
     def names_of(self, owner: Did) -> Iterator[Name]:
-        """The names of ``owner``, given up or not, oldest first."""
-        return (self._names[name] for name in self._names_of.get(owner, _NONE))
+        """The names of ``owner``, given up or not, oldest first; the same after the books were read again."""
+        return iter(sorted((self._names[name] for name in self._names_of.get(owner, _NONE)), key=_name_age))
 
     def devices_of(self, owner: Did) -> Iterator[Device]:
-        """The machines of ``owner``, removed or not, in the order they came."""
-        return (self._devices[did] for did in self._devices_of.get(owner, _NONE))
+        """The machines of ``owner``, removed or not, in the order they came; the same after the books were read again,
+        since it says which of them answers for a name."""
+        return iter(sorted((self._devices[did] for did in self._devices_of.get(owner, _NONE)), key=_device_age))
 
     def looks_like(self, name: str) -> Iterator[Name]:
         """The names that a reader may take for ``name``, itself among them."""
@@ -223,6 +224,14 @@ class Registry:
         )
         self._entries[given.name] = entry
         return entry
+
+
+def _name_age(name: Name) -> tuple[int, str]:
+    return name.since, name.name
+
+
+def _device_age(device: Device) -> tuple[int, str]:
+    return device.since, str(device.did)
 
 
 def _texts(account: Account, name: Name, hosts: Iterable[Host]) -> tuple[str, ...]:

@@ -4,10 +4,11 @@ The kernel picks a random port when a socket is connected, and lets only the ser
 another id or another question are passed over; many of them mean that somebody is guessing, and then the question is
 asked over TCP, where guessing is of no use.
 
-Sockets serve again, ports do not: once a question is over its socket is disconnected, which gives the port back, and
-emptied; connecting anew picks another port.  That costs a third of a new socket, and one nested epoll can keep watching
-it.  So one task hears for all questions of a run, whether those who wait are tasks or light work
-(:mod:`cyfs_ns.io.light`), and sees to their deadlines, too.
+Sockets serve again, ports do not: once a question is over its socket is disconnected, which gives the port back;
+connecting anew picks another port.  That costs a third of a new socket, and one nested epoll can keep watching it.  A
+socket serves again once the next look at that epoll has shown that nothing lies in it, else not at all.  So one task
+hears for all questions of a run, whether those who wait are tasks or light work (:mod:`cyfs_ns.io.light`), and sees to
+their deadlines, too.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ import errno
 import heapq
 import select
 import socket
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection
 from itertools import count
 from math import inf
 from typing import Protocol, TypeAlias
@@ -27,11 +27,12 @@ import trio
 
 from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.io.dial import prepare
-from cyfs_ns.io.light import Word, afterwards
+from cyfs_ns.io.light import Word
 
 _ROOM = 4096  # more than the 1232 we offer to take, for servers that do not care
 _MAX_STRAYS = 64
 _MOST_SPARE = 64
+_RESTED = 8  # sockets for which one look is worth the while
 _SWEPT = 2  # questions that are over, to forget with each new one: more than come, so that they never pile up for long
 _AT_ONCE = 64  # each takes all the way to its client, so more would hold up everybody else for too long
 _NOWHERE = bytes(16)  # a sockaddr of family AF_UNSPEC
@@ -62,8 +63,8 @@ class Datagram:
     closed."""
 
     __slots__ = (
-        "_come", "_family", "_fault", "_plain", "_query", "_question", "_sock", "_sockets", "_until", "_word",
-        "edns", "ident", "sent_at", "spelling", "strays",
+        "_come", "_family", "_fault", "_plain", "_query", "_question", "_sock", "_sockets", "_until",
+        "edns", "ident", "sent_at", "spelling", "strays", "word",
     )  # fmt: skip
 
     def __init__(
@@ -77,18 +78,22 @@ class Datagram:
         interface: str = "",
         source: tuple[str, int] = ("", 0),
         edns: bool = True,
+        now: float | None = None,
+        sockets: Sockets | None = None,
     ) -> None:
+        """``now``, by trio's clock, and ``sockets``, of this run, save a look at them."""
         self._query, self.spelling, self.edns, self.strays = query, spelling, edns, 0
         self._question = query[12 : 16 + len(spelling)]
-        self.sent_at = trio.current_time()
+        self.sent_at = trio.current_time() if now is None else now
         self.ident = query[0] << 8 | query[1]
         self._come: bytes | None = None
         self._fault: CyfsError | None = None
-        self._word: Word[bytes | None] | None = None
+        self.word: Word[bytes | None] | None = None
+        """Of whoever is in :meth:`receive`."""
         self._until = inf
         self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._plain = not (mark or interface or source[0])
-        self._sockets = _sockets()
+        self._sockets = sockets or sockets_here()
         try:
             self._sock = sock = self._sockets.take(self._family, self, plain=self._plain)
         except OSError as fault:
@@ -120,19 +125,21 @@ class Datagram:
         It bears our id and our question, perhaps in another case, or no question at all.  Raises ``Unreachable``, or
         ``Forged``.
         """
-        come, self._come = self._come, None
+        come = self._come
         if come is not None:
+            self._come = None
             return come
-        fault, self._fault = self._fault, None
+        fault = self._fault
         if fault is not None:
+            self._fault = None
             raise fault
-        word = self._word = Word()
+        word = self.word = Word()
         self._until = until
         self._sockets.remind(self, until)
         try:
             return await word
         finally:
-            self._word = None
+            self.word = None
 
     def hold(self, came: bytes | CyfsError) -> None:
         """Let the next :meth:`receive` give the reply, or raise the fault, that came once more."""
@@ -145,47 +152,44 @@ class Datagram:
         """Give the port back; what comes for it now is nobody's."""
         self._sockets.give_back(self._family, self._sock, self, plain=self._plain)
 
-    def look(self) -> None:
-        """Take what has come.  Never raises."""
+    def look(self) -> bool:
+        """Take what has come, if anything has.  Never raises."""
         try:
             data = self._sock.recv(_ROOM)
         except BlockingIOError:
-            return
+            return False
         except OSError as fault:
             self._fail(_unreachable(fault))
-            return
-        if data[:2] != self._query[:2] or not concerns(data, self._question):
+            return True
+        question = self._question
+        if data[:2] != self._query[:2] or not (data.startswith(question, 12) or concerns(data, question)):
             self.strays += 1
             if self.strays > _MAX_STRAYS:
                 self._fail(Forged(f"{self.strays} datagrams that were not the reply"))
-            return
-        word, self._word = self._word, None
+            return True
+        word, self.word = self.word, None
         if word is not None:
             word.say(data)
         else:
             self._come = self._come or data
-
-    @property
-    def waits(self) -> bool:
-        """Whether somebody is in :meth:`receive`."""
-        return self._word is not None
+        return True
 
     def expire(self, now: float) -> None:
         """Let whoever waits go on if it is time."""
-        word = self._word
+        word = self.word
         if word is not None and self._until <= now:
-            self._word = None
+            self.word = None
             word.say(None)
 
     def _fail(self, fault: CyfsError) -> None:
-        word, self._word = self._word, None
+        word, self.word = self.word, None
         if word is not None:
             word.fail(fault)
         else:
             self._fault = fault
 
 
-class _Sockets:
+class Sockets:
     """The sockets of a run's questions, and the task that hears for them."""
 
     def __init__(self) -> None:
@@ -193,36 +197,61 @@ class _Sockets:
         self._asking: dict[int, Datagram] = {}
         self._spare: dict[int, list[socket.socket]] = {socket.AF_INET: [], socket.AF_INET6: []}
         """Without a port, and empty."""
+        self._resting: list[tuple[int, socket.socket]] = []
+        """With their families: without a port since the last look, and perhaps not empty."""
         self._deadlines: list[tuple[float, int, Datagram]] = []
         self._count = count()
+        self._due = inf
+        """When the task that hears wakes by itself."""
         self._scope = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._live, name="questions to name servers")
+
+    @property
+    def closed(self) -> bool:
+        """Whether their run is over."""
+        return self._epoll.closed
 
     def take(self, family: int, asking: Datagram, *, plain: bool) -> socket.socket:
         """A socket without a port, to hear for ``asking``; ``plain``: without settings of its own.  Raises
         ``OSError``."""
-        if self._epoll.closed:
+        if self.closed:
             raise OSError(errno.ESHUTDOWN, "the run is over")
         spare = self._spare[family]
+        if plain and not spare and len(self._resting) >= _RESTED:
+            self._sift(dict(self._epoll.poll(0)))
         if plain and spare:
             sock = spare.pop()
         else:
-            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             try:
-                self._epoll.register(sock.fileno(), select.EPOLLIN)
+                sock = self._made(family)
             except OSError:
-                sock.close()
-                raise
+                self._sift(dict(self._epoll.poll(0)))
+                if not (plain and spare):
+                    raise
+                sock = spare.pop()
         self._asking[sock.fileno()] = asking
         return sock
 
+    def _made(self, family: int) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
     def give_back(self, family: int, sock: socket.socket, asking: Datagram, *, plain: bool) -> None:
-        """``asking`` is over; once more does no harm."""
+        """``asking`` is over: give its port back.  Once more does no harm."""
         number = sock.fileno()
         if self._asking.get(number) is not asking:
             return
         del self._asking[number]
-        afterwards(partial(self._retire, family, sock, plain))
+        full = len(self._spare[family]) + len(self._resting) >= _MOST_SPARE
+        if not plain or full or self._epoll.closed or _connect(number, _NOWHERE, len(_NOWHERE)):
+            sock.close()
+        else:
+            self._resting.append((family, sock))
 
     def remind(self, asking: Datagram, until: float) -> None:
         """Have ``asking`` expire then, by trio's clock, if it is still waiting."""
@@ -230,70 +259,80 @@ class _Sockets:
             # Here and there, not all at their time, when some question would have to wait for that.
             deadlines = self._deadlines
             for _ in range(_SWEPT):
-                if deadlines and not deadlines[0][2].waits:
+                if deadlines and deadlines[0][2].word is None:
                     heapq.heappop(deadlines)
             heapq.heappush(deadlines, (until, next(self._count), asking))
-            if until < self._scope.deadline:
-                self._scope.deadline = until
-
-    def _retire(self, family: int, sock: socket.socket, plain: bool) -> None:
-        spare = self._spare[family]
-        if plain and len(spare) < _MOST_SPARE and not self._epoll.closed and _renewed(sock):
-            spare.append(sock)
-        else:
-            sock.close()
+            if until < self._due:
+                self._due = self._scope.deadline = until
 
     async def _live(self) -> None:
         try:
             while True:
-                with trio.CancelScope(deadline=self._deadlines[0][0] if self._deadlines else inf) as self._scope:
+                self._due = self._deadlines[0][0] if self._deadlines else inf
+                with trio.CancelScope(deadline=self._due) as self._scope:
+                    number = self._epoll.fileno()
                     while True:
-                        await trio.lowlevel.wait_readable(self._epoll.fileno())
+                        await trio.lowlevel.wait_readable(number)
                         self._turn()
                 self._expire(trio.current_time())
         finally:
             self._epoll.close()
-            for sock in (*self._spare[socket.AF_INET], *self._spare[socket.AF_INET6]):
+            resting = (sock for _, sock in self._resting)
+            for sock in (*self._spare[socket.AF_INET], *self._spare[socket.AF_INET6], *resting):
                 sock.close()
 
     def _expire(self, now: float) -> None:
         deadlines = self._deadlines
         # Those whose answer has come go as well, or each would wake the task at its time.
-        while deadlines and (deadlines[0][0] <= now or not deadlines[0][2].waits):
+        while deadlines and (deadlines[0][0] <= now or deadlines[0][2].word is None):
             heapq.heappop(deadlines)[2].expire(now)
 
     def _turn(self) -> None:
         """Hear what has come.  Bounded, so that the rest of the house gets its turn, too."""
-        for number, _ in self._epoll.poll(0, _AT_ONCE):
+        if len(self._asking) == 1:
+            (alone,) = self._asking.values()
+            if alone.look():
+                return
+        come = self._epoll.poll(0, _AT_ONCE)
+        if self._resting and len(come) < _AT_ONCE:
+            self._sift(dict(come))
+        for number, _ in come:
             asking = self._asking.get(number)
             if asking is not None:
                 asking.look()
+            else:
+                self._discard(number)
+
+    def _discard(self, number: int) -> None:
+        """Something came where nobody asks: it must neither wake us for ever nor be taken for a reply."""
+        for spare in self._spare.values():
+            for sock in spare:
+                if sock.fileno() == number:
+                    spare.remove(sock)
+                    sock.close()
+                    return
+
+    def _sift(self, come: Collection[int]) -> None:
+        """Those that rest and are not among the descriptors with something in them may serve again."""
+        for family, sock in self._resting:
+            if sock.fileno() in come:
+                sock.close()
+            else:
+                self._spare[family].append(sock)
+        self._resting.clear()
 
 
-_of_this_run: trio.lowlevel.RunVar[_Sockets] = trio.lowlevel.RunVar("sockets of questions to name servers")
+_of_this_run: trio.lowlevel.RunVar[Sockets] = trio.lowlevel.RunVar("sockets of questions to name servers")
 
 
-def _sockets() -> _Sockets:
+def sockets_here() -> Sockets:
+    """Those of this run; good for as long as they are not closed."""
     try:
         return _of_this_run.get()
     except LookupError:
-        sockets = _Sockets()
+        sockets = Sockets()
         _of_this_run.set(sockets)
         return sockets
-
-
-def _renewed(sock: socket.socket) -> bool:
-    """Disconnect it, which gives its port back, and throw away what had come there."""
-    if _connect(sock.fileno(), _NOWHERE, len(_NOWHERE)):
-        return False
-    for _ in range(_MAX_STRAYS):
-        try:
-            sock.recv(1)
-        except BlockingIOError:
-            return True
-        except OSError:
-            continue
-    return False
 
 
 def concerns(data: bytes, question: bytes) -> bool:

@@ -10,6 +10,7 @@ import socket
 from struct import Struct
 from typing import NamedTuple
 
+from cyfs_ns.address import canonical
 from cyfs_ns.hot import HotClient, HotDoor
 from cyfs_ns.io.mmsg import Batch
 from cyfs_ns.peer import Peer
@@ -25,7 +26,6 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT, _IPV6_MTU_DISCOVER = 10, 5, 23
 _IP_PKTINFO, _IPV6_PKTINFO, _IPV6_RECVPKTINFO = 8, 50, 49
 _CMSG_HEADER = 16
-_MAPPED = b"\0" * 10 + b"\xff\xff"
 _PORT = Struct("!H")
 _INT = Struct("=i")
 
@@ -93,8 +93,9 @@ class UdpDoor:
         own, self._port = sock.getsockname()[:2]
         self._own = own
         self._interface = interface
-        self._wildcard = own in ("0.0.0.0", "::")
+        self._v6 = sock.family == socket.AF_INET6
         self._fd = sock.fileno()
+        self._wildcard = own in ("0.0.0.0", "::")
         self._batch = Batch(sock.family, control=self._wildcard)
 
     def answer_batch(self, hot: HotDoor, second: int, errands: list[Errand]) -> int:
@@ -132,7 +133,8 @@ class UdpDoor:
                 continue
             gaps.append(slot)
             if answer is None:
-                errands.append(Errand(query, batch.sender(slot), batch.control(slot), clients[address]))
+                control = batch.control(slot) if self._wildcard else b""
+                errands.append(Errand(query, batch.sender(slot), control, clients[address]))
         first = 0
         for gap in gaps:
             if gap > first:
@@ -144,54 +146,37 @@ class UdpDoor:
 
     def peer(self, errand: Errand) -> Peer:
         """Who asks, and where."""
-        _, port, _ = _address(errand.sender)
         local, interface = self._own, self._interface
-        if self._wildcard and errand.control:
+        if errand.control:
             data = errand.control[_CMSG_HEADER:]
-            if self.sock.family == socket.AF_INET6:
-                local, index = _spell(data[:16]), _INT.unpack_from(data, 16)[0]
+            if self._v6:
+                local, index = canonical(data[:16]), _INT.unpack_from(data, 16)[0]
             else:
-                local, index = _spell(data[8:12]), _INT.unpack_from(data)[0]
+                local, index = canonical(data[8:12]), _INT.unpack_from(data)[0]
             with contextlib.suppress(OSError):  # an interface that went away meanwhile
                 interface = interface or socket.if_indextoname(index)
-        return Peer(_spell(_packed(errand.sender)), port, "udp", local, interface, self._port)
+        return Peer(errand.client.ip, _PORT.unpack_from(errand.sender, 2)[0], "udp", local, interface, self._port)
 
     def send(self, errand: Errand, answer: bytes) -> None:
         """Answer an errand."""
-        address, port, scope = _address(errand.sender)
-        told: tuple[str, int] | tuple[str, int, int, int] = (address, port)
-        controls: list[tuple[int, int, bytes]] = []
-        v6 = self.sock.family == socket.AF_INET6
-        if v6:
-            told = (address, port, 0, scope)
-        if self._wildcard and errand.control:
-            data = errand.control[_CMSG_HEADER:]
-            # As for a batch: without the interface.
-            controls = (
-                [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, data[:16] + bytes(4))]
-                if v6
-                else [(socket.IPPROTO_IP, _IP_PKTINFO, bytes(4) + data[4:12])]
-            )
+        sender = errand.sender
+        port = _PORT.unpack_from(sender, 2)[0]
+        told: tuple[str, int] | tuple[str, int, int, int]
+        if self._v6:
+            told = socket.inet_ntop(socket.AF_INET6, sender[8:24]), port, 0, _INT.unpack_from(sender, 24)[0]
+        else:
+            told = errand.client.ip, port
         try:
-            self.sock.sendmsg([answer], controls, 0, told)
+            if errand.control:
+                self.sock.sendmsg([answer], self._answered_from(errand.control), 0, told)
+            else:
+                self.sock.sendto(answer, told)
         except OSError:
             self.unsent += 1
 
-
-def _address(sockaddr: bytes) -> tuple[str, int, int]:
-    """Address, port and scope."""
-    scope = _INT.unpack_from(sockaddr, 24)[0] if len(sockaddr) >= 28 else 0
-    packed = _packed(sockaddr)
-    family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
-    return socket.inet_ntop(family, packed), _PORT.unpack_from(sockaddr, 2)[0], scope
-
-
-def _packed(sockaddr: bytes) -> bytes:
-    return sockaddr[8:24] if len(sockaddr) >= 28 else sockaddr[4:8]
-
-
-def _spell(packed: bytes) -> str:
-    """Canonical text of an address; IPv4 mapped into IPv6 is IPv4."""
-    if len(packed) == 16 and packed.startswith(_MAPPED):
-        packed = packed[12:]
-    return socket.inet_ntop(socket.AF_INET6 if len(packed) == 16 else socket.AF_INET, packed)
+    def _answered_from(self, control: bytes) -> list[tuple[int, int, bytes]]:
+        """The address that was asked, and as for a batch without the interface."""
+        data = control[_CMSG_HEADER:]
+        if self._v6:
+            return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, data[:16] + bytes(4))]
+        return [(socket.IPPROTO_IP, _IP_PKTINFO, bytes(4) + data[4:12])]

@@ -12,13 +12,12 @@ Then certificates count whatever their dates; answers say so, and what was opene
 
 from __future__ import annotations
 
-import os
 import secrets
 import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -29,8 +28,9 @@ from cyfs_ns.asking import Asking, FramedAsking
 from cyfs_ns.clock import is_unset, why_unset
 from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import BadWire, CyfsError, Unreachable
-from cyfs_ns.io.datagram import Datagram, Forged, OpenDatagrams, concerns
+from cyfs_ns.io.datagram import Datagram, Forged, OpenDatagrams, Sockets, concerns, sockets_here
 from cyfs_ns.io.dial import Dial, is_interface, plain_dial
+from cyfs_ns.io.dice import Dice
 from cyfs_ns.io.kept import IDLE, Pool
 from cyfs_ns.query import AD, FORMERR, NOTIMP
 from cyfs_ns.reply import Reply, make_reply, read_reply
@@ -98,6 +98,8 @@ class Ways:
     """In place of the system's trust."""
     mix_case: bool = True
     wall: Callable[[], float] = time.time
+    dice: Dice = field(default_factory=Dice)
+    """For ids and spellings."""
     contexts: dict[bool, ssl.SSLContext] = field(default_factory=dict)
     """Made when first needed, by whether certificates go unchecked."""
 
@@ -130,13 +132,22 @@ class Server:
         self._edns = True
         self._pools: dict[tuple[str, int], Pool] = {}
         self._session: trio.SSLStream[trio.abc.Stream] | None = None
+        self._sockets: Sockets | None = None
         self._undated = False  # certificates count whatever their dates
         self._failed_at: float | None = None
         self._answering = ""  # of the addresses of a name, the one that answered last
 
-    def begin(self, wanted: Wanted) -> Datagram:
-        """Send the question over UDP.  Raises ``Unreachable``."""
-        return self._datagram(wanted, self.upstream.host)
+    def begin(self, wanted: Wanted, now: float | None = None, address: str = "") -> Datagram:
+        """Send the question over UDP; ``now`` by trio's clock.  Raises ``Unreachable``."""
+        upstream, ways, sockets = self.upstream, self._ways, self._sockets
+        if sockets is None or sockets.closed:
+            sockets = self._sockets = sockets_here()
+        built, spelling = self._query(wanted, ident=int.from_bytes(ways.dice.take(2)), mix=self._mixes)
+        return Datagram(
+            address or upstream.host, upstream.port, built, spelling,
+            mark=wanted.mark or ways.mark, interface=upstream.via or ways.interface, source=upstream.source,
+            edns=self._edns, now=now, sockets=sockets,
+        )  # fmt: skip
 
     def taken(self, wanted: Wanted, begun: Datagram, data: bytes) -> Reply | None:
         """The reply in ``data`` if there is nothing more to do about it.  Raises ``BadWire``."""
@@ -233,7 +244,7 @@ class Server:
         if upstream.scheme == "udp":
             # A datagram can leave by an interface of ours, or through an outbound that carries such.
             if not upstream.via or is_interface(upstream.via):
-                return await self._udp(wanted, address, self._datagram(wanted, address))
+                return await self._udp(wanted, address, self.begin(wanted, address=address))
             if self._ways.open_datagrams is not None:
                 return await self._relayed(wanted, address, self._ways.open_datagrams)
         return await self._stream(wanted, address)
@@ -243,7 +254,7 @@ class Server:
     def _query(self, wanted: Wanted, *, ident: int, mix: bool, padding: int = 0) -> tuple[bytes, bytes]:
         """The query, and the name as it is spelt there."""
         name = wanted.name
-        spelling = query.mix_case(name, os.urandom(len(name))) if mix else name
+        spelling = query.mix_case(name, self._ways.dice.take(len(name))) if mix else name
         if self._edns:
             subnet = wanted.subnet
             if self._subnet is not None and (subnet is None or self.upstream.subnet_override):
@@ -256,15 +267,6 @@ class Server:
             flags = query.RD | (query.CD if wanted.cd else 0)
             built = HEADER.pack(ident, flags, 1, 0, 0, 0) + spelling + wanted.question[-4:]
         return built, spelling
-
-    def _datagram(self, wanted: Wanted, address: str) -> Datagram:
-        upstream, ways = self.upstream, self._ways
-        built, spelling = self._query(wanted, ident=int.from_bytes(os.urandom(2)), mix=self._mixes)
-        return Datagram(
-            address, upstream.port, built, spelling,
-            mark=wanted.mark or ways.mark,
-            interface=upstream.via or ways.interface, source=upstream.source, edns=self._edns,
-        )  # fmt: skip
 
     async def _udp(self, wanted: Wanted, address: str, begun: Datagram) -> Reply:
         try:
@@ -312,7 +314,7 @@ class Server:
             if self._kept_case:
                 raise
             self._mixes = False
-            return await self._udp(wanted, address, self._datagram(wanted, address))
+            return await self._udp(wanted, address, self.begin(wanted, address=address))
         if not self._kept_case:
             self._mixes = False
         return reply
@@ -370,7 +372,7 @@ class Server:
         if reply.truncated:
             raise BadWire("DNS reply truncated where there was room for it")
         if undated:
-            reply = replace(reply, flags=reply.flags & ~AD, ede=(*reply.ede, (_OTHER, why_unset(self._ways.wall()))))
+            reply = reply._replace(flags=reply.flags & ~AD, ede=(*reply.ede, (_OTHER, why_unset(self._ways.wall()))))
         if edns_was and reply.rcode in (FORMERR, NOTIMP):
             return await self._without_edns(wanted, lambda: self._stream(wanted, address), reply)
         return reply

@@ -35,13 +35,14 @@ checked = False
 _log = logging.getLogger("cyfs.dns")
 
 
-class _Turning(threading.local):
-    """Whose turn it is in this thread, and who is ready to go on."""
+class _Turning:
+    """Whose turn it is in a thread, and who is ready to go on."""
 
-    light = False
-    """Whether what runs now is light work."""
+    __slots__ = ("later", "light", "ready")
 
     def __init__(self) -> None:
+        self.light = False
+        """Whether what runs now is light work."""
         self.ready: deque[tuple[LightWork, _Work]] = deque()
         self.later: deque[Callable[[], None]] = deque()
 
@@ -50,33 +51,40 @@ class _Turning(threading.local):
         if self.light:
             return
         self.light = True
+        ready, later = self.ready, self.later
         try:
-            while self.ready or self.later:
-                if self.ready:
-                    owner, work = self.ready.popleft()
+            while True:
+                if ready:
+                    owner, work = ready.popleft()
                     owner.turn(work)
+                elif later:
+                    what = later.popleft()
+                    try:
+                        what()
+                    except Exception:
+                        _log.exception("what an answer did not wait for could not be done")
                 else:
-                    _do(self.later.popleft())
+                    break
         finally:
             self.light = False
 
 
-_turning = _Turning()
+class _Here(threading.local):
+    """What belongs to this thread.  To look at it costs more than any other attribute."""
+
+    def __init__(self) -> None:
+        self.turning = _Turning()
 
 
-def _do(what: Callable[[], None]) -> None:
-    try:
-        what()
-    except Exception:
-        _log.exception("what an answer did not wait for could not be done")
+_here = _Here()
 
 
 def afterwards(what: Callable[[], None]) -> None:
     """Do what nobody waits for once light work has come as far as it can, in the same turn; in a task, now."""
-    if _turning.light:
-        _turning.later.append(what)
-    else:
-        _do(what)
+    turning = _here.turning
+    turning.later.append(what)
+    if not turning.light:
+        turning.go_on()
 
 
 class Word(Generic[T]):
@@ -102,7 +110,7 @@ class Word(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         if self._said is None and self._fault is None:
-            if _turning.light:
+            if _here.turning.light:
                 yield self
             else:
                 yield from self._wait().__await__()
@@ -124,9 +132,10 @@ class Word(Generic[T]):
             trio.lowlevel.reschedule(self._task)
             self._task = None
         elif self._parked is not None:
-            _turning.ready.append(self._parked)
+            turning = self._parked[0].turning
+            turning.ready.append(self._parked)
             self._parked = None
-            _turning.go_on()
+            turning.go_on()
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
         self._task = None
@@ -143,7 +152,7 @@ _NEEDS_TASK = _NeedsTask()
 
 async def in_task() -> None:
     """Be a task from here on."""
-    if _turning.light:
+    if _here.turning.light:
         await _NEEDS_TASK
 
 
@@ -164,14 +173,16 @@ class LightWork:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
+        self.turning = _here.turning
+        """Of the thread it was made in, which turns it."""
         self._waiting: set[_Work] = set()
         self._closed = False
         self._done: trio.Event | None = None
 
     def start(self, work: _Work) -> None:
         """Turn ``work``, now, as far as it comes."""
-        _turning.ready.append((self, work))
-        _turning.go_on()
+        self.turning.ready.append((self, work))
+        self.turning.go_on()
 
     async def wait_done(self) -> None:
         """Until nothing waits without a task."""
@@ -194,11 +205,12 @@ class LightWork:
         try:
             before = _scope() if checked else None
             waits_for = work.send(None)
-            if not isinstance(waits_for, Word) and waits_for is not _NEEDS_TASK:
+            waits = isinstance(waits_for, Word)
+            if not waits and waits_for is not _NEEDS_TASK:
                 work.throw(Misuse("light work waits for what only a task can"))
             elif checked and _scope() is not before:
                 work.throw(Misuse("light work waits within a scope: in_task() is missing"))
-            elif isinstance(waits_for, Word):
+            elif waits:
                 self._waiting.add(work)
                 waits_for.park(self, work)
             else:

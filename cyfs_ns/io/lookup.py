@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
@@ -28,7 +27,7 @@ from cyfs_ns.errors import CyfsError
 from cyfs_ns.given import STEADY, Given, Tell, tell_nobody
 from cyfs_ns.io.house import House
 from cyfs_ns.io.light import in_task
-from cyfs_ns.io.upstreams import Forwarder, NobodyAnswered, Told
+from cyfs_ns.io.upstreams import Forwarder, NobodyAnswered
 from cyfs_ns.message import rcode_text
 from cyfs_ns.peer import Peer
 from cyfs_ns.query import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Query
@@ -109,17 +108,21 @@ class Lookup:
         """The answer to a question about ``name``, which is ``query.text``, for a client of that view."""
         house = self.house
         group = house.group(name, view_group)
-        if not group.servers or _is_kept_here(house, name):
+        if not group.servers or (name.rpartition(".")[2] in NEVER_ASKED and house.servers.split.choose(name) is None):
+            # To ask for it would only leak, unless the owner names servers for it.
             return self._nobody(query, group, tell)
-        asked = query.edns.ecs if query.edns is not None else None
         policy = house.config.house.subnet
-        subnet = policy.told(asked, peer.ip)
+        asked = query.edns.ecs if query.edns is not None else None
+        subnet = None if policy.mode == "strip" else policy.told(asked, peer.ip)
         packed = b"" if subnet is None else subnet.wire()
         key = (query.name, query.rtype, query.rclass, query.do, query.cd, house.shelf(group), packed)
         everybody = subnet is None or (asked is None and len(policy.fixed) == 1)
         wish = _Wish(query, peer, view_group, group, subnet, everybody, key)
         now = self._clock()
-        key, found = self._recall(key, now)
+        if packed:
+            key, found = self._recall(key, now)
+        else:
+            found = self.cache.get(key, now)
         if found is not None and not found.stale:
             tell("cache", f"known for {found.age} s, good for {found.until - now:.0f} s more")
             if found.refresh and query.rd and house.config.cache.prefetch:
@@ -149,7 +152,7 @@ class Lookup:
         if until and self.house.config.cache.prefetch:
             # Shortly before its end a question must come this way, or nobody would ask again.
             until -= (found.until - now + found.age) / _PREFETCH_PART
-        return Given(reply=found.reply, source=source, age=found.age, second=int(now), until=until, key=key)
+        return Given(reply=found.reply, source=source, age=found.age, second=int(now), until=until, origin=found.origin)
 
     def _nobody(self, query: Query, group: Group, tell: Tell) -> Given:
         tell("upstreams", f"nobody is asked for this name ({group.name})")
@@ -164,7 +167,7 @@ class Lookup:
         tell("cache", "only an old answer")
         code = _STALE_NXDOMAIN if old.reply.rcode == NXDOMAIN else _STALE
         stale = Given(
-            reply=replace(old.reply, ede=(*old.reply.ede, (code, ""))),
+            reply=old.reply._replace(ede=(*old.reply.ede, (code, ""))),
             source="stale",
             age=0x7FFFFFFF,
             ttl_min=STALE_TTL,
@@ -207,8 +210,19 @@ class Lookup:
     async def _forwarded(self, wish: _Wish, tell: Tell) -> Given:
         query, key = wish.query, wish.key
         forwarder, begun = self.forwarder, self._clock()
+        _, rtype, rclass, do, cd, _, _ = key
+        servers, mark = self.house.servers, self._mark_of(wish.peer)
         try:
-            told = await self._ask(wish)
+            if servers.fallback is not None and wish.group is servers.standard:
+                told = await forwarder.ask_both(
+                    query.name, rtype, rclass,
+                    group=wish.group, fallback=servers.fallback, suspicion=servers.suspicion,
+                    do=do, cd=cd, client_subnet=wish.subnet, mark=mark,
+                )  # fmt: skip
+            else:
+                told = await forwarder.ask(
+                    query.name, rtype, rclass, group=wish.group, do=do, cd=cd, client_subnet=wish.subnet, mark=mark
+                )
         except CyfsError as fault:
             for attempt in fault.attempts if isinstance(fault, NobodyAnswered) else ():
                 tell("upstreams", f"{attempt.server}: {attempt.outcome} after {attempt.took * 1000:.0f} ms")
@@ -224,19 +238,20 @@ class Lookup:
             for attempt in told.attempts:
                 tell("upstreams", f"{attempt.server}: {attempt.outcome} after {attempt.took * 1000:.1f} ms")
             tell("upstreams", f"{told.server} answered {rcode_text(told.reply.rcode)} in {told.took * 1000:.1f} ms")
-        if told.reply.ecs_scope == 0:
+        if told.reply.ecs_scope == 0 and key[6]:
             key = (*key[:6], b"")
         now = self._clock()
         if told.reply.rcode in (NOERROR, NXDOMAIN):
-            self._hear(wish.group.name, now)
-        reply = self.cache.put(key, told.reply, now)
+            self._heard[wish.group.name] = now
+            if wish.group.name in self._silent:
+                self._hear_again(wish.group.name, now)
+        reply, until, origin = self.cache.put(key, told.reply, now)
         # What the cache keeps for less than its TTL must not live on among the ready-made answers.
-        until = self.cache.fresh_until(key) if wish.everybody or not key[6] else 0.0
+        if key[6] and not wish.everybody:
+            until = 0.0
         if until and self.house.config.cache.prefetch:
             until -= (until - now) / _PREFETCH_PART
-        return Given(
-            reply=reply, source="upstream", why=told.server, until=until, key=key, server=told.server, second=int(now)
-        )
+        return Given(reply, "upstream", told.server, until=until, origin=origin, server=told.server, second=int(now))
 
     def _miss(self, group: str, begun: float) -> None:
         """Nobody answered a question of then: is it the question, or the servers?"""
@@ -244,28 +259,7 @@ class Lookup:
             self._silent.add(group)
             _log.warning("no server answers (%s); old answers serve", group)
 
-    def _hear(self, group: str, now: float) -> None:
-        self._heard[group] = now
-        if group in self._silent:
-            self._silent.discard(group)
-            self.cache.forgive(now)
-            _log.info("servers answer again (%s)", group)
-
-    async def _ask(self, wish: _Wish) -> Told:
-        query, servers = wish.query, self.house.servers
-        mark = self._mark_of(wish.peer)
-        if servers.fallback is not None and wish.group is servers.standard:
-            return await self.forwarder.ask_both(
-                query.name, query.rtype, query.rclass,
-                group=wish.group, fallback=servers.fallback, suspicion=servers.suspicion,
-                do=query.do, cd=query.cd, client_subnet=wish.subnet, mark=mark,
-            )  # fmt: skip
-        return await self.forwarder.ask(
-            query.name, query.rtype, query.rclass,
-            group=wish.group, do=query.do, cd=query.cd, client_subnet=wish.subnet, mark=mark,
-        )  # fmt: skip
-
-
-def _is_kept_here(house: House, name: str) -> bool:
-    """Whether asking for it would only leak, unless the owner names servers for it."""
-    return name.rpartition(".")[2] in NEVER_ASKED and house.servers.split.choose(name) is None
+    def _hear_again(self, group: str, now: float) -> None:
+        self._silent.discard(group)
+        self.cache.forgive(now)
+        _log.info("servers answer again (%s)", group)

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
 from copy import copy
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from cyfs_ns.errors import Unreachable
 from cyfs_ns.io.light import Word
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Merged(Generic[K, T]):
     def __init__(self) -> None:
         self._flights: dict[K, _Flight[T]] = {}
 
-    async def run(self, key: K, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of ``work``, ours or that of whoever is at it.  ``Unreachable`` is shared too."""
+    async def run(self, key: K, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of ``work(*args)``, ours or that of whoever is at it.  ``Unreachable`` is shared too."""
         while (flight := self._flights.get(key)) is not None:
             landed: Word[None] = Word()
             flight.waiting.append(landed)
@@ -33,7 +34,7 @@ class Merged(Generic[K, T]):
                 return flight.results[0]
         flight = self._flights[key] = _Flight()
         try:
-            result = await work()
+            result = await work(*args, **kwargs)
             flight.results.append(result)
         except Unreachable as fault:
             flight.fault = fault

@@ -2,8 +2,8 @@
 
 A batch has ``SLOTS`` slots.  A datagram is answered in the slot it came in: the answer is written over the question
 behind the id, the slot's length is changed, and the very header that received it, with the client's address and, on
-wildcard sockets, the address that was asked, sends it.  What the kernel changed in the headers is put back for all
-slots with one copy.
+wildcard sockets, the address that was asked, sends it.  What the kernel changed in the headers is put back with one
+copy for all slots that were in use.
 
 The calls keep the interpreter's lock (``PyDLL``): they never wait, and giving the lock away would let any busy thread
 keep it for a whole switch interval (5 ms) in the middle of a batch.
@@ -45,8 +45,7 @@ class Batch:
 
     def __init__(self, family: int, *, control: bool) -> None:
         headers = SLOTS * _HEADER
-        self._reset_size = headers + SLOTS * _VECTOR
-        names_at = self._reset_size
+        names_at = headers + SLOTS * _VECTOR
         controls_at = names_at + SLOTS * _NAME
         self._block = bytearray(controls_at + SLOTS * _CONTROL)
         arena = bytearray(SLOTS * _STRIDE)
@@ -66,8 +65,10 @@ class Batch:
             )
             _IOVEC.pack_into(self._block, headers + slot * _VECTOR, arena_at + slot * _STRIDE, ROOM)
         view = memoryview(self._block)
-        self._template = bytes(view[: self._reset_size])
-        self._resettable = view[: self._reset_size]
+        self._fresh_headers, self._fresh_vectors = bytes(view[:headers]), bytes(view[headers:names_at])
+        self._headers, self._vectors = view[:headers], view[headers:names_at]
+        self._used = 0
+        """Slots that are not as they were laid out, the first ones."""
         self._names = view[names_at:controls_at]
         self._came = view[:headers].cast("I")[_CAME_AT // 4 :: _HEADER // 4]
         packed = Struct("8x16s8x" if family == socket.AF_INET6 else "4x4s24x")
@@ -84,10 +85,14 @@ class Batch:
 
     def receive(self, fd: int) -> int:
         """Take what is there, ``SLOTS`` datagrams at most; 0: nothing.  Raises ``OSError``."""
-        self._resettable[:] = self._template
+        if used := self._used:
+            self._headers[: used * _HEADER] = self._fresh_headers[: used * _HEADER]
+            self._vectors[: used * _VECTOR] = self._fresh_vectors[: used * _VECTOR]
         count: int = _libc.recvmmsg(fd, self._block_at, SLOTS, _DONT_WAIT, None)
         if count >= 0:
+            self._used = count
             return count
+        self._used = 0
         code = ctypes.get_errno()
         if code in (errno.EAGAIN, errno.EINTR):
             return 0

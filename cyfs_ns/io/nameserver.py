@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import trio
 
@@ -47,7 +47,7 @@ from cyfs_ns.io.light import afterwards, in_task
 from cyfs_ns.io.lookup import MADE_LIFE, Lookup
 from cyfs_ns.io.netlink import ConntrackMarks, SetFeeder
 from cyfs_ns.io.upstreams import Forwarder
-from cyfs_ns.judgement import Action, Judgement
+from cyfs_ns.judgement import PASS, Action, Judgement
 from cyfs_ns.leases import Lease, lease_name, living
 from cyfs_ns.links import Home
 from cyfs_ns.lists import ListSet
@@ -120,6 +120,13 @@ class TrustedView(Protocol):
         """Forget what is known of a canonical name, and below it if ``below``; of everything without a name."""
 
 
+class _Standing(NamedTuple):
+    """How a client is served."""
+
+    view: View
+    may_ask: bool
+
+
 _Twin: TypeAlias = Callable[[Query], Awaitable[Given | None]]
 Note = Callable[[Query, Peer, Given, float], None]
 """Takes what went the long way, and the seconds it took."""
@@ -146,7 +153,9 @@ class NameServer:
         of neighbours.  ``clock`` is monotonic, ``wall`` Unix time.
         """
         self.cache = cache
-        self.statistics = statistics or Statistics()
+        self._statistics = statistics or Statistics()
+        self._heard: list[tuple[Heard, float]] = []
+        """What is not counted yet: one by one would cost thrice as much."""
         self.fake: FakeNames | None = None
         self.trusted: TrustedView | None = None
         self.registered: Callable[[str], Sequence[str]] | None = None
@@ -155,8 +164,9 @@ class NameServer:
         self._by_name = (0, 0)
         """Names of the authority that were forgotten one by one in a second of the clock."""
         self.answered: Answered | None = None
-        self.near = CidrSet(())
-        """What is on our links; who changes it makes ``hot`` forget its clients."""
+        self._near = CidrSet(())
+        self._standings: dict[str, _Standing] = {}
+        """Of clients whose addresses alone decide it, at any time."""
         self._homes: frozenset[Home] = frozenset()
         self._subnets: dict[str, Network] = {}
         """IPv4 addresses of ours with their networks."""
@@ -175,7 +185,7 @@ class NameServer:
         self.hot.cookies = self._cookies
         self.hot.doors["udp"].vouch = lambda address, query: self._cookies.vouch(address, query, int(wall()))
         self._epoch = 0
-        self._no_rules = False
+        self._lets_be = False
         self._change: float | None = None
 
     # What is worn
@@ -184,7 +194,7 @@ class NameServer:
         """Serve by this house from now on.  Raises ``ConfigFault`` before anything changed."""
         policy = Policy(house.config.house.policy.views, lists)
         self.house, self.policy, self.forwarder = house, policy, forwarder
-        self._no_rules = house.answers.idle
+        self._lets_be = house.answers.idle and house.sets.idle and not house.config.cache.max_client_ttl
         self._lookup.wear(house, forwarder)
         self.local = house.local.with_leases(self._leases.values(), self.wall()).with_homes(self._homes)
         doors = house.config.doors
@@ -225,6 +235,7 @@ class NameServer:
     def forget_ready_made(self) -> None:
         """Something that answers are decided by has changed: judge everybody and everything anew."""
         self._epoch += 1
+        self._standings.clear()
         self._change = self.policy.next_change(self.wall())
         self.hot.flush()
         self.hot.forget_clients()
@@ -264,19 +275,52 @@ class NameServer:
     def _settling(self) -> Iterator[None]:
         """Count the hits since the last time, some microseconds' worth at a turn."""
         now = self.wall()
+        self._count()
         for door in self.hot.doors.values():
             for address, times in door.harvest_clients().items():
-                self.statistics.hear_client(spell(address), times)
+                self._statistics.hear_client(spell(address), times)
             for _, table in list(door.tables()):
                 for number, (entry, times) in enumerate(table.harvest()):
                     name, rtype = entry.about
-                    self.statistics.hear_hits(name_text(name), rtype, str(entry.label), times, now)
+                    self._statistics.hear_hits(name_text(name), rtype, str(entry.label), times, now)
                     if entry.origin is not None:
                         self.cache.credit(entry.origin, times)
                     if number % _AT_A_TURN == 0:
                         yield
 
+    @property
+    def statistics(self) -> Statistics:
+        """What was answered up to now, counted."""
+        self._count()
+        return self._statistics
+
+    def _count(self) -> None:
+        heard, self._heard = self._heard, []
+        for each, now in heard:
+            self._statistics.hear(each, now)
+
     # Who asks
+
+    @property
+    def near(self) -> CidrSet:
+        """What is on our links; who changes it makes ``hot`` forget its clients."""
+        return self._near
+
+    @near.setter
+    def near(self, near: CidrSet) -> None:
+        self._near = near
+        self._standings.clear()
+
+    def _standing(self, ip: str) -> _Standing:
+        """How the client at a canonical address is served now."""
+        standing = self._standings.get(ip)
+        if standing is None:
+            standing = _Standing(self.view_of(ip), self.house.may_ask(ip, self.near))
+            if self.policy.by_address and self._change is None:
+                if len(self._standings) >= _MOST_STANDINGS:
+                    self._standings.clear()
+                self._standings[ip] = standing
+        return standing
 
     def admit(self, address: bytes) -> Admission | None:
         """How a client is served; ``None``: not at all."""
@@ -286,7 +330,7 @@ class NameServer:
         view = self.view_of(ip)
         if view.spec.refuse:
             return None
-        return Admission(_view_name(view), limited=not self._is_near(ip))
+        return Admission(view.shelf, limited=not self._is_near(ip))
 
     def _is_stranger(self, ip: str) -> bool:
         """Whether a client at a canonical address may ask about the domain we speak for, and about nothing else."""
@@ -326,9 +370,9 @@ class NameServer:
         if not isinstance(query, Query):
             return query
         begun, epoch = self.clock(), self._epoch
-        view = self.view_of(peer.ip)
-        name = query.text
-        given = await self._answer(query, name, peer, view, tell_nobody)
+        view, may_ask = self._standing(peer.ip)
+        name = name_text(query.name)
+        given = await self._answer(query, name, peer, view, may_ask, tell_nobody)
         if given.source == "refused" and self.house.config.doors.refuse == "silent" and self._is_stranger(peer.ip):
             return None
         answer = self._dressed(query, peer, given)
@@ -351,24 +395,25 @@ class NameServer:
         """What an answer leaves behind, and need not wait for; ``epoch`` is that in which it was decided."""
         if given.until and epoch == self._epoch and peer.door in self.hot.doors:
             self._keep(query, untrusted, peer, view, given, answer)
-        heard = Heard(
-            client=peer.ip, name=name, rtype=query.rtype, source=given.source, seconds=took, server=given.server
-        )
-        self.statistics.hear(heard, self.wall())
+        self._heard.append((Heard(peer.ip, name, query.rtype, given.source, took, given.server), self.wall()))
+        if len(self._heard) >= _COUNTED_TOGETHER:
+            self._count()
         if self._note is not None:
             self._note(query, peer, given, took)
 
     async def answer(self, query: Query, peer: Peer, view: View, trail: Trail | None = None) -> Given:
         """The answer to a question, whoever asks and however it came."""
-        return await self._answer(query, query.text, peer, view, tell_nobody if trail is None else trail.tell)
+        may_ask, tell = self.house.may_ask(peer.ip, self.near), tell_nobody if trail is None else trail.tell
+        return await self._answer(query, query.text, peer, view, may_ask, tell)
 
-    async def _answer(self, query: Query, name: str, peer: Peer, view: View, tell: Tell) -> Given:
-        tell("client", f"{peer.ip}, view {view.spec.name}")
-        if view.spec.refuse or not self.house.may_ask(peer.ip, self.near):
+    async def _answer(self, query: Query, name: str, peer: Peer, view: View, may_ask: bool, tell: Tell) -> Given:
+        if tell is not tell_nobody:
+            tell("client", f"{peer.ip}, view {view.spec.name}")
+        if view.spec.refuse or not may_ask:
             given = self._ruled(query, tell) if query.rclass == _IN and self._is_stranger(peer.ip) else None
             if given is not None and not view.spec.refuse:
                 # Nobody else is asked on their behalf.
-                return replace(given, reply=replace(given.reply, flags=given.reply.flags & ~RA))
+                return given._replace(reply=given.reply._replace(flags=given.reply.flags & ~RA))
             tell("client", "may not ask here")
             refusal = make_reply(query.question, rcode=REFUSED, ede=((_PROHIBITED, ""),))
             return Given(reply=refusal, source="refused", why="not allowed")
@@ -381,7 +426,7 @@ class NameServer:
         if self.answered is not None and query.rtype in (_A, _AAAA) and given.source in _REAL:
             self.answered(name, _addresses(given.reply))
             remind = self.clock() + _REMIND
-            given = given if given.until <= remind else replace(given, until=remind)
+            given = given if given.until <= remind else given._replace(until=remind)
         return given
 
     def _of_another_class(self, query: Query) -> Given:
@@ -396,10 +441,10 @@ class NameServer:
     ) -> Given:
         """The answer of the stops; ``passed`` are the names whose aliases led here."""
         rtype = query.rtype
-        ruled = self._ruled(query, tell)
+        ruled = self._ruled(query, tell) if self._authority is not None else None
         if ruled is not None:
             # When that changes, it is forgotten by its name alone, not by those of aliases.
-            return replace(ruled, until=0.0) if passed else ruled
+            return ruled._replace(until=0.0) if passed else ruled
         local = self.local.lookup(query.name, rtype)
         if isinstance(local, Reply):
             why = self.local.why(query.name, rtype)
@@ -413,12 +458,13 @@ class NameServer:
         if registered:
             tell("names of the house", f"registered: {', '.join(registered)}")
             return Given(reply=_of_addresses(query, registered), source="local", why="registered by a service")
-        judgement = self.policy.judge(view, name, rtype)
+        judgement = PASS if view.silent else self.policy.judge(view, name, rtype)
         if judgement.action in _DECIDED and not (judgement.action is Action.REWRITE and _to_itself(judgement, name)):
             tell("policy", _spoken(judgement))
             return await self._judged(query, peer, view, judgement, tell, passed)
-        tell("policy", _spoken(judgement))
-        if self.house.answers.refuses(rtype):
+        if tell is not tell_nobody:
+            tell("policy", _spoken(judgement))
+        if not self._lets_be and self.house.answers.refuses(rtype):
             tell("policy", f"{rtype_text(rtype)} is not answered here")
             return self._made(empty_reply(query.question), "blocked", f"type {rtype_text(rtype)}")
         if rtype == _ANY:
@@ -428,7 +474,9 @@ class NameServer:
             if given is not None:
                 return given
             return await self._left(query, name, peer, view, judgement, tell)
-        return await self._unvouched(query, name, peer, view, judgement, tell)
+        if self.fake is not None:
+            return await self._unvouched(query, name, peer, view, judgement, tell)
+        return await self._asked(query, name, peer, view, judgement, tell)
 
     def _ruled(self, query: Query, tell: Tell) -> Given | None:
         """The answer about a name of the domain we speak for; None: it is of another."""
@@ -499,7 +547,7 @@ class NameServer:
         if target in passed or len(passed) > _MAX_ALIASES:
             tell("aliases", "they lead round")
             return Given(reply=make_reply(query.question, rcode=SERVFAIL), source="failed", why="aliases lead round")
-        wanted = replace(query, name=target, question=target + query.question[-4:])
+        wanted = query._replace(name=target, question=target + query.question[-4:])
         given = await self._found(wanted, wanted.text, peer, view, tell, passed)
         # The aliases' own TTLs are told in full; what is rendered loses the age of the rest.
         aged = 0 if given.ttl_min else given.age
@@ -515,14 +563,16 @@ class NameServer:
         until = 0.0 if given.source == "fake-ip" else given.until
         source = given.source if given.source in ("blocked", "failed") else source
         fixed = given.fixed + len(before)
-        reply = replace(reply, ecs_scope=given.reply.ecs_scope)
-        return replace(given, reply=reply, source=source, why=why or given.why, fixed=fixed, until=until)
+        reply = reply._replace(ecs_scope=given.reply.ecs_scope)
+        return given._replace(reply=reply, source=source, why=why or given.why, fixed=fixed, until=until)
 
     async def _asked(self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell) -> Given:
         """The answer of the cache or the upstreams, held against the rules for answers."""
         given = await self._lookup.find(query, name, peer, view.spec.group, tell)
         if _ALIAS in given.reply.body and query.rtype not in (CNAME, _ANY):
             given = await self._chased(query, name, peer, view, given, tell, _MAX_ALIASES)
+        if self._lets_be and view.silent:
+            return given
 
         def twin(wanted: Query) -> Awaitable[Given]:
             return self._lookup.find(wanted, name, peer, view.spec.group, tell_nobody)
@@ -549,14 +599,14 @@ class NameServer:
         tell("trusted names", shown.why)
         if shown.by_dns:
             given = await self._left(query, name, peer, view, judgement, tell)
-            marked = replace(given.reply, flags=given.reply.flags & ~AD, ede=(*shown.reply.ede, *given.reply.ede))
-            return replace(given, reply=marked, until=0.0)  # a document may be heard the next moment
+            marked = given.reply._replace(flags=given.reply.flags & ~AD, ede=(*shown.reply.ede, *given.reply.ede))
+            return given._replace(reply=marked, until=0.0)  # a document may be heard the next moment
         given = self._of_shown(shown)
         if shown.alias is not None:
             alias = tuple(records(with_ttls(shown.reply, 0, shown.most), 0))
             led = await self._led_on(query, peer, view, alias, shown.alias, "trusted", tell, passed, shown.why)
-            told = replace(led.reply, ede=(*shown.reply.ede, *led.reply.ede))
-            return replace(led, reply=told, until=min(given.until, led.until))
+            told = led.reply._replace(ede=(*shown.reply.ede, *led.reply.ede))
+            return led._replace(reply=told, until=min(given.until, led.until))
         rules = self.house.answers
         if shown.trust >= _OWN_WORD:
             # Who is pinned here may say that their machine stands in our network.
@@ -586,7 +636,8 @@ class NameServer:
         twin: _Twin,
     ) -> Given:
         """An answer of others after the rules for answers; ``twin`` finds the same name's other addresses."""
-        if given.reply.counts[0] and not given.reply.rcode and not (self._no_rules and self.policy.is_silent(view)):
+        idle = view.silent and self.house.answers.idle
+        if given.reply.counts[0] and not given.reply.rcode and not idle:
             spared = judgement.action is Action.ALLOW
             judge = None if spared else lambda name, rtype: self.policy.judge(view, name, rtype)
             seen = inspect(given.reply, name, rules, judge)
@@ -626,7 +677,7 @@ class NameServer:
             owner, kind, ttl, data = aliases.pop(at)
             passed.append((owner, kind, max(given.ttl_min or 0, ttl - given.age), data))
             at = data.lower()
-            wanted = replace(query, name=at, question=at + query.question[-4:])
+            wanted = query._replace(name=at, question=at + query.question[-4:])
             local = self.local.lookup(at, query.rtype)
             if isinstance(local, Reply):
                 tell("names of the house", f"{wanted.text}, where an alias leads")
@@ -641,20 +692,20 @@ class NameServer:
         return given
 
     async def _yielded(self, query: Query, other: int, given: Given, tell: Tell, find: _Twin) -> Given:
-        wanted = replace(query, rtype=other, question=query.question[:-4] + other.to_bytes(2) + query.question[-2:])
+        wanted = query._replace(rtype=other, question=query.question[:-4] + other.to_bytes(2) + query.question[-2:])
         await in_task()
         with trio.move_on_after(_TWIN_PATIENCE) as patience:
             twin = await find(wanted)
         if patience.cancelled_caught:
             tell("answer", f"nobody knows in time whether there is {rtype_text(other)}")
-            return replace(given, until=0.0)
+            return given._replace(until=0.0)
         if twin is None:
             return given
         reply = yielded(given.reply, twin.reply)
         if reply is given.reply:
             return given
         tell("answer", f"gives way to {rtype_text(other)}")
-        return replace(_instead(given, reply, given.source), until=min(given.until, twin.until))
+        return _instead(given, reply, given.source)._replace(until=min(given.until, twin.until))
 
     async def _fed(self, query: Query, given: Given, tell: Tell) -> Given:
         """See the addresses into the sets of the firewall before anybody hears of them."""
@@ -665,7 +716,7 @@ class NameServer:
             tell("sets", ", ".join(dict.fromkeys(str(each.target) for each in additions)))
             await in_task()
             await self._feeder.add(additions)
-        return replace(given, until=0.0)
+        return given._replace(until=0.0)
 
     def _made(self, reply: Reply, source: str, why: str) -> Given:
         return Given(reply=reply, source=source, why=why, fixed=STEADY, until=self.clock() + MADE_LIFE)
@@ -682,7 +733,7 @@ class NameServer:
             client = ipaddress.ip_address(peer.ip.partition("%")[0])
             asked = next((network for network in self._subnets.values() if client in network), None)
         reply = given.reply if asked is None else self.local.localised(given.reply, asked)
-        return replace(given, reply=reply, until=0.0)
+        return given._replace(reply=reply, until=0.0)
 
     def _capped(self, given: Given) -> Given:
         most = self.house.config.cache.max_client_ttl
@@ -701,7 +752,10 @@ class NameServer:
     # The answer
 
     def _dressed(self, query: Query, peer: Peer, given: Given) -> bytearray:
-        told = query.edns.option(edns.COOKIE) if query.edns is not None and query.edns.options else None
+        if query.edns is None:
+            shape = shape_of(query, limit=UDP_SIZE if peer.door == "udp" else None)
+            return render(given.reply, query, shape, given.age, ttl_min=given.ttl_min)
+        told = query.edns.option(edns.COOKIE) if query.edns.options else None
         shape = shape_of(
             query,
             limit=UDP_SIZE if peer.door == "udp" else None,
@@ -715,17 +769,16 @@ class NameServer:
     def _keep(self, query: Query, untrusted: bytes, peer: Peer, view: View, given: Given, answer: bytearray) -> None:
         second = given.second or int(self.clock())
         if given.until > second + 1:
-            self.hot.put(
-                peer.door,
-                _STRANGERS if self._is_stranger(peer.ip) else _view_name(view),
+            stranger = self._authority is not None and self._is_stranger(peer.ip)
+            self.hot.doors[peer.door].table(_STRANGERS if stranger else view.shelf).put(
                 query,
                 untrusted,
                 answer,
                 given.reply,
-                second=second,
-                until=int(given.until),
-                label=given.source if given.source in _MADE_HERE else "hot",
-                origin=self.cache.origin(given.key) if given.key is not None else None,
+                second,
+                int(given.until),
+                given.source if given.source in _MADE_HERE else "hot",
+                origin=given.origin,
                 fixed=given.fixed,
             )
 
@@ -759,6 +812,8 @@ class NameServer:
                 self.take_leases(self._told_leases)
 
 
+_COUNTED_TOGETHER = 16
+_MOST_STANDINGS = 4096
 _MOST_BY_NAME = 16
 """Names in a second that are forgotten one by one, each looked for among all ready-made answers; for more of them it
 is cheaper to begin anew."""
@@ -784,10 +839,10 @@ def _behind(query: Query, aliases: Sequence[Record], rest: Given, given: Given) 
 
 def _instead(given: Given, reply: Reply, source: str, why: str = "") -> Given:
     """An answer of our own for as long as that of others would have been told."""
-    reply = replace(reply, ecs_scope=given.reply.ecs_scope)
+    reply = reply._replace(ecs_scope=given.reply.ecs_scope)
     return Given(
-        reply=reply, source=source, why=why or given.why, fixed=STEADY, until=given.until, key=given.key,
-        server=given.server,
+        reply=reply, source=source, why=why or given.why, fixed=STEADY, until=given.until,
+        origin=given.origin, server=given.server,
     )  # fmt: skip
 
 
@@ -795,7 +850,7 @@ def _changed(given: Given, reply: Reply) -> Given:
     if reply.rcode or not _has_asked(reply):
         # What was emptied is told as our own: the SOA in it is.
         return _instead(given, with_ttls(reply, 0, _EMPTIED_TTL), given.source)
-    return replace(given, reply=reply)
+    return given._replace(reply=reply)
 
 
 def _has_asked(reply: Reply) -> bool:
@@ -838,10 +893,6 @@ def _addresses(reply: Reply) -> list[str]:
 
 def _nobody(ip: str) -> str | None:
     return None
-
-
-def _view_name(view: View) -> str:
-    return repr(view.key)
 
 
 def spell(address: bytes) -> str:

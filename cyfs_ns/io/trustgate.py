@@ -11,7 +11,7 @@ somebody's place.  One that runs goes on with those it knew, and refuses to answ
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ import trio
 from cyfs_ns.errors import ConfigFault, Unreachable
 from cyfs_ns.given import Given
 from cyfs_ns.io.light import in_task
-from cyfs_ns.io.watch import unseen, watch_files
+from cyfs_ns.io.watch import Sign, signs_of, unseen, watch_files
 from cyfs_ns.query import Query
 from cyfs_ns.special import IDENTITY_DOMAINS
 
@@ -39,6 +39,8 @@ class TrustGate:
         self._answers: TrustedAnswers | None = None
         self._is_old = False
         self._turn = trio.Lock()
+        self._signs: Mapping[Path, Sign] = {}
+        """Of the files, from before anybody looked at them."""
 
     def renew(self) -> None:
         """The configuration has changed."""
@@ -79,25 +81,26 @@ class TrustGate:
 
     async def look(self, home: Path) -> None:
         """Know who is pinned below the identity home, if anybody is.  Raises ``ConfigFault`` if that cannot be told."""
+        if self._answers is None and not self._signs:
+            self._signs = await trio.to_thread.run_sync(signs_of, _followed(home))
         if self._answers is not None or await trio.to_thread.run_sync(_is_any, home):
             answers = await self._open()
             await trio.to_thread.run_sync(answers.look)
 
     async def live(self, home: Path, changed: Callable[[], None]) -> None:
         """Follow the files below the identity home, and call ``changed`` when others count; until cancelled."""
-        kept = home / "names" / "kept"
 
         async def again(paths: frozenset[Path]) -> None:
             try:
                 await self.look(home)
             except ConfigFault as fault:
                 _log.error("%s", fault)
-            if self._answers is not None and paths != {kept}:
+            if self._answers is not None and paths != {_kept(home)}:
                 self._answers.trusted.flush()
                 changed()
 
-        paths = *_telling(home), kept
-        await watch_files(paths, again, since=unseen(paths))  # somebody looked at them before
+        paths = _followed(home)
+        await watch_files(paths, again, since={**unseen(paths), **self._signs})
 
     async def _open(self) -> TrustedAnswers:
         async with self._turn:
@@ -116,6 +119,14 @@ class TrustGate:
 
 def _telling(home: Path) -> tuple[Path, ...]:
     return home / "names" / "pins", home / "names" / "local", home / "identity"
+
+
+def _kept(home: Path) -> Path:
+    return home / "names" / "kept"
+
+
+def _followed(home: Path) -> tuple[Path, ...]:
+    return *_telling(home), _kept(home)
 
 
 def _is_any(home: Path) -> bool:

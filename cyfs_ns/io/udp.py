@@ -96,8 +96,9 @@ async def serve_udp(
 
             task_status.started(door)
             with coming or trio.CancelScope():
+                number = sock.fileno()
                 while True:
-                    await trio.lowlevel.wait_readable(sock)
+                    await trio.lowlevel.wait_readable(number)
                     turn()
             while turn():
                 pass

@@ -19,9 +19,9 @@ import logging
 import random
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -29,7 +29,7 @@ from cyfs_ns.edns import Ecs
 from cyfs_ns.errors import CyfsError, Unreachable
 from cyfs_ns.io.datagram import Datagram, Forged
 from cyfs_ns.io.exchange import RESEND, Server, Wanted, Ways
-from cyfs_ns.io.light import in_task
+from cyfs_ns.io.light import Word, in_task
 from cyfs_ns.io.merging import Merged
 from cyfs_ns.io.sources import Sources
 from cyfs_ns.loops import PROBE_TYPE, probe_name, probe_number
@@ -115,11 +115,13 @@ class Forwarder:
         self._is_own = is_own
         self._given_up: set[Group] = set()
         """Groups that went on refusing."""
-        self._turns = trio.Semaphore(at_once)
+        self._free = at_once
+        """How many questions more may be on the wire."""
+        self._queue: deque[Word[None]] = deque()
+        """Those who wait for others' to be over."""
         self._probes: dict[int, Server] = {}
-        self._probing = 0
 
-    async def ask(
+    def ask(
         self,
         name: bytes,
         rtype: int,
@@ -130,17 +132,13 @@ class Forwarder:
         cd: bool = False,
         client_subnet: Ecs | None = None,
         mark: int = 0,
-    ) -> Told:
+    ) -> Coroutine[Any, Any, Told]:
         """Ask the servers of ``group`` for the wire name ``name`` (lower case).
 
         An error of the servers (SERVFAIL ...) is an answer too, if none had a better one.  Raises ``NobodyAnswered``.
         """
         wanted = Wanted(name, rtype, rclass, do, cd, client_subnet, mark)
-        told = await self._asking.run((group, wanted), lambda: self._in_turn(wanted, group))
-        if client_subnet is None and told.reply.ecs_scope is not None:
-            # RFC 7871 section 7.3: where no client's subnet was told, the answer is for everybody.
-            told = told._replace(reply=replace(told.reply, ecs_scope=None))
-        return told
+        return self._asking.run((group, wanted), self._in_turn, wanted, group)
 
     async def ask_both(
         self,
@@ -235,7 +233,7 @@ class Forwarder:
 
     def is_own_probe(self, name: bytes) -> bool:
         """Whether a question that came in at our door (wire name in lower case) is one that we had sent out."""
-        number = probe_number(name)
+        number = probe_number(name) if self._probes else None
         server = self._probes.get(number) if number is not None else None
         if server is None:
             return False
@@ -278,24 +276,70 @@ class Forwarder:
         return server
 
     async def _in_turn(self, wanted: Wanted, group: Group) -> Told:
+        if self._free > 0:
+            self._free -= 1
+        elif not await self._got_turn():
+            raise _nobody_answered(wanted, (), "too many other questions are waiting")
+        now = trio.current_time()
         try:
-            self._turns.acquire_nowait()
-        except trio.WouldBlock:
-            crowded = self._turns.statistics().tasks_waiting >= self._waiting_most
-            if not crowded:
-                await in_task()
-                with trio.move_on_after(self._timeout) as patience:
-                    await self._turns.acquire()
-                crowded = patience.cancelled_caught
-            if crowded:
-                raise _nobody_answered(wanted, (), "too many other questions are waiting") from None
-        try:
-            return await self._ask(wanted, group, trio.current_time())
+            plan = self._plan(wanted, group, now)
+            begun: Datagram | None = None
+            first = plan.order[0]
+            if plan.at_once == 1 and first.quick:
+                alone = RESEND[0]
+                if len(plan.order) > 1:
+                    alone = min(alone, self._scores.patience(first, group.strategy.kind))
+                begun, reply = await _quickly(first, wanted, now, alone)
+                if reply is not None:
+                    took = trio.current_time() - now
+                    self._scores.answered(first, took)
+                    self._given_up.discard(group)
+                    attempts = (Attempt(first.label, took, rcode_text(reply.rcode)),)
+                    told = Told(reply, first.label, took, attempts)
+                    return told if reply.ecs_scope is None else _for_all(wanted, told)
+            await in_task()
+            race = _Race(self._scores, wanted, group, plan, now, self._timeout)
+            try:
+                told = await race.run(begun, () if group in self._given_up else _PAUSES)
+            except NobodyAnswered:
+                if race.refused:
+                    self._given_up.add(group)
+                raise
+            self._given_up.discard(group)
+            return _for_all(wanted, told)
         finally:
-            self._turns.release()
+            self._pass_on()
 
-    async def _ask(self, wanted: Wanted, group: Group, now: float) -> Told:
-        line: Sequence[Server] = self._line(group)
+    async def _got_turn(self) -> bool:
+        """Wait until somebody else's question is over and ours may go out; False: it would take too long."""
+        if len(self._queue) >= self._waiting_most:
+            return False
+        turn: Word[None] = Word()
+        self._queue.append(turn)
+        got = False
+        try:
+            await in_task()
+            with trio.move_on_after(self._timeout):
+                await turn
+                got = True
+        finally:
+            if not got:
+                if turn in self._queue:
+                    self._queue.remove(turn)
+                else:  # it was given to us as we left
+                    self._pass_on()
+        return got
+
+    def _pass_on(self) -> None:
+        """A question is over: the turn is the next one's."""
+        if self._queue:
+            self._queue.popleft().say(None)
+        else:
+            self._free += 1
+
+    def _plan(self, wanted: Wanted, group: Group, now: float) -> Plan[Server]:
+        """Whom to ask; who was set back is probed besides.  Raises ``NobodyAnswered``."""
+        line: Sequence[Server] = self._lines.get(group) or self._line(group)
         if not line:
             raise _nobody_answered(wanted, (), "there is no server for it")
         for server in line:
@@ -306,30 +350,8 @@ class Forwarder:
             raise _nobody_answered(wanted, (), "all servers lead back to us")
         plan = self._scores.plan(group.strategy, line, now)
         if plan.probe is not None:
-            self._probing += 1
             trio.lowlevel.spawn_system_task(self._probe, plan.probe, wanted, name="probe of a name server")
-        begun: Datagram | None = None
-        first = plan.order[0]
-        if plan.at_once == 1 and first.quick:
-            patience = RESEND[0]
-            if len(plan.order) > 1:
-                patience = min(patience, self._scores.patience(first, group.strategy.kind))
-            begun, reply = await _quickly(first, wanted, now + patience)
-            if reply is not None:
-                took = trio.current_time() - now
-                self._scores.answered(first, took)
-                self._given_up.discard(group)
-                return Told(reply, first.label, took, (Attempt(first.label, took, rcode_text(reply.rcode)),))
-        await in_task()
-        race = _Race(self._scores, wanted, group, plan, now, self._timeout)
-        try:
-            told = await race.run(begun, () if group in self._given_up else _PAUSES)
-        except NobodyAnswered:
-            if race.refused:
-                self._given_up.add(group)
-            raise
-        self._given_up.discard(group)
-        return told
+        return plan
 
     async def _probe(self, server: Server, wanted: Wanted) -> None:
         """Ask a server that was set back, for no client; a system task, so nothing may leave it."""
@@ -350,15 +372,15 @@ class Forwarder:
             _log.info("%s answers again", server.label)
 
 
-async def _quickly(server: Server, wanted: Wanted, until: float) -> tuple[Datagram | None, Reply | None]:
+async def _quickly(server: Server, wanted: Wanted, now: float, patience: float) -> tuple[Datagram | None, Reply | None]:
     """One datagram out and a plain sound reply back in time; or the datagram whose reply is still to come."""
     try:
-        begun = server.begin(wanted)
+        begun = server.begin(wanted, now)
     except CyfsError:
         return None, None
     kept = False
     try:
-        data = await begun.receive(until)
+        data = await begun.receive(now + patience)
         if data is not None:
             reply = server.taken(wanted, begun, data)
             if reply is not None and reply.rcode in _SOUND:
@@ -472,6 +494,13 @@ class _Race:
                 scores.unsound(server, now, why)
             else:
                 scores.only_noted(server, why)
+
+
+def _for_all(wanted: Wanted, told: Told) -> Told:
+    """RFC 7871 section 7.3: where no client's subnet was told, the answer is for everybody."""
+    if wanted.subnet is not None or told.reply.ecs_scope is None:
+        return told
+    return told._replace(reply=told.reply._replace(ecs_scope=None))
 
 
 def _addresses(reply: Reply) -> list[str]:

@@ -19,13 +19,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from cyfs_ns import workerframes as frames
 from cyfs_ns.errors import BadWire
 from cyfs_ns.hot import Hot
-from cyfs_ns.io.light import LightWork, light_work
+from cyfs_ns.io.light import LightWork, afterwards, light_work
 from cyfs_ns.io.udp import MAX_IN_FLIGHT, Serve
 from cyfs_ns.peer import Peer
 
@@ -180,6 +181,11 @@ class Crew:
             answer = None
         finally:
             line.done()
+        # What the long way keeps for the next time it keeps then, too, and before us.
+        afterwards(partial(self._tell, line, number, address, query, answer))
+
+    def _tell(self, line: _Line, number: bytes, address: bytes, query: bytes, answer: bytes | None) -> None:
+        """Answer a worker's question, with what it needs to answer it itself from now on."""
         door = self._hot.doors["udp"]
         client = door.client(address)
         if client is None:

@@ -144,7 +144,7 @@ async def _prepare(device: Device, server: str, nursery: trio.Nursery, *, privat
     host, found = device.host, []
     tcp = (host.ip, secrets.randbelow(20000) + 10000)
     if device.says.tcp:
-        seen = await _observe_tcp(host, tcp, server)
+        seen = await observe_tcp(host, tcp, server)
         found.append(Candidate(address=host.ip, port=tcp[1], kind=Kind.HOST, transport=Transport.TCP))
         if seen[0] != host.ip:
             found.append(Candidate(address=seen[0], port=seen[1], kind=Kind.OBSERVED, transport=Transport.TCP))
@@ -180,7 +180,7 @@ async def _udp_socket(host: Host, server: str | None) -> tuple[trio.socket.Socke
             sock.close()
 
 
-async def _observe_tcp(host: Host, local: tuple[str, int], server: str) -> tuple[str, int]:
+async def observe_tcp(host: Host, local: tuple[str, int], server: str) -> tuple[str, int]:
     sock = await host.socket(socket.AF_INET, socket.SOCK_STREAM)
     with sock, trio.fail_after(10):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

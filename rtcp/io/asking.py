@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from rtcp.io.answers import TooSoon, TunnelOver, fault_of
+from rtcp.io.commons import Commons
 from rtcp.io.conversation import Conversations, MuxedDatagrams, MuxedStream
 from rtcp.v5.frames import Address, Code, Opening, Purpose, Stop
 from rtcp.v5.targets import write_target
 from rtcp.v5.tunnel import Tunnel
 
 _HELD_PATIENCE = 8.0
-"""Seconds for which whoever wants a stream waits while the tunnel has no carrier."""
+"""Seconds for which whoever wants a stream waits while the tunnel has no carrier.  Who asks while there is one needs no
+clock for that: ``doubt`` tells when it is gone."""
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
 """Seconds to wait before a request is repeated that the peer had no room for."""
 
@@ -22,10 +24,9 @@ _PAUSES = (0.1, 0.3, 1.0, 2.0)
 class Asking:
     """Those that are not answered.  ``turn``: the machine has something to say."""
 
-    def __init__(
-        self, machine: Tunnel, standing: Conversations, clock: Callable[[], float], turn: Callable[[], None]
-    ) -> None:
-        self._machine, self._standing, self._now, self._turn = machine, standing, clock, turn
+    def __init__(self, machine: Tunnel, standing: Conversations, shared: Commons, turn: Callable[[], None]) -> None:
+        self._machine, self._standing, self._shared, self._turn = machine, standing, shared, turn
+        self._now = shared.clock
         self._asked: dict[int, _Asked] = {}
 
     def __len__(self) -> int:
@@ -48,6 +49,17 @@ class Asking:
         """It was reset, or the tunnel is over."""
         if (asked := self._asked.get(number)) is not None:
             asked.answer(fault)
+
+    def doubt(self) -> None:
+        """The tunnel may have lost its carrier: whoever waits does not wait for long."""
+        if self._asked and not self._machine.is_up and not self._machine.is_ended:
+            self._shared.nursery.start_soon(self._lose_patience, list(self._asked.values()))
+
+    async def _lose_patience(self, waiting: Iterable[_Asked]) -> None:
+        await trio.sleep(_HELD_PATIENCE)
+        if not self._machine.is_up:
+            for asked in waiting:
+                asked.answer(_no_way())
 
     async def _open(self, opening: Opening) -> int:
         for pause in (*_PAUSES, None):
@@ -93,12 +105,16 @@ class Asking:
 
     async def _hear_of(self, asked: _Asked) -> None:
         """Wait for an answer; but not for long while there is nobody who could give it.  Raises ``Unreachable``."""
-        while not asked.answered.is_set():
+        if not self._machine.is_up:
             with trio.move_on_after(_HELD_PATIENCE):
                 await asked.answered.wait()
-                return
-            if not self._machine.is_up:
-                raise Unreachable("there is no way to the peer at the moment", "connect_timeout")
+            if not self._machine.is_up and not asked.answered.is_set():
+                raise _no_way()
+        await asked.answered.wait()
+
+
+def _no_way() -> Unreachable:
+    return Unreachable("there is no way to the peer at the moment", "connect_timeout")
 
 
 class _Asked:

@@ -19,14 +19,14 @@ from rtcp.v5.tunnel import Tunnel
 _CALL_SECONDS = 10.0
 
 
-async def call_carrier(
-    machine: Tunnel, channel: int, peer: Peer, shared: Commons, connect: Connect
-) -> tuple[Established, Pipe, bytes] | None:
-    """A carrier for ``channel`` that is about to stand, over which pipe, and what is left to say there; None: there is
-    no way, or it is not wanted any more."""
+Called = tuple[Established, Pipe, bytes]
+"""A carrier that is about to stand, over which pipe, and what is left to say there."""
+
+
+async def call_carrier(machine: Tunnel, channel: int, peer: Peer, shared: Commons, connect: Connect) -> Called | None:
+    """The carrier for ``channel`` that ``machine`` wants; None: there is no way, or it is not wanted any more."""
     try:
-        with trio.move_on_after(_CALL_SECONDS):
-            return await _call_by(await connect(), machine, channel, peer, shared)
+        return await _call_in_time(machine, channel, peer, shared, connect, unasked=False)
     except (Unreachable, Refused) as fault:
         log.debug("no carrier to %s: %s", peer.did, fault)
     except Exception:
@@ -34,9 +34,25 @@ async def call_carrier(
     return None
 
 
+async def call_unasked(machine: Tunnel, channel: int, peer: Peer, shared: Commons, connect: Connect) -> Called:
+    """A carrier for ``channel``, which may have one.  Raises ``Unreachable`` and ``Refused``."""
+    called = await _call_in_time(machine, channel, peer, shared, connect, unasked=True)
+    if called is None:
+        raise Unreachable("another carrier is being called, or none can be", "tunnel_open")
+    return called
+
+
+async def _call_in_time(
+    machine: Tunnel, channel: int, peer: Peer, shared: Commons, connect: Connect, *, unasked: bool
+) -> Called | None:
+    with trio.move_on_after(_CALL_SECONDS):
+        return await _call_by(await connect(), machine, channel, peer, shared, unasked=unasked)
+    raise Unreachable(f"no carrier within {_CALL_SECONDS:g} s", "connect_timeout")
+
+
 async def _call_by(
-    pipe: Pipe, machine: Tunnel, channel: int, peer: Peer, shared: Commons
-) -> tuple[Established, Pipe, bytes] | None:
+    pipe: Pipe, machine: Tunnel, channel: int, peer: Peer, shared: Commons, *, unasked: bool
+) -> Called | None:
     key, clock = peer.device.key, shared.clock
     assert key is not None
     try:
@@ -44,7 +60,7 @@ async def _call_by(
         event = await next_event(call, pipe)
         if not isinstance(event, ResponderProven):
             raise Unreachable(f"the peer was not found again: {event}", "tunnel_open")
-        claim = machine.claim(channel, clock())
+        claim = machine.claim(channel, clock(), unasked=unasked)
         if claim is None:
             pipe.close()
             return None

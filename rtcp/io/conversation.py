@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from select import EPOLLERR, EPOLLIN
 from typing import Protocol
 
@@ -20,6 +21,15 @@ _MOST_WAITING, _MOST_BYTES_WAITING = 512, 1 << 20
 """Datagrams that wait for their reader; what comes beyond is dropped, as UDP does."""
 _SMALL = 8192
 """Smaller pieces of a stream do not wait by themselves."""
+_MOST_NESTED = 8
+"""Tunnels whose streams carry the next tunnel are told within each other so deep; what is deeper waits for the reactor,
+since a peer may nest more than there is stack."""
+
+
+class _Depth:
+    """How many tunnels tell their news at this moment, each within the one before."""
+
+    now = 0
 
 
 class Talk(Protocol):
@@ -32,6 +42,13 @@ class Talk(Protocol):
     def reset(self, conversation: int, code: Stop) -> None: ...
     def send_datagram(self, conversation: int, data: bytes | memoryview) -> None: ...
     def forget(self, conversation: int) -> None: ...
+
+
+class Herald(Protocol):
+    """Of a reactor, what streams need to tell whoever watches them that something came."""
+
+    def soon(self, callback: Callable[[], None], /) -> None: ...
+    def prompt(self, fd: int, events: int, /) -> None: ...
 
 
 class MuxedStream:
@@ -49,19 +66,22 @@ class MuxedStream:
         "_fresh",
         "_id",
         "_is_announced",
+        "_is_telling",
+        "_lent",
         "_reactor",
         "_ready",
         "_talk",
         "fileno",
     )
 
-    def __init__(self, talk: Talk, conversation: int, reactor: Reactor) -> None:
+    def __init__(self, talk: Talk, conversation: int, reactor: Herald) -> None:
         self._talk, self._id, self._reactor = talk, conversation, reactor
         self._ready = Readiness()
         self.fileno = self._ready.fileno
         self._arrived: deque[memoryview] = deque()
         self._fresh = 0
-        self._ended = self._finished = self._closed = self._is_announced = False
+        self._ended = self._finished = self._closed = self._is_announced = self._is_telling = False
+        self._lent = 0
         self._fault: OSError | None = None
 
     @property
@@ -93,6 +113,31 @@ class MuxedStream:
             self._ready.set_readable(False)
         self._talk.consumed(self._id, got)
         return got
+
+    def lend(self, most: int, /) -> bytes | memoryview:
+        """As ``recv_into``, at most ``most`` bytes, from where they lie; empty at the end."""
+        arrived = self._arrived
+        if not arrived:
+            if self._ended:
+                return b""
+            raise self._fault or BlockingIOError
+        lent = arrived.popleft()
+        if len(lent) > most:
+            arrived.appendleft(lent[most:])
+            lent = lent[:most]
+        elif arrived and len(lent) + len(arrived[0]) <= most:
+            pieces, got = [lent], len(lent)
+            while arrived and got + len(arrived[0]) <= most:
+                pieces.append(piece := arrived.popleft())
+                got += len(piece)
+            lent = memoryview(b"".join(pieces))
+        if not arrived and not self._ended and self._ready.is_readable:
+            self._ready.set_readable(False)
+        if self._is_telling:
+            self._lent += len(lent)
+        else:
+            self._talk.consumed(self._id, len(lent))
+        return lent
 
     def send(self, data: bytes | memoryview, /) -> int:
         if self._fault is not None:
@@ -150,7 +195,9 @@ class MuxedStream:
     def take(self, views: list[memoryview]) -> None:
         self._arrived.extend(views)
         self._fresh += len(views)
-        self._announce_soon()
+        if not self._is_announced:
+            self._is_announced = True
+            self._reactor.soon(self._announce)
 
     def peer_finished(self) -> None:
         self._ended = True
@@ -164,17 +211,25 @@ class MuxedStream:
     def _announce(self) -> None:
         self._is_announced = False
         if not self._closed:
+            self._is_telling = True
             self._reactor.prompt(self.fileno(), EPOLLIN if self._fault is None else EPOLLIN | EPOLLERR)
+            self._is_telling = False
+            if self._lent:  # told when it is on its way, which it should not wait for
+                lent, self._lent = self._lent, 0
+                self._talk.consumed(self._id, lent)
         if not self._closed:
-            self._pack()
-            self._ready.set_readable(bool(self._arrived) or self._ended or self._fault is not None)
+            if self._arrived:
+                self._pack()
+            else:
+                self._fresh = 0
+            readable = bool(self._arrived) or self._ended or self._fault is not None
+            if readable is not self._ready.is_readable:
+                self._ready.set_readable(readable)
 
     def _pack(self) -> None:
         """What its reader left may wait for long: a peer's many small pieces, or small parts of large records, would
         take far more room than they count for."""
         arrived, count, self._fresh = self._arrived, self._fresh, 0
-        if not arrived:
-            return
         fresh = [arrived.pop() for _ in range(min(count, len(arrived)))]
         if any(len(piece) < max(_SMALL, memoryview(piece.obj).nbytes // 8) for piece in fresh):
             if arrived and len(arrived[-1]) < _SMALL:
@@ -268,17 +323,24 @@ class MuxedDatagrams:
 
 
 class Conversations:
-    """Those that stand on the tunnel of ``talk``, by their numbers."""
+    """Those that stand on the tunnel of ``talk``, by their numbers, and their herald: what is to be done ``soon`` is
+    done with the next ``tell``, while that is ``near``, and it costs no round of the reactor.
+    """
+
+    __slots__ = ("_news", "_reactor", "_talk", "flows", "near", "prompt", "streams")
 
     def __init__(self, talk: Talk, reactor: Reactor) -> None:
         self.streams: dict[int, MuxedStream] = {}
         self.flows: dict[int, MuxedDatagrams] = {}
         self._talk, self._reactor = talk, reactor
+        self.prompt = reactor.prompt
+        self._news: list[Callable[[], None]] = []
+        self.near = False
 
     def stream(self, number: int) -> MuxedStream:
         """One more.  Raises ``Unreachable`` when there are no more descriptors."""
         try:
-            made = self.streams[number] = MuxedStream(self._talk, number, self._reactor)
+            made = self.streams[number] = MuxedStream(self._talk, number, self)
         except OSError as fault:
             raise Unreachable(f"no stream can be opened: {fault}", "other") from fault
         return made
@@ -290,6 +352,29 @@ class Conversations:
         except OSError as fault:
             raise Unreachable(f"no stream can be opened: {fault}", "other") from fault
         return made
+
+    def soon(self, callback: Callable[[], None], /) -> None:
+        if self.near:
+            self._news.append(callback)
+        else:
+            self._reactor.soon(callback)
+
+    def tell(self) -> None:
+        """Do what was put off; from the reactor alone."""
+        self.near = False
+        if not self._news:
+            return
+        news, self._news = self._news, []
+        if _Depth.now >= _MOST_NESTED:
+            for callback in news:
+                self._reactor.soon(callback)
+            return
+        _Depth.now += 1
+        try:
+            for callback in news:
+                callback()
+        finally:
+            _Depth.now -= 1
 
     def forget(self, number: int) -> None:
         """It is closed."""

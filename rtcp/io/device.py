@@ -26,6 +26,7 @@ from cyfs_ns.errors import BadWire, CyfsError, Refused, Unreachable
 from cyfs_ns.identity.did import Did, dev_did
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.io.merging import Merged
+from cyfs_ns.names import is_ip
 from rtcp.admission import Policy, Proven, Standing
 from rtcp.backoff import Backoff
 from rtcp.door import DoorLimits
@@ -34,16 +35,29 @@ from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.alarms import Alarms
 from rtcp.io.answers import TunnelOver
 from rtcp.io.commons import Commons, Connect
-from rtcp.io.dialling import Dial, race
+from rtcp.io.dialling import Dial, Road, Roads
 from rtcp.io.fifth import Fifth, Version5
+from rtcp.io.judging import MuxedRequest
 from rtcp.io.mux import MuxedTunnel, NotNow
+from rtcp.io.nat.ground import PATHS, Gather, Ground, RelaySession
+from rtcp.io.nat.guest import Guest
+from rtcp.io.nat.punch import OpenSocket, plain_socket
+from rtcp.io.nat.share import Share
+from rtcp.io.nat.ways import Ways
 from rtcp.io.pipe import DatagramPipe, Pipe, accept, log, watch_over
 from rtcp.io.reception import Judges, Reception
 from rtcp.io.roll import AnyTunnel, Roll
-from rtcp.io.tunnel import Serve, Shared, Tunnel, refuse
+from rtcp.io.tunnel import Serve, Shared, StreamRequest, Tunnel, refuse
+from rtcp.io.udp.endpoint import UdpEndpoint
+from rtcp.io.udp.sockets import TrainSocket
+from rtcp.io.wayname import name_of, way_of
 from rtcp.legs import LegBook
 from rtcp.limits import Limits
 from rtcp.link import Link
+from rtcp.nat.budget import Budget
+from rtcp.nat.candidates import Kind, Transport
+from rtcp.nat.race import Report, Way
+from rtcp.packet import Purpose
 from rtcp.party import Address, Found, Local, Peer, Remote
 from rtcp.paths import Paths
 from rtcp.records import Spent
@@ -59,6 +73,8 @@ _MOST_RESTING = 1024
 _LONGEST = 60.0
 """Seconds for a tunnel to be made: to find the peer, and to try all its addresses."""
 _ADDRESSES = 16
+_UDP_ADDRESSES = 4
+_RELAYS = 4
 _LOOK = 1.0
 """Seconds after which a peer that does not answer where it was is looked up."""
 
@@ -81,6 +97,21 @@ async def nobody(proven: Proven) -> Standing:
     return Standing(key=None)
 
 
+async def no_relays(did: Did, found: Found) -> Sequence[Carrier]:
+    """Nobody relays for us."""
+    return ()
+
+
+async def no_session(device: Did) -> RelaySession | None:
+    """Nobody relays datagrams for us."""
+    return None
+
+
+def trusts_nobody(peer: Peer) -> bool:
+    """Our private addresses are told to nobody."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
     """What is not ours to decide.
@@ -89,6 +120,12 @@ class House:
     connections.  ``vouch`` tells what is known of the name a stranger goes by, whose key was proven; nothing about
     other tunnels is its business.  ``welcome`` holds the rules for new tunnels that others dialled, ``serve`` those for
     streams.  ``find``, ``vouch`` and ``welcome`` may raise ``Refused`` or ``Unreachable``.
+
+    ``relays`` finds ways through others to somebody we want to dial, the best first, which are tried beside his own
+    addresses; ``relay_session`` asks for a session of a UDP relay with a device that a tunnel stands to.  ``gather``
+    finds out where this device may be reached, over a share of its UDP port; None: nobody looks for direct ways.
+    ``trusts``: whether a peer may know our private addresses, and make us probe some of its own.  ``open_socket`` makes
+    the sockets that punch by TCP.
 
     ``calls_loopback``: peers that come from a loopback address are called back there, at the port they name.  Whoever
     is forwarded to us comes from there, too, and should not choose a port of this machine.
@@ -99,6 +136,11 @@ class House:
     vouch: Callable[[Proven], Awaitable[Standing]] = nobody
     welcome: Callable[[Peer], Awaitable[None]] = anybody
     serve: Serve = refuse
+    relays: Callable[[Did, Found], Awaitable[Sequence[Carrier]]] = no_relays
+    relay_session: Callable[[Did], Awaitable[RelaySession | None]] = no_session
+    gather: Gather | None = None
+    trusts: Callable[[Peer], bool] = trusts_nobody
+    open_socket: OpenSocket = plain_socket
     calls_loopback: bool = False
 
 
@@ -138,6 +180,13 @@ async def open_device(
         legs: LegBook[Tunnel] = LegBook()
         shared = Shared(nursery=nursery, legs=legs, limits=limits, serve=house.serve)
         fifth = None
+        endpoint: UdpEndpoint | None = None
+
+        def serve(request: StreamRequest) -> Awaitable[None]:
+            if request.host == PATHS and isinstance(request, MuxedRequest):
+                return device.answer(request)
+            return house.serve(request)
+
         if version_5 is not None and 5 in version_5.versions:
             commons = Commons(
                 nursery=nursery,
@@ -147,11 +196,18 @@ async def open_device(
                 own=device_key(local.key),
                 parameters=_parameters(local),
                 boot=secrets.token_bytes(8),
-                serve=house.serve,
+                serve=serve,
                 ledger=Ledger(version_5.room),
             )
             fifth = Fifth(version_5, commons, roll, wall, limits)
             nursery.start_soon(alarms.run)
+            if version_5.udp:
+                endpoint = UdpEndpoint(
+                    version_5.udp,
+                    version_5.reactor,
+                    devices=[local.key.public.raw],
+                    take=lambda pipe, source: device.accepted(pipe, source),
+                )
         judges = Judges(
             vouch=house.vouch,
             welcome=house.welcome,
@@ -161,7 +217,22 @@ async def open_device(
         reception = Reception(
             roll, judges, shared, legs, door or DoorLimits(), wall, fifth, lambda address: house.dial(*address)
         )
-        device = Device(house, roll, reception, shared, fifth, wall)
+        ground = None
+        if endpoint is not None:
+            ground = Ground(
+                nursery=nursery,
+                alarms=alarms,
+                endpoint=endpoint,
+                share=Share(endpoint),
+                budget=Budget(),
+                gather=house.gather,
+                relay_session=house.relay_session,
+                trusts=house.trusts,
+                open_socket=house.open_socket,
+                accepted=reception.accepted,
+            )
+            nursery.start_soon(endpoint.run)
+        device = Device(house, roll, reception, shared, fifth, wall, ground)
         try:
             for listener in listeners:
                 nursery.start_soon(accept, listener, device.accepted)
@@ -171,7 +242,20 @@ async def open_device(
             if fifth is not None:
                 fifth.close()
             roll.close()
+            if endpoint is not None:
+                endpoint.close()
             nursery.cancel_scope.cancel()
+
+
+def _road(address: Address, connect: Connect, transport: Transport = Transport.TCP) -> Road:
+    kind = Kind.IPV6 if ":" in address[0] else Kind.HOST
+    return Road(Way(name_of(transport, address), kind, transport), connect, address)
+
+
+def _roads_via(via: Carrier, found: Found) -> Roads:
+    """The peer's addresses by the way that was asked for, or that way alone if it leads there by itself."""
+    addresses = [("", 0)] if via.leads else list(dict.fromkeys(found.addresses))[:_ADDRESSES]
+    return Roads(_road(address, partial(via.dial, *address)) for address in addresses)
 
 
 def _parameters(local: Local) -> Parameters:
@@ -192,9 +276,10 @@ class Device:
         shared: Shared,
         fifth: Fifth | None,
         wall: Callable[[], float],
+        ground: Ground | None,
     ) -> None:
         self._house, self._roll, self._reception, self._shared = house, roll, reception, shared
-        self._fifth, self._wall = fifth, wall
+        self._fifth, self._wall, self._ground = fifth, wall, ground
         self._register = roll.register
         self._flights: Merged[tuple[Did, str], AnyTunnel] = Merged()
         self._devices: Merged[TunnelKey, AnyTunnel] = Merged()
@@ -283,6 +368,10 @@ class Device:
         else:
             self._shared.nursery.start_soon(open_them)
 
+    def standing(self, device: Did) -> AnyTunnel | None:
+        """A tunnel to ``device``, which is a key, that stands by whatever way."""
+        return self._register.by_any_way(device)
+
     async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> AnyTunnel:
         """The tunnel to ``did``, which is made if none stands.  Raises ``Refused`` and ``Unreachable``."""
         key = did.canonical, via.name if via else ""
@@ -292,8 +381,15 @@ class Device:
             return standing
         return await self._flights.run(key, lambda: self._make(did, key, via, at))
 
-    async def keep(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> None:
-        """See to it that a tunnel to ``did`` stands, until cancelled."""
+    async def keep(
+        self,
+        did: Did,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+        tell: Callable[[AnyTunnel | CyfsError], None] | None = None,
+    ) -> None:
+        """See to it that a tunnel to ``did`` stands, until cancelled.  ``tell`` hears of each, or why there is none."""
         backoff = Backoff()
         while True:
             roads = self._roads  # these may change while a call is out
@@ -302,8 +398,12 @@ class Device:
             except (Unreachable, Refused) as fault:
                 log.info("no tunnel to %s: %s", did, fault)
                 stay_away = _stay_away(fault)
+                if tell is not None:
+                    tell(fault)
             else:
                 since = trio.current_time()
+                if tell is not None:
+                    tell(tunnel)
                 await tunnel.over.wait()
                 if tunnel.end is not None and tunnel.end.end is End.SPENT:
                     continue
@@ -338,9 +438,32 @@ class Device:
         self._roads.set()
         self._roads = trio.Event()
         self._resting.clear()
+        if self._ground is not None:
+            self._ground.endpoint.network_changed()
+            self._ground.budget.network_changed()
         for tunnel in self.tunnels():
             if isinstance(tunnel, MuxedTunnel):
                 tunnel.network_changed()
+
+    def rebind(self, sockets: Sequence[TrainSocket]) -> None:
+        """Have the UDP port on ``sockets``, which are taken over, from now on; its tunnels come along."""
+        if self._ground is not None:
+            self._ground.endpoint.rebind(sockets)
+            self.network_changed()
+            return
+        for sock in sockets:
+            sock.close()
+
+    def explain(self, did: Did) -> Report | None:
+        """Which way the tunnel to ``did`` goes, which others are known, and why it is this one; None: none stands."""
+        tunnel = self._register.find(did)
+        if tunnel is None:
+            return None
+        if isinstance(tunnel, MuxedTunnel) and tunnel.ways is not None:
+            return tunnel.ways.explain()
+        why = "it is the way that was asked for" if tunnel.key.bootstrap else "it is the only one that is known"
+        pipe = tunnel.pipe if isinstance(tunnel, MuxedTunnel) else None
+        return Report(current=None if pipe is None else way_of(pipe), why=why, ways=())
 
     def tunnels(self) -> list[AnyTunnel]:
         """All that stand."""
@@ -400,25 +523,31 @@ class Device:
         if standing is not None:
             return standing
         peer = Peer(did=did.canonical, device=key.remote, about=found.about, dialled=True)
-        dial, paths = (via.dial, Paths()) if via else (self._house.dial, self._paths)
-        addresses: list[Address] = [("", 0)] if via and via.leads else paths.arrange(found.addresses)[:_ADDRESSES]
+        paths = Paths() if via else self._paths
+        roads = _roads_via(via, found) if via else self._roads_to(did, found)
+        ways = None if via else self._ways(did, found)
         fault: CyfsError = Unreachable(f"no address of {did} is known", "pre_connect_dns")
-        while addresses:
+        while not roads.is_empty:
             try:
-                pipe, address = await race(addresses, dial, paths)
+                pipe, road = await roads.race(paths)
             except (Unreachable, Refused) as failed:
                 fault = failed
                 break
-            addresses.remove(address)
+            roads.drop(road)
+            again = partial(self._again, did, found.key, via, road) if ways is None else ways.connect
             try:
-                again = partial(self._again, did, found.key, dial, address)
-                return await self._greet(Remote(did, found.key), peer, key, pipe, partial(dial, *address), again)
+                made = await self._greet(Remote(did, found.key), peer, key, pipe, road.connect, again)
             except Unreachable as failed:
                 fault = failed
-                paths.failed(address)
+                if road.address is not None:
+                    paths.failed(road.address)
             except Refused as refused:
                 fault = refused
                 break
+            else:
+                if ways is not None and isinstance(made, MuxedTunnel):
+                    ways.begin(made, road, roads)
+                return made
         # We may have been refused because the peer has just dialled us.
         device = key.remote
         standing = self._roll.came(device) if isinstance(fault, Refused) else await self._roll.returned(device)
@@ -426,15 +555,54 @@ class Device:
             raise fault
         return standing
 
-    async def _again(self, did: Did, key: PublicKey, dial: Dial, address: Address) -> Pipe:
-        """One more connection to a peer that was at ``address``, and may have moved."""
+    def _roads_to(self, did: Did, found: Found) -> Roads:
+        """All that may lead to a peer, unless a way is asked for."""
+        addresses = self._paths.arrange(found.addresses)[:_ADDRESSES]
+        first = [_road(address, partial(self._house.dial, *address)) for address in addresses]
+        udp = []
+        if self._ground is not None and self._fifth is not None and self._speaks_5(found.key):
+            connect = self._ground.endpoint.connect
+            udp = [
+                _road(address, partial(connect, address, found.key.raw), Transport.UDP)
+                for address in [each for each in addresses if is_ip(each[0])][:_UDP_ADDRESSES]
+            ]
+        return Roads(first, udp, partial(self._relays, did, found))
+
+    def _speaks_5(self, key: PublicKey) -> bool:
+        return self._fifth is not None and self._fifth.opening(key) is not Opening.PLAIN
+
+    async def _relays(self, did: Did, found: Found) -> list[Road]:
+        relays = await self._house.relays(did, found)
+        if relays and self._ground is not None:
+            self._ground.expect()
+        return [
+            Road(Way(relay.name, Kind.RELAY, Transport.TCP), partial(relay.dial, "", 0))
+            for relay in relays[:_RELAYS]
+            if relay.leads
+        ]
+
+    def _ways(self, did: Did, found: Found) -> Ways | None:
+        """What looks after a tunnel to ``did``, if there may be several ways."""
+        if self._fifth is None:
+            return None
+
+        async def look() -> Roads:
+            again = await self._house.find(did, found.addresses[0][1] if found.addresses else None)
+            if again.key != found.key:
+                raise Refused(f"{did} is another device by now")
+            return self._roads_to(did, again)
+
+        return Ways(found.key.raw, look, self._fifth.commons, self._ground)
+
+    async def _again(self, did: Did, key: PublicKey, via: Carrier | None, road: Road) -> Pipe:
+        """One more connection to a peer that was found by ``road``, and may have moved."""
         with trio.move_on_after(_LOOK), suppress(Unreachable):
-            return await dial(*address)
-        found = await self._house.find(did, address[1] or None)
+            return await road.connect()
+        found = await self._house.find(did, road.address[1] if road.address else None)
         if found.key != key:
             raise Refused(f"{did} is another device by now")
-        addresses = found.addresses[:_ADDRESSES] if address[0] else ()  # without one, the way itself leads there
-        pipe, _ = await race(addresses or [address], dial, Paths())
+        roads = self._roads_to(did, found) if via is None else _roads_via(via, found)
+        pipe, _ = await (Roads([road]) if roads.is_empty else roads).race(Paths())
         return pipe
 
     async def _greet(
@@ -505,6 +673,17 @@ class Device:
             raise Unreachable("this end is closed", "tunnel_open")
 
     # Being dialled
+
+    async def answer(self, request: MuxedRequest) -> None:
+        """A peer would like to look for a better way with us.  Raises ``Refused``."""
+        tunnel = self._roll.with_id(request.tunnel)
+        if self._ground is None or tunnel is None or request.purpose is not Purpose.STREAM:
+            raise Refused("no other ways are looked for here")
+        if tunnel.ways is None:
+            if tunnel.peer.dialled:
+                raise Refused("this way was asked for")
+            tunnel.ways = Guest(self._ground, tunnel)
+        await tunnel.ways.answer(await request.accept())
 
     def accepted(self, pipe: Pipe, address: Address) -> None:
         """Somebody at ``address`` has connected: for a tunnel, or for a stream of one.  ``pipe`` is taken over."""

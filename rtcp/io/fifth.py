@@ -7,7 +7,7 @@ is written down before anything else is said to it, so that nobody can bring the
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -19,6 +19,7 @@ from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import Pipe, Reactor, log
 from rtcp.io.roll import Roll
 from rtcp.io.shaking import next_event
+from rtcp.io.udp.sockets import TrainSocket
 from rtcp.limits import Limits
 from rtcp.link import Link
 from rtcp.party import Local, Peer, Remote
@@ -52,7 +53,8 @@ class Version5:
     """Speak version 5, too.  ``reactor`` moves the bytes of its tunnels; ``versions`` are those that may be spoken.
 
     ``memory`` knows who spoke version 5 before; ``remember`` keeps what ``VersionMemory.write`` gives, and may raise
-    ``OSError``.  ``room`` is what all its tunnels may hold.
+    ``OSError``.  ``room`` is what all its tunnels may hold.  ``udp``: the sockets of its UDP port, one a family, which
+    are taken over; at the number of its TCP port others find it.
     """
 
     reactor: Reactor
@@ -60,6 +62,7 @@ class Version5:
     memory: VersionMemory = field(default_factory=VersionMemory)
     remember: Callable[[bytes], Awaitable[None]] = _forget
     room: Room = field(default_factory=Room)
+    udp: Sequence[TrainSocket] = ()
 
 
 class Fifth:

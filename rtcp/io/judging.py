@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import Final
 
 import trio
 
@@ -21,6 +22,17 @@ from rtcp.v5.tunnel import Tunnel
 _TOO_LATE = "the peer waits for this stream no longer"
 
 
+class _Done:
+    """Nothing is left to be waited for."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+DONE: Final = _Done()
+"""What ``Serve`` may return for a request that it has dealt with at once: no task is begun for it."""
+
+
 class MuxedRequest:
     """The peer asks for a conversation (``rtcp.io.tunnel.StreamRequest``).  Nothing happens until it is accepted."""
 
@@ -35,11 +47,20 @@ class MuxedRequest:
         """Who asks."""
         return self._judging.who()
 
+    @property
+    def tunnel(self) -> bytes:
+        """The id of the tunnel that it came through."""
+        return self._judging.tunnel
+
     async def accept(self) -> Pipe:
         """Say yes to a stream.  Raises ``Unreachable`` when it is too late."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self.accept_now()
+
+    def accept_now(self) -> Pipe:
+        """As ``accept``, for whoever does not wait."""
         if self.purpose is not Purpose.STREAM:
             raise Misuse("it asks for datagrams")
-        await trio.lowlevel.checkpoint_if_cancelled()
         return self._judging.accept_stream(self._number)
 
     async def accept_datagrams(self) -> DatagramPipe:
@@ -64,15 +85,29 @@ class Judging:
     ) -> None:
         self.who = who
         self._machine, self._standing, self._shared, self._soon = machine, standing, shared, soon
-        self._asked: dict[int, trio.CancelScope] = {}
+        self._asked: dict[int, trio.CancelScope | None] = {}
 
     def __len__(self) -> int:
         return len(self._asked)
 
+    @property
+    def tunnel(self) -> bytes:
+        """Its id."""
+        return self._machine.id
+
     def asked(self, number: int, opening: Opening) -> None:
-        """A request came: let the rules speak."""
+        """A request came: let the rules speak, in a task if there is something to wait for."""
+        self._asked[number] = None
+        try:
+            served = self._shared.serve(MuxedRequest(self, number, opening))
+        except Exception as fault:
+            self._say_no(number, self._code_of(fault))
+            return
+        if served is DONE:
+            self._say_no(number, Code.NOT_AUTHORIZED)  # if nobody accepted it
+            return
         scope = self._asked[number] = trio.CancelScope()  # it may be reset before its task runs
-        self._shared.nursery.start_soon(self._serve, number, opening, scope)
+        self._shared.nursery.start_soon(self._serve, number, served, scope)
 
     def reset(self, number: int) -> None:
         """Nobody waits for an answer any more."""
@@ -93,22 +128,33 @@ class Judging:
         self._accept(number, flow)
         return flow
 
-    async def _serve(self, number: int, opening: Opening, scope: trio.CancelScope) -> None:
+    async def _serve(self, number: int, served: Awaitable[None], scope: trio.CancelScope) -> None:
         code = Code.NOT_AUTHORIZED
         try:
             with scope:
-                await self._shared.serve(MuxedRequest(self, number, opening))
-        except NotServed as no:
-            code = no.code
-        except Refused as no:
-            log.debug("a stream for %s is refused: %s", self.who().did, no)
-        except Unreachable as fault:
-            log.debug("a stream for %s cannot be served: %s", self.who().did, fault)
-            code = code_of(fault)
-        except Exception:
-            log.exception("serving a stream failed")
-            code = Code.UNREACHABLE
-        if self._asked.pop(number, None) is not None:  # nobody accepted it
+                await served
+        except Exception as fault:
+            code = self._code_of(fault)
+        self._say_no(number, code)
+
+    def _code_of(self, fault: Exception) -> Code:
+        """What the peer hears of it."""
+        match fault:
+            case NotServed():
+                return fault.code
+            case Refused():
+                log.debug("a stream for %s is refused: %s", self.who().did, fault)
+                return Code.NOT_AUTHORIZED
+            case Unreachable():
+                log.debug("a stream for %s cannot be served: %s", self.who().did, fault)
+                return code_of(fault)
+        log.error("serving a stream failed", exc_info=fault)
+        return Code.UNREACHABLE
+
+    def _say_no(self, number: int, code: Code) -> None:
+        """Answer it, unless somebody accepted it."""
+        if number in self._asked:
+            del self._asked[number]
             self._machine.answer(number, code, self._shared.clock())
             self._soon()
 

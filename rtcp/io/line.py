@@ -39,7 +39,19 @@ class Line:
     ``heard()`` follows once for all that happened in one go.
     """
 
-    __slots__ = ("_closed", "_fd", "_hear", "_heard", "_interest", "_owed", "_pipe", "_reactor", "carrier", "portion")
+    __slots__ = (
+        "_closed",
+        "_fd",
+        "_hear",
+        "_heard",
+        "_interest",
+        "_is_raw",
+        "_owed",
+        "_pipe",
+        "_reactor",
+        "carrier",
+        "portion",
+    )
 
     def __init__(
         self,
@@ -55,6 +67,7 @@ class Line:
         self.portion = _LEG_PORTION if leg else TURN
         """How many bytes are put into records at once."""
         self._pipe, self._reactor, self._hear, self._heard = pipe, reactor, hear, heard
+        self._is_raw = isinstance(pipe, socket.SocketType)
         self._fd = pipe.fileno()
         self._owed: list[memoryview] = []
         self._interest = _READABLE
@@ -67,6 +80,10 @@ class Line:
             reactor.soon(self._again)
 
     @property
+    def pipe(self) -> Pipe:
+        return self._pipe
+
+    @property
     def is_clogged(self) -> bool:
         """Whether the pipe takes nothing more for now."""
         return bool(self._owed)
@@ -75,7 +92,16 @@ class Line:
         """Send ``records``, or keep what the pipe does not take.  A pipe that broke tells so when it is read."""
         if self._closed:
             return
-        self._owed += map(memoryview, records)
+        if self._is_raw and len(records) == 1 and not self._owed:
+            try:
+                sent = self._pipe.send(records[0])  # type: ignore[arg-type]
+            except OSError:
+                sent = 0
+            if sent == len(records[0]):
+                return
+            self._owed.append(memoryview(records[0])[sent:])
+        else:
+            self._owed += map(memoryview, records)
         self._push()
 
     def close(self, last: bytes = b"", nursery: trio.Nursery | None = None) -> None:

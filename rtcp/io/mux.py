@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
@@ -17,12 +18,14 @@ from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from rtcp.events import End
 from rtcp.io.answers import TunnelOver, why_reset
 from rtcp.io.asking import Asking
-from rtcp.io.calling import call_carrier
+from rtcp.io.calling import Called, call_carrier, call_unasked
 from rtcp.io.commons import Commons, Connect
 from rtcp.io.conversation import Conversations
 from rtcp.io.judging import Judging
 from rtcp.io.line import Line
 from rtcp.io.pipe import DatagramPipe, Pipe, log, watch_over
+from rtcp.io.wayname import way_of
+from rtcp.nat.race import Report, Way
 from rtcp.party import Peer
 from rtcp.registry import PROBE, TunnelKey
 from rtcp.v5 import events as ev
@@ -32,7 +35,7 @@ from rtcp.v5.closing import Close, CloseCode
 from rtcp.v5.established import Established
 from rtcp.v5.frames import Address, Stop
 from rtcp.v5.ledger import Share
-from rtcp.v5.tunnel import Tunnel
+from rtcp.v5.tunnel import SOON, Tunnel
 
 _LEAST_WAITS = dict.fromkeys((CloseCode.FAULT, CloseCode.REFUSED, CloseCode.REPLACED, CloseCode.REVOKED), 60.0)
 """Seconds, whatever the peer says (§12)."""
@@ -46,8 +49,68 @@ class NotNow(CyfsError):
         self.wait = wait
 
 
+class Ways(Protocol):
+    """What looks after the ways of one tunnel (``rtcp/io/nat/``)."""
+
+    @property
+    def way(self) -> Way | None:
+        """What it goes by now."""
+
+    async def answer(self, pipe: Pipe, /) -> None:
+        """The peer opened a stream for signals, which is taken over."""
+
+    def turned(self) -> None:
+        """Something was said, or heard."""
+
+    def stood(self) -> None:
+        """Control is on another pipe."""
+
+    def network_changed(self) -> None:
+        """An address or a route of this machine is another."""
+
+    def close(self) -> None:
+        """It is over."""
+
+    def explain(self) -> Report:
+        """For people."""
+
+
 class MuxedTunnel:
     """``machine`` with ``peer``, whose further carriers are called by ``connect``, if we can call it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_asking",
+        "_connect",
+        "_flows",
+        "_is_due",
+        "_is_heard",
+        "_is_retired",
+        "_is_turning",
+        "_judging",
+        "_lines",
+        "_machine",
+        "_moved_by",
+        "_moves",
+        "_moving",
+        "_now",
+        "_pingers",
+        "_rest",
+        "_shared",
+        "_standing",
+        "_stands",
+        "_streams",
+        "alarms",
+        "boot",
+        "end",
+        "is_draining",
+        "key",
+        "last_heard",
+        "on_end",
+        "over",
+        "peer",
+        "ways",
+    )
 
     version = 5
 
@@ -69,6 +132,7 @@ class MuxedTunnel:
         """How it ended; None while it stands."""
         self.is_draining = False
         """Whether new conversations are better opened elsewhere."""
+        self.ways: Ways | None = None
         self.alarms: list[float] = []
         self._now = shared.clock
         self.last_heard = self._now()
@@ -79,15 +143,38 @@ class MuxedTunnel:
         self._lines: dict[RecordLayer, Line] = {}
         self._standing = Conversations(self, shared.reactor)
         self._streams, self._flows = self._standing.streams, self._standing.flows
-        self._asking = Asking(machine, self._standing, self._now, self._turn)
+        self._asking = Asking(machine, self._standing, shared, self._turn)
         self._judging = Judging(machine, self._standing, shared, lambda: self.peer, self._soon)
         self._pingers: list[tuple[trio.Event, list[float]]] = []
         self._stands = trio.Event()
-        self._is_turning = self._is_due = self._is_retired = False
+        self._is_turning = self._is_heard = self._is_due = self._is_retired = False
+        self._moving: trio.Lock | None = None
+        self._moves: dict[RecordLayer, trio.Event] = {}
+        """Carriers that we called, and when it is known whether they stand."""
+        self._moved_by: Connect | None = None
 
     @property
     def id(self) -> bytes:
         return self._machine.id
+
+    @property
+    def way(self) -> str:
+        """By what it goes now, for people; empty while it has no carrier."""
+        if self.key.bootstrap:
+            return self.key.bootstrap
+        if self.ways is not None and (way := self.ways.way) is not None:
+            return way.name
+        return "" if self.pipe is None else way_of(self.pipe).name
+
+    @property
+    def busy_until(self) -> float:
+        """Some seconds after bytes of a conversation last went either way, in trio's time."""
+        return self._machine.busy_until
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds to the peer and back, by what was measured last; 0: nothing was."""
+        return self._machine.round_trip
 
     @property
     def stay_away(self) -> float:
@@ -192,6 +279,8 @@ class MuxedTunnel:
         """An address or a route of this machine is another: is the peer still there?"""
         self._machine.network_changed(self._now())
         self._turn()
+        if self.ways is not None:
+            self.ways.network_changed()
 
     # Carriers
 
@@ -225,26 +314,97 @@ class MuxedTunnel:
             self._drop(line)
 
     def _heard(self) -> None:
-        """Hand on what came.  The turn waits until programs have read it, as they have then something to say, too."""
-        while (event := self._machine.next_event()) is not None:
-            self._take(event)
-        self._soon()
+        """Hand on what came, and have programs read it.  The turn waits for what they say to it; if there is nothing,
+        there is none."""
+        machine, standing = self._machine, self._standing
+        self._is_heard = standing.near = True
+        try:
+            while (event := machine.next_event()) is not None:
+                self._take(event)
+        finally:
+            standing.tell()
+            self._is_heard = False
+        if self._is_due:
+            return
+        if machine.has_events or machine.has_to_say:
+            self._soon()
+        else:
+            self._sleep(self.last_heard)
 
     def _drop(self, line: Line, last: bytes = b"") -> None:
         self._lines.pop(line.carrier, None)
+        self._asking.doubt()
         line.close(last, self._shared.nursery)
 
     async def _call(self, channel: int, connect: Connect) -> None:
+        moved_by = self._moved_by
         called = await call_carrier(self._machine, channel, self.peer, self._shared, connect)
-        if called is not None:
-            established, pipe, owed = called
+        if called is None:
+            return
+        await self._see_stand(channel, called)
+        if channel and self._moved_by is not None and self._moved_by is not moved_by:
+            await self._follow(channel, self._moved_by)  # it did not stand yet when the others moved
+
+    async def _see_stand(self, channel: int, called: Called) -> bool:
+        """Take what was called; whether it came to stand."""
+        established, pipe, owed = called
+        carrier = established.carrier
+        known = self._moves[carrier] = trio.Event()
+        try:
             self.take_carrier(established, pipe, owed=owed, leg=channel != 0)
+            await known.wait()
+        finally:
+            del self._moves[carrier]
+        return self._machine.stands(carrier)
+
+    @property
+    def pipe(self) -> Pipe | None:
+        """What control travels on; None: nothing, for now."""
+        line = self._lines.get(carrier) if (carrier := self._machine.carrier) is not None else None
+        return None if line is None else line.pipe
+
+    async def move(self, connect: Connect) -> None:
+        """Go on over what ``connect`` opens, for each channel anew; until that stands all stays where it is.
+
+        One move after the other.  Raises ``Unreachable`` and ``Refused``; nothing has changed then.
+        """
+        if self._moving is None:
+            self._moving = trio.Lock()
+        async with self._moving:
+            fault: Unreachable | Refused | None = None
+            before, self._moved_by = self._moved_by, connect
+            async with trio.open_nursery() as nursery:
+                for leg in self._machine.legs:
+                    nursery.start_soon(self._follow, leg, connect)
+                try:
+                    await self._move(0, connect)
+                except (Unreachable, Refused) as failed:
+                    fault, self._moved_by = failed, before
+                    nursery.cancel_scope.cancel()
+        if fault is not None:
+            raise fault
+
+    async def _follow(self, leg: int, connect: Connect) -> None:
+        try:
+            await self._move(leg, connect)
+        except (Unreachable, Refused) as fault:  # it is where it was, and is called again when that breaks
+            log.debug("a leg to %s did not move: %s", self.peer.did, fault)
+
+    async def _move(self, channel: int, connect: Connect) -> None:
+        called = await call_unasked(self._machine, channel, self.peer, self._shared, connect)
+        if not await self._see_stand(channel, called):
+            raise Unreachable("the peer did not come along", "tunnel_open")
 
     # Turns
 
     def ring(self) -> None:
         """A deadline may be due."""
-        self._machine.handle_timeout(self._now())
+        machine, now = self._machine, self._now()
+        due = machine.next_deadline()
+        if due is not None and due > now:
+            self._shared.alarms.ask(self, due)
+            return
+        machine.handle_timeout(now)
         self._turn()
 
     def _soon(self) -> None:
@@ -275,13 +435,24 @@ class MuxedTunnel:
             self._is_turning = False
             if self._is_due:  # it failed, and what was said meanwhile goes out all the same
                 self._shared.reactor.soon(self._turn)
-        machine.settle()
-        if self._shared.ledger.is_over:
+        self._sleep(now)
+
+    def _sleep(self, now: float) -> None:
+        """All is said for now."""
+        machine, alarms = self._machine, self.alarms
+        for carrier, known in self._moves.items():
+            if machine.stands(carrier) or carrier not in self._lines:
+                known.set()
+        if machine.settle():
             self._shared.reactor.soon(self._shared.make_room)
         if self._is_retired and not machine.conversations:
             self._is_retired = False
             self.close(when_done=True)
             return
+        if self.ways is not None:
+            self.ways.turned()
+        if alarms and alarms[-1] - now <= SOON and not machine.is_rated:
+            return  # it rings soon enough, and then asks for the next
         deadline = machine.next_deadline()
         if deadline is not None:
             self._shared.alarms.ask(self, deadline)
@@ -325,6 +496,8 @@ class MuxedTunnel:
                 self._stands.set()
                 if self._pingers:
                     self._machine.ping(self._now())
+                if self.ways is not None:
+                    self._shared.reactor.soon(self._stood)
             case ev.CarrierWanted(channel):
                 if self._connect is not None:
                     self._shared.nursery.start_soon(self._call, channel, self._connect)
@@ -337,6 +510,10 @@ class MuxedTunnel:
                 self._ended(event)
             case ev.LegReady():
                 pass
+
+    def _stood(self) -> None:
+        if self.ways is not None and self.end is None:
+            self.ways.stood()
 
     def _reset(self, number: int, code: int) -> None:
         is_ended, why = self._machine.is_ended, why_reset(code)
@@ -364,6 +541,8 @@ class MuxedTunnel:
             self._drop(line)
         self._tell_pingers(None)
         self._stands.set()
+        if self.ways is not None:
+            self.ways.close()
         self.over.set()
         if self.on_end is not None:
             self.on_end(self)
@@ -383,7 +562,7 @@ class MuxedTunnel:
             self._count_rest()
             return
         self._machine.consumed(conversation, size, self._now())
-        if self._machine.has_news:
+        if not self._is_heard and self._machine.has_news:
             self._soon()
 
     def finish(self, conversation: int) -> None:

@@ -16,16 +16,16 @@ _FILL = bytes(1024)
 class Readiness:
     """Writable and not readable at first.  Raises ``OSError`` when there are no more descriptors."""
 
-    __slots__ = ("_back", "_face", "_is_small", "_readable", "_writable", "fileno")
+    __slots__ = ("_back", "_face", "_is_small", "_writable", "fileno", "is_readable")
 
     def __init__(self) -> None:
         self._face, self._back = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.fileno = self._face.fileno
-        self._readable, self._writable, self._is_small = False, True, False
+        self.is_readable, self._writable, self._is_small = False, True, False
 
     def set_readable(self, readable: bool) -> None:
-        if readable is not self._readable:
-            self._readable = readable
+        if readable is not self.is_readable:
+            self.is_readable = readable
             if readable:
                 self._back.send(_BYTE)
             else:

@@ -33,6 +33,7 @@ from rtcp.io.shaking import next_event, part
 from rtcp.io.tunnel import Shared, Tunnel
 from rtcp.legs import LegBook
 from rtcp.link import Link
+from rtcp.nat.relayend import stands_for_session
 from rtcp.nonces import NonceMemory
 from rtcp.packet import HELLO_STREAM_SIZE, read_hello_stream
 from rtcp.party import Address, Peer
@@ -212,6 +213,8 @@ class Reception:
         if verdict is None:
             accepted = answer.accept()
             assert accepted is not None
+            if not tunnel.peer.dialled and said.channel == 0:
+                tunnel.peer = replace(tunnel.peer, source=address[0])  # it may have moved to another network
             tunnel.take_carrier(accepted[0], pipe, accepted[1], leg=said.channel != 0)
         return verdict
 
@@ -277,7 +280,7 @@ class Reception:
         self._door.leave(place, trio.current_time())
 
     def _way_back(self, said: Introduction, address: Address) -> Connect | None:
-        if Feature.CALLABLE not in said.parameters.features or not is_ip(address[0]):
+        if Feature.CALLABLE not in said.parameters.features or not _is_somewhere(address[0]):
             return None
         if ip_address(address[0]).is_loopback and not self._judges.calls_loopback:
             return None
@@ -362,12 +365,17 @@ class Reception:
             found = await self._judges.vouch(proven)
             standing = replace(found, bound_to=self._roll.register.holder(proven.named))
         decide(proven, standing, self._judges.policy)
-        did = proven.device if proven.anonymous else proven.named.canonical
+        did = proven.device if proven.anonymous or standing.by_key else proven.named.canonical
         return Peer(did=did, device=proven.device, about=standing.about, dialled=False, source=source)
 
 
 def _seen(address: Address) -> Address | None:
-    return address if is_ip(address[0]) else None
+    return address if _is_somewhere(address[0]) else None
+
+
+def _is_somewhere(host: str) -> bool:
+    """Whether the peer is at this address, and not only its datagrams come from there."""
+    return is_ip(host) and not stands_for_session(host)
 
 
 async def _more(pipe: Pipe, most: int) -> bytes:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from cyfs_ns.errors import Unreachable
 from rtcp.io.gate import Gate
 from rtcp.io.pipe import Pipe, hear_out, receive_some, send_all
 
@@ -30,7 +31,7 @@ class Shaking(Protocol[Event_co]):
 async def next_event(machine: Shaking[Event_co], pipe: Pipe, gate: Gate | None = None) -> Event_co:
     """What happens next, once what the machine has to say is out.  What a stranger says passes the ``gate``.
 
-    To be called until the handshake is over, and not after.
+    To be called until the handshake is over, and not after.  Raises ``Unreachable`` when whoever leads there says no.
     """
     while True:
         with trio.move_on_at(machine.next_deadline() or float("inf")):
@@ -52,6 +53,8 @@ async def _say(machine: Shaking[Event_co], pipe: Pipe) -> None:
 async def _hear(machine: Shaking[Event_co], pipe: Pipe, gate: Gate | None) -> None:
     try:
         data = await receive_some(pipe, _READ_SIZE)
+    except ConnectionRefusedError as no:
+        raise Unreachable(str(no), "connect_refused") from no
     except OSError:
         data = b""
     if not data:

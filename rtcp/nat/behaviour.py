@@ -28,11 +28,12 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from itertools import pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 from cyfs_ns.errors import BadWire, Misuse
+from rtcp.nat.special import Special, special
 from rtcp.nat.stun import Change, HostPort, Kind, Message, is_stun, read_message, write_request
 
 T = TypeVar("T")
@@ -45,11 +46,8 @@ _CAME, _SILENCE, _NOT_ASKED = "came", "silence", "not asked"  # what became of a
 _PORTS = 6  # external ports that a sequence is told from
 _LONGEST_STEP = 64
 _QUICKEST = 0.1  # seconds; RFC 8489 section 6.2.1 for links that are known to be quick
-_CARRIER = ("100.64.0.0/10", "192.0.0.0/29")
-_PRIVATE = (
-    *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8"),
-    *("fc00::/7", "fe80::/10", "::1/128"),
-)
+_CARRIER = frozenset((Special.CARRIER, Special.TRANSLATOR))
+_PRIVATE = frozenset((Special.PRIVATE, Special.UNIQUE_LOCAL, Special.LINK, Special.LOOPBACK))
 
 
 class Dependence(StrEnum):
@@ -471,13 +469,10 @@ class Survey:
 def scope_of(host: str) -> Scope:
     """Where the IP address ``host`` means something."""
     try:
-        address = ip_address(host)
+        what = special(ip_address(host))
     except ValueError:
         raise Misuse(f"{host!r} is no IP address") from None
-    for scope, networks in ((Scope.CARRIER, _CARRIER), (Scope.PRIVATE, _PRIVATE)):
-        if any(address in ip_network(network) for network in networks):
-            return scope
-    return Scope.PUBLIC
+    return Scope.CARRIER if what in _CARRIER else Scope.PRIVATE if what in _PRIVATE else Scope.PUBLIC
 
 
 def _answer(question: _Question, socket: int, source: HostPort, message: Message) -> _Answer | None:

@@ -24,6 +24,7 @@ from struct import Struct
 
 from cyfs_ns.errors import BadWire, Misuse
 from rtcp.nat.behaviour import Dependence, NatBehaviour
+from rtcp.nat.special import Special, special
 
 MOST_CANDIDATES = 24
 MOST_ADDRESSES = 8
@@ -40,21 +41,11 @@ _HEAD = Struct(f">BBBBh{NONCE_SIZE}sB")
 _ITEM = Struct(f">BBHII{NETWORK_SIZE}s")
 _UDP_WORKS, _TCP_STEADY = 1, 2
 
-_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
-_Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
-_HIDING: _Networks = tuple(
+_HIDING = tuple(
     ipaddress.IPv6Network(text)
     for text in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
 )
-_PRIVATE: _Networks = tuple(
-    ipaddress.ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-)
-_NOBODY: _Networks = (
-    ipaddress.IPv4Network("0.0.0.0/8"),
-    ipaddress.IPv4Network("192.0.0.0/24"),
-    ipaddress.IPv4Network("240.0.0.0/4"),
-)
+_INSIDE = frozenset((Special.PRIVATE, Special.UNIQUE_LOCAL, Special.CARRIER))
 
 
 class Transport(IntEnum):
@@ -194,7 +185,7 @@ class Candidate:
     @property
     def private(self) -> bool:
         """Whether the address means something on its own network only (RFC 1918, 4193, 6598)."""
-        return _within(ipaddress.ip_address(self.address), _PRIVATE)
+        return special(ipaddress.ip_address(self.address)) in _INSIDE
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -321,11 +312,6 @@ def _order(candidate: Candidate) -> tuple[int, int]:
 
 def _is_somebody(candidate: Candidate) -> bool:
     """Whether a packet to it could reach one device, and that device is named by what we see."""
-    ip: _IP = ipaddress.ip_address(candidate.address)
-    if ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified:
-        return False
-    return not _within(ip, _HIDING) and not _within(ip, _NOBODY)
-
-
-def _within(ip: _IP, networks: _Networks) -> bool:
-    return any(ip in network for network in networks if network.version == ip.version)
+    ip = ipaddress.ip_address(candidate.address)
+    what = special(ip)
+    return (what is None or what in _INSIDE) and not any(ip in network for network in _HIDING)

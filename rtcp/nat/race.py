@@ -1,8 +1,8 @@
 """Which of several ways to a peer carries the traffic, and why: a relay at once, something better when it answers.
 
 A way is *trusted* for 6.5 s after something of the peer came over it; relays always, until they break.  Of the trusted
-ways the best carries: direct UDP, then direct TCP, then a relay; among equals the quicker, but only if it is clearly
-quicker (losses count as time), so that two alike do not take turns.
+ways the best carries: direct UDP, then direct TCP, then a relay, by UDP if it can be; among equals the quicker, but
+only if it is clearly quicker (losses count as time), so that two alike do not take turns.
 
 **Pings** go over the way in use every 3 s while the peers talk, and stop 45 s after.  One that stays unanswered, or
 data that nothing comes back for, makes us *doubt*: it is pinged again at once, and when that stays unanswered too the
@@ -36,8 +36,9 @@ GOOD_ENOUGH = 0.005
 """A direct way this quick, in seconds, is not bettered."""
 MOST_WAYS = 16
 _MARGIN, _FRACTION = 0.002, 0.75
-_PATIENCE = 0.25
-"""The least time that a ping may take; else three times what it took before."""
+_PATIENCE = {Transport.UDP: 0.2, Transport.TCP: 1.0}
+"""The least time that a ping may take; else three times what it took before.  On a connection it waits behind what is
+queued there, and on the way all that is lost is sent again first."""
 _DOUBTS = 2
 """Unanswered pings in a row that end trust."""
 _GRACE = 2.0
@@ -61,7 +62,7 @@ class Way:
 
     @property
     def rank(self) -> int:
-        return 2 if self.relayed else int(self.transport)
+        return 2 * self.relayed + self.transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,13 @@ class Race:
     """The ways to one peer.  Times are of one monotonic clock; whoever owns it carries out :meth:`next_action`, and
     comes back at :meth:`next_deadline`.
 
-    ``keep``: ping each 25 s when nobody talks, so that the peer's packets still find us.
+    ``keep``: ping each 25 s when nobody talks, so that the peer's packets still find us.  ``steady``: reliable pipes
+    go the ways.  What comes out of one acknowledges what we sent, so it counts as a pong; and to change costs more than
+    to ask, so the way in use is left when it does not answer, and not because it was silent while nobody spoke.
     """
 
     keep: bool = False
+    steady: bool = False
     _ways: dict[Way, _State] = field(default_factory=dict, init=False)
     _current: _State | None = field(default=None, init=False)
     _why: str = field(default="no way is known", init=False)
@@ -196,8 +200,25 @@ class Race:
         state.heard = self._used = now
         if state is self._current:
             self._sent = None
+            if self.steady:  # as good as a pong
+                state.pinged, state.unanswered = None, 0
         else:
             self._decide(now)
+
+    def went(self, way: Way, now: float) -> None:
+        """Data goes this way now without our word: it had to, the one before is gone."""
+        before = self._current
+        if before is not None and before.way == way:
+            return
+        self.add(way, now)
+        if before is not None:
+            before.unanswered = _DOUBTS
+        state = self._ways[way]
+        if state is not self._current:
+            self._current, self._sent = state, None
+            self._why = "it was the way that was left" if before is None else f"{before.way.name} broke"
+            if before is not None and not before.way.relayed:
+                self._left(before, now)
 
     def pong(self, way: Way, rtt: float, now: float) -> None:
         """The peer answered a ping; ``rtt`` in seconds."""
@@ -277,7 +298,7 @@ class Race:
             return False
         if state.way.relayed:
             return True
-        fresh = state.heard is not None and now - state.heard < TRUST
+        fresh = state.heard is not None and (now - state.heard < TRUST or (self.steady and state is self._current))
         return fresh and state.rtt is not None and state.unanswered < _DOUBTS and not state.proof
 
     def _worth(self, state: _State) -> tuple[int, float]:
@@ -333,6 +354,8 @@ class Race:
         if not stays:
             silent = "stopped answering" if before.unanswered >= _DOUBTS else "was not heard for a while"
             return f"{before.way.name} {'broke' if before.broken else silent}"
+        if before.way.relayed and best.way.relayed:
+            return self._why  # why there is no direct way stays as it was
         if before.way.rank != best.way.rank:
             return "direct" if before.way.relayed else "a better kind of way"
         return f"quicker than {before.way.name}"
@@ -361,7 +384,7 @@ class Race:
         self._out.append(Ping(state.way))
 
     def _patience(self, state: _State) -> float:
-        return max(_PATIENCE, 3 * (state.rtt or 0.0))
+        return max(_PATIENCE[state.way.transport], 3 * (state.rtt or 0.0))
 
     def _is_due(self, state: _State, now: float) -> bool:
         due = self._due(state)

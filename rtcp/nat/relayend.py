@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from ipaddress import IPv6Address
 
 from cyfs_ns.errors import BadWire
 from rtcp.nat.relaywire import (
@@ -31,6 +32,19 @@ KEEP_ALIVE = 25.0
 _WAITS = (0.2, 0.3, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0)
 """Seconds until something is said again; then the relay is given up, after 10 s of silence."""
 _HINT_EVERY = 1.0
+
+
+_PREFIX = b"\1" + bytes(8)
+
+
+def session_address(relay_id: bytes) -> tuple[str, int]:
+    """What stands for the peer's end of a session where an address is wanted: one that is nobody's (RFC 6666)."""
+    return str(IPv6Address(_PREFIX + relay_id)), 1
+
+
+def stands_for_session(host: str) -> bool:
+    """Whether ``host`` is of ``session_address``."""
+    return host.startswith("100::") and IPv6Address(host).packed.startswith(_PREFIX)
 
 
 class RelayState(Enum):

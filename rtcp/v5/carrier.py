@@ -13,7 +13,7 @@ the receiver follows when it sees the next phase's byte.  Neither keeps a key it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple, NoReturn, Protocol, TypeAlias
@@ -49,6 +49,9 @@ class Kind(IntEnum):
     RAW = 2
 
 
+_KINDS = tuple(Kind)
+
+
 class Record(NamedTuple):
     """One record that opened.  ``plain`` has 1 to ``MOST_PLAIN`` bytes and stays as it is for as long as it is held."""
 
@@ -62,8 +65,8 @@ class RecordLayer(Protocol):
     def seal(self, kind: Kind, parts: Sequence[Bytes], now: float) -> bytearray:
         """``parts``, one behind the other, as one record.  Raises ``Misuse`` for none or more than ``MOST_PLAIN``."""
 
-    def receive(self, untrusted: Bytes, now: float) -> Iterator[Record]:
-        """The records that ``untrusted`` completes, each opened when it is asked for.
+    def receive(self, untrusted: Bytes, now: float) -> Iterable[Record]:
+        """The records that ``untrusted`` completes, opened as they are asked for.
 
         Take all of them, or none of any later call; ``untrusted`` must not change meanwhile.  Raises
         ``CarrierBroken``, or ``BadWire`` for what breaks the rules though it is the peer's.
@@ -76,6 +79,8 @@ class Carrier:
 
     It cannot be copied: two copies would seal with the same nonces.
     """
+
+    __slots__ = ("_fault", "_last_kind", "_part", "_receiving", "_sending", "_steps", "_steps_since")
 
     def __init__(self, secrets: Secrets, cipher: Cipher, *, called: bool, leg: bool = False) -> None:
         ours, theirs = (secrets.called, secrets.caller) if called else (secrets.caller, secrets.called)
@@ -94,26 +99,37 @@ class Carrier:
         if not 1 <= size <= MOST_PLAIN:
             raise Misuse(f"a record of {size} bytes")
         keys = self._sending
-        if (
-            keys.count >= _STEP_RECORDS
-            or keys.octets + size > _STEP_OCTETS
-            or (keys.count and now - keys.since >= _STEP_AGE)
-        ):
+        count = keys.count
+        if count >= _STEP_RECORDS or keys.octets + size > _STEP_OCTETS or (count and now - keys.since >= _STEP_AGE):
             keys.step()
         record[:HEAD_SIZE] = head = _HEAD.pack(kind, keys.phase & 0xFF, size - 1)
         nonce = keys.take(size, now)
-        with memoryview(record) as whole, whole[HEAD_SIZE:-TAG_SIZE] as plain, whole[HEAD_SIZE:] as sealed:
-            keys.aead.encrypt_into(nonce, plain, head, sealed)
+        whole = memoryview(record)
+        keys.aead.encrypt_into(nonce, whole[HEAD_SIZE:-TAG_SIZE], head, whole[HEAD_SIZE:])
         return record
 
-    def receive(self, untrusted: Bytes, now: float) -> Iterator[Record]:
+    def receive(self, untrusted: Bytes, now: float) -> Iterable[Record]:
         if self._fault is not None:
             raise self._fault
+        view = memoryview(untrusted)
         try:
-            yield from self._receive(memoryview(untrusted), now)
+            # One record and nothing else, as small talk comes.
+            if not self._part and len(view) > HEAD_SIZE and self._size(view) == len(view):
+                return (self._open(view, now),)
         except PeerFault as fault:
-            self._fault = fault
-            self._part.clear()
+            self._break(fault)
+            raise
+        return self._receive_all(view, now)
+
+    def _break(self, fault: PeerFault) -> None:
+        self._fault = fault
+        self._part.clear()
+
+    def _receive_all(self, view: memoryview, now: float) -> Iterator[Record]:
+        try:
+            yield from self._receive(view, now)
+        except PeerFault as fault:
+            self._break(fault)
             raise
 
     def _receive(self, view: memoryview, now: float) -> Iterator[Record]:
@@ -157,7 +173,7 @@ class Carrier:
             raise BadWire("more was sent under one key than may be")
         if stepped:
             self._count_step(now)
-        return Record(Kind(record[0]), memoryview(plain))
+        return Record(_KINDS[record[0]], memoryview(plain))
 
     def _count_step(self, now: float) -> None:
         if now - self._steps_since >= _STEPS_WINDOW:

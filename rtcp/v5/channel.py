@@ -27,6 +27,9 @@ Plain: TypeAlias = bytes | memoryview
 ACK_DELAY = 0.1
 ACK_NOW = 0.0
 """``ack_at`` of an ACK that goes as soon as the carrier takes it, so that it is no deadline any more."""
+ACK_PAUSE = 0.05
+"""Seconds after an ACK in which no other goes along before it is due: in small talk not with each record."""
+_LONG_AGO = -float("inf")
 _RECORD_COST = 96
 """What a record costs to keep beyond its bytes, so that many small ones are bounded by memory, too."""
 
@@ -80,6 +83,7 @@ class Channel:
         "skip",
         "taken",
         "told",
+        "told_at",
         "welcome",
     )
 
@@ -93,6 +97,7 @@ class Channel:
         self.carrier: RecordLayer | None = None
         self.pending: RecordLayer | None = None
         self.pending_at = 0.0
+        self.told_at = _LONG_AGO
         self.pulse: Pulse | None = None
         self.calls: Calls | None = None
         self.ack_at: float | None = None
@@ -108,6 +113,33 @@ class Channel:
     def end(self) -> int:
         """The number of the next new record."""
         return self.first + len(self.kept)
+
+    @property
+    def has_loose(self) -> bool:
+        """Whether ``loose`` gives anything."""
+        return self.welcome is not None or self.pong_due is not None or self.ping_due is not None
+
+    def loose(self) -> list[bytes]:
+        """The frames that go first on the present carrier, once."""
+        due = [one for one in (self.welcome, self.pong_due, self.ping_due) if one is not None]
+        self.welcome = self.pong_due = self.ping_due = None
+        return due
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether ``again`` gives something."""
+        return self.seal_next - self.first < len(self.kept)
+
+    @property
+    def owes(self) -> bool:
+        """Whether its carrier has to be told something by now that is neither a conversation's nor the tunnel's."""
+        return (
+            self.ack_at == ACK_NOW
+            or self.pong_due is not None
+            or self.ping_due is not None
+            or self.welcome is not None
+            or self.seal_next - self.first < len(self.kept)
+        )
 
     def is_full(self, now: float) -> bool:
         """Whether nothing more may be kept but what cannot wait."""
@@ -161,9 +193,9 @@ class Channel:
         elif self.ack_at is None:
             self.ack_at = now + ACK_DELAY
 
-    def acknowledge(self) -> int | None:
+    def acknowledge(self, now: float) -> int | None:
         """The count to tell the peer with the record that is being made; None: it knows."""
-        self.ack_at, self._unacknowledged = None, 0
+        self.ack_at, self._unacknowledged, self.told_at = None, 0, now
         count = self.taken - self.skip
         if self.claimed is not None:
             count = min(count, self.claimed.expect)

@@ -99,8 +99,11 @@ class Stream:
 
     def cut(self, most: int) -> list[bytes | memoryview]:
         """The next ``most`` bytes that wait, or all."""
-        taken: list[bytes | memoryview] = []
         pieces = self.pieces
+        if self.waiting <= most:
+            self.pieces, self.waiting = [], 0
+            return pieces
+        taken: list[bytes | memoryview] = []
         while most and pieces:
             piece = pieces.pop(0)
             if len(piece) > most:

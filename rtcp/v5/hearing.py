@@ -125,7 +125,12 @@ class Hearing(Talking):
         if found is None:
             self._ids.check(conversation)
         else:
-            if not isinstance(found, Stream) or found.ended or found.peer_shifted or not self._may_speak(found):
+            if (
+                type(found) is not Stream
+                or found.ended
+                or found.peer_shifted
+                or (found.ours and not found.answered)  # ``_may_speak``
+            ):
                 raise BadWire("DATA where none may be")
             found.window.arrived(size)
             self._busy_until = now + BUSY_FOR

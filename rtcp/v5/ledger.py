@@ -43,11 +43,13 @@ class Share:
         """Whether so much of the room is taken that nothing should grow."""
         return self._ledger.is_tight(self.anonymous)
 
-    def settle(self, kept: int, *, held: bool) -> None:
-        """``kept`` bytes are held for the peer; ``held``: while there is no way to it."""
+    def settle(self, kept: int, *, held: bool) -> bool:
+        """``kept`` bytes are held for the peer; ``held``: while there is no way to it.  Whether somebody has to give
+        way."""
         holds = kept + self.unread
-        if holds != self.holds or held or self.held:
-            self._ledger.settle(self, holds, kept if held else 0)
+        if holds == self.holds and not held and not self.held:
+            return False
+        return self._ledger.settle(self, holds, kept if held else 0)
 
     def stock(self, has: int, wants: int) -> int:
         """What a window has of the stock that has ``has`` of it and should have ``wants``: that, or nothing."""
@@ -119,7 +121,8 @@ class Ledger:
                     break
         return debtors
 
-    def settle(self, share: Share, holds: int, held: int) -> None:
+    def settle(self, share: Share, holds: int, held: int) -> bool:
+        """As :meth:`Share.settle`."""
         more = holds - share.holds
         share.holds = holds
         self._all += more
@@ -132,6 +135,7 @@ class Ledger:
                 del self._held_by[share]
             else:
                 self._held_by.setdefault(share)
+        return self.is_over
 
     def close(self, share: Share) -> None:
         self.settle(share, 0, 0)

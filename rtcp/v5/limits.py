@@ -70,3 +70,7 @@ class Rate:
             return False
         self._left -= count
         return True
+
+    def spend(self, count: int) -> None:
+        """``count`` pass, of those that were ``left``."""
+        self._left -= count

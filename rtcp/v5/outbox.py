@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rtcp.v5 import frames as f
 from rtcp.v5.carrier import MOST_PLAIN
-from rtcp.v5.channel import Channel
+from rtcp.v5.channel import ACK_PAUSE, Channel
 from rtcp.v5.conversations import Conversation, Stream
 from rtcp.v5.credit import Allowance
 from rtcp.v5.limits import Bounds, Rate
@@ -95,11 +95,7 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, not even for credit."""
-        return not (self._queue or self._credits or self._opens or self._has_data)
-
-    @property
-    def _has_data(self) -> bool:
-        return bool(self._sparse or self._interactive or self._bulk)
+        return not (self._sparse or self._queue or self._credits or self._opens or self._interactive or self._bulk)
 
     def record(self, channel: Channel, now: float) -> Made | None:
         """The next record; None: there is nothing to say that may be said now."""
@@ -126,18 +122,23 @@ class Outbox:
         opened: list[Conversation] = []
         drained: list[Stream] = []
         octets = 0
-        if not queue and (self._opens or self._has_data) and not channel.is_full(now):
-            room, budget = self._add_opens(parts, opened, room, budget, now)
+        if not queue and (self._sparse or self._opens or self._interactive or self._bulk) and not channel.is_full(now):
+            if self._opens:
+                room, budget = self._add_opens(parts, opened, room, budget, now)
             octets = self._add_data(parts, drained, room)
         if budget <= 0 or (self._opens and not opened and not channel.is_full(now)):
             self.retry_at = now + _RETRY
         if not parts:
             return None
         frames = most - budget
-        if channel.ack_at is not None and (ack := channel.acknowledge()) is not None:
+        if (
+            channel.ack_at is not None
+            and (now - channel.told_at >= ACK_PAUSE or channel.ack_at <= now)
+            and (ack := channel.acknowledge(now)) is not None
+        ):
             parts.insert(0, f.frame_u64(f.ACK, 0, ack))
             frames += 1
-        self._frame_rate.take(frames, now)
+        self._frame_rate.spend(frames)
         return Made(b"".join(parts), frames, octets, opened, drained)
 
     def _add_opens(
@@ -163,21 +164,23 @@ class Outbox:
     def _add_data(self, parts: list[bytes | memoryview], drained: list[Stream], room: int) -> int:
         octets = 0
         allowance = self.allowance
-        while (ring := self._sparse or self._interactive or self._bulk) and room >= _LEAST_CHUNK and allowance.left > 0:
+        left = allowance.limit - allowance.sent
+        while (ring := self._sparse or self._interactive or self._bulk) and room >= _LEAST_CHUNK and octets < left:
             stream = ring.popleft()
             stream.ringed = False
             if stream.shifted or not stream.waiting:
                 continue
-            pieces = stream.cut(min(_CHUNK, room - f.HEAD_SIZE, allowance.left))
-            size = sum(map(len, pieces))
+            waiting = stream.waiting
+            pieces = stream.cut(min(_CHUNK, room - f.HEAD_SIZE, left - octets))
+            size = waiting - stream.waiting
             parts.append(f.data_head(stream.id, size))
             parts += pieces
             room -= size + f.HEAD_SIZE
-            allowance.sent += size
             octets += size
             stream.rush += size
             if stream.waiting:
                 self.ring(stream)
             else:
                 drained.append(stream)
+        allowance.sent += octets
         return octets

@@ -134,6 +134,8 @@ class Talking(ABC):
     def kept(self) -> int:
         """Bytes held because the peer has not acknowledged them, on all channels, or because they wait for a record."""
         kept = self._control.kept_size + self._outbox.queue_size + self._waiting
+        if not self._legs and not self._dgrams:
+            return kept
         for leg in self._legs.values():
             kept += leg.channel.kept_size
             found = self._conversations.get(leg.conversation)
@@ -234,18 +236,21 @@ class Talking(ABC):
         ``bytes`` that are taken whole are kept by reference.  What comes after RESET or STOP is taken and dropped.
         """
         stream = self._stream(conversation)
+        size = len(data)
         if stream is None:
-            return len(data)
+            return size
         if stream.finishing:
             if stream.stop_seen:
-                return len(data)
+                return size
             raise Misuse("bytes after the end")
         if not (stream.ours or stream.answered):
             raise Misuse("bytes before the answer")
-        size = min(self._room(stream), len(data))
+        room = self._room(stream)
         if stream.leg is None:
             self._want_leg_if_due(stream, now)
-        if size < len(data):
+        if room < size:
+            size = room
+            data = memoryview(data)[:size] if size > 0 else b""
             stream.starved = True
             if stream.allowance.left > size and not stream.shifted:
                 self._starved[conversation] = None
@@ -253,7 +258,7 @@ class Talking(ABC):
                     stream.full_at = now
         if size <= 0:
             return 0
-        stream.wait(data if size == len(data) and isinstance(data, bytes) else bytes(memoryview(data)[:size]))
+        stream.wait(data if type(data) is bytes else bytes(data))
         stream.allowance.sent += size
         if not stream.shifted:
             self._waiting += size
@@ -354,15 +359,16 @@ class Talking(ABC):
                     self._opened(conversation, now)
                 for stream in made.drained:
                     self._settle(stream)
-                if self.is_ended:
+                if channel.carrier is not carrier:  # that ended the tunnel
                     return
-            dgrams = self._take_dgrams(now)
+            dgrams = self._take_dgrams(now) if self._dgrams else None
             if dgrams:
                 out.append(carrier.seal(Kind.LOOSE, dgrams, now))
                 most -= sum(map(len, dgrams))
-            if made is None and not dgrams:
+            if (self._outbox.is_empty and not self._dgrams) or (made is None and not dgrams):
                 break
-        self._feed_starved()
+        if self._starved:
+            self._feed_starved()
 
     def _leg_to_send(self, leg: Leg, carrier: RecordLayer, out: list[bytes | bytearray], most: int, now: float) -> None:
         channel = leg.channel
@@ -393,6 +399,13 @@ class Talking(ABC):
             plain = f.frame(f.FIN, leg.conversation)
             channel.keep(Kind.NUMBERED, plain, 1)
             out.append(carrier.seal(Kind.NUMBERED, (plain,), now))
+
+    def _is_fed(self, leg: Leg) -> bool:
+        """Whether something waits for ``leg``, or who was kept waiting may go on."""
+        found = self._conversations.get(leg.conversation)
+        if isinstance(found, Flow):
+            return len(found.queue) > 0
+        return found is not None and found.shifted and (found.waiting > 0 or found.starved)
 
     def _opened(self, conversation: Conversation, now: float) -> None:
         """The OPEN of ``conversation`` is on its way."""
@@ -449,7 +462,7 @@ class Talking(ABC):
 
     def _feed_starved(self) -> None:
         """Something waits less: whoever could not hand in all may go on, the longest starved first."""
-        if not self._starved or self._waiting > _MOST_WAITING_IN_ALL // 2:
+        if self._waiting > _MOST_WAITING_IN_ALL // 2:
             return
         told = 0
         for conversation in list(self._starved):

@@ -21,7 +21,7 @@ from cyfs_ns.errors import BadWire
 from rtcp.events import End
 from rtcp.v5 import frames as f
 from rtcp.v5.carrier import CarrierBroken, Kind, RecordLayer
-from rtcp.v5.channel import ACK_NOW, Channel, Claim
+from rtcp.v5.channel import ACK_DELAY, ACK_NOW, Channel, Claim
 from rtcp.v5.closing import Close, CloseCode, read_close
 from rtcp.v5.conversations import Stream, unread_of
 from rtcp.v5.events import (
@@ -41,6 +41,8 @@ from rtcp.v5.payloads import Parameters
 from rtcp.v5.talking import Terms
 
 TURN = 128 << 10
+SOON = ACK_DELAY
+"""Seconds: nothing that is due sooner suffers from being looked at that late, but for a rate (``is_rated``)."""
 _LATE = 1.0
 _ABANDON = 3.0
 _FOREVER = float("inf")
@@ -141,14 +143,34 @@ class Tunnel(Hearing):
     def is_ended(self) -> bool:
         return self._state is _State.ENDED
 
+    @property
+    def busy_until(self) -> float:
+        """``BUSY_FOR`` after bytes of a conversation last went either way."""
+        return self._busy_until
+
+    @property
+    def legs(self) -> list[int]:
+        """The channels of those that have risen."""
+        return [number for number, leg in self._legs.items() if leg.rose]
+
+    def stands(self, carrier: RecordLayer) -> bool:
+        """Whether a channel is on ``carrier``."""
+        channel = self._carriers.get(carrier)
+        return channel is not None and channel.carrier is carrier
+
+    @property
+    def carrier(self) -> RecordLayer | None:
+        """The one that control is on."""
+        return self._control.carrier
+
     # Carriers
 
-    def claim(self, channel: int, now: float) -> Claim | None:
+    def claim(self, channel: int, now: float, *, unasked: bool = False) -> Claim | None:
         """What message 3 of a call for ``channel`` says, just before it is sent; ``attach`` follows.  None: the call is
-        not wanted any more, or another one is out."""
+        not wanted any more, or another one is out.  ``unasked``: the shell knows a better way than the one it is on."""
         self._now = now
         found = self._channel(channel)
-        if found is None or found.calls is None:
+        if found is None or (found.calls is None and not unasked):
             return None
         if found.pending is not None:
             if now - found.pending_at < _ABANDON:
@@ -227,12 +249,10 @@ class Tunnel(Hearing):
         if channel is None or channel.carrier is not carrier:
             return []
         out: list[bytes | bytearray] = []
-        loose = [one for one in (channel.welcome, channel.pong_due, channel.ping_due) if one is not None]
-        channel.welcome = channel.pong_due = channel.ping_due = None
-        if loose:
-            out.append(carrier.seal(Kind.LOOSE, loose, now))
+        if channel.has_loose:
+            out.append(carrier.seal(Kind.LOOSE, channel.loose(), now))
         size = 0
-        while size < most and (kept := channel.again()) is not None:
+        while channel.is_behind and size < most and (kept := channel.again()) is not None:
             out.append(carrier.seal(kept.kind, (kept.plain,), now))
             size += len(kept.plain)
         if channel is self._control:
@@ -241,29 +261,45 @@ class Tunnel(Hearing):
             self._leg_to_send(self._legs[channel.number], carrier, out, most - size, now)
         if channel.carrier is not carrier:  # what was put into records ended the tunnel
             return out
-        if channel.ack_at is not None and channel.ack_at <= now and (count := channel.acknowledge()) is not None:
+        if channel.ack_at is not None and channel.ack_at <= now and (count := channel.acknowledge(now)) is not None:
             out.append(carrier.seal(Kind.LOOSE, (f.frame_u64(f.ACK, 0, count),), now))
         return out
 
+    @property
+    def has_to_say(self) -> bool:
+        """Whether ``data_to_send`` may give something for a carrier."""
+        if self._control.owes or not self._outbox.is_empty or self._dgrams or self._starved:
+            return True
+        return bool(self._legs) and any(
+            leg.finish or leg.channel.owes or self._is_fed(leg) for leg in self._legs.values()
+        )
+
     # Time
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether something waits for a rate, and goes out a moment later."""
+        return self._outbox.retry_at is not None
 
     def next_deadline(self) -> float | None:
         """When to call ``handle_timeout``; None: never again."""
         if self.is_ended:
             return None
-        due = [self._until, self._outbox.retry_at if self.is_up else None]
-        self._due_of(self._control, self._busy_until, due)
+        due = self._due_of(self._control, self._busy_until)
+        if self._until is not None and self._until < due:
+            due = self._until
+        if (retry := self._outbox.retry_at) is not None and retry < due and self.is_up:
+            due = retry
         for leg in self._legs.values():
-            due.append(leg.until)
-            self._due_of(leg.channel, leg.busy_until, due)
+            due = min(due, self._due_of(leg.channel, leg.busy_until), _FOREVER if leg.until is None else leg.until)
         for ages in (self._asked, self._asking, self._orphans):
             if ages:
-                due.append(next(iter(ages.values())))
-        if self._pool.is_full and self._unread_since:
-            due.append(next(iter(self._unread_since.values())) + self._bounds.unread_for)
+                due = min(due, next(iter(ages.values())))
+        if self._unread_since and self._pool.is_full:
+            due = min(due, next(iter(self._unread_since.values())) + self._bounds.unread_for)
         if self._closing is not None:
-            due.append(self._closing_at)
-        return min((one for one in due if one is not None), default=None)
+            due = min(due, self._closing_at)
+        return None if due == _FOREVER else due
 
     def handle_timeout(self, now: float) -> None:
         """It is ``now``: whatever was due happens.  Calling early does nothing."""
@@ -304,10 +340,10 @@ class Tunnel(Hearing):
 
     # Room
 
-    def settle(self) -> None:
-        """Write what it holds into its share; after each turn."""
-        if not self.is_ended:
-            self._share.settle(self.kept, held=self._state is _State.HELD)
+    def settle(self) -> bool:
+        """Write what it holds into its share, after each turn; whether all tunnels together now hold too much."""
+        state = self._state
+        return state is not _State.ENDED and self._share.settle(self.kept, held=state is _State.HELD)
 
     def make_room(self, now: float) -> None:
         """All tunnels together hold too much, and it is for this one to give way."""
@@ -471,16 +507,24 @@ class Tunnel(Hearing):
         self._events.append(CarrierWanted(channel.number, channel.calls.why))
         channel.calls.called(self._throw())
 
-    def _due_of(self, channel: Channel, busy_until: float, due: list[float | None]) -> None:
+    def _due_of(self, channel: Channel, busy_until: float) -> float:
+        due = _FOREVER
         if channel.calls is not None:
-            due.append(channel.calls.at)
+            due = channel.calls.at
         if channel.pending is not None:
-            due.append(channel.pending_at + self._bounds.verdict)
+            due = min(due, channel.pending_at + self._bounds.verdict)
         if channel.pulse is None:
-            return
-        due += (channel.ack_at or None, channel.renew_at, channel.pulse.due(_FOREVER if channel.kept else busy_until))
+            return due
+        felt = channel.pulse.due(_FOREVER if channel.kept else busy_until)
+        if felt is not None and felt < due:
+            due = felt
+        if channel.ack_at and channel.ack_at < due:
+            due = channel.ack_at
+        if channel.renew_at is not None and channel.renew_at < due:
+            due = channel.renew_at
         if channel.blocked_at is not None:
-            due.append(channel.blocked_at + self._bounds.stalled)
+            due = min(due, channel.blocked_at + self._bounds.stalled)
+        return due
 
     def _watch(self, channel: Channel, busy_until: float, now: float) -> None:
         """The clock of one channel."""

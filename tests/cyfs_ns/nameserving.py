@@ -6,7 +6,7 @@ import ipaddress
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import dns.flags
@@ -101,8 +101,8 @@ class Upstreams:
                 if isinstance(said, CyfsError):
                     raise said
                 reply = said if isinstance(said, Reply) else reply_of(name, rtype, said)
-                return Told(replace(reply, ecs_scope=self.scope), "udp://192.0.2.53:53", 0.01, ())
-        return Told(replace(none_there(name, rtype), ecs_scope=self.scope), "udp://192.0.2.53:53", 0.01, ())
+                return Told(reply._replace(ecs_scope=self.scope), "udp://192.0.2.53:53", 0.01, ())
+        return Told(none_there(name, rtype)._replace(ecs_scope=self.scope), "udp://192.0.2.53:53", 0.01, ())
 
     async def ask_both(self, name: bytes, rtype: int, rclass: int = 1, *, group: Group, **options: Any) -> Told:
         options.pop("suspicion")

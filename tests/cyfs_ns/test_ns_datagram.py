@@ -16,6 +16,7 @@ from dnsfakes import Counted, silent, udp_server, zone
 from cyfs_ns.errors import Unreachable
 from cyfs_ns.io.datagram import Datagram, Forged
 from cyfs_ns.io.dial import plain_dial
+from cyfs_ns.io.dice import Dice
 from cyfs_ns.io.exchange import Ways
 from cyfs_ns.io.light import light_work
 from cyfs_ns.io.upstreams import Forwarder, Told
@@ -92,6 +93,46 @@ async def test_what_comes_too_late_is_not_the_next_ones_reply(server: socket.soc
     server.sendto(reply(), elsewhere)
     assert await again.receive(float("inf")) == reply()
     again.close()
+
+
+async def test_a_socket_with_something_in_it_serves_nobody_again(server: socket.socket) -> None:
+    asking, client = ask(server)
+    server.sendto(reply(), client)
+    server.sendto(b"late", client)
+    assert await asking.receive(float("inf")) == reply()
+    asking.close()
+    for _ in range(30):
+        again, elsewhere = ask(server)
+        server.sendto(reply(), elsewhere)
+        assert await again.receive(float("inf")) == reply()
+        assert again.strays == 0
+        again.close()
+
+
+async def test_a_few_sockets_are_enough_for_questions_one_by_one(server: socket.socket) -> None:
+    kept = set()
+    for _ in range(100):
+        asking, client = ask(server)
+        kept.add(asking._sock)
+        server.sendto(reply(), client)
+        assert await asking.receive(float("inf")) == reply()
+        asking.close()
+    assert len(kept) < 15
+
+
+def test_no_octet_is_given_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[bytes] = []
+
+    def urandom(count: int) -> bytes:
+        fetched.append(bytes((len(fetched),)) * count)
+        return fetched[-1]
+
+    monkeypatch.setattr("cyfs_ns.io.dice.os.urandom", urandom)
+    dice = Dice()
+    given = [dice.take(count) for count in (2, 255, 4096, 4000, 96, 1)]
+    assert [len(each) for each in given] == [2, 255, 4096, 4000, 96, 1]
+    assert [each[0] for each in given] == [0, 0, 1, 2, 2, 3], "what a block has too little of is left out"
+    assert all(len(set(each)) == 1 for each in given)
 
 
 async def test_others_are_not_heard(server: socket.socket) -> None:

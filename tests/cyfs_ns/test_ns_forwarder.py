@@ -229,6 +229,39 @@ async def test_equal_questions_are_one_and_different_ones_are_not() -> None:
         assert len(counted.queries) == 5
 
 
+async def test_no_more_questions_go_out_at_once_than_may_and_each_end_is_the_next_ones_turn() -> None:
+    counted = Counted(silent)
+    forwarder = house(at_once=1, waiting_most=2)
+    names = [name_wire(f"n{number}.example.com") for number in range(4)]
+    scopes = [trio.CancelScope() for _ in names]
+
+    async def ask(number: int) -> None:
+        with scopes[number]:
+            await forwarder.ask(names[number], 1, group=servers)
+
+    def asked() -> list[bytes]:
+        return [query[12 : 12 + len(names[0])].lower() for query in counted.queries]
+
+    async with udp_server(counted) as server, trio.open_nursery() as nursery:
+        servers = group(server)
+        for number in range(3):
+            nursery.start_soon(ask, number)
+            await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(NobodyAnswered, match="too many other questions"):
+            await forwarder.ask(names[3], 1, group=servers)
+        await until(lambda: asked() == names[:1])
+        scopes[1].cancel()  # who leaves the queue takes no turn along
+        await trio.testing.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        await until(lambda: asked()[-1] == names[2])
+        scopes[2].cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask, 3)
+        await until(lambda: asked()[-1] == names[3])
+        assert names[1] not in asked()
+        scopes[3].cancel()
+
+
 # --- forgers and odd servers -----------------------------------------------------------------------------------------
 
 

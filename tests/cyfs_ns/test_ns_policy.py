@@ -69,6 +69,23 @@ def test_a_client_is_known_by_address_then_mac_then_name_then_longest_prefix():
         policy({"name": "x", "match": ("192.0.2.0/33",)})
 
 
+@pytest.mark.parametrize(
+    ("word", "enough"), [("192.0.2.0/24", True), ("2001:db8::9", True), (MAC, False), ("tv", False)]
+)
+def test_it_is_told_whether_addresses_alone_decide(word: str, enough: bool) -> None:
+    nothing = ListSet(compile_lists(()))
+    assert Policy([ViewSpec(name=""), ViewSpec(name="some", match=(word,))], nothing).by_address == enough
+
+
+def test_rules_for_some_clients_need_more_than_addresses() -> None:
+    assert not policy().by_address
+
+
+def test_a_view_in_which_nothing_counts_is_silent() -> None:
+    made = policy({"name": "free", "match": ("192.0.2.1",)}, {"name": "guest", "match": ("192.0.2.2",), "refuse": True})
+    assert {ip: view_of(made, f"192.0.2.{ip}").silent for ip in (1, 2, 3)} == {1: True, 2: False, 3: False}
+
+
 def test_views_of_the_same_kind_are_the_same_and_answers_may_be_shared():
     made = policy({"name": "lan", "match": ("192.0.2.0/24",)})
     assert view_of(made, "192.0.2.1") is view_of(made, "192.0.2.2")

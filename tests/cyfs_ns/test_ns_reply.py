@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import dns.edns
 import dns.flags
@@ -283,7 +282,7 @@ REPLY = make_reply(QUESTION, answer=[(WWW, 1, 300, b"abcd")])
 @pytest.mark.parametrize("do", [None, False, True])
 def test_flags_follow_the_client(flags: int, do: bool | None) -> None:
     query = asked(flags=flags, edns=None if do is None else Edns(4096, 0, do, ()))
-    wire = render(replace(REPLY, flags=0x00A0), query, shape_of(query, limit=1232))
+    wire = render(REPLY._replace(flags=0x00A0), query, shape_of(query, limit=1232))
     got = int.from_bytes(wire[2:4])
     assert got & 0x0110 == flags & 0x0110
     assert got & 0x8680 == 0x8080 and not got & 0x0040
@@ -314,7 +313,7 @@ def test_codes_that_need_edns() -> None:
 def test_explanations_cookies_and_keepalive_go_into_opt() -> None:
     cookie = bytes(range(24))
     query = asked(edns=Edns(1232, 0, False, ((11, b""), (10, cookie[:8]))))
-    reply = replace(REPLY, ede=((15, "on a list"), (3, "")))
+    reply = REPLY._replace(ede=((15, "on a list"), (3, "")))
     message = dns.message.from_wire(bytes(render(reply, query, shape_of(query, cookie=cookie, keepalive=300))))
     assert [(int(option.otype), option.to_wire()) for option in message.options] == [
         (15, b"\0\x0fon a list"), (15, b"\0\x03"), (10, cookie), (11, b"\x01\x2c"),
@@ -398,7 +397,7 @@ def a_value_or_bad_wire(wire: bytes, rtype: int = 1) -> Reply | None:
     # Scrubbing what is scrubbed changes nothing.
     if reply.rcode < 16 and not reply.truncated:
         again = read_reply(b"\0\7" + rendered[2:], WWW, rtype, 1, 7, do=True)
-        assert replace(again, flags=reply.flags, ecs_scope=reply.ecs_scope) == reply
+        assert again._replace(flags=reply.flags, ecs_scope=reply.ecs_scope) == reply
     return reply
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -581,6 +582,36 @@ async def test_a_pin_that_is_revoked_before_anybody_follows_the_files_is_revoked
             await told.wait()
         tasks.cancel_scope.cancel()
     assert isinstance(await names.resolve(ask), Revoked)
+
+
+async def test_what_was_learnt_before_anybody_follows_the_files_is_not_forgotten_for_it(tmp_path: Path) -> None:
+    looks, looked = trio.open_memory_channel[None](8)
+
+    class Answers(TrustedAnswers):
+        def look(self) -> None:
+            super().look()
+            trio.from_thread.run_sync(looks.send_nowait, None)
+
+    store = TrustStore(tmp_path)
+    names = TrustedNames([TheName(), ThisMachine(store)], store)
+    store.pin(Pin(about=HOME, key=ALICE.public, source="test", at=0))
+    gate = TrustGate(lambda: Answers(names, tmp_path))
+    await gate.look(tmp_path)
+    while looked.statistics().current_buffer_used:
+        await looked.receive()
+    ask = Ask(subject=HOME)
+    learnt = await names.resolve(ask)
+    kept = tmp_path / "names" / "kept"
+    kept.mkdir()
+    changes: list[None] = []
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(gate.live, tmp_path, partial(changes.append, None))
+        with trio.fail_after(20):
+            for number in range(2):  # who looks again is done with what was seen before
+                (kept / str(number)).touch()
+                await looked.receive()
+        tasks.cancel_scope.cancel()
+    assert not changes and names.peek(ask) is learnt
 
 
 # A real server, asked by others' programs

@@ -22,7 +22,7 @@ from cyfs_ns.errors import BadWire
 from cyfs_ns.hot import Admission, Hot, HotDoor, HotEntry
 from cyfs_ns.io import workers
 from cyfs_ns.io.datagrams import open_udp
-from cyfs_ns.io.light import Word
+from cyfs_ns.io.light import Word, afterwards
 from cyfs_ns.io.udp import Serve
 from cyfs_ns.io.workerprocess import Worker
 from cyfs_ns.io.workers import Crew, WorkerSocket
@@ -58,7 +58,7 @@ class House:
         reply = make_reply(query.question, answer=[(query.name, 1, 300, bytes((192, 0, 2, self.last)))])
         answer = render(reply, query, shape_of(query, limit=1232))
         second = int(time.monotonic())
-        self.hot.put("udp", "home", query, wire, answer, reply, second=second, until=second + 300, label=query.text)
+        self.hot.doors["udp"].table("home").put(query, wire, answer, reply, second, second + 300, query.text)
         return bytes(answer)
 
 
@@ -130,6 +130,26 @@ async def test_a_worker_asks_once_and_then_knows():
         assert kept is not None
         await until(lambda: kept.hits == 5)
         assert house.door.harvest_clients() == {b"\x7f\0\0\1": 5}
+
+
+async def test_a_worker_knows_what_was_kept_after_the_answer():
+    house = House()
+
+    async def serve(wire: bytes, peer: Peer) -> bytes | None:
+        answer = await house.serve(wire, peer)
+        kept = house.door.table("home").peek(wire)
+        house.door.table("home").clear()
+        assert kept is not None
+        afterwards(lambda: house.door.table("home").adopt(wire, kept))
+        return answer
+
+    async with crew(house, serve=serve) as (_, port), Client(port) as client:
+        first = await client.ask("www.example")
+        # The server, which is this thread, has no turn meanwhile.
+        with socket.socket(fileno=os.dup(client.sock.fileno())) as sock:
+            sock.settimeout(5)
+            sock.send(ask("www.example", 8))
+            assert sock.recv(4096)[2:] == first[2:]
 
 
 async def test_counts_are_told_a_few_at_a_time():

@@ -133,9 +133,12 @@ def test_tunnels_that_stand_are_found_by_every_name_of_their_peer():
     assert register.find(mallory) is None and register.find(ALICES_NAME) is None
     assert not register.call(mallory, BOBS_NAME) and register.holder(BOBS_NAME) == bob
     register.remove(direct, "another")
+    assert register.by_any_way(bob) == "direct"
     register.remove(direct, "direct")
     assert register.find(BOBS_NAME) is None and register.holder(BOBS_NAME) == bob, "one way to it is left"
+    assert register.by_any_way(bob) == "around"
     register.remove(around, "around")
+    assert register.by_any_way(bob) is None
     assert register.holder(BOBS_NAME) is None and len(register) == 0
     assert register.call(mallory, BOBS_NAME)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtcp.io.conversation import MuxedDatagrams, MuxedStream
+from rtcp.io.conversation import Conversations, MuxedDatagrams, MuxedStream
 
 
 class Quiet:
@@ -16,13 +16,20 @@ class Quiet:
 
     def __init__(self) -> None:
         self.callbacks = []
+        self.read = 0
+        self.prompted = None
 
-    def consumed(self, conversation, size): ...
+    def consumed(self, conversation, size):
+        self.read += size
+
     def finish(self, conversation): ...
     def stop(self, conversation): ...
     def reset(self, conversation, code): ...
     def forget(self, conversation): ...
-    def prompt(self, fd, events): ...
+    def prompt(self, fd, events):
+        if self.prompted is not None:
+            self.prompted()
+
     def soon(self, callback):
         self.callbacks.append(callback)
 
@@ -140,3 +147,60 @@ def test_what_is_not_read_of_a_flow_that_was_reset_is_dropped(waiting):
             flow.recv()
     assert not flow._arrived and flow._waiting == 0
     flow.close()
+
+
+def test_what_is_lent_is_not_copied():
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+    with pytest.raises(BlockingIOError):
+        stream.lend(100)
+    large, small = bytes(20_000), b"small"
+    stream.take([memoryview(large), *[memoryview(small)] * 3])
+    first = stream.lend(16384)
+    rest = stream.lend(3616)
+    assert first.obj is large and rest.obj is large and len(first) + len(rest) == 20_000
+    assert stream.lend(100) == small * 3, "what came in pieces goes on in one"
+    assert quiet.read == 20_015 and stream.waiting == 0
+    stream.peer_finished()
+    assert stream.lend(100) == b"" == stream.lend(100)
+    stream.close()
+
+
+def test_what_is_lent_is_counted_when_it_is_on_its_way():
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+    read = []
+
+    def prompted():
+        assert stream.lend(100) == b"hello"
+        read.append(quiet.read)
+
+    quiet.prompted = prompted
+    stream.take([memoryview(b"hello")])
+    quiet.run()
+    assert read == [0] and quiet.read == 5
+    stream.close()
+
+
+def test_tunnels_in_tunnels_do_not_pile_up():
+    """What a stream brings may be for a tunnel that it carries, and so on, as deep as a peer pleases."""
+    quiet, heard, deep = Quiet(), [], []
+    tunnels = [Conversations(quiet, quiet) for _ in range(300)]
+
+    def hear(which):
+        tunnels[which].near = True
+        tunnels[which].soon(lambda: bring(which))
+        tunnels[which].tell()
+
+    def bring(which):
+        heard.append(which)
+        deep.append(which)
+        assert len(deep) < 20
+        if which + 1 < len(tunnels):
+            hear(which + 1)
+        deep.pop()
+
+    hear(0)
+    while quiet.callbacks:
+        quiet.run()
+    assert heard == list(range(300)), "each has heard, once"

@@ -15,6 +15,7 @@ import trio.testing
 from cyfs_ns.errors import Refused, Unreachable
 from rtcp.events import End
 from rtcp.io.device import Carrier
+from rtcp.io.mux import MuxedTunnel
 from rtcp.v5.closing import CloseCode
 from rtcp.v5.frames import Opening, Purpose, Stop
 from tests.rtcp.pair import ALICE, BOB
@@ -401,18 +402,22 @@ async def test_what_is_asked_and_taken_back_in_one_breath_is_judged_by_nobody():
         await until(lambda: not pair.other._judging)
 
 
-async def test_a_turn_that_fails_is_not_the_last():
+async def test_a_turn_that_fails_is_not_the_last(monkeypatch):
     async with standing() as pair:
         stream = await pair.alice.open_stream(BOBS_DID, None, 1)
-        tunnel = pair.tunnel
+        tunnel, speak, ring = pair.tunnel, MuxedTunnel._speak, MuxedTunnel.ring
 
-        def fails(now):
-            del tunnel._speak
+        def fails(who, now):
+            if who is not tunnel:
+                speak(who, now)
+                return
+            monkeypatch.setattr(MuxedTunnel, "_speak", speak)
             tunnel._soon()
             raise RuntimeError("a bug of ours")
 
-        tunnel._speak = fails
-        tunnel.ring = lambda: None  # no deadline shall help
+        # no deadline shall help
+        monkeypatch.setattr(MuxedTunnel, "ring", lambda who: None if who is tunnel else ring(who))
+        monkeypatch.setattr(MuxedTunnel, "_speak", fails)
         with pytest.raises(RuntimeError):
             tunnel._turn()
         await talk(stream)

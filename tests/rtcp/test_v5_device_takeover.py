@@ -215,6 +215,25 @@ async def test_nobody_waits_for_ever_for_a_carrier(monkeypatch):
         assert not pair.tunnel._streams and not pair.tunnel._asking
 
 
+async def test_who_asked_before_the_carrier_was_lost_does_not_wait_for_ever_either(monkeypatch):
+    monkeypatch.setattr("rtcp.io.asking._HELD_PATIENCE", 0.1)
+
+    async def think(_):
+        await trio.sleep_forever()
+
+    async def ask(device):
+        with pytest.raises(Unreachable) as failed, trio.fail_after(10):
+            await device.open_stream(BOBS_DID, None, 1)
+        assert failed.value.reason == "connect_timeout"
+
+    async with standing(serve=think) as pair:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, pair.alice)
+            await until(lambda: len(pair.other._judging))
+            pair.road.cut()
+        assert not pair.tunnel._streams and not pair.tunnel._asking
+
+
 async def test_the_called_side_calls_back_when_the_caller_cannot():
     async with standing(alices=(HOST,)) as pair:
         stream = await pair.alice.open_stream(BOBS_DID, None, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 import trio
 import trustme
 
+from rtcp.io.pipe import break_off
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
 from tunnels.io.relay import Relay
@@ -35,11 +37,33 @@ def tcp_pair() -> tuple[TcpEndpoint, TcpEndpoint]:
     return ends[0], ends[1]
 
 
+class Lending:
+    """``lower`` as an endpoint that has in memory what is read from it, as the streams of tunnels have."""
+
+    def __init__(self, lower: TcpEndpoint) -> None:
+        self._lower = lower
+        self.fileno, self.recv_into, self.send = lower.fileno, lower.recv_into, lower.send
+        self.pending, self.unsent, self.flush = lower.pending, lower.unsent, lower.flush
+        self.shutdown_write, self.close = lower.shutdown_write, lower.close
+
+    def lend(self, most: int, /) -> memoryview:
+        return memoryview(self._lower.recv(most))
+
+    def break_off(self) -> None:
+        break_off(self._lower)
+
+    def check(self) -> None:
+        if code := self._lower.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+
+
 async def ends(kind: str) -> tuple[Endpoint, Endpoint, TcpEndpoint]:
     """Our endpoint, the far one, and the far one's socket."""
     near, far = tcp_pair()
     if kind == "raw":
         return near, far, far
+    if kind == "lending":
+        return Lending(near), far, far
     done: list[Endpoint] = []
 
     async def accept() -> None:

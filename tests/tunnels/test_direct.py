@@ -81,6 +81,25 @@ async def test_optional_ways_to_connect(flag: str) -> None:
         sock.close()
 
 
+def test_whoever_is_on_this_machine_is_reached_without_waiting() -> None:
+    ours = sockets()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = ours.connect_here(Target(*listener.getsockname()))
+        assert sock is not None and sock.getpeername() == listener.getsockname()
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sockets(ip_version="ipv6").connect_here(Target(*listener.getsockname())) is None
+        sock.close()
+    with pytest.raises(Unreachable) as fault:
+        ours.connect_here(Target("127.0.0.1", closed_port()))
+    assert fault.value.reason == "connect_refused"
+    for elsewhere in ("192.0.2.1", "localhost"):
+        assert ours.connect_here(Target(elsewhere, 80)) is None
+    with black_hole() as hole:
+        before = len(os.listdir("/proc/self/fd"))
+        assert ours.connect_here(Target("127.0.0.1", hole.port)) is None
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 async def test_the_source_address_can_be_given() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = await sockets(bind_address="127.0.0.9").connect(Target(*listener.getsockname()))

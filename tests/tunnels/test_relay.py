@@ -22,7 +22,8 @@ from tunnels.io.relay import Relay
 from tunnels.io.stream import EndpointStream
 from tunnels.io.waiting import Preloaded, TcpEndpoint
 
-KINDS = pytest.mark.parametrize("kinds", [("raw", "raw"), ("tls", "raw"), ("raw", "tls"), ("tls", "tls")], ids="-".join)
+PAIRS = [("raw", "raw"), ("tls", "raw"), ("raw", "tls"), ("tls", "tls"), ("lending", "raw"), ("raw", "lending")]
+KINDS = pytest.mark.parametrize("kinds", PAIRS, ids="-".join)
 BLOCK = bytes(range(256)) * 1024
 """A quarter of a megabyte."""
 

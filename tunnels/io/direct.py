@@ -123,6 +123,26 @@ class Sockets:
             raise
         return sock
 
+    def connect_here(self, target: Target) -> TcpEndpoint | None:
+        """Connect to this machine, if ``target`` is an address of its loopback and answers in no time; else None.
+
+        Raises ``Unreachable``, or as the guard.
+        """
+        if not _is_here(target.host) or self.options.ip_version != "dual":
+            return None
+        try:
+            sock = self.start_connect(target.host, target.port)
+            error = sock.connect_ex((target.host, target.port))
+            if error and error != errno.EISCONN:
+                sock.close()
+                if error == errno.EALREADY:
+                    return None
+                raise _socket_error(error)
+        except OSError as fault:
+            raise _unreachable(target, fault) from fault
+        self.keep_alive(sock)
+        return sock
+
     def keep_alive(self, sock: TcpEndpoint) -> None:
         """Let the kernel find out when the peer is gone."""
         for level, option, value in self._keep_alive_options:
@@ -148,15 +168,12 @@ class Sockets:
                     return await self._attempt(target.port, found[0])
                 return await _Contest(partial(self._attempt, target.port), found).run()
             except OSError as fault:
-                message = f"cannot connect to {target}: {fault.strerror or fault}"
-                raise Unreachable(message, why(fault)) from fault
+                raise _unreachable(target, fault) from fault
 
     async def _attempt(self, port: int, ip: str) -> TcpEndpoint:
         sock = self.start_connect(ip, port)
         try:
-            # Whoever listens on this machine has answered before the call returned, and the second call tells.
-            is_here = ip.startswith("127.") or ip == "::1"
-            error = sock.connect_ex((ip, port)) if is_here else errno.EALREADY
+            error = sock.connect_ex((ip, port)) if _is_here(ip) else errno.EALREADY
             if error == errno.EALREADY:
                 await trio.lowlevel.wait_writable(sock)
                 error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -303,6 +320,15 @@ class UdpEndpoint:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _is_here(ip: str) -> bool:
+    """Whoever listens there has answered before a connect returns, and a second call tells."""
+    return ip.startswith("127.") or ip == "::1"
+
+
+def _unreachable(target: Target, fault: OSError) -> Unreachable:
+    return Unreachable(f"cannot connect to {target}: {fault.strerror or fault}", why(fault))
 
 
 def _socket_error(number: int) -> OSError:

@@ -26,6 +26,8 @@ _READ_LEAST: Final = 16 * 1024
 _READ_SMALL: Final = 479
 """The longest ``bytes`` that CPython's allocator for small objects serves: up to there, reading into a new object costs
 less than reading into the shared buffer and slicing that."""
+_FEW: Final = 4096
+"""Who sends no more at once has nothing large under way, or not any more."""
 _READS_PER_EVENT: Final = 2
 _DEBT_LIMIT: Final = 64 * 1024 * 1024
 _DEAF: Final = 1 << 16
@@ -98,6 +100,7 @@ class Relay:
         "_down",
         "_fa",
         "_fb",
+        "_held",
         "_idle",
         "_on_close",
         "_reactor",
@@ -128,14 +131,21 @@ class Relay:
         self._fa = a.fileno()
         self._fb = b.fileno()
         self._a_interest = self._b_interest = READABLE
+        self._held = False
         self.closed = False
         self.slot = 0
         self.deadline = reactor.now + idle
         reactor.schedule(self)
         on_a: Handler = self._on_a
         on_b: Handler = self._on_b
+        near: Any = a  # a cast() would cost a call for each connection
+        far: Any = b
         if self._up.raw_source and self._up.raw_sink:
             on_a, on_b = self._quick(self._up, self._down, on_a), self._quick(self._down, self._up, on_b)
+        elif self._up.raw_source and hasattr(b, "lend"):
+            on_a, on_b = self._everyday(self._up, near.recv, on_a), self._everyday(self._down, far.lend, on_b)
+        elif self._up.raw_sink and hasattr(a, "lend"):
+            on_a, on_b = self._everyday(self._up, near.lend, on_a), self._everyday(self._down, far.recv, on_b)
         if a_watched:
             reactor.rehandle(self._fa, on_a)
         else:
@@ -156,7 +166,9 @@ class Relay:
             return
         if early or late:
             self._settle()
-        if not self.closed and not (self._up.raw_source and self._down.raw_source):
+        if self.closed or (self._up.raw_source and self._down.raw_source):
+            return
+        if (not self._up.raw_source and a.pending()) or (not self._down.raw_source and b.pending()):
             reactor.soon(self._poke)
 
     @property
@@ -204,6 +216,23 @@ class Relay:
         on_close, self._on_close = self._on_close, _told
         on_close(self, why)
 
+    def hold(self) -> None:
+        """Read nothing more from either side, until :meth:`release`; what was read is passed on."""
+        self._keep(True)
+
+    def release(self) -> None:
+        """Go on."""
+        self._keep(False)
+
+    def _keep(self, held: bool) -> None:
+        if self.closed or held is self._held:
+            return
+        self._held = held
+        try:
+            self._settle()
+        except OSError as fault:
+            self._fail(fault)
+
     def expire(self) -> None:
         """Nothing moved for the idle time."""
         self.close("idle")
@@ -250,6 +279,46 @@ class Relay:
                 self._start_chat(way, back, thorough)
 
         return on_events
+
+    def _everyday(self, way: _Way, read: Callable[[int], bytes | memoryview], thorough: Handler) -> Handler:
+        """The turn between a socket and an endpoint that lends, by ``read`` of the source: little came, and it is taken
+        as it is, from where it lies."""
+        reactor, idle, send = self._reactor, self._idle, way.sink.send
+
+        def on_events(events: int) -> None:
+            if events != _INPUT or way.debt or way.ended or way.size != _READ_LEAST or self._held:
+                thorough(events)
+                return
+            data, sent = None, 0
+            try:
+                data = read(_READ_LEAST)
+                sent = send(data) if data else 0
+            except BlockingIOError:
+                if data is None:
+                    return
+            except OSError as fault:
+                self._fail(fault)
+                return
+            self.deadline = reactor.now + idle
+            self._took(way, len(data), data[sent:])
+
+        return on_events
+
+    def _took(self, way: _Way, n: int, rest: bytes | memoryview) -> None:
+        """``n`` bytes were read at once, of which the sink did not take the ``rest``."""
+        way.carried += n
+        if not rest and 0 < n < _READ_LEAST:
+            return
+        if not rest and n:
+            self._grow(way)
+            return
+        way.ended = not n
+        if rest:
+            self._owe(way, rest)
+        try:
+            self._settle()
+        except OSError as fault:
+            self._fail(fault)
 
     def _start_chat(self, way: _Way, back: _Way, thorough: Handler) -> None:
         if self._interest(way) == READABLE:  # and not in paying what ``back`` owes as well
@@ -370,6 +439,8 @@ class Relay:
     def _turn(self, events: int, out: _Way, back: _Way) -> None:
         """The source of ``out`` (which is the sink of ``back``) is ready for something."""
         self.deadline = self._reactor.now + self._idle
+        if self._held:
+            events &= ~READABLE  # streams of tunnels tell of input without being asked
         try:
             if events & WRITABLE:
                 self._pay(back)
@@ -425,6 +496,8 @@ class Relay:
                     way.size = max((one for one in _SIZES if one <= sent), default=_READ_LEAST)
                 return False
             if n < size:
+                if n < _FEW:
+                    way.size = _READ_LEAST
                 break
             self._grow(way)
         if way.raw_source:
@@ -439,7 +512,7 @@ class Relay:
         if _Debts.total < _DEBT_LIMIT:
             way.size = _GROW[way.size]
 
-    def _owe(self, way: _Way, rest: memoryview) -> None:
+    def _owe(self, way: _Way, rest: bytes | memoryview) -> None:
         way.debt = bytes(rest)
         way.size = _READ_LEAST
         _change_debts(len(rest))
@@ -485,8 +558,9 @@ class Relay:
         if up.finished and down.finished and not self._unsent(up) and not self._unsent(down):
             self.close("")
             return
-        a = (0 if up.ended or up.debt else READABLE) | (WRITABLE if down.debt or self._unsent(down) else 0)
-        b = (0 if down.ended or down.debt else READABLE) | (WRITABLE if up.debt or self._unsent(up) else 0)
+        reading = 0 if self._held else READABLE
+        a = (0 if up.ended or up.debt else reading) | (WRITABLE if down.debt or self._unsent(down) else 0)
+        b = (0 if down.ended or down.debt else reading) | (WRITABLE if up.debt or self._unsent(up) else 0)
         if a != self._a_interest and (a or self._a_interest != _DEAF):
             self._want(self._fa, self._a_interest, a, self._on_a)
             if a & ~self._a_interest & READABLE and not up.raw_source:
@@ -510,7 +584,7 @@ class Relay:
 
     def _poke(self) -> None:
         """Read what an endpoint may hold decrypted, which no descriptor announces."""
-        if self.closed:
+        if self.closed or self._held:
             return
         for way, on in ((self._up, self._on_a), (self._down, self._on_b)):
             if not self.closed and not way.raw_source and not way.ended and not way.debt and way.source.pending():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from cyfs_gateway.io.cli import answers, files, house, peers, speed, streams, watching, ways
+from cyfs_gateway.io.cli import answers, certs, files, house, peers, share, sn, speed, streams, watching, ways
 from cyfs_gateway.io.cli.common import Place
 from cyfs_ns.io.cli import id_commands
 from cyfs_ns.io.cli.asking import resolve
@@ -57,6 +57,8 @@ for _command in (
     answers.explain,
     answers.dns,
     answers.flush,
+    certs.certs,
+    share.share,
     peers.tunnels,
     peers.ping,
     streams.nc,
@@ -64,6 +66,7 @@ for _command in (
     files.send,
     files.receive,
     speed.speedtest,
+    sn.sn,
     id_commands,
 ):
     cli.add_command(_command)

@@ -58,15 +58,12 @@ def check(place: Place, config: Path | None, as_json: bool) -> None:
     Example:
       cyfs-gateway check -c config.yaml
     """
-    from importlib.metadata import entry_points
-
     from cyfs_gateway.control.shapes import faults_json
-    from cyfs_gateway.host import ENTRY_POINTS
-    from cyfs_gateway.io.configfile import read_config
+    from cyfs_gateway.io.checked import read_checked
 
     if config is None:
         raise click.UsageError("which file? cyfs-gateway check -c FILE")
-    loaded = read_config(config, place.home, [point.name for point in entry_points(group=ENTRY_POINTS)])
+    loaded = read_checked(config, place.home)
     if as_json:
         print_json({"errors": len(loaded.errors), "faults": faults_json(loaded.faults)})
     else:

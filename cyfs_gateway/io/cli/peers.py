@@ -60,10 +60,11 @@ def tunnels(place: Place, words: tuple[str, ...], watch: bool, as_json: bool) ->
 @click.command()
 @click.argument("peer")
 @click.option("-n", "count", default=1, show_default=True, type=click.IntRange(1, 1000), help="How often.")
+@click.option("--explain", is_flag=True, help="Show the way that is used, why it is, and all others that are known.")
 @json_option
 @home_option
 @pass_place
-def ping(place: Place, peer: str, count: int, as_json: bool) -> None:
+def ping(place: Place, peer: str, count: int, explain: bool, as_json: bool) -> None:
     """Ask another device for a sign of life, by its DID or host name.
 
     A tunnel is made if none stands.
@@ -71,6 +72,7 @@ def ping(place: Place, peer: str, count: int, as_json: bool) -> None:
     \b
     Example:
       cyfs-gateway ping photos.home.example
+      cyfs-gateway ping photos.home.example --explain -n 5
     """
     import time
 
@@ -80,8 +82,34 @@ def ping(place: Place, peer: str, count: int, as_json: bool) -> None:
         said = ask(place, "POST", "cyfs", "ping", body={"peer": peer})
         if as_json:
             print_json(said, one_line=count > 1)
-        else:
-            click.echo(printable(f"{said['peer']}: {said['rtt']:.1f} ms, {said['trust']}, {_origin(said)}"))
+            continue
+        click.echo(printable(f"{said['peer']}: {said['rtt']:.1f} ms, {said['trust']}, {_origin(said)}"))
+        if explain:
+            _explain(said)
+
+
+def _explain(said: Mapping[str, Any]) -> None:
+    if said["why"]:
+        click.echo(printable(said["why"]))
+    if not said["ways"]:
+        click.echo("No other way is looked for.")
+        return
+    rows = [
+        (
+            one["name"],
+            one["kind"],
+            one["state"],
+            _measured(one["rtt"], "ms"),
+            f"{one['loss']:.0%}",
+            _measured(one["heard"], "s"),
+        )
+        for one in said["ways"]
+    ]
+    table(("WAY", "KIND", "STATE", "RTT", "LOSS", "HEARD"), rows)
+
+
+def _measured(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.1f} {unit}"
 
 
 def _forget(place: Place, peer: str, as_json: bool) -> None:
@@ -93,8 +121,8 @@ def _forget(place: Place, peer: str, as_json: bool) -> None:
 
 
 def _origin(one: Mapping[str, Any]) -> str:
-    """How a tunnel came about."""
-    if one["dialled"]:
+    """Which way a tunnel goes; where it has no choice, how it came about."""
+    if one["dialled"] or one["ways"]:
         return f"by {one['way']}" if one["way"] else "dialled"
     return f"from {one['way']}"
 

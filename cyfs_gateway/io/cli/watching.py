@@ -59,7 +59,7 @@ def status(place: Place, as_json: bool) -> None:
             known["owned by"] = document["fault"] or document["owner"]
     for name, value in known.items():
         click.echo(f"{name + ':':<15}{printable(str(value))}")
-    for part in ("listeners", "modules"):
+    for part in ("listeners", "memberships", "modules"):
         _show_part(part, said.get(part))
 
 

@@ -137,6 +137,7 @@ def make_router() -> Router[Handler]:
             Route("GET", "/cyfs/explain", _explain),
             Route("GET", "/cyfs/tunnels", _tunnels),
             Route("GET", "/cyfs/peers", _peers),
+            Route("POST", "/cyfs/memberships", _look_at_sns),
             Route("POST", "/cyfs/ping", _ping),
             Route("POST", "/cyfs/streams", streams.open_stream),
             Route("POST", "/cyfs/receiver", streams.receive),
@@ -206,6 +207,7 @@ async def _metrics(call: Call) -> Reply:
         from cyfs_ns.io.views import metrics_of
 
         metrics += metrics_of(gateway.name_server, gateway.started)
+    metrics += gateway.module_metrics()
     text = render(metrics)
     return Reply(200, text.encode("utf-8", "replace"), (("Content-Type", CONTENT_TYPE),))
 
@@ -221,8 +223,13 @@ async def _stop(call: Call) -> Reply:
 
 async def _module(call: Call) -> Reply:
     body = call.json() if call.body else {}
-    with _known():
-        return json_reply(dict(await call.app.gateway.control(call.name("module"), call.name("method"), body)))
+    try:
+        with _known():
+            return json_reply(dict(await call.app.gateway.control(call.name("module"), call.name("method"), body)))
+    except BadWire as fault:
+        raise HttpFault(400, str(fault)) from None
+    except Unreachable as fault:
+        raise HttpFault(503, str(fault)) from None
 
 
 # --- configuration -------------------------------------------------------------------------------------------------
@@ -533,6 +540,11 @@ async def _peers(call: Call) -> Reply:
 async def _forget_peer(call: Call) -> Reply:
     with streams.reached():
         return json_reply({"closed": await call.app.gateway.forget_peer(call.name("peer"))})
+
+
+async def _look_at_sns(call: Call) -> Reply:
+    call.app.gateway.look_at_sns()
+    return DONE
 
 
 async def _ping(call: Call) -> Reply:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -77,7 +76,9 @@ async def receive(call: Call) -> Reply:
             both.start_soon(watch)
             with suppress(trio.BrokenResourceError):
                 async for arrival in arrivals:
-                    said = {"id": arrival.id, **asdict(arrival.peer), "trust": arrival.peer.trust.label}
+                    peer = arrival.peer
+                    said = {"id": arrival.id, "did": peer.did, "host": peer.host, "owner": peer.owner}
+                    said |= {"zone": peer.zone, "trust": peer.trust.label}
                     await stream.send_all(json_bytes(said) + b"\n")
             both.cancel_scope.cancel()
     return SWITCHED

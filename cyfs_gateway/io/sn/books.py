@@ -79,6 +79,8 @@ class Books:
         self.store = store
         self.registry = registry
         self.registrar = Registrar(registry, policy)
+        self.changed: Callable[[Sequence[AnyChange]], None] = _nobody
+        """Hears what the registry has become, before anybody is told; also what is taken back."""
         self._wall = wall
         self._send, self._receive = trio.open_memory_channel[_Job](_WAITING)
         self._refusals: deque[Line] = deque(maxlen=_MOST_REFUSALS)
@@ -180,6 +182,7 @@ class Books:
             try:
                 verdict = job.decide(now)
                 undo[:0] = self.registry.apply(verdict.changes)
+                self.changed(verdict.changes)
             except Exception as fault:
                 if job.who != _OPERATOR:
                     raise
@@ -199,6 +202,7 @@ class Books:
                     log.error("%s", fault)
                 self._is_ailing = True
                 self.registry.apply(undo)
+                self.changed(undo)
                 verdicts = [Verdict(Code.UNWRITTEN, str(fault))] * len(lot)
             else:
                 if self._is_ailing:
@@ -217,6 +221,10 @@ class Books:
             except Unreachable as fault:
                 log.warning("upkeep: %s", fault)
             await trio.sleep(_UPKEEP)
+
+
+def _nobody(changes: Sequence[AnyChange]) -> None:
+    """Nobody listens yet."""
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ import trio
 from cyfs_gateway.io.sn.store import Store, Tally
 from cyfs_gateway.sn.admission import Policy
 from cyfs_gateway.sn.meter import Meter, Usage
-from cyfs_gateway.sn.quota import LARGEST, Allowance, Answer, Denied, Grant, Quota, Spent
+from cyfs_gateway.sn.quota import LARGEST, Allowance, Answer, Denied, Grant, Later, Quota, Spent
 from cyfs_gateway.sn.registry import Registry
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import Did
@@ -79,6 +79,15 @@ class Ledger:
         now = self._steady()
         self._allowances[owner][1].settle(grant, up + down, now)
         self._meter.add(owner, Usage(up, down, max(0.0, now - grant.since)))
+
+    def charge(self, owner: Did, used: Usage) -> Later | Denied | None:
+        """Count what was carried for ``owner`` without leave, by somebody who looks at his streams now and then.  None:
+        they may go on."""
+        allowance = self._allowance(owner)
+        self._meter.add(owner, used)
+        return (
+            allowance if isinstance(allowance, Denied) else allowance.charge(used.bytes, used.seconds, self._steady())
+        )
 
     def used(self, owner: Did) -> Usage:
         """What ``owner`` used this month, up to this moment."""

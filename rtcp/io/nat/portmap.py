@@ -219,6 +219,7 @@ class _Mapped:
             await asking.send(data)
         except OSError as fault:
             _closed(lease, fault)
+            self._news.set()  # it may be over by that
 
     async def _receive(self, lease: Lease, asking: trio.socket.SocketType) -> None:
         while True:

@@ -93,7 +93,8 @@ class Outcome:
     streams: dict[Target, trio.SocketStream] = field(default_factory=dict)
 
 
-async def _open_socket(family: int, kind: int) -> socket.socket:
+async def plain_socket(family: int, kind: int) -> socket.socket:
+    """A socket as it comes."""
     return socket.socket(family, kind)
 
 
@@ -103,7 +104,7 @@ async def carry_out(
     *,
     tcp: Sequence[Place] = (),
     on_met: Callable[[Met], None] = lambda met: None,
-    open_socket: OpenSocket = _open_socket,
+    open_socket: OpenSocket = plain_socket,
 ) -> Outcome:
     """Punch until there is a verdict.
 

@@ -1,7 +1,8 @@
-"""Asking STUN servers: from a socket that others use, and from sockets of our own to learn how our NAT behaves.
+"""Asking STUN servers: how they see a socket that others use, and how our NAT behaves.
 
-An :class:`Observer` never reads.  Whoever owns the socket hands over what looks like STUN, since only the answer that
-went through that very socket's mapping tells what others see of it.
+What others see of a socket only an answer through that very socket's mapping tells, so an :class:`Observer` asks over
+a share of it.  How a NAT behaves is the NAT's own; to tell it takes sockets that have written to nobody, and those are
+opened for it.
 """
 
 from __future__ import annotations
@@ -9,84 +10,134 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 
 import trio
 
 from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.io.dial import prepare
+from rtcp.io.nat.punch import Datagrams
 from rtcp.nat.behaviour import BRISK, SEED_SIZE, NatBehaviour, Patience, StunServer, Survey
-from rtcp.nat.stun import MOST, TRANSACTION_SIZE, HostPort, Kind, is_stun, read_message, write_request
+from rtcp.nat.stun import (
+    HEADER_SIZE,
+    MOST,
+    TRANSACTION_SIZE,
+    HostPort,
+    Kind,
+    is_stun,
+    read_message,
+    write_request,
+)
+from rtcp.party import Address
 
 WITHIN = 20.0
 """Seconds a survey may take; ordinarily it takes one or two."""
 
+_TCP_SECONDS = 3.0
+_NO_LINGER = struct.pack("@ii", 1, 0)
 _AT_ONCE = 32  # datagrams of one socket before its neighbours get their turn
 
 
 class Observer:
-    """Asks servers how they see one socket.
+    """Asks servers how they see the socket behind ``share``, which it reads while it asks."""
 
-    ``send(data, to)`` sends a datagram from it, or loses it, without waiting.  The socket's owner calls :meth:`take`
-    with every datagram that may be STUN.
-    """
+    def __init__(self, share: Datagrams) -> None:
+        self._share = share
+        self.seen: dict[HostPort, HostPort] = {}
+        """How each server that has answered sees the socket."""
 
-    def __init__(self, send: Callable[[bytes, HostPort], object]) -> None:
-        self._send = send
-        self._waiting: dict[bytes, _Waiting] = {}
+    async def ask(
+        self,
+        servers: Collection[HostPort],
+        *,
+        patience: Patience = BRISK,
+        grace: Callable[[float], float] | None = None,
+    ) -> None:
+        """Until all ``servers`` have answered or refused, or ``patience`` is over.
 
-    def take(self, datagram: bytes, source: HostPort) -> bool:
-        """Whether ``datagram`` was the answer to a question of ours; it is nobody else's then."""
-        if not self._waiting or not is_stun(datagram):
-            return False
-        waiting = self._waiting.get(datagram[8:20])
-        if waiting is None or waiting.server != source:
-            return False
-        with suppress(BadWire):
-            message = read_message(datagram)
-            if message.kind is Kind.ERROR and message.error is not None:
-                waiting.settle(Unreachable(f"{source} refuses STUN with {message.error[0]}"))
+        ``grace``: for how many seconds to wait for the others when the first has answered after so many.
+        """
+        waiting = {os.urandom(TRANSACTION_SIZE): server for server in servers}
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear, waiting, began, grace, nursery.cancel_scope)
+            for wait in (*patience.sends()[1:], patience.end()):
+                for transaction, server in list(waiting.items()):
+                    await self._share.send(write_request(transaction), server, None)
+                await trio.sleep_until(began + wait)
+            nursery.cancel_scope.cancel()
+
+    async def _hear(
+        self,
+        waiting: dict[bytes, HostPort],
+        began: float,
+        grace: Callable[[float], float] | None,
+        asking: trio.CancelScope,
+    ) -> None:
+        while waiting:
+            datagram, source = await self._share.receive()
+            server = waiting.get(datagram[8:20]) if is_stun(datagram) else None
+            if server is None or source != server:
+                continue
+            try:
+                message = read_message(datagram)
+            except BadWire:
+                continue
             seen = message.seen or message.seen_plain
             if message.kind is Kind.SUCCESS and not message.strange and seen is not None and seen.port:
-                waiting.settle(seen)
-        return True
-
-    async def observe(self, server: HostPort, *, patience: Patience = BRISK) -> HostPort:
-        """How ``server`` sees the socket.  Raises ``Unreachable``: no answer, or a refusal."""
-        transaction = os.urandom(TRANSACTION_SIZE)
-        request = write_request(transaction)
-        waiting = self._waiting[transaction] = _Waiting(server)
-        began = trio.current_time()
-        try:
-            for wait in (*patience.sends()[1:], patience.end()):
-                self._send(request, server)
-                with trio.move_on_at(began + wait):
-                    await waiting.settled.wait()
-                    break
-        finally:
-            del self._waiting[transaction]
-        if waiting.answer is None:
-            raise Unreachable(f"{server} does not answer by STUN", "connect_timeout")
-        if isinstance(waiting.answer, Unreachable):
-            raise waiting.answer
-        return waiting.answer
+                self.seen[server] = seen
+            elif message.kind is not Kind.ERROR or message.error is None:
+                continue
+            del waiting[message.transaction]
+            if grace is not None and len(self.seen) == 1:
+                now = trio.current_time()
+                asking.deadline = min(asking.deadline, now + grace(now - began))
+        asking.cancel()
 
 
-class _Waiting:
-    """One question under way."""
+async def observe_tcp(server: HostPort, local: Address, *, mark: int = 0) -> HostPort:
+    """How ``server`` sees a connection from ``local``, a place that others have, too.  Raises ``Unreachable``."""
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    try:
+        with trio.socket.socket(family, socket.SOCK_STREAM) as sock, trio.fail_after(_TCP_SECONDS):
+            prepare(sock, mark, "")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Without a farewell, so that neither end waits for packets of a connection that is over.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            await sock.bind(local)
+            await sock.connect(server)
+            stream = trio.SocketStream(sock)
+            transaction = os.urandom(TRANSACTION_SIZE)
+            await stream.send_all(write_request(transaction))
+            message = read_message(await receive_message(stream))
+    except (OSError, trio.BrokenResourceError, trio.TooSlowError, BadWire) as fault:
+        raise Unreachable(f"{server} does not answer by STUN over TCP: {fault}", "connect_timeout") from fault
+    seen = message.seen or message.seen_plain
+    if message.kind is not Kind.SUCCESS or message.transaction != transaction or seen is None or not seen.port:
+        raise Unreachable(f"{server} does not say by STUN how it sees a connection", "connect_timeout")
+    return seen
 
-    __slots__ = ("answer", "server", "settled")
 
-    def __init__(self, server: HostPort) -> None:
-        self.server = server
-        self.answer: HostPort | Unreachable | None = None
-        self.settled = trio.Event()
+async def receive_message(stream: trio.abc.ReceiveStream) -> bytes:
+    """One message of a stream, as far as its head says.  Raises ``BadWire`` and ``trio.BrokenResourceError``."""
+    untrusted = b""
+    while len(untrusted) < (size := _size(untrusted)):
+        more = await stream.receive_some(size - len(untrusted))
+        if not more:
+            raise BadWire(f"a STUN message ends after {len(untrusted)} octets")
+        untrusted += more
+    return untrusted
 
-    def settle(self, answer: HostPort | Unreachable) -> None:
-        if self.answer is None:
-            self.answer = answer
-            self.settled.set()
+
+def _size(begun: bytes) -> int:
+    """How long the message is, or its head."""
+    size = HEADER_SIZE if len(begun) < HEADER_SIZE else HEADER_SIZE + int.from_bytes(begun[2:4])
+    if size > MOST:
+        raise BadWire(f"a STUN message of {size} octets")
+    return size
 
 
 async def behaviour(
@@ -109,7 +160,7 @@ async def behaviour(
         sockets: dict[int, socket.socket] = {}
         numbers: dict[int, int] = {}
         try:
-            local = local or _own_host(servers[0].at, mark, interface)
+            local = local or own_host(servers[0].at, mark, interface)
             survey = Survey(servers, seed=os.urandom(SEED_SIZE), now=trio.current_time(), patience=patience)
             with trio.move_on_after(within):
                 while not survey.finished:
@@ -150,7 +201,7 @@ def _open(host: str, mark: int, interface: str) -> socket.socket:
     return sock
 
 
-def _own_host(server: HostPort, mark: int, interface: str) -> str:
+def own_host(server: HostPort, mark: int, interface: str) -> str:
     """Our address on the way to ``server``; nothing is sent."""
     with _open("::" if ":" in server.host else "0.0.0.0", mark, interface) as sock:
         sock.connect(server)

@@ -4,6 +4,8 @@ One task a socket, which drains it by the batch and writes each answer over its 
 come from elsewhere is sent alone.  Nothing is kept of a client but a count for its network, in bounded memory, so that
 nobody's address can be made to receive more than ``per_second`` answers, none larger than its request
 (:func:`rtcp.nat.stun.respond`).
+
+Over TCP (RFC 8489 section 6.2.2) a connection gets one answer, and its end.
 """
 
 from __future__ import annotations
@@ -12,22 +14,26 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from itertools import product
 from struct import Struct
 
 import trio
 
-from cyfs_ns.errors import Misuse
+from cyfs_ns.errors import BadWire, Misuse
 from cyfs_ns.io.datagrams import open_udp
 from cyfs_ns.io.mmsg import Batch
 from cyfs_ns.ratelimit import RateLimit
+from rtcp.io.nat.stun import receive_message
 from rtcp.nat.stun import MOST, HostPort, Place, respond
 
 PER_SECOND = 256
 """Answers for one network (a /24, or a /56); a survey of one NAT takes some twenty."""
 
+_MOST_CONNECTIONS = 256
+_CONNECTION_SECONDS = 5.0
 _TURN = 512  # requests, after which others should get their turn
 _WILDCARDS = ("0.0.0.0", "::")
 _PORT = Struct("!H")
@@ -71,6 +77,51 @@ async def serve_stun(
                 door = _Door(sockets, place, limit, surplus, counts)
                 nursery.start_soon(door.serve, clock)
             task_status.started(counts)
+
+
+async def serve_stun_tcp(
+    host: str,
+    port: int,
+    *,
+    public: str = "",
+    per_second: int = PER_SECOND,
+    clock: Callable[[], float] = time.monotonic,
+    task_status: trio.TaskStatus[StunCounts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer connections to ``host``, an address or a wildcard, for ever; ``public``: how clients know it.
+
+    Raises ``OSError`` when it cannot be bound.
+    """
+    counts, limit, open_ = StunCounts(), RateLimit(per_second, slip=0), 0
+
+    async def answer(stream: trio.SocketStream) -> None:
+        nonlocal open_
+        source = HostPort(*stream.socket.getpeername()[:2])
+        if open_ >= _MOST_CONNECTIONS or not limit.lease(ip_address(source.host).packed, int(clock()), 1):
+            counts.limited += 1
+            return
+        here = HostPort(public or stream.socket.getsockname()[0], port)
+        open_ += 1
+        try:
+            with trio.move_on_after(_CONNECTION_SECONDS), suppress(BadWire, trio.BrokenResourceError):
+                reply = respond(await receive_message(stream), source, Place(here=here))
+                if reply is None or reply.to != source:
+                    counts.ignored += 1
+                else:
+                    await stream.send_all(reply.data)
+                    counts.answered += 1
+                    await stream.receive_some(1)  # who asked closes first, so its port is free again
+        finally:
+            open_ -= 1
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            with suppress(OSError):  # it is gone already
+                await answer(stream)
+
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    task_status.started(counts)
+    await trio.serve_listeners(serve, listeners)
 
 
 class _Door:

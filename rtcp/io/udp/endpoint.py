@@ -14,6 +14,7 @@ import secrets
 import select
 import socket
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -45,6 +46,8 @@ _leaving = memoryview(bytearray(ROOM))
 
 Stranger = Callable[[bytes, Address], None]
 """Is given a datagram that is none of ours, and where it came from."""
+Detour = Callable[[memoryview, int], None]
+"""Takes a train, good until it returns, and the size of its datagrams, and sends them another way, or loses them."""
 Take = Callable[[UdpPipe, Address], None]
 """Is given a pipe that somebody called, and takes it over."""
 
@@ -71,7 +74,7 @@ class UdpEndpoint:
         self.on_stranger = on_stranger
         self._reactor, self._take, self._admits = reactor, take, admits
         self._settings = Settings(reset_secret=reset_secret or secrets.token_bytes(32), keeps_alive=keeps_alive)
-        self._sockets = {sock.family: sock for sock in sockets}
+        self._sockets: dict[int, TrainSocket] = {sock.family: sock for sock in sockets}
         self._door: Door | None = None
         if devices and take is not None:
             self._door = Door(devices, self._settings, secrets.token_bytes(DOOR_ENTROPY), trio.current_time())
@@ -79,11 +82,11 @@ class UdpEndpoint:
         self._pipes: dict[int, UdpPipe] = {}
         self._peers: dict[int, UdpPipe] = {}
         self._calls: dict[bytes, UdpPipe] = {}
+        self._detours: dict[Address, Detour] = {}
         self._clogged: dict[int, tuple[bytes, int, Address]] = {}
         self._waiting: set[UdpPipe] = set()
         self._resets = self._entries = 0
-        for sock in sockets:
-            reactor.watch(sock.fileno(), _READABLE, partial(self._on_events, sock))
+        self._watch()
 
     # What is wanted of it
 
@@ -111,7 +114,7 @@ class UdpEndpoint:
 
     async def connect(self, address: Address, device: bytes) -> UdpPipe:
         """A pipe to the device with the Ed25519 key ``device`` at ``address`` (an IP text).  Raises ``Unreachable``."""
-        if self._socket_for(address) is None:
+        if address not in self._detours and self._socket_for(address) is None:
             raise Unreachable(f"no UDP socket for {address[0]}", "pre_connect_route")
         door, now = wire.door_key(device), trio.current_time()
         machine = Connection.call(address, door, self._settings, secrets.token_bytes(CALL_ENTROPY), now)
@@ -142,19 +145,49 @@ class UdpEndpoint:
             raise Unreachable(f"{address[0]} port {address[1]}: {machine.why}", "connect_timeout")
         return pipe
 
-    def send(self, datagram: bytes | memoryview, to: Address) -> None:
-        """Send a datagram that is none of ours, or drop it."""
-        sock = self._socket_for(to)
-        if sock is not None:
-            try:
+    def send(self, datagram: bytes | memoryview, to: Address, ttl: int | None = None) -> None:
+        """Send a datagram that is none of ours, or drop it; ``ttl`` None: the usual one."""
+        if (detour := self._detours.get(to)) is not None:
+            detour(memoryview(datagram), len(datagram))
+        elif (sock := self._socket_for(to)) is None:
+            return
+        elif ttl is not None:
+            sock.send_apart(bytes(datagram), to, ttl)
+        else:
+            with suppress(BlockingIOError):
                 sock.send(memoryview(datagram), len(datagram), to)
-            except BlockingIOError:
-                return
+
+    def send_train(self, train: bytes, segment: int, to: Address) -> None:
+        """Send datagrams of ``segment`` bytes, the last maybe smaller, that are none of ours, or drop them."""
+        if (sock := self._socket_for(to)) is not None:
+            with suppress(BlockingIOError):
+                sock.send(memoryview(train), segment, to)
+
+    def lead(self, address: Address, detour: Detour | None) -> None:
+        """What goes to ``address``, which stands for a way and is nobody's, is handed to ``detour``; None: no more."""
+        if detour is None:
+            self._detours.pop(address, None)
+        else:
+            self._detours[address] = detour
+
+    def came(self, datagram: bytes, source: Address) -> None:
+        """A datagram came by the way that ``source`` stands for."""
+        self._arrived(memoryview(datagram), len(datagram), source, trio.current_time())
 
     def network_changed(self) -> None:
         """An address or a route of this machine is another."""
         for pipe in self.pipes:
             pipe.network_changed()
+
+    def rebind(self, sockets: Sequence[TrainSocket]) -> None:
+        """Go on at ``sockets``, which are taken over, instead of those there were; the pipes come along."""
+        self._leave()
+        self._sockets = {sock.family: sock for sock in sockets}
+        self._watch()
+        waiting, self._waiting = self._waiting, set()
+        for pipe in waiting:
+            pipe.soon()
+        self.network_changed()
 
     def close(self) -> None:
         """End all pipes, and give the port back."""
@@ -162,10 +195,18 @@ class UdpEndpoint:
             pipe.machine.close()
             self.pump(pipe)
             pipe.soon()
+        self._leave()
+
+    def _watch(self) -> None:
+        for sock in self._sockets.values():
+            self._reactor.watch(sock.fileno(), _READABLE, partial(self._on_events, sock))
+
+    def _leave(self) -> None:
         for sock in self._sockets.values():
             self._reactor.forget(sock.fileno())
             sock.close()
         self._sockets.clear()
+        self._clogged.clear()
 
     def _socket_for(self, address: Address) -> TrainSocket | None:
         return self._sockets.get(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
@@ -271,7 +312,9 @@ class UdpEndpoint:
             train = machine.next_train(now, _leaving)
             if train is None:
                 break
-            if (sock := self._socket_for(train.address)) is not None:
+            if (detour := self._detours.get(train.address)) is not None:
+                detour(_leaving[: train.size], train.segment)
+            elif (sock := self._socket_for(train.address)) is not None:
                 self._send(sock, _leaving[: train.size], train.segment, train.address)
         else:
             pipe.soon()

@@ -21,6 +21,11 @@ _BUFFER_FORCE = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}
 _BUFFER: Final = 4 << 20
 _MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
 _PROBE: Final = 3
+_TTL = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT),
+}
+"""The control message with one datagram's TTL."""
 _U16 = Struct("=H")
 _INT = Struct("=i")
 _CONTROL: Final = socket.CMSG_SPACE(_INT.size)
@@ -91,6 +96,12 @@ class TrainSocket:
         if len(source) == 4 and source[3]:
             host = f"{host}%{source[3]}"  # of one link only
         return _arrived[:size], segment, (host, port)
+
+    def send_apart(self, datagram: bytes, to: Address, ttl: int) -> None:
+        """Send one datagram with a TTL of its own, or lose it."""
+        control = (*_TTL[self.family], _INT.pack(ttl))
+        with suppress(OSError):
+            self._socket.sendmsg((datagram,), (control,), 0, to)
 
     def send(self, train: memoryview, segment: int, to: Address) -> None:
         """Send ``train`` as datagrams of ``segment`` bytes.  Raises ``BlockingIOError``.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
 from cyfs_ns.errors import BadWire, Misuse
+from rtcp.nat.special import special
 
 
 class Transport(Enum):
@@ -64,33 +64,10 @@ class Grant:
     """Seconds; 0: until it is deleted, or the router forgets."""
 
 
-_BEHIND: Final = tuple(
-    (ipaddress.ip_network(network), what)
-    for network, what in (
-        ("100.64.0.0/10", "an address of a carrier's NAT (RFC 6598)"),
-        ("192.0.0.0/24", "an address of a carrier's NAT (RFC 7335)"),
-        ("10.0.0.0/8", "a private address (RFC 1918)"),
-        ("172.16.0.0/12", "a private address (RFC 1918)"),
-        ("192.168.0.0/16", "a private address (RFC 1918)"),
-        ("169.254.0.0/16", "an address of one link"),
-        ("127.0.0.0/8", "a loopback address"),
-        ("0.0.0.0/8", "no address"),
-        ("224.0.0.0/3", "no address of one machine"),
-        ("fe80::/10", "an address of one link"),
-        ("fc00::/7", "a private address (RFC 4193)"),
-        ("::/127", "no address"),
-        ("ff00::/8", "no address of one machine"),
-    )
-)
-
-
 def not_public(ip: str) -> str:
-    """What keeps an address from being reached from everywhere, in words; empty: nothing.
-
-    Addresses of documentation count as public: where they are used at all, they play that part.  Raises ``BadWire``.
-    """
+    """What keeps an address from being reached from everywhere, in words; empty: nothing.  Raises ``BadWire``."""
     try:
-        address = ipaddress.ip_address(ip)
+        what = special(ipaddress.ip_address(ip))
     except ValueError:
         raise BadWire(f"not an address: {ip[:50]!r}") from None
-    return next((what for network, what in _BEHIND if address in network), "")
+    return "" if what is None else what.value

@@ -15,7 +15,16 @@ import wsproto
 from wsproto.events import CloseConnection, Event, Message, RejectConnection, Request
 
 from cyfs_gateway.config.model import Config, ControlConfig
-from cyfs_gateway.facade import Arrival, ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
+from cyfs_gateway.facade import (
+    Arrival,
+    ConnectionView,
+    Explanation,
+    PeerView,
+    ProviderView,
+    ProxyView,
+    TunnelView,
+    WayView,
+)
 from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.table import RuleView
 from cyfs_ns.config.written import Fault
@@ -23,11 +32,21 @@ from cyfs_ns.conversation import Page, PageWanted
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer, Question, Record
+from cyfs_ns.metrics import Metric, single
 from cyfs_ns.trust.level import Trust
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
 
 SECRET = "correct horse battery staple"
+FAR: dict[str, Any] = {
+    "way": "SN sn.example",
+    "why": "relayed because the far NAT is random-symmetric",
+    "ways": (
+        WayView(name="SN sn.example", kind="relay", state="in use", rtt=21.5, loss=0.0, heard=0.5),
+        WayView(name="udp 192.0.2.7:4", kind="host", state="never answered", rtt=None, loss=0.1, heard=None),
+    ),
+}
+"""Of a peer with a choice of ways."""
 
 
 async def greet_and_echo(endpoint: Endpoint) -> None:
@@ -244,7 +263,8 @@ class PaperGateway:
         faults = {"nobody": BadWire("nobody"), "stranger": Refused("a stranger"), "away": Unreachable("away")}
         if peer in faults:
             raise faults[peer]
-        return replace(self.peers()[0], peer=peer, rtt=2.5)
+        seen = replace(self.peers()[0], peer=peer, rtt=2.5)
+        return replace(seen, **FAR) if peer == "far.example" else seen
 
     async def call_peer(
         self, peer: str, host: str, port: int, near: Callable[[], Awaitable[Endpoint]], *, network: str = "tcp"
@@ -325,6 +345,12 @@ class PaperGateway:
 
     def status(self) -> Mapping[str, Any]:
         return {"listeners": [{"name": "DEFAULT-MIXED", "kind": "mixed", "address": "127.0.0.1:7890"}], "modules": {}}
+
+    def look_at_sns(self) -> None:
+        """There are none."""
+
+    def module_metrics(self) -> tuple[Metric, ...]:
+        return (single("cyfs_health_pings_total", "counter", "Pings.", 3),)
 
     async def control(self, module: str, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         if method == "forbidden":

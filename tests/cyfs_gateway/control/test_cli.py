@@ -70,6 +70,11 @@ async def owner(house: House) -> Owner:
         ("tunnels", r"did:web:photos.home.example +owner-signed +did:dev:y +5 +from 192.0.2.7 +1.5 s"),
         ("tunnels forget did:web:a.example", r"1 tunnel closed"),
         ("ping did:web:a.example", r"did:web:a.example: 2.5 ms, owner-signed, from 192.0.2.7"),
+        ("ping did:web:a.example --explain", r"No other way is looked for\."),
+        ("ping far.example", r"far.example: 2.5 ms, owner-signed, by SN sn.example"),
+        ("ping far.example --explain", r"relayed because the far NAT is random-symmetric"),
+        ("ping far.example --explain", r"SN sn.example +relay +in use +21.5 ms +0% +0.5 s"),
+        ("ping far.example --explain", r"udp 192.0.2.7:4 +host +never answered +10% *"),
         ("version", rf"cyfs-gateway {re.escape(__version__)}"),
     ],
 )

@@ -163,6 +163,14 @@ DELAY = obj(delay=COUNT)
 ERROR = obj(message={"type": "string", "minLength": 1})
 
 TUNNEL = obj(url=TEXT, state=TEXT, source=TEXT, reason=TEXT, rtt={"type": ["number", "null"]}, learnt_at=NUMBER)
+WAY = obj(
+    name=TEXT,
+    kind=TEXT,
+    state=TEXT,
+    rtt={"type": ["number", "null"]},
+    loss=NUMBER,
+    heard={"type": ["number", "null"]},
+)
 PEER = obj(
     peer=TEXT,
     device=TEXT,
@@ -174,6 +182,8 @@ PEER = obj(
     way=TEXT,
     silent=NUMBER,
     rtt={"type": ["number", "null"]},
+    why=TEXT,
+    ways={"type": "array", "items": WAY},
 )
 
 READ = {
@@ -209,6 +219,14 @@ async def test_what_is_read_has_its_shape(house: House, path: str) -> None:
         assert answer.status == 200, answer.body
         assert answer.headers["content-type"] == "application/json"
         jsonschema.validate(answer.json, READ[path])
+
+
+async def test_a_ping_tells_all_ways_of_a_peer_that_has_several(house: House) -> None:
+    words = ("-X", "POST", "-H", "content-type: application/json", "-d", '{"peer": "far.example"}')
+    answer = await house.unix("/cyfs/ping", *words)
+    assert answer.status == 200, answer.body
+    jsonschema.validate(answer.json, PEER)
+    assert [(way["state"], way["rtt"]) for way in answer.json["ways"]] == [("in use", 21.5), ("never answered", None)]
 
 
 ACTS = [
@@ -352,6 +370,7 @@ async def test_metrics_are_prometheus_text(house: House) -> None:
     answer = await house.tcp("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'cyfs_outbound_bytes_total{outbound="a",type="Socks5",direction="down"} 20\n' in answer.body.decode()
+    assert b"\ncyfs_health_pings_total 3\n" in answer.body, "what modules measured stands there, too"
     assert (await house.tcp("/metrics", secret="")).status == 401
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +14,7 @@ import pytest
 import trio
 from inprocess import Living, curl, echo, exactly, hello, living, serve, socks5, until
 
-from cyfs_gateway.host import Host, HttpQuery, HttpReply
+from cyfs_gateway.host import ENTRY_POINTS, Host, HttpQuery, HttpReply
 from cyfs_gateway.io.modules import Modules
 from cyfs_gateway.modules.health import HealthModule
 from cyfs_ns.errors import ConfigFault
@@ -172,3 +175,26 @@ async def test_the_health_page(tmp_path: Path) -> None:
         assert (await curl("-x", f"http://127.0.0.1:{house.port()}", "-d", "x", "http://how.are.you/"))[1].startswith(
             "only"
         )
+
+
+def test_what_nobody_names_is_not_imported():
+    look = (
+        "import sys\n"
+        "from cyfs_gateway.io.modules import Modules\n"
+        "known = Modules.discover()\n"
+        "assert {'certificates', 'health', 'share', 'sn'} <= set(known), set(known)\n"
+        "assert 'cyfs_gateway.io.sn.module' not in sys.modules and 'acme' not in sys.modules\n"
+        "assert all(known[section].section == section for section in known)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_module_that_cannot_be_imported_is_the_fault_of_who_names_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    broken = importlib.metadata.EntryPoint("broken", "cyfs_gateway.nowhere:Module", ENTRY_POINTS)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [broken])
+    known = Modules.discover()
+    assert set(known) == {"broken"}
+    with pytest.raises(ConfigFault, match="broken: the module cannot be loaded: No module named"):
+        known["broken"]

@@ -19,6 +19,7 @@ from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, NOW, PHOTOS, PI, dev, mac
 
 from cyfs_gateway.config.model import ListenerConfig
 from cyfs_gateway.io.offers import SPEEDTEST
+from cyfs_gateway.io.peerflows import PeerFlow
 from cyfs_gateway.io.peers import _is_a_door_closed
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did
@@ -76,6 +77,36 @@ async def test_a_name_is_dialled_and_the_service_behind_it_answers(tmp_path: Pat
         await stream.aclose()
         await until(lambda: not photos.gateway.connections())
         assert photos.gateway.totals() == (5, 5)
+
+
+async def test_a_service_on_the_same_machine_is_joined_at_once(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def task(*_: object) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    monkeypatch.setattr(PeerFlow, "_serve_in_time", task)
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, code = await socks5(laptop.port(), "photos.home.example", 80)
+        assert code == 0
+        await stream.send_all(b"hello")
+        assert await exactly(stream, 5) == b"hello"
+        await stream.aclose()
+        await until(lambda: not photos.gateway.connections())
+        assert photos.gateway.totals() == (5, 5)
+    port, nobody = free_port(), free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos2", NAS, door(port, web(nobody)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop2", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert await ask(laptop) == 5
+        assert not photos.gateway.connections() and not photos.tracker.seen
 
 
 async def ask(house: Living, port: int = 80, host: str = "photos.home.example") -> int:
@@ -372,6 +403,8 @@ async def test_a_box_that_nobody_can_dial_keeps_a_tunnel_and_is_reached_through_
         (tunnel,) = standing()
         tunnel.lose()
         await until(lambda: standing() and standing() != [tunnel])
+        device = await laptop.gateway._peers.device()
+        await until(device.tunnels)  # it hears a moment later than the other end that it stands
         assert len(await tunnels(laptop)) == 1
 
 
@@ -688,6 +721,7 @@ async def test_the_owner_is_kept_until_the_pins_are_others(
     async with machine(tmp_path, PI, "rtcp: {}\n", did=LAPTOP) as laptop:
         peers = laptop.gateway._peers
         await peers.device()
+        await trio.testing.wait_all_tasks_blocked()  # what it asks for as it begins
         guard, _ = laptop.engine.offers._offered[SPEEDTEST]
         monkeypatch.setattr(TrustStore, "anchors", counted)
         now = trio.current_time()

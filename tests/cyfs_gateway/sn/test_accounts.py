@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sn_people import HERE, NOW, SN, Office, Person, person, secret
 
 from cyfs_gateway.sn import names
-from cyfs_gateway.sn.accounts import CODE_BYTES, Stamp, digest_of
+from cyfs_gateway.sn.accounts import CODE_BYTES, Change, Stamp, digest_of
 from cyfs_gateway.sn.admission import Circumstances, Code, challenge
 from cyfs_gateway.sn.quota import Quota
+from cyfs_gateway.sn.registry import Registry
 from cyfs_gateway.sn.requests import (
     LIFETIME,
     Admit,
@@ -824,3 +825,27 @@ def test_any_text_is_a_name_or_bad_wire(text: str):
     except BadWire:
         return
     assert names.label(label) == label and names.skeleton(label)
+
+
+def test_the_machine_that_answers_for_a_name_is_the_same_after_the_books_were_read_again():
+    """They are read by key, and not in the order in which the machines came."""
+    office, owner = Office(owners=[person(1).did]), person(1)
+    office(owner, Register("alice"))
+    machines = [person(seed) for seed in range(20, 28)]
+    for number, machine in enumerate(machines):
+        assert office.admit(owner, machine, f"ood{number}").ok, "all within one second"
+    assert office.admit(owner, machines[0], "ood0", NOW + 60).ok, "a document is renewed"
+    assert office.admit(owner, person(28), "ood1", NOW + 60).ok, "a machine is replaced"
+    before = office.registry.find_name("alice")
+    assert before is not None
+    assert before.chosen == "ood0"
+    for order in (1, -1):
+        again = Registry()
+        entries = [*office.registry.accounts(), *office.registry.all_names()]
+        again.apply(Change(None, entry) for entry in entries)
+        devices = sorted(office.registry.devices(), key=lambda one: str(one.did))[::order]
+        again.apply(Change(None, entry) for entry in devices)
+        after = again.find_name("alice")
+        assert after is not None
+        assert after.chosen == "ood0"
+        assert list(after.hosts) == list(before.hosts) == [f"ood{number}" for number in range(8)]

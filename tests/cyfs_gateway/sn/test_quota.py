@@ -52,6 +52,38 @@ def test_a_hundred_who_ask_at_once_get_no_more_than_there_is():
     assert isinstance(account.ask(2.0), Denied) and "used up" in account.open()
 
 
+def test_who_is_charged_afterwards_waits_until_the_pace_has_caught_up():
+    account = allowance(rate=100_000)
+    assert account.charge(200_000, 1.0, 10.0) is None, "what a full bucket holds"
+    over = account.charge(300_000, 1.0, 10.0)
+    assert isinstance(over, Later)
+    assert over.at == pytest.approx(13.0)
+    assert isinstance(account.charge(0, 0.0, 12.9), Later)
+    assert account.charge(0, 0.0, 13.1) is None
+    assert account.spent == Spent(500_000, 2.0)
+
+
+def test_who_is_charged_afterwards_is_slowed_and_then_refused():
+    account = allowance(slow_bytes=MB, most_bytes=2 * MB, slow_rate=16_384)
+    assert account.charge(MB - 1, 0.0, 0.0) is None
+    assert account.charge(1, 0.0, 1.0) is None
+    assert isinstance(account.charge(100_000, 0.0, 1.0), Later), "at the slow rate by now"
+    assert isinstance(account.charge(MB, 0.0, 1.0), Denied)
+    account.new_month(Spent())
+    account.change(Quota(), 2.0)
+    assert account.charge(10 * MB, 0.0, 2.0) is None
+    timed = allowance(most_seconds=10)
+    assert timed.charge(0, 9.0, 0.0) is None
+    assert isinstance(timed.charge(0, 1.0, 1.0), Denied)
+
+
+def test_a_debt_is_no_idle_account():
+    account = allowance(rate=100_000)
+    account.charge(400_000, 0.0, 0.0)
+    assert not account.is_idle(3.0)
+    assert account.is_idle(60.0)
+
+
 def test_what_a_holder_did_not_use_goes_to_others():
     account = allowance(most_bytes=LARGEST)
     first = granted(account.ask(0.0))

@@ -406,3 +406,50 @@ def test_any_story_ends_on_something_that_works_with_few_packets(seed, keep, sto
     quiet = day.now
     day.live(200)
     assert len(day.since(quiet)) <= (200 / KEEPALIVE + 1 if keep else 0)
+
+
+def steady(day) -> None:
+    day.race.steady = True
+
+
+def test_a_steady_race_stays_where_it_is_over_a_silence_and_asks_first(day):
+    steady(day)
+    direct(day)
+    day.live(120)
+    day.say()
+    assert day.race.current is PUNCHED
+    day.live(2)
+    assert day.race.current is PUNCHED
+
+
+def test_in_a_steady_race_what_comes_is_as_good_as_a_pong(day):
+    steady(day)
+    direct(day)
+    day.rtt[PUNCHED] = None
+    for _ in range(100):
+        day.live(0.1)
+        day.race.heard(PUNCHED, day.now)
+        day.say()
+    assert day.race.current is PUNCHED
+    day.live(3)
+    assert day.race.current is RELAY
+
+
+def test_a_way_that_was_gone_without_our_word_is_believed_and_the_old_one_asked(day):
+    direct(day)
+    day.say()
+    day.race.went(RELAY, day.now)
+    assert day.race.current is RELAY
+    assert day.race.explain(day.now).why == f"{PUNCHED.name} broke"
+    day.live(5)
+    assert day.race.current is PUNCHED
+
+
+def test_a_relay_of_datagrams_is_better_than_one_of_streams_and_says_why_it_is_one(day):
+    streams, datagrams = Way("a", Kind.RELAY, Transport.TCP), Way("b", Kind.RELAY)
+    race = Race()
+    race.add(streams, 0.0)
+    race.judged(Verdict(ways=(), why="relayed because the far NAT is random-symmetric", probes=9, seconds=1.0), 1.0)
+    race.add(datagrams, 2.0)
+    assert race.current == datagrams
+    assert race.explain(2.0).why == "relayed because the far NAT is random-symmetric"

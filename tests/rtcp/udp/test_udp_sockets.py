@@ -343,3 +343,20 @@ async def test_a_nat_that_restarts_does_not_stop_a_download():
                 got.extend(data)
         assert got == block * 12 and len(ports) == 4
         nursery.cancel_scope.cancel()
+
+
+async def test_a_port_that_is_given_up_for_another_takes_its_pipes_along():
+    async with pair() as two:
+        ours, theirs = await two.pipes()
+        before = two.here.addresses
+        with trio.fail_after(20):
+            for side, mine, far in ((two.here, ours, theirs), (two.here, theirs, ours)):
+                side.rebind(two.sockets("127.0.0.1"))
+                await send_all(mine, b"moved")
+                assert await receive_some(far, 5) == b"moved"
+        assert two.here.addresses != before
+        assert theirs.address == two.here.addresses[0]
+        two.here.rebind([])
+        assert two.here.addresses == []
+        with pytest.raises(Unreachable):
+            await two.here.connect(two.address, KEY)

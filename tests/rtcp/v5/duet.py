@@ -220,7 +220,12 @@ class Duet:
         busy = False
         for pipe in list(self.pipes.values()):
             if not pipe.closed:
-                for record in pipe.side.tunnel.data_to_send(pipe.carrier, self.now):
+                tunnel = pipe.side.tunnel
+                on = tunnel._carriers.get(pipe.carrier)
+                is_late = on is not None and on.ack_at is not None and on.ack_at <= self.now
+                has_to_say = tunnel.has_to_say or is_late  # for what is late there are deadlines
+                for record in tunnel.data_to_send(pipe.carrier, self.now):
+                    assert has_to_say, "who has nothing to say is not asked"
                     pipe.sent += record
                     self.all_sent[pipe.side.name] += record
                     busy = True

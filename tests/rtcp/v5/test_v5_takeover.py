@@ -13,7 +13,7 @@ from rtcp.v5.closing import Close, CloseCode
 from rtcp.v5.events import Alive, CarrierWanted, Stands
 from rtcp.v5.life import Beat, Pulse, Why, patience
 from rtcp.v5.payloads import Parameters
-from tests.rtcp.v5.duet import BULK, CALLABLE, FLOW, HIDDEN, PLAIN, WEB, Duet, standing
+from tests.rtcp.v5.duet import BULK, CALLABLE, FLOW, HIDDEN, PLAIN, WEB, Duet, Side, standing
 
 BRIEF = Parameters(features=CALLABLE.features, port=2980, hold=10)
 
@@ -77,12 +77,12 @@ def test_while_a_claim_is_out_nothing_above_it_is_acknowledged():
     assert one.claim() == Claim(0, 1, 2)
     for _ in range(3):
         one.take(1, 0)
-    assert one.acknowledge() == 2 and one.acknowledge() is None
+    assert one.acknowledge(0) == 2 and one.acknowledge(0) is None
     one.moved_there(0)
     assert one.skip == 3, "what comes again"
-    assert one.acknowledge() is None, "and is not acknowledged before"
+    assert one.acknowledge(0) is None, "and is not acknowledged before"
     one.skip = 0
-    assert one.acknowledge() == 5
+    assert one.acknowledge(0) == 5
 
 
 def test_what_came_over_the_old_carrier_meanwhile_is_taken_once():
@@ -340,3 +340,26 @@ def test_a_carrier_may_die_at_any_byte(who):
     undisturbed = story(None)
     for at in range(200):
         assert story(at) == undisturbed, at
+
+
+def test_small_talk_is_not_acknowledged_with_each_record():
+    duet = Duet()
+    stream = duet.alice.tunnel.open(WEB, duet.now)
+    duet.talk()
+    alices, bobs = duet.alice.tunnel._control, duet.bob.tunnel._control
+    acknowledged = alices.first
+
+    def say(side: Side) -> None:
+        duet.send(side, stream, b"a word", finish=False)
+        duet.talk()
+
+    for side in duet.sides * 3:
+        say(side)
+    assert alices.first == acknowledged and bobs.ack_at is not None
+    duet.sleep(0.06)
+    say(duet.bob)
+    assert alices.first == alices.end and bobs.ack_at is None, "a while later it goes along"
+    say(duet.alice)
+    duet.sleep(0.11)
+    duet.talk()
+    assert alices.first == alices.end, "or by itself, when it is due"

@@ -1,0 +1,103 @@
+"""Links to services at home, for people with nothing but a browser."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from cyfs_gateway.io.cli.common import Place, ask, home_option, json_option, pass_place, print_json, table
+from cyfs_ns.printable import printable
+
+
+class _ServiceOrCommand(click.Group):
+    """``share photos`` is short for ``share link photos``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["link", *args])
+
+
+@click.group(cls=_ServiceOrCommand)
+def share() -> None:
+    """Give links to services at home, list them, take them back.
+
+    \b
+    Example:
+      cyfs-gateway share photos --until 7d --note "for Ann"
+    """
+
+
+@share.command()
+@click.argument("service")
+@click.option("--until", default="7d", show_default=True, help="12h, 7d, or the day it ends.")
+@click.option("--note", default="", help="For whom, to find it again.")
+@click.option("--qr/--no-qr", default=None, help="Draw a QR code. [default: on a terminal]")
+@json_option
+@home_option
+@pass_place
+def link(place: Place, service: str, until: str, note: str, qr: bool | None, as_json: bool) -> None:
+    """Give a link that opens SERVICE in any browser.  Whoever has the link has the service.
+
+    \b
+    Example:
+      cyfs-gateway share photos --until 2027-01-31
+    """
+    body = {"service": service, "until": until, "note": note}
+    said = ask(place, "POST", "cyfs", "modules", "share", "link", body=body)
+    if as_json:
+        print_json(said)
+        return
+    click.echo(printable(said["url"]))
+    if qr or (qr is None and sys.stdout.isatty()):
+        import segno
+
+        code: Any = segno.make_qr(said["url"], error="l")
+        code.terminal(compact=True)
+    if "until" in said:
+        until = f"{datetime.fromtimestamp(said['until'], UTC):%Y-%m-%d %H:%M} UTC"
+        click.echo(f"until {until}; take it back with: cyfs-gateway share revoke {said['id']}", err=True)
+
+
+@share.command(name="list")
+@json_option
+@home_option
+@pass_place
+def list_(place: Place, as_json: bool) -> None:
+    """List the links that were given.
+
+    \b
+    Example:
+      cyfs-gateway share list
+    """
+    said = ask(place, "POST", "cyfs", "modules", "share", "list", body={})
+    if as_json:
+        print_json(said)
+        return
+    rows = []
+    for each in said["links"]:
+        until = f"{datetime.fromtimestamp(each['until'], UTC):%Y-%m-%d %H:%M} UTC"
+        rows.append([each["id"], each["service"], each["host"], until, each["note"], "over" if each["expired"] else ""])
+    table(("ID", "SERVICE", "HOST", "UNTIL", "NOTE", ""), rows)
+
+
+@share.command()
+@click.argument("id")
+@json_option
+@home_option
+@pass_place
+def revoke(place: Place, id: str, as_json: bool) -> None:
+    """Take the link ID back; whoever is in by it is out with the next request.
+
+    \b
+    Example:
+      cyfs-gateway share revoke 5f1d0c3b9a7e2468
+    """
+    said = ask(place, "POST", "cyfs", "modules", "share", "revoke", body={"id": id})
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(printable(f"taken back: {said['service']} {said['note']}".rstrip()))

@@ -1,0 +1,258 @@
+"""The SNs that this machine belongs to, all of them: each has a loop of its own (``member``), and waits for no other.
+
+They also lead us to others.  Whoever wants a tunnel to a peer asks here for ways through SNs: our own, the one first
+whose domain the peer's name is below, then those that the documents of the peer's zone name.  A way through an SN is a
+stream that leads to the peer's own door; the SN moves what it cannot read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from cyfs_gateway.config.model import MemberConfig
+from cyfs_gateway.io.acquaintance import Acquaintance
+from cyfs_gateway.io.member import PORT, Member
+from cyfs_gateway.io.memberfile import MemberFile
+from cyfs_gateway.io.sntalk import HOST, Conversation, connected
+from cyfs_gateway.membership import Word, is_below, public_addresses
+from cyfs_gateway.sn.talk import RelaySession, RelayWith
+from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.identity.did import Did, dev_did, host_of_did, subject
+from cyfs_ns.identity.documents import ZoneBoot, ZoneDoc
+from cyfs_ns.links import Picture
+from cyfs_ns.trust import outcome
+from cyfs_ns.trust.level import Purpose
+from cyfs_ns.trust.places import lineage
+from rtcp.io.device import Carrier
+from rtcp.party import Address, Found, Local
+
+if TYPE_CHECKING:
+    from cyfs_gateway.host import TxtPublisher
+    from cyfs_gateway.io.rtcp import Way
+    from rtcp.io.pipe import Pipe
+
+_ASKING = 1.0
+"""Seconds for what documents say of a peer's SN: whoever dials it has found it by then, or has other ways."""
+_MOST_FOREIGN = 2
+_MOST_ABOVE = 4
+
+_log = logging.getLogger("cyfs.sn.member")
+
+
+OpenStream = Callable[..., Awaitable["Pipe"]]
+"""Opens a stream to a peer, by a way: of :class:`cyfs_gateway.io.peers.Peers`."""
+
+
+class Membership:
+    """See the module's text.  ``open_stream`` opens one to whom a name leads, ``way`` is that of an SN of ours."""
+
+    def __init__(
+        self,
+        acquaintance: Acquaintance,
+        open_stream: OpenStream,
+        way: Callable[[MemberConfig], Way],
+        local: Callable[[], Local],
+    ) -> None:
+        self._acquaintance, self._open_stream, self._way, self._local = acquaintance, open_stream, way, local
+        self._file: MemberFile | None = None
+        self._members: dict[MemberConfig, Member] = {}
+        self._own: tuple[str, ...] = ()
+        self._challenges: dict[MemberConfig, dict[str, dict[str, None]]] = {}
+        """TXT values for certificates by SN, and there by host relative to our name."""
+        self._seeking: set[Did] = set()
+        """SNs of others that are being dialled: no SN leads to them."""
+
+    def adopt(self, configs: Sequence[MemberConfig], home: Path) -> None:
+        """Belong to these SNs from now on; neither waits nor fails."""
+        file = self._file = self._file or MemberFile(home)
+        before = self._members
+        bridges = self._acquaintance.bridges
+        self._members = {
+            one: before.get(one) or Member(one, file, self._local, self._domains_but, bridges) for one in configs
+        }
+        for member in self._members.values():
+            member.renew()
+        self._say()
+
+    def __iter__(self) -> Iterator[Member]:
+        """The best first."""
+        return iter(self._members.values())
+
+    def status(self) -> list[dict[str, Any]]:
+        """As ``cyfs-gateway status`` shows it."""
+        return [member.status() for member in self]
+
+    # What is said to them
+
+    def look(self, picture: Picture) -> None:
+        """The links of this machine are these by now."""
+        self._own = public_addresses(home.ip for home in picture.homes if home.lasting)
+        self._say()
+
+    def network_changed(self) -> None:
+        """What they see of us may be another."""
+        for member in self:
+            member.network_changed()
+
+    def publisher(self, name: str) -> TxtPublisher | None:
+        """As ``cyfs_gateway.host.PublisherFor``: the SN below whose domain ``name`` is ours."""
+        for member in self:
+            ours = f"{member.course.name}.{member.domain}"
+            if member.domain and member.course.name and (name == ours or is_below(name, ours)):
+                return _Publisher(self, member, name.removesuffix(ours).rstrip("."))
+        return None
+
+    def _say(self) -> None:
+        for member in self:
+            addresses = self._own if member.config.addresses != "none" else ()
+            challenges = self._challenges.get(member.config, {})
+            word = {host: tuple(values) for host, values in challenges.items() if values}
+            member.say(Word(addresses, member.config.addresses == "visitors", word))
+
+    def _domains_but(self, one: Member) -> set[str]:
+        return {each.domain for each in self if each is not one and each.domain}
+
+    # What they do for us
+
+    def places(self, did: Did) -> list[Address]:
+        """Where the configuration says that ``did`` is, if it is an SN of ours."""
+        return [
+            one.config.at for one in self if one.config.at is not None and one.config.sn.peer.canonical == did.canonical
+        ]
+
+    def observers(self) -> Sequence[Address]:
+        """Where one can ask how one is seen (STUN), two ports each: the SNs that answered us, the best first."""
+        return [
+            (address, port)
+            for member in self
+            if member.course.here is not None and member.course.here.udp
+            for address in member.course.here.addresses
+            for port in (member.course.here.udp, member.course.here.udp + 1)
+            if port < 1 << 16
+        ]
+
+    async def relays(self, did: Did, found: Found) -> Sequence[Carrier]:
+        """Ways to ``did`` through SNs, the best first.  Nobody is dialled before one is taken."""
+        device, name = dev_did(found.key), did.canonical
+        sns = {one.config.sn.peer.canonical for one in self}
+        if not sns.isdisjoint((name, device)) or name in self._seeking:
+            return ()
+        ways = [
+            Carrier(f"SN {member.name}", partial(self._through_own, member, device), leads=True)
+            for member in self._suited(did)
+        ]
+        for sn in await self._named_for(did):
+            if sn.canonical not in sns and sn.canonical != name:
+                ways.append(Carrier(f"SN {sn}", partial(self._through_foreign, sn, device), leads=True))
+        return ways
+
+    async def relay_session(self, peer: Did) -> RelaySession | None:
+        """A session of the UDP relay of an SN that leads to ``peer``, a key, too; None: nobody gives one."""
+        for member in self._suited(peer):
+            if not member.stands:
+                continue
+            try:
+                pipe = await self._open(member)
+            except (Refused, Unreachable):
+                continue
+            conversation = Conversation(pipe)
+            try:
+                reply = await conversation.ask(RelayWith(peer.canonical))
+            except (Unreachable, BadWire) as fault:
+                _log.debug("no relay session at %s: %s", member.name, fault)
+                continue
+            finally:
+                conversation.close()
+            if isinstance(reply, RelaySession):
+                return reply
+        return None
+
+    async def _open(self, member: Member) -> Pipe:
+        """A stream to an SN of ours.  Raises ``Refused`` and ``Unreachable``."""
+        try:
+            way = self._way(member.config)
+        except ConfigFault as fault:
+            raise Unreachable(str(fault), "unsupported_scheme") from fault
+        return await self._open_stream(member.config.sn.peer, HOST, PORT, **way)
+
+    async def _through_own(self, member: Member, device: Did, _host: str, _port: int) -> Pipe:
+        return await connected(await self._open(member), device)
+
+    async def _through_foreign(self, sn: Did, device: Did, _host: str, _port: int) -> Pipe:
+        if sn.canonical in self._seeking:
+            raise Unreachable(f"{sn} is being dialled already", "tunnel_open")
+        self._seeking.add(sn.canonical)
+        try:
+            pipe = await self._open_stream(sn, HOST, PORT)
+        finally:
+            self._seeking.discard(sn.canonical)
+        return await connected(pipe, device)
+
+    def _suited(self, did: Did) -> list[Member]:
+        """Our SNs, the one first whose domain the name is below, then those that can be asked at once."""
+        try:
+            host = "" if did.key is not None else host_of_did(did, self._acquaintance.bridges, case_safe=True).lower()
+        except BadWire:
+            host = ""
+        return sorted(self, key=lambda one: (not (one.domain and is_below(host, one.domain)), not one.stands))
+
+    def prove(self, member: Member, host: str, value: str, *, stands: bool) -> None:
+        """Whether ``value`` is to stand in the DNS of that SN, for the certificate of ``host``."""
+        values = self._challenges.setdefault(member.config, {}).setdefault(host, {})
+        if stands:
+            values[value] = None
+        else:
+            values.pop(value, None)
+        self._say()
+
+    async def _named_for(self, did: Did) -> list[Did]:
+        """The SNs that the documents of the zone of ``did`` name.
+
+        Whoever can forge the DNS can name another one: it would see that we want to talk, as whoever is between does.
+        """
+        found: dict[Did, None] = {}
+        if did.key is not None or did.path or "%" in did.id:
+            return []
+        with trio.move_on_after(_ASKING):
+            for zone in lineage(did)[: 1 + _MOST_ABOVE]:
+                with suppress(Refused, Unreachable, BadWire):
+                    said = await self._acquaintance.ask(zone, patience=_ASKING)
+                    found |= dict.fromkeys(subject(text, self._acquaintance.bridges) for text in _named_in(said))
+                if found:
+                    break
+        return list(found)[:_MOST_FOREIGN]
+
+
+def _named_in(said: outcome.Outcome) -> Iterator[str]:
+    """The SNs that documents name which are heard here."""
+    claims = said.claims if isinstance(said, outcome.Found) else getattr(said, "found", ())
+    for claim in claims:
+        if isinstance(claim.value, ZoneBoot | ZoneDoc) and claim.value.sn and claim.trust >= Purpose.DIAL.least:
+            yield claim.value.sn
+
+
+class _Publisher:
+    """The DNS of one SN, for the certificate of one ``host`` (``cyfs_gateway.host.TxtPublisher``)."""
+
+    def __init__(self, membership: Membership, member: Member, host: str) -> None:
+        self._membership, self._member, self._host = membership, member, host
+
+    async def publish(self, name: str, txt: str) -> None:
+        self._membership.prove(self._member, self._host, txt, stands=True)
+        try:
+            await self._member.told()
+        except BaseException:
+            # Nothing else could be told while this one is refused.
+            self._membership.prove(self._member, self._host, txt, stands=False)
+            raise
+
+    async def withdraw(self, name: str, txt: str) -> None:
+        self._membership.prove(self._member, self._host, txt, stands=False)
+        await trio.lowlevel.checkpoint()

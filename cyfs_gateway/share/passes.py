@@ -1,0 +1,109 @@
+"""Who may visit what, and until when: grants, and the signed words that prove them.
+
+A *grant* is the owner's: one service on one host, until a moment.  Two tokens speak of it (Ed25519,
+:mod:`cyfs_ns.identity.token`), each with these claims and no others::
+
+    {"kind": "share-link" | "share-cookie", "id": ID, "service": "photos", "host": "photos.me.example", "exp": …}
+
+The link is handed around; the cookie is what a browser keeps for it.  Neither passes for the other, so that what a
+page's scripts, logs and histories see of a link never opens the service by itself once the link has been withdrawn and
+what a cookie jar has cannot be sent on as a link.
+
+A token alone opens nothing: its grant must be in the owner's book, as it was given.  What is revoked is struck out
+there, so nothing that was signed before comes back, and a book that is lost lets nobody in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from cyfs_ns.errors import BadWire, Refused
+from cyfs_ns.identity.keys import PublicKey, SecretKey
+from cyfs_ns.identity.strictjson import Json
+from cyfs_ns.identity.token import read_token, sign_token
+
+Kind: TypeAlias = Literal["share-link", "share-cookie"]
+MOST_TOKEN: Final = 1024
+MOST_NOTE: Final = 80
+ID: Final = re.compile(r"[0-9a-f]{16}").fullmatch
+"""Eight random bytes."""
+SERVICE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}").fullmatch
+
+_CLAIMS: Final = frozenset({"kind", "id", "service", "host", "exp"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """One service for whoever has its link.  Times are whole seconds since 1970."""
+
+    id: str
+    service: str
+    host: str
+    made: int
+    until: int
+    note: str = ""
+    """For whom, in the owner's words."""
+
+
+def write_pass(grant: Grant, kind: Kind, key: SecretKey) -> str:
+    """The token of a grant."""
+    claims: dict[str, Json] = {
+        "kind": kind,
+        "id": grant.id,
+        "service": grant.service,
+        "host": grant.host,
+        "exp": grant.until,
+    }
+    return sign_token(claims, key)
+
+
+def admit(
+    untrusted: str, kind: Kind, *, service: str, host: str, grants: Mapping[str, Grant], key: PublicKey, now: float
+) -> Grant:
+    """The grant by which a token opens ``service`` on ``host`` now.
+
+    Raises ``BadWire`` for what we never signed, ``Refused`` for what is no longer, or was never meant for this.
+    """
+    token = read_token(untrusted, "share", MOST_TOKEN)
+    if not token.verify(key):
+        raise BadWire("share: not signed here")
+    claims = token.claims
+    if claims.keys() != _CLAIMS or claims["kind"] != kind:
+        raise Refused(f"this is no {kind}")
+    grant = grants.get(str(claims["id"]))
+    if grant is None:
+        raise Refused("this link has been withdrawn")
+    if (claims["service"], claims["host"], claims["exp"]) != (grant.service, grant.host, grant.until):
+        raise Refused("this link was given for something else")
+    if (grant.service, grant.host) != (service, host):
+        raise Refused("this link is for another service")
+    if now >= grant.until:
+        raise Refused("this link has expired")
+    return grant
+
+
+def write_grants(grants: Mapping[str, Grant]) -> dict[str, Any]:
+    """The book, as JSON has it."""
+    return {grant.id: asdict(grant) for grant in grants.values()}
+
+
+def read_grants(untrusted: Any) -> dict[str, Grant]:
+    """The book.  Raises ``BadWire`` if any of it makes no sense: a book that was tampered with admits nobody."""
+    if not isinstance(untrusted, dict):
+        raise BadWire("shares: no object of grants")
+    found = {}
+    for key, each in untrusted.items():
+        try:
+            grant = Grant(**each)
+        except TypeError:
+            raise BadWire(f"shares: {str(key)[:20]!r} is no grant") from None
+        texts = all(isinstance(text, str) for text in (grant.id, grant.service, grant.host, grant.note))
+        if not texts or type(grant.made) is not int or type(grant.until) is not int or grant.id != key:
+            raise BadWire(f"shares: {str(key)[:20]!r} is no grant")
+        if ID(grant.id) is None or SERVICE(grant.service) is None:
+            raise BadWire(f"shares: {str(key)[:20]!r} is no grant")
+        found[grant.id] = grant
+    return found

@@ -1,0 +1,40 @@
+"""Where a stream came from, as the peer says that brought it: how far its word counts.
+
+Whoever is named in ``proxy-from`` is believed.  An SN that we belong to is, too, as far as it can hurt nobody: that
+somebody comes from inside this house, which rules may go by, it cannot know.  What anybody else says is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from cyfs_gateway.config.model import RtcpConfig
+from cyfs_ns.identity.did import Did
+from rtcp.party import Address
+
+_INSIDE: Final = [
+    ip_network(each)
+    for each in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "0.0.0.0/8"),
+        *("::1/128", "fc00::/7", "fe80::/10", "::/128"),
+    )
+]
+
+
+def is_sn_of(rtcp: RtcpConfig, names: Collection[Did]) -> bool:
+    """Whether one of ``names`` (canonical) is an SN that this machine belongs to."""
+    return any(one.sn.peer.canonical in names for one in rtcp.sns)
+
+
+def believed(rtcp: RtcpConfig, names: Collection[Did], told: Address | None) -> Address | None:
+    """What is believed of ``told`` by a peer that goes by ``names`` (canonical); None: nothing."""
+    if told is None:
+        return None
+    address = ip_address(told[0])
+    address = getattr(address, "ipv4_mapped", None) or address
+    is_known = not rtcp.proxy_from.isdisjoint(names)
+    if is_known or (is_sn_of(rtcp, names) and not any(address in each for each in _INSIDE)):
+        return str(address), told[1]
+    return None

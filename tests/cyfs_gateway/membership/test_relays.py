@@ -1,0 +1,141 @@
+"""Which SNs lead to a peer, and in which order: our own, then those that its zone's documents name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import trio
+
+from cyfs_gateway.config.model import KeptTunnel, MemberConfig
+from cyfs_gateway.io.membership import Membership
+from cyfs_gateway.sn.talk import Connect, write_ask
+from cyfs_ns.errors import Unreachable
+from cyfs_ns.identity.did import Did, dev_did, parse_did
+from cyfs_ns.identity.documents import ZoneBoot
+from cyfs_ns.trust import outcome
+from cyfs_ns.trust.evidence import Claim, Evidence
+from cyfs_ns.trust.level import Trust
+from rtcp.party import Found, Local
+from tests.cyfs_gateway.membership.test_answered import pair
+from tests.cyfs_ns.identity.identities import NAS, PI, secret
+
+S1, S2 = dev_did(secret(31).public), parse_did("did:web:sn.example")
+PEER = Found(NAS.public)
+
+
+class Acquainted:
+    """Knows what SN each zone's boot document names."""
+
+    bridges: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, zones: dict[str, str], trust: Trust = Trust.OWNER_SIGNED) -> None:
+        self._zones, self._trust = zones, trust
+        self.asked: list[str] = []
+
+    async def ask(self, did: Did, *, patience: float) -> outcome.Outcome:
+        self.asked.append(did.id)
+        if did.id not in self._zones:
+            raise Unreachable("nobody knows")
+        boot = ZoneBoot(id=did, oods=(), sn=self._zones[did.id], iat=1, exp=2)
+        evidence = Evidence(trust=self._trust, what="a document", source="a test", at=1)
+        claim = Claim(about=did, kind="document", value=boot, evidence=evidence)
+        return outcome.Found(subject=did, claims=(claim,))
+
+
+class Streams:
+    """What is opened to SNs, and by whom it is read."""
+
+    def __init__(self) -> None:
+        self.opened: list[Did] = []
+        self.ends: list[trio.SocketStream] = []
+        self.before: Any = None
+
+    async def open(self, did: Did, host: str, port: int, **way: Any) -> Any:
+        self.opened.append(did)
+        if self.before is not None:
+            await self.before(did)
+        ours, theirs = pair()
+        self.ends.append(theirs)
+        return ours
+
+
+def membership(
+    base: Path, sns: Sequence[Did], zones: dict[str, str] | None = None, trust: Trust = Trust.OWNER_SIGNED
+) -> tuple[Membership, Streams]:
+    streams, key = Streams(), PI
+    local = Local(key=key, did=dev_did(key.public))
+    found = Membership(
+        Acquainted(zones or {}, trust),  # type: ignore[arg-type]
+        streams.open,
+        lambda config: {"via": None, "at": None},
+        lambda: local,
+    )
+    found.adopt([MemberConfig(sn=KeptTunnel(peer=sn)) for sn in sns], base)
+    return found, streams
+
+
+async def names(found: Membership, did: Did, peer: Found = PEER) -> list[str]:
+    return [carrier.name for carrier in await found.relays(did, peer)]
+
+
+async def test_our_own_come_first_and_the_one_whose_domain_it_is_before_all(tmp_path: Path) -> None:
+    found, _ = membership(tmp_path, [S1, S2])
+    first, second = found
+    assert await names(found, dev_did(NAS.public)) == [f"SN {S1}", f"SN {S2}"]
+    first.domain, second.domain = "one.example", "two.example"
+    peer = parse_did("did:web:ood1.alice.two.example")
+    assert await names(found, peer) == ["SN two.example", "SN one.example"]
+    second.tunnel = SimpleNamespace(over=trio.Event())  # type: ignore[assignment]
+    assert await names(found, dev_did(NAS.public)) == ["SN two.example", "SN one.example"]
+
+
+async def test_those_that_documents_name_come_behind_and_none_twice(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [S2], {"home.example": "far.example", "two.example": "sn.example"})
+    assert await names(found, parse_did("did:web:photos.home.example")) == [f"SN {S2}", "SN did:web:far.example"]
+    assert await names(found, parse_did("did:web:photos.two.example")) == [f"SN {S2}"]
+    assert await names(found, dev_did(NAS.public)) == [f"SN {S2}"]
+    assert not streams.opened, "nobody is dialled before a way is taken"
+
+
+async def test_what_nobody_vouches_for_leads_nowhere(tmp_path: Path) -> None:
+    found, _ = membership(tmp_path, [], {"home.example": "far.example"}, Trust.NONE)
+    assert await names(found, parse_did("did:web:photos.home.example")) == []
+
+
+async def test_no_sn_leads_to_an_sn(tmp_path: Path) -> None:
+    found, _ = membership(tmp_path, [S1, S2])
+    key = S1.key
+    assert key is not None
+    assert await names(found, S1, Found(key)) == await names(found, S2) == []
+    assert await names(found, parse_did("did:web:another.name.example"), Found(key)) == []
+
+
+async def test_an_sn_of_others_is_not_looked_for_behind_itself(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [], {"home.example": "far.example", "far.example": "further.example"})
+    (carrier,) = await found.relays(parse_did("did:web:photos.home.example"), PEER)
+    seen = []
+
+    async def look(did: Did) -> None:
+        seen.append(await names(found, did))
+
+    streams.before = look
+    pipe = await carrier.dial("", 0)
+    assert (streams.opened, seen) == ([parse_did("did:web:far.example")], [[]])
+    pipe.close()
+
+
+async def test_a_way_asks_for_the_device_and_waits_for_nothing(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [S1])
+    (carrier,) = await found.relays(dev_did(NAS.public), PEER)
+    assert carrier.leads
+    pipe = await carrier.dial("", 0)
+    assert await streams.ends[0].receive_some() == write_ask(Connect(dev_did(NAS.public)))
+    await streams.ends[0].send_all(b'{"no":"refused","why":"not today"}\n')
+    await trio.lowlevel.wait_readable(pipe.fileno())
+    with pytest.raises(ConnectionRefusedError, match="not today"):
+        pipe.recv_into(memoryview(bytearray(10)))
+    pipe.close()

@@ -1,0 +1,95 @@
+"""Who may have a tunnel to an SN, and how often anybody may ask."""
+
+from __future__ import annotations
+
+from sn_people import NOW, Office, Person, person
+
+from cyfs_gateway.flow import Identity
+from cyfs_gateway.sn.guests import STAY, Budgets, Guests
+from cyfs_gateway.sn.requests import Register, Remove
+from cyfs_gateway.sn.upkeep import suspend
+from cyfs_ns.trust.level import Trust
+
+OWNER, BOX, LAPTOP, MALLORY = (person(number) for number in range(1, 5))
+
+
+class Door:
+    """Guests of an office, and the time there."""
+
+    def __init__(self, most: int) -> None:
+        self.now, self.office = 0.0, Office(open=True)
+        self.guests = Guests(self.office.registry, most, lambda: NOW + self.now, lambda: self.now)
+
+    def wants(self, who: Person, did: str = "") -> bool:
+        device = str(who.did)
+        return self.guests.wants(Identity(did=did or device, host="", trust=Trust.KEY_PROVEN, device=device))
+
+    def joins(self, who: Person, name: str = "ood1") -> None:
+        assert self.office.admit(OWNER, who, name).ok
+
+
+def test_who_is_registered_is_wanted_for_as_long_as_the_document_holds() -> None:
+    door = Door(0)
+    door.office(OWNER, Register("alice"))
+    assert not door.wants(BOX)
+    door.joins(BOX)
+    assert door.wants(BOX)
+    assert door.wants(BOX, "did:web:box.example"), "by the key, whatever the name"
+    door.now = 366 * 86_400.0
+    assert not door.wants(BOX)
+
+
+def test_strangers_stay_for_a_while_and_have_to_wait_as_long_again() -> None:
+    door = Door(1)
+    assert door.wants(BOX)
+    assert not door.wants(LAPTOP), "no room"
+    door.now = STAY - 1
+    assert door.wants(BOX)
+    assert door.guests.next_deadline() == STAY
+    door.now = STAY
+    assert not door.wants(BOX)
+    assert not door.wants(LAPTOP)
+    assert door.guests.next_deadline() is None
+    door.now = 2 * STAY
+    assert door.wants(LAPTOP)
+    assert not door.wants(BOX)
+
+
+def test_who_became_a_member_makes_room() -> None:
+    door = Door(1)
+    assert door.wants(BOX)
+    door.office(OWNER, Register("alice"))
+    door.joins(BOX)
+    assert door.wants(LAPTOP)
+    assert door.wants(BOX)
+    assert len(door.guests) == 1
+
+
+def test_who_was_barred_is_no_stranger_again_and_who_was_removed_is() -> None:
+    door = Door(8)
+    door.office(OWNER, Register("alice"))
+    door.joins(BOX)
+    door.joins(LAPTOP, "laptop")
+    assert door.office(OWNER, Remove(LAPTOP.did)).ok
+    assert door.wants(LAPTOP)
+    account = door.office.registry.account(OWNER.did)
+    assert account is not None
+    door.office.registry.apply([suspend(account, "spam")])
+    assert not door.wants(BOX)
+    assert not door.wants(LAPTOP)
+    assert door.wants(MALLORY)
+
+
+def test_who_has_proven_no_key_is_nobody() -> None:
+    door = Door(8)
+    for device in ("", "did:web:box.example", "nonsense"):
+        assert not door.guests.wants(Identity(did="x", host="", trust=Trust.KEY_PROVEN, device=device))
+
+
+def test_a_budget_fills_up_steadily_and_is_of_one_device() -> None:
+    budgets = Budgets()
+    waits = [budgets.spend(BOX.did, 0.0) for _ in range(60)]
+    assert waits[:30] == [0.0] * 30
+    assert waits[-1] > waits[-2] > 0
+    assert budgets.spend(LAPTOP.did, 0.0) == 0.0
+    assert budgets.spend(BOX.did, 60.0) == 0.0

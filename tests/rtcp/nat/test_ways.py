@@ -1,0 +1,161 @@
+"""A tunnel begins by a relay, goes direct when both ends met, back when that breaks, and direct again; streams flow."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from cyfs_ns.errors import Refused, Unreachable
+from cyfs_ns.identity.did import dev_did
+from rtcp.io.nat.ground import PATHS, PATHS_PORT
+from rtcp.io.udp.pipe import UdpPipe
+from rtcp.nat.race import Report
+from rtcp.nat.signals import Again, Bound, write_signal
+from tests.rtcp.nat.village import ALICES, BOBS, BOBS_DID, RANDOM, RELAYS, SN, village
+from tests.rtcp.pair import ALICE
+from tests.rtcp.test_v5_device_takeover import drink, pour
+from tests.rtcp.town import descriptors, receive, send_all, talk, until
+
+ALICES_DID = dev_did(ALICE.public)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    before = descriptors()
+    yield
+    assert descriptors() == before
+
+
+def told(report: Report | None) -> str:
+    assert report is not None
+    return f"{report.current.name if report.current else None}: {report.why}"
+
+
+async def load(here, *, until_true, size: int = 1 << 20) -> None:
+    """Downloads and uploads, until something is true and the last is whole."""
+    while not until_true():
+        pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pour, pipe, size)
+            nursery.start_soon(drink, pipe, size)
+        pipe.close()
+
+
+async def test_it_goes_direct_back_to_the_relay_and_direct_again_under_a_download():
+    async with village() as here:
+        with trio.fail_after(60):
+            quiet = await here.alice.open_stream(BOBS_DID, None, 1)
+            tunnel = here.tunnel
+            assert told(here.alice.explain(BOBS_DID)) == "sn: relayed until a direct way answers"
+            await load(here, until_true=lambda: isinstance(tunnel.pipe, UdpPipe))
+            assert told(here.alice.explain(BOBS_DID)) == "udp 203.0.113.2:2000: direct"
+            assert here.bob.explain(ALICES_DID).current.name == "udp 198.51.100.1:1000"
+            here.internet.cut.add(BOBS)
+            await load(here, until_true=lambda: not isinstance(tunnel.pipe, UdpPipe))
+            assert told(here.alice.explain(BOBS_DID)) == "sn: udp 203.0.113.2:2000 stopped answering"
+            here.internet.cut.clear()
+            await load(here, until_true=lambda: isinstance(tunnel.pipe, UdpPipe))
+            assert told(here.alice.explain(BOBS_DID)) == "udp 203.0.113.2:2000: direct"
+            await talk(quiet)
+            quiet.close()
+            assert here.tunnel is tunnel
+
+
+async def test_where_no_direct_way_can_be_it_says_why_and_takes_a_relay_of_datagrams():
+    async with village(bobs=RANDOM) as here:
+        here.internet.walls.add(frozenset((ALICES, BOBS)))
+        with trio.fail_after(60):
+            await here.alice.tunnel(BOBS_DID)
+            await load(here, until_true=lambda: "random" in told(here.alice.explain(BOBS_DID)))
+            assert told(here.alice.explain(BOBS_DID)) == "sn: relayed because the far NAT is random-symmetric"
+            assert not isinstance(here.tunnel.pipe, UdpPipe)
+            await until(lambda: "(says the peer)" in here.bob.explain(ALICES_DID).why)
+
+
+async def test_a_relay_of_datagrams_carries_and_when_it_dies_a_stream_does_again():
+    async with village(bobs=RANDOM) as here:
+        here.has_relay = True
+        with trio.fail_after(60):
+            here.internet.walls.add(frozenset((ALICES, BOBS)))
+            pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+            await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
+            assert told(here.alice.explain(BOBS_DID)) == (
+                "relay udp 192.0.2.9:3478: relayed because the far NAT is random-symmetric"
+            )
+            assert here.bob.explain(ALICES_DID).current.relayed
+            await load(here, until_true=lambda: here.relay.carried > 100)
+            here.internet.cut.add(RELAYS)
+            await load(here, until_true=lambda: not isinstance(here.tunnel.pipe, UdpPipe))
+            assert here.alice.explain(BOBS_DID).current.name == "sn"
+            await talk(pipe)
+            pipe.close()
+
+
+async def test_it_looks_for_ways_when_it_stands_and_not_again_while_it_is_direct():
+    async with village() as here:
+        with trio.fail_after(20):
+            await here.alice.tunnel(BOBS_DID)
+            await until(lambda: isinstance(here.tunnel.pipe, UdpPipe))
+            for _ in range(3):
+                await load(here, until_true=iter([False, True]).__next__)
+            assert here.gathered == ["alice", "alice", "bob"], "once in advance, and once each"
+
+
+async def test_when_the_far_end_changes_networks_the_pipe_follows_or_both_look_again():
+    async with village() as here:
+        with trio.fail_after(30):
+            pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+            await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
+            elsewhere = ("203.0.113.77", 7777)
+            here.internet.move(BOBS, elsewhere)
+            here.bob.network_changed()
+            await load(here, until_true=lambda: here.tunnel.way == "udp 203.0.113.77:7777")
+            seen = len(here.gathered)
+            here.internet.move(elsewhere, BOBS)
+            here.internet.walls.add(frozenset((ALICES, BOBS)))
+            here.bob.network_changed()
+            await load(here, until_true=lambda: len(here.gathered) > seen + 1)
+            assert here.tunnel.way == "sn"
+            await talk(pipe)
+            pipe.close()
+
+
+async def test_a_peer_whose_port_is_open_for_udp_alone_is_direct_at_once():
+    async with village() as here:
+        here.addresses, here.relays_streams = [BOBS], False
+        with trio.fail_after(10):
+            pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+            await talk(pipe)
+            assert told(here.alice.explain(BOBS_DID)) == "udp 203.0.113.2:2000: it answered first"
+            assert here.tunnel.way == "udp 203.0.113.2:2000"
+            assert here.bob.explain(ALICES_DID).current.name == "udp 198.51.100.1:1000"
+            here.relays_streams = True
+            here.internet.cut.add(BOBS)
+            await load(here, until_true=lambda: here.tunnel.way == "sn")
+            await talk(pipe)
+            pipe.close()
+
+
+async def test_a_stream_for_signals_is_for_tunnels_that_others_dialled_and_speaks_their_language():
+    async with village() as here:
+        with trio.fail_after(10):
+            await here.alice.tunnel(BOBS_DID)
+            for said in (b"\xff" * 100, write_signal(Bound()), write_signal(Again("please"))):
+                pipe = await here.alice.open_stream(BOBS_DID, PATHS, PATHS_PORT)
+                await send_all(pipe, said)
+                assert await ends(pipe)
+                pipe.close()
+            with pytest.raises((Refused, Unreachable)):
+                await here.alice.open_datagrams(BOBS_DID, PATHS, PATHS_PORT)
+            with pytest.raises((Refused, Unreachable)):
+                await here.bob.open_stream(SN, PATHS, PATHS_PORT)
+
+
+async def ends(pipe) -> bool:
+    try:
+        while await receive(pipe):
+            pass
+    except OSError:
+        pass
+    return True

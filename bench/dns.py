@@ -32,6 +32,7 @@ from dnsrivals import Doors, NameServer, ours
 from measures import Sample, one_round, run_load
 from report import Figure
 from rivals import HELPERS
+from rounds import Allowance
 from rules import names as made_up_names
 from stage import Failed
 
@@ -62,6 +63,8 @@ class DnsPlan:
     contestants: list[tuple[NameServer, str]]
     seconds: float
     rounds: int
+    allowance: Allowance
+    """Hands out the turns of each race."""
     direct: bool
     """Race a bare responder in C too: the ceiling of the load."""
 
@@ -249,7 +252,7 @@ _RACES = {
 
 @contextlib.contextmanager
 def _staged(
-    measure: str, plan: DnsPlan, rivals: Sequence[str], unit: str
+    measure: str, plan: DnsPlan, rivals: Sequence[str], unit: str, rounds: int
 ) -> Iterator[tuple[dict[str, Figure], list[_Entry], int, Path]]:
     """A figure for each of ``rivals``, those that run and are filled, the upstream's process, a file of the names."""
     with contextlib.ExitStack() as running:
@@ -263,7 +266,7 @@ def _staged(
         for server, program in plan.contestants:
             if server.name not in rivals:
                 continue
-            figure = figures[server.name] = Figure(measure, server.name, unit, cost_unit="µs each")
+            figure = figures[server.name] = Figure(measure, server.name, unit, cost_unit="µs each", planned=rounds)
             room = home / str(len(figures))
             room.mkdir()
             doors = _doors(home, upstream)
@@ -276,7 +279,7 @@ def _staged(
                 continue
             entries.append(_Entry(server.name, child.pid, doors))
         if plan.direct and "direct" in rivals:
-            figures["direct"] = Figure(measure, "direct", unit, cost_unit="µs each")
+            figures["direct"] = Figure(measure, "direct", unit, cost_unit="µs each", planned=rounds)
             doors = _doors(home, 0)
             command = [stage.load_tool("dnsload"), "answer", str(doors.plain)]
             child, _ = running.enter_context(_started(command, home, doors))
@@ -287,8 +290,8 @@ def _staged(
 def _race(measure: str, plan: DnsPlan) -> list[Figure]:
     what, seconds = _RACES[measure], min(plan.seconds, _LONGEST)
     rounds = plan.rounds if measure == "dns-udp-hits" else min(plan.rounds, _MOST_ROUNDS)
-    with _staged(measure, plan, what.rivals, "/s") as (figures, entries, upstream, asked):
-        for turn in range(rounds + 1):
+    with _staged(measure, plan, what.rivals, "/s", rounds) as (figures, entries, upstream, asked):
+        for turn in plan.allowance.turns(rounds, lambda: [*figures.values()]):
             for entry in [each for each in entries if not figures[each.name].failed]:
                 try:
                     if turn == 0:
@@ -321,9 +324,9 @@ def _latency(measure: str, plan: DnsPlan, rivals: Sequence[str]) -> list[Figure]
     miss = measure == "dns-miss"
     seconds, rounds = (0.5, 6 * plan.rounds) if miss else (0.2, 12 * plan.rounds)
     fresh = 0
-    with _staged(measure, plan, rivals, "µs") as (figures, entries, upstream, _):
-        slow = {name: Figure(f"{measure}-p99", name, "µs") for name in figures}
-        for turn in range(rounds + 1):
+    with _staged(measure, plan, rivals, "µs", rounds) as (figures, entries, upstream, _):
+        slow = {name: Figure(f"{measure}-p99", name, "µs", planned=rounds) for name in figures}
+        for turn in plan.allowance.turns(rounds, lambda: [*figures.values()]):
             for entry in random.sample(entries, len(entries)):
                 if figures[entry.name].failed:
                     continue
@@ -347,7 +350,11 @@ def _latency(measure: str, plan: DnsPlan, rivals: Sequence[str]) -> list[Figure]
         for name, figure in figures.items():
             slow[name].failed = slow[name].failed or figure.failed
             slow[name].errors, slow[name].strangers = figure.errors, figure.strangers
-        cpu = [Figure("dns-miss-cpu", name, "µs", figure.cost) for name, figure in figures.items() if figure.cost]
+        cpu = [
+            Figure("dns-miss-cpu", name, "µs", figure.cost, strangers=figure.strangers, planned=rounds)
+            for name, figure in figures.items()
+            if figure.cost
+        ]
         return [*figures.values(), *slow.values(), *(cpu if miss else [])]
 
 
@@ -519,8 +526,9 @@ def _trusted(plan: DnsPlan, server: NameServer, program: str, home: Path) -> lis
                 (home / who).write_text("".join(f"{name} A\n" for name in listed))
             entry = _Entry("ours", child.pid, doors)
             for measure, more in (("dns-trusted", []), ("dns-trusted-edns", ["-e"])):
-                pair = {who: Figure(measure, who, "/s", cost_unit="µs each") for who in names}
-                for turn in range(4 * min(plan.rounds, _MOST_ROUNDS) + 1):
+                planned = 4 * min(plan.rounds, _MOST_ROUNDS)
+                pair = {who: Figure(measure, who, "/s", cost_unit="µs each", planned=planned) for who in names}
+                for turn in plan.allowance.turns(planned, lambda pair=pair: [*pair.values()]):
                     for who in [*names] if turn % 2 else reversed(names):
                         load = [*_udp(entry), *more, "-d", home / who]
                         if turn == 0:

@@ -22,6 +22,7 @@ from pathlib import Path
 import stage
 from report import Figure
 from rivals import HELPERS, Ports, Rival, nginx
+from rounds import Allowance
 from stage import Failed
 
 CONNRATE_CONNS, KEPT_CONNS, CROWD = 64, 32, 10_000
@@ -38,6 +39,8 @@ class Plan:
     rounds: int
     direct: bool
     """Measure the load without a relay too."""
+    allowance: Allowance
+    """Hands out the turns of each race."""
     who: Sequence[str] = ()
     """The names that were asked for; empty: everybody."""
 
@@ -190,7 +193,9 @@ def race(name: str, plan: Plan) -> list[Figure]:
         for rival, program in plan.contestants:
             if rival.name not in what.rivals:
                 continue
-            figure = figures[rival.name] = Figure(name, rival.name, what.unit, cost_unit=what.cost_unit)
+            figure = figures[rival.name] = Figure(
+                name, rival.name, what.unit, cost_unit=what.cost_unit, planned=plan.rounds
+            )
             try:
                 listeners, child, log = running.enter_context(_started(rival, program, home, to))
                 stage.wait_for_port(listeners.socks if "socks" in name else listeners.reply, child, log)
@@ -199,9 +204,9 @@ def race(name: str, plan: Plan) -> list[Figure]:
                 continue
             entries.append(_Entry(rival.name, listeners, (child.pid,)))
         if plan.direct and "direct" in what.rivals:
-            figures["direct"] = Figure(name, "direct", what.unit)
+            figures["direct"] = Figure(name, "direct", what.unit, planned=plan.rounds)
             entries.append(_Entry("direct", to, ()))
-        for turn in range(plan.rounds + 1):
+        for turn in plan.allowance.turns(plan.rounds, lambda: [*figures.values()]):
             for entry in [e for e in entries if not figures[e.name].failed]:
                 try:
                     if turn == 0:

@@ -1,7 +1,8 @@
 """Figures, the targets they are held against, and how both are shown on a terminal and in docs/benchmarks.md.
 
-A figure keeps every round; its value is the median.  A rate also tells the CPU time of the program under test, because
-a program that leaves its CPU half idle was held up by the load, and then the ratio of rates is no measure of it.
+A figure keeps every round; its value is the median of those that count (``rounds.py``).  A rate also tells the CPU time
+of the program under test, because a program that leaves its CPU half idle was held up by the load, and then the ratio
+of rates is no measure of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+
+from rounds import DISTURBED, counted
 
 
 @dataclass(slots=True)
@@ -26,7 +29,9 @@ class Figure:
     busy: list[float] = field(default_factory=list)
     """Share of its CPU the contestant used, 1.0: all of it."""
     strangers: list[float] = field(default_factory=list)
-    """CPUs' worth of time that processes outside the race took meanwhile; 1.0: one whole CPU."""
+    """CPUs' worth of time that others took meanwhile, the hypervisor among them; 1.0: one whole CPU."""
+    planned: int = 0
+    """Rounds that were wanted; of more, the calm ones count (``rounds.py``).  0: what there is counts."""
     p99_ms: list[float] = field(default_factory=list)
     errors: int = 0
     note: str = ""
@@ -35,8 +40,19 @@ class Figure:
 
     @property
     def value(self) -> float:
-        """The median of the rounds."""
-        return median(self.rounds)
+        """The median of the rounds that count."""
+        return median(self.counting(self.rounds))
+
+    def counting(self, values: list[float]) -> list[float]:
+        """Of one value for each round those that count."""
+        if not self.planned or not values or not self.strangers:
+            return values
+        return [values[turn] for turn in counted(self.strangers, self.planned)]
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether a round counts that others disturbed."""
+        return max(self.counting(self.strangers), default=0) > DISTURBED
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +206,7 @@ def verdicts(figures: Sequence[Figure]) -> Iterator[Verdict]:
         target = next((t for t in TARGETS if (t.measure, t.rival) == (measure, who)), None)
         verdict = _judge(measure, f"ours / {who}", ours.value / figure.value, target)
         if ours.cost and figure.cost:
-            verdict.by_cpu = median(figure.cost) / median(ours.cost)
+            verdict.by_cpu = median(figure.counting(figure.cost)) / median(ours.counting(ours.cost))
         if target and target.at_least and direct:
             verdict.out_of_reach = target.bound * figure.value > direct.value
         yield verdict
@@ -219,32 +235,37 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-_DISTURBED = 0.1
-
-
 def _cells(figure: Figure) -> list[str]:
     if not figure.rounds:
         return [figure.who, "-", "", "", "", "failed: " + " ".join(figure.failed.split())]
-    worst = max(figure.strangers, default=0)
+    rounds, cost, busy, p99_ms = map(figure.counting, (figure.rounds, figure.cost, figure.busy, figure.p99_ms))
     return [
         figure.who,
         f"{number(figure.value)} {figure.unit}",
-        f"{number(min(figure.rounds))} - {number(max(figure.rounds))}",
-        f"{number(median(figure.cost))} {figure.cost_unit}" if figure.cost else "",
-        f"{median(figure.busy):.0%}" if figure.busy else "",
+        f"{number(min(rounds))} - {number(max(rounds))}",
+        f"{number(median(cost))} {figure.cost_unit}" if cost else "",
+        f"{median(busy):.0%}" if busy else "",
         " ".join(
             filter(
                 None,
                 [
-                    f"p99 {number(median(figure.p99_ms))} ms" if figure.p99_ms else "",
+                    f"p99 {number(median(p99_ms))} ms" if p99_ms else "",
                     f"{figure.errors} errors" if figure.errors else "",
-                    f"disturbed: others took {worst:.0%} of a CPU" if worst > _DISTURBED else "",
+                    _disturbance(figure),
                     figure.note,
                     f"not in every round: {' '.join(figure.failed.split())}" if figure.failed else "",
                 ],
             )
         ),
     ]
+
+
+def _disturbance(figure: Figure) -> str:
+    if not figure.is_disturbed:
+        return ""
+    strangers = figure.counting(figure.strangers)
+    noisy = sum(others > DISTURBED for others in strangers)
+    return f"disturbed: in {noisy} of {len(strangers)} rounds others took up to {max(strangers):.0%} of a CPU"
 
 
 _HEAD = ["contestant", "median", "min - max", "CPU", "of its CPU", ""]
@@ -268,6 +289,17 @@ def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
 
 
+def _calmness(figures: list[Figure]) -> str:
+    """How far this run was the programs' own, in a sentence."""
+    watched = [figure for figure in figures if figure.strangers]
+    disturbed = sum(figure.is_disturbed for figure in watched)
+    dropped = sum(len(f.rounds) - len(f.counting(f.rounds)) for f in watched)
+    return (
+        f"A round counts when others took no more than {DISTURBED:.0%} of a CPU meanwhile: {dropped} rounds were dropped. "
+        f"{disturbed} of {len(watched)} rows had too few such rounds, and show the calmest they had (*disturbed*)."
+    )
+
+
 def as_markdown(figures: list[Figure], about: dict[str, str], command: str, notes: str) -> str:
     """The whole run as docs/benchmarks.md."""
     lines = [
@@ -275,6 +307,7 @@ def as_markdown(figures: list[Figure], about: dict[str, str], command: str, note
         "",
         f"Written by `{command}`; do not edit.",
         "Every rival ran in the same run, on the same CPUs, in interleaved rounds.",
+        _calmness(figures),
         "",
         *(f"* {name}: {value}" for name, value in about.items()),
         "",

@@ -19,6 +19,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +35,7 @@ from dns import DnsPlan
 from dnsrivals import NAME_SERVERS, NameServer
 from measures import RACES, Plan
 from rivals import HELPERS, OURS, RIVALS, Rival
+from rounds import MOST, Allowance
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES, *snrace.MEASURES, *dns.MEASURES]
@@ -46,7 +48,11 @@ NOTES = """
   rates of two such contestants say little about which is faster; compare their CPU then.
 * *by CPU time* is the ratio of the work done in a second of the contestants' own CPU time.  A target above what
   *direct* reaches cannot show in the rate, whoever races; then this is the column to read.
-* *disturbed* marks a row during which processes outside the race took more than a tenth of a CPU.
+* A round is disturbed when others, that is processes outside the race and the hypervisor (steal), took more than a
+  tenth of a CPU meanwhile.  Everybody then goes round once more, up to twice the turns that were planned and as long as
+  all this takes no more than half the time of the planned turns; the calm rounds count.  Where those are too few, the
+  calmest rounds count, as many as were planned, and *disturbed* marks the row.  What a round reached takes no part in
+  this.  Measures that are not taken in rounds against others (memory, starts, crowds, floods) are as they came.
 * *direct* is the load talking to the upstream with nobody between: the ceiling of this machine for that measure.  Both
   ends share one CPU then as in every race.
 * The load and the upstream of all races but `requests-http` are `bench/load.c`.  A connection of `connrate` is:
@@ -166,11 +172,15 @@ def main() -> int:
         seconds=given.seconds or (1 if given.quick else 3),
         rounds=given.rounds or (3 if given.quick else 5),
         direct=not given.who or "direct" in given.who,
+        allowance=Allowance(time.monotonic),
         who=given.who,
     )
-    dns_plan = DnsPlan(name_servers, plan.seconds, plan.rounds, plan.direct)
+    dns_plan = DnsPlan(name_servers, plan.seconds, plan.rounds, plan.allowance, plan.direct)
     print(f"rounds: {plan.rounds} of {plan.seconds:g} s, interleaved\n", flush=True)
-    about["rounds"] = f"{plan.rounds} of {plan.seconds:g} s each, interleaved; the figure is the median"
+    about["rounds"] = (
+        f"{plan.rounds} of {plan.seconds:g} s each, interleaved, and up to {MOST} times as many until enough are calm; "
+        "the figure is the median of those that count"
+    )
     figures: list[report.Figure] = []
     for name in given.measures:
         try:

@@ -206,7 +206,7 @@ def race(name: str, plan: Plan) -> list[Figure]:
     who = [each for each in _CONTESTANTS if (plan.direct if each == "direct" else not plan.who or each in plan.who)]
     unit, cost = ("Gb/s", "s/GB") if load.is_bulk else ("/s", "µs each")
     scale, cost_scale = (load.size * 8e-9, 1e9 / load.size) if load.is_bulk else (1, 1e6)
-    figures = {each: Figure(name, each, unit, cost_unit=cost) for each in who}
+    figures = {each: Figure(name, each, unit, cost_unit=cost, planned=plan.rounds) for each in who}
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, contextlib.ExitStack() as running:
         home = Path(directory)
         entries: dict[str, tuple[int, list[_Flow]]] = {}
@@ -215,7 +215,7 @@ def race(name: str, plan: Plan) -> list[Figure]:
                 entries[each] = running.enter_context(_CONTESTANTS[each](home, load.size))
             except (Failed, OSError) as failure:
                 figures[each].failed = str(failure)
-        for turn in range(plan.rounds + 1):
+        for turn in plan.allowance.turns(plan.rounds, lambda: [*figures.values()]):
             for each, (pid, flows) in entries.items():
                 if figures[each].failed:
                     continue

@@ -112,14 +112,15 @@ def race(name: str, plan: Plan) -> list[Figure]:
     """One race of everybody; a contestant that fails keeps its reason instead of a figure."""
     load = _LOADS[name]
     unit, cost = ("Gb/s", "s/GB") if load.is_bulk else ("ms", "µs each")
+    planned = min(plan.rounds, _MOST_ROUNDS) if load.is_bulk else 4 * plan.rounds
     with _lab() as lab:
         upstream = lab.upstream().pid
         ways = dict(_ways(lab, plan))
-        figures = {who: Figure(name, who, unit, cost_unit=cost) for who in ways}
-        whole = {who: Figure(f"{name}-cpu", who, cost) for who in ways}
-        rates = {who: Figure(f"{name}-rate", who, "/s") for who in ways}
+        figures = {who: Figure(name, who, unit, cost_unit=cost, planned=planned) for who in ways}
+        whole = {who: Figure(f"{name}-cpu", who, cost, planned=planned) for who in ways}
+        rates = {who: Figure(f"{name}-rate", who, "/s", planned=planned) for who in ways}
         seconds = min(plan.seconds, _LONGEST if load.is_bulk else _STEADY)
-        for turn in range(1 + (min(plan.rounds, _MOST_ROUNDS) if load.is_bulk else 4 * plan.rounds)):
+        for turn in plan.allowance.turns(planned, lambda: [*figures.values()]):
             for who, way in random.sample(list(ways.items()), len(ways)):
                 figure = figures[who]
                 if figure.failed:
@@ -141,6 +142,8 @@ def race(name: str, plan: Plan) -> list[Figure]:
                         rates[who].rounds.append(sample.count / sample.seconds)
                 except (Failed, OSError) as failure:
                     figure.failed = whole[who].failed = rates[who].failed = str(failure)
+    for who, figure in figures.items():
+        whole[who].strangers = rates[who].strangers = figure.strangers
     if load.is_bulk:
         return [*figures.values(), *whole.values()]
     if name == "rtcp-open":
@@ -153,7 +156,8 @@ def _added(name: str, figures: dict[str, Figure]) -> Iterator[Figure]:
     ours, plain = figures.get("ours"), figures.get("plain")
     if name == "rtcp-echo" and ours and plain and ours.rounds and plain.rounds:
         rounds = [mine - theirs for mine, theirs in zip(ours.rounds, plain.rounds, strict=False)]
-        yield Figure("rtcp-echo-added", "ours", "ms", rounds)
+        noisier = [max(pair) for pair in zip(ours.strangers, plain.strangers, strict=False)]
+        yield Figure("rtcp-echo-added", "ours", "ms", rounds, strangers=noisier, planned=ours.planned)
 
 
 # Many devices

@@ -295,7 +295,7 @@ def _calmness(figures: list[Figure]) -> str:
     disturbed = sum(figure.is_disturbed for figure in watched)
     dropped = sum(len(f.rounds) - len(f.counting(f.rounds)) for f in watched)
     return (
-        f"A round counts when others took no more than {DISTURBED:.0%} of a CPU meanwhile: {dropped} rounds were dropped. "
+        f"A round counts when others took no more than {DISTURBED:.0%} of a CPU meanwhile: {dropped} were dropped. "
         f"{disturbed} of {len(watched)} rows had too few such rounds, and show the calmest they had (*disturbed*)."
     )
 

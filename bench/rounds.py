@@ -2,9 +2,9 @@
 
 A virtual machine loses its processors to its neighbours for seconds at a time, and a round in which that happened tells
 of them.  So each round notes how much processor time went to others: programs outside the race, and the hypervisor
-(steal).  A round in which that was no more than ``DISTURBED`` is calm.  While somebody lacks calm rounds, everybody goes
-round again, up to twice the turns that were planned and as long as the allowance lasts; then the calm rounds count and
-the others do not.  Where there are too few, the calmest count, and the row says so.
+(steal).  A round in which that was no more than ``DISTURBED`` is calm.  While somebody lacks calm rounds, everybody
+goes round again, up to twice the turns that were planned and as long as the allowance lasts; then the calm rounds
+count and the others do not.  Where there are too few, the calmest count, and the row says so.
 
 What was reached in a round takes no part in any of this: a round is kept or dropped by what others did alone.
 """

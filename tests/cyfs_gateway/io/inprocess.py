@@ -23,7 +23,7 @@ ipv6: true
 """
 
 
-async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for a condition."""
     with trio.fail_after(seconds):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to give

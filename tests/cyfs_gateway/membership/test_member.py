@@ -222,10 +222,10 @@ async def test_one_sn_that_is_silent_or_away_keeps_nobody_waiting(tmp_path: Path
         good.register("alice")
         mute.silent = True
         async with member(tmp_path / "b", NAS, f"[{dead}, {mute.entry}, {good.entry}]") as home:
-            await until(lambda: standing(home)[2] == "")
+            await until(lambda: standing(home)[2] == "" and mute.asked(Where))
             told = home.gateway.status()["memberships"]
             assert (told[0]["tunnel"], told[1]["why"]) == ("none", "not reached yet")
-            assert mute.asked(Where) and not mute.updates()
+            assert not mute.updates()
 
 
 async def test_nobody_knocks_through_a_peer_that_is_no_sn_of_ours(tmp_path: Path) -> None:

@@ -141,9 +141,9 @@ class Host(Protocol):
         """The TXT records at ``name``, each as one run of bytes, from the name servers and no cache of ours; none where
         nobody answers, too."""
 
-    def take_peer(self, sock: Any, source: Address) -> None:
-        """Take over a TCP connection (``tunnels.io.waiting.TcpEndpoint``) from ``source`` that speaks rtcp, and came by
-        a door of the module's."""
+    def take_peer(self, sock: Endpoint, source: Address) -> None:
+        """Take over a connection (an ``Endpoint``) from ``source`` that speaks rtcp, and came by a door of the
+        module's."""
 
     def standing(self, device: Did) -> bool:
         """Whether there is a tunnel to ``device``, which is a key."""

@@ -80,7 +80,7 @@ class Engine:
         """Gives a flow to an address that stands for a name that name."""
         self.is_fake: Callable[[str], bool] = _never
         """Whether an address is one that stands for a name, and means nothing to anybody else."""
-        self.take_peer: Callable[[TcpEndpoint, str, int], None] = _not_taken
+        self.take_peer: Callable[[Endpoint, str, int], None] = _not_taken
         """Takes a connection to a door for tunnels, and the address it is from."""
         self._descriptors_most = _descriptors_for_flows()
         self._nursery = nursery
@@ -337,7 +337,7 @@ def _never(ip: str) -> bool:
     return False
 
 
-def _not_taken(sock: TcpEndpoint, host: str, port: int) -> None:
+def _not_taken(sock: Endpoint, host: str, port: int) -> None:
     """Without a device there is nobody to talk to."""
     sock.close()
 

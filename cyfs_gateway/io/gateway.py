@@ -53,7 +53,6 @@ from tunnels.group import Health, StatusRanges
 from tunnels.io.reactor import Reactor
 from tunnels.io.registry import Tunnels
 from tunnels.io.statusfile import keep_saved, load_status
-from tunnels.io.waiting import TcpEndpoint
 from tunnels.outbound import Outbound
 from tunnels.status import UrlStatus
 from tunnels.url import parse as parse_url
@@ -556,7 +555,7 @@ class RunningGateway:
         """The state directory."""
         return self._home.path
 
-    def take_peer(self, sock: TcpEndpoint, host: str, port: int) -> None:
+    def take_peer(self, sock: Endpoint, host: str, port: int) -> None:
         """As :meth:`cyfs_gateway.host.Host.take_peer`."""
         self._engine.take_peer(sock, host, port)
 

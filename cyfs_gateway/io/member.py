@@ -28,6 +28,7 @@ from cyfs_ns.identity.documents import DeviceDoc
 from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.io.logs import SeldomLine
+from cyfs_ns.names import is_ip
 from rtcp.io.roll import AnyTunnel
 from rtcp.party import Local
 from tunnels.io.waiting import within
@@ -101,6 +102,12 @@ class Member:
     def name(self) -> str:
         """What people call the SN."""
         return self.domain or str(self.config.sn.peer)
+
+    @property
+    def web_name(self) -> str:
+        """The host name by which its ingress knows it; empty: none is known yet."""
+        said = self.config.at[0] if self.config.at is not None else ""
+        return self.domain or self._host or ("" if is_ip(said) else said)
 
     @property
     def stands(self) -> bool:

@@ -22,6 +22,7 @@ from cyfs_gateway.io.member import PORT, Member
 from cyfs_gateway.io.memberfile import MemberFile
 from cyfs_gateway.io.sntalk import HOST, Conversation, connected
 from cyfs_gateway.membership import Word, is_below, public_addresses
+from cyfs_gateway.sn.ingress import HTTP_PORT, TLS_PORT
 from cyfs_gateway.sn.talk import RelaySession, RelayWith
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did, dev_did, host_of_did, subject
@@ -31,7 +32,11 @@ from cyfs_ns.trust import outcome
 from cyfs_ns.trust.level import Purpose
 from cyfs_ns.trust.places import lineage
 from rtcp.io.device import Carrier
+from rtcp.io.dialling import Dial
 from rtcp.party import Address, Found, Local
+from tunnels.endpoint import Target
+from tunnels.io.tls import TlsClient
+from tunnels.spec import TlsOptions
 
 if TYPE_CHECKING:
     from cyfs_gateway.host import TxtPublisher
@@ -59,8 +64,12 @@ class Membership:
         open_stream: OpenStream,
         way: Callable[[MemberConfig], Way],
         local: Callable[[], Local],
+        dial: Dial,
     ) -> None:
         self._acquaintance, self._open_stream, self._way, self._local = acquaintance, open_stream, way, local
+        self._dial = dial
+        self._tls = TlsClient(TlsOptions(skip_cert_verify=True, alpn=("http/1.1",)))
+        """A coat for the way: who the SN is shows the handshake inside, whoever ends this TLS."""
         self._file: MemberFile | None = None
         self._members: dict[MemberConfig, Member] = {}
         self._own: tuple[str, ...] = ()
@@ -141,17 +150,41 @@ class Membership:
     async def relays(self, did: Did, found: Found) -> Sequence[Carrier]:
         """Ways to ``did`` through SNs, the best first.  Nobody is dialled before one is taken."""
         device, name = dev_did(found.key), did.canonical
-        sns = {one.config.sn.peer.canonical for one in self}
-        if not sns.isdisjoint((name, device)) or name in self._seeking:
+        sns = {one.config.sn.peer.canonical: one for one in self}
+        if (sn := sns.get(name) or sns.get(device)) is not None:
+            return self._by_web(sn)
+        if name in self._seeking:
             return ()
         ways = [
             Carrier(f"SN {member.name}", partial(self._through_own, member, device), leads=True)
             for member in self._suited(did)
         ]
-        for sn in await self._named_for(did):
-            if sn.canonical not in sns and sn.canonical != name:
-                ways.append(Carrier(f"SN {sn}", partial(self._through_foreign, sn, device), leads=True))
+        for other in await self._named_for(did):
+            if other.canonical not in sns and other.canonical != name:
+                ways.append(Carrier(f"SN {other}", partial(self._through_foreign, other, device), leads=True))
         return ways
+
+    def _by_web(self, sn: Member) -> list[Carrier]:
+        """Ways to an SN of ours by the ports of its ingress, for networks that let nothing else pass: as we would at
+        its own port, and as a WebSocket over TLS and without."""
+        name = sn.web_name
+        host = sn.config.at[0] if sn.config.at is not None else name
+        if not host:
+            return []
+        ways = [Carrier(f"tcp {Target(host, TLS_PORT)}", partial(self._at_port, host, TLS_PORT), leads=True)]
+        if name:
+            ways.append(Carrier(f"wss {name}", partial(self._by_websocket, host, TLS_PORT, name), leads=True))
+            ways.append(Carrier(f"ws {name}", partial(self._by_websocket, host, HTTP_PORT, name), leads=True))
+        return ways
+
+    async def _at_port(self, host: str, port: int, _host: str, _port: int) -> Pipe:
+        return await self._dial(host, port)
+
+    async def _by_websocket(self, host: str, port: int, name: str, _host: str, _port: int) -> Pipe:
+        from tunnels.io.websocket import open_websocket  # few ever need it
+
+        pipe = await self._dial(host, port)
+        return await open_websocket(await self._tls.wrap(pipe, name) if port == TLS_PORT else pipe, name)
 
     async def relay_session(self, peer: Did) -> RelaySession | None:
         """A session of the UDP relay of an SN that leads to ``peer``, a key, too; None: nobody gives one."""

@@ -39,7 +39,6 @@ from cyfs_ns.metrics import Metric
 from tunnels import url as urls
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
-from tunnels.io.waiting import TcpEndpoint
 
 if TYPE_CHECKING:
     from cyfs_gateway.certs.source import CertificateSource
@@ -239,7 +238,7 @@ class _Seat:
             return [joined_txt(data_wire(one.rtype, one.data)) for one in answer.answer if one.rtype == TXT]
         return ()
 
-    def take_peer(self, sock: TcpEndpoint, source: Address) -> None:
+    def take_peer(self, sock: Endpoint, source: Address) -> None:
         self._modules.gateway.take_peer(sock, *source)
 
     def standing(self, device: Did) -> bool:

@@ -109,7 +109,9 @@ class Peers:
         self._gatekeeper = Gatekeeper(engine, self._world_now, self._acquaintance, self._leads, self._tunnels)
         self._services = PeerServices(engine, self._world_now, self._acquaintance, lambda: self.standing, ports)
         self._vigil = Vigil(self._gatekeeper.sweep, self._gatekeeper.judge)
-        self.membership = Membership(self._acquaintance, self._open_stream, self._way_to_sn, self._local_now)
+        self.membership = Membership(
+            self._acquaintance, self._open_stream, self._way_to_sn, self._local_now, self._dial
+        )
 
     # Its life
 
@@ -311,7 +313,7 @@ class Peers:
         """What the owner's commands let in may be other than before."""
         self._vigil.doubt()
 
-    def take(self, sock: TcpEndpoint, host: str, port: int) -> None:
+    def take(self, sock: Pipe, host: str, port: int) -> None:
         """Somebody has connected to one of our doors."""
         device = self.standing
         if device is None:

@@ -527,18 +527,19 @@ class Device:
         roads = _roads_via(via, found) if via else self._roads_to(did, found)
         ways = None if via else self._ways(did, found)
         fault: CyfsError = Unreachable(f"no address of {did} is known", "pre_connect_dns")
+        answered: CyfsError | None = None  # says more than whoever did not answer after that
         while not roads.is_empty:
             try:
                 pipe, road = await roads.race(paths)
             except (Unreachable, Refused) as failed:
-                fault = failed
+                fault = failed if answered is None else answered
                 break
             roads.drop(road)
             again = partial(self._again, did, found.key, via, road) if ways is None else ways.connect
             try:
                 made = await self._greet(Remote(did, found.key), peer, key, pipe, road.connect, again)
             except Unreachable as failed:
-                fault = failed
+                fault = answered = failed
                 if road.address is not None:
                     paths.failed(road.address)
             except Refused as refused:

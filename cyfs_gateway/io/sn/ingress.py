@@ -66,10 +66,15 @@ _log = logging.getLogger("cyfs.ingress")
 
 Find = Callable[[str], NameEntry | None]
 """Whose a canonical host is: below a name of somebody, or a domain that is proven theirs.  None: nobody's."""
+Own = Callable[[TcpEndpoint, Address, bool], None]
+"""Takes over a visitor from an address who wants the SN itself, by TLS or not; nothing has been read."""
 
 
 class Ingress:
-    """See the module's text.  ``meter``: see ``ingresstraffic.py``.  Needs :meth:`run`."""
+    """See the module's text.  ``meter``: see ``ingresstraffic.py``; without ``own`` the SN's name is nobody's.
+
+    Needs :meth:`run`.
+    """
 
     def __init__(
         self,
@@ -78,8 +83,9 @@ class Ingress:
         settings: IngressSettings,
         meter: Meter,
         wall: Callable[[], float] = time.time,
+        own: Own | None = None,
     ) -> None:
-        self.host, self.settings = host, settings
+        self.host, self.settings, self.own = host, settings, own
         self.traffic = Traffic(settings, meter)
         self.half_open: Crowd[_Visitor] = Crowd(settings.half_open, settings.half_open_of)
         self._find, self._wall = find, wall
@@ -276,6 +282,13 @@ class _Visitor:
             self._ingress.host.take_peer(self._sock, self._address)
 
     def _lead(self, wanted: Wanted) -> None:
+        own = self._ingress.own
+        if own is not None and wanted.host == self._ingress.settings.domain:
+            self._count("own")
+            self._leave()
+            self._reactor.forget(self._fd)
+            own(self._sock, self._address, self._way.is_tls)
+            return
         found = self._ingress.find(wanted.host)
         if found is None:
             self._turn_away(self._way.nobody(wanted.host), f"{wanted.host} is nobody's", "unknown")

@@ -24,7 +24,6 @@ from rtcp.io.pipe import DatagramPipe
 from rtcp.party import Address
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
-from tunnels.io.waiting import TcpEndpoint
 
 EVERY: Final = 0.5
 """Seconds between two looks at what has moved."""
@@ -51,7 +50,7 @@ class IngressHost(Protocol):
     ) -> DatagramPipe:
         """As ``open_to_peer``, for datagrams."""
 
-    def take_peer(self, sock: TcpEndpoint, source: Address) -> None:
+    def take_peer(self, sock: Endpoint, source: Address) -> None:
         """Somebody at ``source`` speaks rtcp, and has come to another door than those for it; takes ``sock`` over."""
 
 

@@ -4,7 +4,7 @@
     keeper           the SN's domain, answered by the gateway's name server (``sn/zone.db``)
     sessions         STUN and the UDP relay, on one port
     leading          streams between members, through the tunnels that they keep here
-    ingress          visitors without any client, if the operator wants them
+    ingress          visitors without any client, if the operator wants them, and devices that get through nowhere else
     desk             what peers are answered at ``sn.invalid``
     operator         what the control API, status and the metrics page show
 
@@ -34,6 +34,7 @@ from cyfs_gateway.io.sn.ingress import Ingress
 from cyfs_gateway.io.sn.leading import Leading
 from cyfs_gateway.io.sn.ledger import Ledger
 from cyfs_gateway.io.sn.operator import Operator
+from cyfs_gateway.io.sn.owndoor import OwnDoor
 from cyfs_gateway.io.sn.sessions import Sessions
 from cyfs_gateway.io.sn.stunport import FIRST_OCTETS, StunPort
 from cyfs_gateway.sn.accounts import Account, AnyChange, Device, Name, Whereabouts
@@ -113,6 +114,7 @@ class _Running:
         self._stun = StunPort(zone.addresses, port)
         self._sessions.relay.take_over(FIRST_OCTETS, self._stun)
         myself = Myself(settings.domain, did, zone.addresses, port)
+        self._own_door = OwnDoor(settings.domain, lambda: host.certificates, host.take_peer)
         self._ingress = None if settings.ingress is None else self._made_ingress(settings)
         self._desk = Desk(
             myself, books, self._keeper, self._guests, self._sessions, self._leading, self._ingress, _Outside(host)
@@ -123,7 +125,8 @@ class _Running:
 
     def _made_ingress(self, settings: SnSettings) -> Ingress:
         assert settings.ingress is not None
-        return Ingress(self._host, lambda name: self._desk.find(name), settings.ingress, self._meter)
+        own = self._own_door.enter
+        return Ingress(self._host, lambda name: self._desk.find(name), settings.ingress, self._meter, own=own)
 
     async def begin(self, nursery: trio.Nursery) -> None:
         """Start all of it in ``nursery``; then peers are answered."""
@@ -138,6 +141,7 @@ class _Running:
                 nursery.start_soon(_answer_stun_over_tcp, host, number)
         nursery.start_soon(self._leading.run)
         if self._ingress is not None:
+            await nursery.start(self._own_door.run)
             await nursery.start(self._ingress.run)
         nursery.start_soon(self._put_out)
         self._judge_again = self._host.register_welcome(self._guests.wants)

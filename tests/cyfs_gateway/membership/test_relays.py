@@ -51,8 +51,13 @@ class Streams:
 
     def __init__(self) -> None:
         self.opened: list[Did] = []
+        self.dialled: list[tuple[str, int]] = []
         self.ends: list[trio.SocketStream] = []
         self.before: Any = None
+
+    async def dial(self, host: str, port: int) -> Any:
+        self.dialled.append((host, port))
+        raise Unreachable("nobody is there")
 
     async def open(self, did: Did, host: str, port: int, **way: Any) -> Any:
         self.opened.append(did)
@@ -73,6 +78,7 @@ def membership(
         streams.open,
         lambda config: {"via": None, "at": None},
         lambda: local,
+        streams.dial,
     )
     found.adopt([MemberConfig(sn=KeptTunnel(peer=sn)) for sn in sns], base)
     return found, streams
@@ -110,8 +116,24 @@ async def test_no_sn_leads_to_an_sn(tmp_path: Path) -> None:
     found, _ = membership(tmp_path, [S1, S2])
     key = S1.key
     assert key is not None
-    assert await names(found, S1, Found(key)) == await names(found, S2) == []
+    assert await names(found, S1, Found(key)) == []
     assert await names(found, parse_did("did:web:another.name.example"), Found(key)) == []
+    assert await names(found, S2) == ["tcp sn.example:443", "wss sn.example", "ws sn.example"], "it alone does"
+
+
+async def test_an_sn_is_looked_for_behind_the_ports_of_the_web(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [])
+    at = MemberConfig(sn=KeptTunnel(peer=S1), at=("198.51.100.1", 2980))
+    found.adopt([at], tmp_path)
+    assert await names(found, S1) == ["tcp 198.51.100.1:443"], "an ingress is asked by name"
+    (member,) = found
+    member.domain = "sn.example"
+    carriers = await found.relays(S1, PEER)
+    assert [one.name for one in carriers] == ["tcp 198.51.100.1:443", "wss sn.example", "ws sn.example"]
+    for carrier in carriers:
+        with pytest.raises(Unreachable):
+            await carrier.dial("", 0)
+    assert streams.dialled == [("198.51.100.1", port) for port in (443, 443, 80)]
 
 
 async def test_an_sn_of_others_is_not_looked_for_behind_itself(tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""Devices that only HTTP lets through: WebSockets at the SN's own name, by a client of others; half-open ones."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+from websockets.sync.client import connect
+
+from cyfs_gateway.io.sn import owndoor
+from cyfs_gateway.io.sn.ingress import Ingress
+from cyfs_gateway.io.sn.owndoor import HALF_OPEN_OF, OwnDoor
+from cyfs_gateway.sn.ingress import Alert, IngressSettings, alert
+from rtcp.party import Address
+from tests.cyfs_gateway.io.inprocess import until
+from tunnels.endpoint import Endpoint
+from tunnels.io.reactor import Reactor
+from tunnels.io.waiting import receive_some, send_all
+from tunnels.io.websocket import PATH, SUBPROTOCOL
+
+SN = "sn.example"
+
+
+@dataclass
+class Certificates:
+    """Of the SN."""
+
+    context: ssl.SSLContext | None
+
+    def certificate_for(self, sni: str, alpn: Sequence[str] = (), *, speak: Sequence[str] = ("http/1.1",)) -> Any:
+        return self.context if sni == SN else None
+
+    def proof_for(self, host: str, path: str) -> bytes | None:
+        return b"the proof" if (host, path) == (SN, "/.well-known/acme-challenge/token") else None
+
+
+@dataclass
+class House:
+    """A host without devices."""
+
+    reactor: Reactor
+    home: Path
+
+    def standing(self, device: object) -> bool:
+        return False
+
+
+@dataclass
+class Stage:
+    ingress: Ingress
+    door: OwnDoor
+    ca: trustme.CA
+    taken: list[tuple[Endpoint, Address]] = field(default_factory=list)
+
+    async def connected(self, *, tls: bool) -> trio.SocketStream:
+        return await trio.open_tcp_stream(*self.ingress.places[0 if tls else 1])
+
+    def trusting(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        return context
+
+
+@asynccontextmanager
+async def staged(tmp_path: Path, *, certified: bool = True) -> AsyncIterator[Stage]:
+    reactor, ca = Reactor(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(SN).configure_cert(context)
+    taken: list[tuple[Endpoint, Address]] = []
+    source = Certificates(context if certified else None)
+    door = OwnDoor(SN, lambda: source, lambda stream, address: taken.append((stream, address)))
+    settings = IngressSettings(domain=SN, tls=(("127.0.0.1", 0),), http=(("127.0.0.1", 0),))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reactor.run)
+        ingress = Ingress(House(reactor, tmp_path), lambda _: None, settings, lambda *_: None, own=door.enter)  # type: ignore[arg-type]
+        await nursery.start(door.run)
+        await nursery.start(ingress.run)
+        yield Stage(ingress, door, ca, taken)
+        for stream, _ in taken:
+            stream.close()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["wss", "ws"])
+async def test_a_device_comes_as_a_websocket(tmp_path: Path, tls: bool) -> None:
+    async with staged(tmp_path) as stage:
+        plain = socket.create_connection(stage.ingress.places[0 if tls else 1])
+        own = plain.getsockname()
+
+        def device() -> bytes:
+            told = {"ssl": stage.trusting()} if tls else {}
+            uri = f"{'wss' if tls else 'ws'}://{SN}{PATH}"
+            with connect(uri, sock=plain, subprotocols=[SUBPROTOCOL], close_timeout=0.1, **told) as client:  # type: ignore[arg-type]
+                client.send(b"a first message")
+                heard = client.recv()
+                assert isinstance(heard, bytes)
+                return heard
+
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                await until(lambda: stage.taken)
+                stream, address = stage.taken[0]
+                assert address == own
+                assert await receive_some(stream) == b"a first message"
+                await send_all(stream, b"and its answer")
+
+            nursery.start_soon(answer)
+            assert await trio.to_thread.run_sync(device) == b"and its answer"
+        assert len(stage.door.half_open) == 0
+
+
+async def answered(stream: trio.abc.Stream, said: bytes) -> bytes:
+    await stream.send_all(said)
+    heard = b""
+    while piece := await stream.receive_some():
+        heard += bytes(piece)
+    return heard
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: sn.example\r\n\r\n", b"404"),
+        (b"GET /.well-known/acme-challenge/token HTTP/1.1\r\nHost: sn.example\r\n\r\n", b"200"),
+        (b"GET /rtcp HTTP/1.1\r\nHost: sn.example\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", b"400"),
+    ],
+    ids=["a page", "a proof", "half a WebSocket"],
+)
+async def test_others_hear_that_nothing_is_here(tmp_path: Path, said: bytes, status: bytes) -> None:
+    async with staged(tmp_path) as stage, await stage.connected(tls=False) as stream:
+        heard = await answered(stream, said)
+        assert heard.startswith(b"HTTP/1.1 " + status)
+        assert heard.endswith(b"the proof") is (status == b"200")
+        assert not stage.taken
+
+
+async def test_without_a_certificate_there_is_no_name(tmp_path: Path) -> None:
+    async with staged(tmp_path, certified=False) as stage, await stage.connected(tls=True) as raw:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = stage.trusting().wrap_bio(incoming, outgoing, server_hostname=SN)
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        assert await answered(raw, outgoing.read()) == alert(Alert.UNRECOGNIZED_NAME)
+
+
+async def test_half_open_ones_of_one_source_are_few_and_the_oldest_makes_room(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        begun = b"GET /rtcp HTTP/1.1\r\nHost: sn.example\r\n\r\n"[:-1]
+        crowd = [await stage.connected(tls=False) for _ in range(3)]
+        # The head has to be whole for the ingress, so what is begun here is TLS that never goes on.
+        for stream in crowd:
+            await stream.send_all(begun)
+        assert len(stage.door.half_open) == 0, "the ingress itself holds those"
+        hello = _hello(stage)
+        visitors = []
+        for number in range(HALF_OPEN_OF + 3):
+            visitors.append(stream := await stage.connected(tls=True))
+            await stream.send_all(hello)
+            await until(lambda number=number: stage.ingress.traffic.outcomes["own"] == number + 1)  # type: ignore[misc]
+        await until(lambda: len(stage.door.half_open) == HALF_OPEN_OF)
+        for stream in visitors[:3]:
+            with trio.fail_after(20):
+                while await stream.receive_some():
+                    pass
+        assert len(stage.door.half_open) == HALF_OPEN_OF
+        for stream in (*crowd, *visitors):
+            await stream.aclose()
+        await until(lambda: len(stage.door.half_open) == 0)
+
+
+async def test_who_does_not_go_on_is_gone_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owndoor, "SECONDS", 0.1)
+    async with staged(tmp_path) as stage, await stage.connected(tls=True) as stream:
+        await stream.send_all(_hello(stage))
+        while await stream.receive_some():
+            pass
+        await until(lambda: len(stage.door.half_open) == 0)
+        assert not stage.taken
+
+
+def _hello(stage: Stage) -> bytes:
+    outgoing = ssl.MemoryBIO()
+    client = stage.trusting().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=SN)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()

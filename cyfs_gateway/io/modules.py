@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from rtcp.party import Address
 
 _DNS_SECONDS: Final = 10.0
+_BEGINNING: Final = 5.0
+"""Seconds that a module has for its first control method, when somebody asks for one."""
 
 _log = logging.getLogger("cyfs.modules")
 
@@ -66,6 +68,8 @@ class _Seat:
         self.status: Status | None = None
         self.metrics: Metrics | None = None
         self.methods: dict[str, ControlMethod] = {}
+        self._answers = trio.Event()
+        """Set when it has registered control methods, or will not any more."""
         self.publisher_for: PublisherFor | None = None
         self.source: CertificateSource | None = None
         self._modules = modules
@@ -85,7 +89,14 @@ class _Seat:
             with self.scope:
                 await self._live(module)
         finally:
+            self._answers.set()
             self._done.set()
+
+    async def control(self, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call a control method; whoever asks right after a reload waits until there are some.  Raises ``KeyError``."""
+        with trio.move_on_after(_BEGINNING):
+            await self._answers.wait()
+        return await self.methods[method](body)
 
     async def _live(self, module: Module) -> None:
         try:
@@ -168,6 +179,7 @@ class _Seat:
 
     def register_control(self, method: str, handler: ControlMethod) -> None:
         self.methods[method] = handler
+        self._answers.set()
 
     def register_status(self, status: Status) -> None:
         self.status = status
@@ -394,4 +406,4 @@ class Modules:
 
     async def control(self, section: str, method: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Call a module's control method.  ``KeyError``: no such module or method."""
-        return await self._seats[section].methods[method](body)
+        return await self._seats[section].control(method, body)

@@ -93,6 +93,8 @@ class Traffic:
         """Carried so far, as far as they were told."""
         self.outcomes: Counter[str] = Counter()
         """What became of visitors."""
+        self.draining = False
+        """Streams go on, and none begins."""
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -114,7 +116,9 @@ class Traffic:
         return ticket
 
     def ask(self, owner: Did) -> None:
-        """Raises ``Refused`` when nothing is carried for ``owner`` at present."""
+        """Raises ``Refused`` when nothing more is carried for ``owner`` at present."""
+        if self.draining:
+            raise Refused("the SN begins nothing new")
         verdict = self._meter(owner, 0)
         if isinstance(verdict, Denied):
             raise Refused(verdict.why)

@@ -198,6 +198,8 @@ class _Running:
 
     def _drain(self, on: bool) -> None:
         self._desk.draining = on
+        if self._ingress is not None:
+            self._ingress.traffic.draining = on
         _log.warning("the SN begins nothing new" if on else "the SN is open again")
 
     # What is shown

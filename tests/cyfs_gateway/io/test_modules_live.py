@@ -156,6 +156,16 @@ async def test_new_settings_start_it_anew_and_the_same_leave_it_alone(tmp_path: 
             assert status(house) == {"running": True, "word": word}
 
 
+async def test_who_asks_right_after_a_reload_is_answered_by_the_new_one(tmp_path: Path) -> None:
+    async with living(tmp_path, CONFIG) as house:
+        for word in ("one", "two"):
+            await house.reload(CONFIG + f"guest: {{word: {word}}}\n")
+            assert await house.gateway.control("guest", "say", {}) == {"word": word, "got": {}}
+        await house.reload(CONFIG)
+        with pytest.raises(KeyError):
+            await house.gateway.control("guest", "say", {})
+
+
 async def test_settings_that_make_no_sense_change_nothing(tmp_path: Path) -> None:
     async with living(tmp_path, CONFIG + "guest: {word: one}\n") as house:
         await until(lambda: Guest.lives)

@@ -308,6 +308,20 @@ async def test_a_device_has_so_many_visitors(tmp_path: Path, nursery: trio.Nurse
         await until(lambda: len(stage.ingress.traffic) == 0)
 
 
+async def test_a_drained_sn_receives_nobody_until_it_is_open_again(tmp_path: Path) -> None:
+    async with nginx(tmp_path) as server, staged(tmp_path, *web(server)) as stage:
+        stream = await connect(stage.http)
+        await stream.send_all(f"GET /who HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n".encode())
+        assert b" 200 " in await stream.receive_some()
+        stage.ingress.traffic.draining = True
+        await stream.send_all(f"GET /who HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n".encode())
+        assert b" 200 " in await stream.receive_some(), "what flows goes on"
+        assert (await curl(stage, f"http://{PHOTOS}/who", "-i"))[1].startswith("HTTP/1.1 503 ")
+        stage.ingress.traffic.draining = False
+        assert (await curl(stage, f"http://{PHOTOS}/who"))[0] == 0
+        await stream.aclose()
+
+
 async def test_who_has_used_up_their_month_is_cut_off(tmp_path: Path) -> None:
     async with nginx(tmp_path) as server, staged(tmp_path, *web(server)) as stage:
         with (server.folder / "www" / "endless").open("wb") as file:

@@ -7,20 +7,16 @@ somebody comes from inside this house, which rules may go by, it cannot know.  W
 from __future__ import annotations
 
 from collections.abc import Collection
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final
 
 from cyfs_gateway.config.model import RtcpConfig
 from cyfs_ns.identity.did import Did
+from rtcp.nat.special import Special, special
 from rtcp.party import Address
 
-_INSIDE: Final = [
-    ip_network(each)
-    for each in (
-        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "0.0.0.0/8"),
-        *("::1/128", "fc00::/7", "fe80::/10", "::/128"),
-    )
-]
+_INSIDE: Final = frozenset(Special) - {Special.CARRIER, Special.TRANSLATOR}
+"""Whoever shares our carrier's NAT with us comes from outside all the same."""
 
 
 def is_sn_of(rtcp: RtcpConfig, names: Collection[Did]) -> bool:
@@ -35,6 +31,6 @@ def believed(rtcp: RtcpConfig, names: Collection[Did], told: Address | None) -> 
     address = ip_address(told[0])
     address = getattr(address, "ipv4_mapped", None) or address
     is_known = not rtcp.proxy_from.isdisjoint(names)
-    if is_known or (is_sn_of(rtcp, names) and not any(address in each for each in _INSIDE)):
+    if is_known or (is_sn_of(rtcp, names) and special(address) not in _INSIDE):
         return str(address), told[1]
     return None

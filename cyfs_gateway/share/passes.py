@@ -9,6 +9,11 @@ The link is handed around; the cookie is what a browser keeps for it.  Neither p
 page's scripts, logs and histories see of a link never opens the service by itself once the link has been withdrawn and
 what a cookie jar has cannot be sent on as a link.
 
+A grant may be for one machine, by its key.  Its link opens nothing without a third token beside it, the *proof*, which
+that machine signs anew for each time, for some minutes, and which counts once::
+
+    {"kind": "share-proof", "id": ID, "host": "photos.me.example", "exp": …, "nonce": "…"}
+
 A token alone opens nothing: its grant must be in the owner's book, as it was given.  What is revoked is struck out
 there, so nothing that was signed before comes back, and a book that is lost lets nobody in.
 """
@@ -16,11 +21,12 @@ there, so nothing that was signed before comes back, and a book that is lost let
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from cyfs_ns.errors import BadWire, Refused
+from cyfs_ns.identity.did import parse_did
 from cyfs_ns.identity.keys import PublicKey, SecretKey
 from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.identity.token import read_token, sign_token
@@ -32,7 +38,15 @@ ID: Final = re.compile(r"[0-9a-f]{16}").fullmatch
 """Eight random bytes."""
 SERVICE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}").fullmatch
 
+PROOF_SECONDS: Final = 120
+"""For which a proof is signed."""
+_LONGEST_PROOF: Final = 300
+"""What is accepted: clocks differ."""
+MOST_SPENT: Final = 1024
+"""Proofs that are remembered because they have counted."""
+
 _CLAIMS: Final = frozenset({"kind", "id", "service", "host", "exp"})
+_PROOF_CLAIMS: Final = frozenset({"kind", "id", "host", "exp", "nonce"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +60,8 @@ class Grant:
     until: int
     note: str = ""
     """For whom, in the owner's words."""
+    whose: str = ""
+    """DID of the machine that has to prove itself, a key; empty: whoever has the link."""
 
 
 def write_pass(grant: Grant, kind: Kind, key: SecretKey) -> str:
@@ -85,6 +101,40 @@ def admit(
     return grant
 
 
+def write_proof(id: str, host: str, key: SecretKey, now: float, nonce: str) -> str:
+    """What the holder of ``key`` says to open the link ``id`` on ``host``; ``nonce`` makes it unlike any other."""
+    claims: dict[str, Json] = {
+        "kind": "share-proof",
+        "id": id,
+        "host": host,
+        "exp": int(now) + PROOF_SECONDS,
+        "nonce": nonce,
+    }
+    return sign_token(claims, key)
+
+
+def check_proof(untrusted: str, grant: Grant, spent: Container[str], now: float) -> tuple[str, int]:
+    """By what a proof is known that counts for ``grant``, and until when it has to be remembered.
+
+    Raises ``BadWire`` and ``Refused`` as :func:`admit`; ``spent`` are those that have counted.
+    """
+    token = read_token(untrusted, "proof", MOST_TOKEN)
+    key = parse_did(grant.whose).key
+    if key is None or not token.verify(key):
+        raise BadWire(f"the proof is not by {grant.whose}")
+    claims = token.claims
+    if claims.keys() != _PROOF_CLAIMS or claims["kind"] != "share-proof":
+        raise Refused("this is no proof")
+    if (claims["id"], claims["host"]) != (grant.id, grant.host):
+        raise Refused("this proof is for another link")
+    exp = claims["exp"]
+    if type(exp) is not int or not now < exp <= now + _LONGEST_PROOF:
+        raise Refused("this proof is not of these minutes")
+    if token.digest in spent:
+        raise Refused("this proof has been used")
+    return token.digest, exp
+
+
 def write_grants(grants: Mapping[str, Grant]) -> dict[str, Any]:
     """The book, as JSON has it."""
     return {grant.id: asdict(grant) for grant in grants.values()}
@@ -103,6 +153,8 @@ def read_grants(untrusted: Any) -> dict[str, Grant]:
         texts = all(isinstance(text, str) for text in (grant.id, grant.service, grant.host, grant.note))
         if not texts or type(grant.made) is not int or type(grant.until) is not int or grant.id != key:
             raise BadWire(f"shares: {str(key)[:20]!r} is no grant")
+        if not isinstance(grant.whose, str) or (grant.whose and parse_did(grant.whose).key is None):
+            raise BadWire(f"shares: {str(key)[:20]!r} is for nobody")
         if ID(grant.id) is None or SERVICE(grant.service) is None:
             raise BadWire(f"shares: {str(key)[:20]!r} is no grant")
         found[grant.id] = grant

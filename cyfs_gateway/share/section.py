@@ -11,7 +11,7 @@ from cyfs_ns import names
 from cyfs_ns.errors import BadWire, ConfigFault
 from tunnels import url as urls
 
-COMMANDS: Final = frozenset({"list", "revoke", "link"})
+COMMANDS: Final = frozenset({"list", "revoke", "link", "open"})
 """What ``cyfs-gateway share`` understands otherwise."""
 
 _KEYS = frozenset({"listen", "services"})

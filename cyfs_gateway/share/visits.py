@@ -11,11 +11,11 @@ referrer, bookmark or screenshot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cyfs_gateway.share.passes import Grant, Kind, admit, write_pass
+from cyfs_gateway.share.passes import MOST_SPENT, Grant, Kind, admit, check_proof, write_pass
 from cyfs_gateway.share.section import Service
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, Refused
@@ -23,7 +23,7 @@ from cyfs_ns.identity.keys import PublicKey, SecretKey
 from tunnels.http1 import Body, Fields, RequestHead, request_body, tokens_of, values_of
 
 LINK: Final = "/.well-known/cyfs-share/"
-"""Behind it stands the token of a link."""
+"""Behind it stands the token of a link, and behind that a proof where it is for one machine."""
 COOKIE: Final = "__Host-cyfs-share"
 """By its name, browsers take it from this host alone, over TLS alone (RFC 6265bis section 4.1.3.2)."""
 
@@ -60,12 +60,16 @@ class Answer:
 
     status: int
     text: str = ""
+    spent: tuple[str, int] | None = None
+    """A proof that has counted, and until when nobody may forget that (Unix time)."""
     fields: tuple[tuple[str, str], ...] = ()
 
 
-def judge(head: RequestHead, host: str, service: Service | None, book: Book, now: float) -> Forward | Answer:
+def judge(
+    head: RequestHead, host: str, service: Service | None, book: Book, now: float, spent: Collection[str] = ()
+) -> Forward | Answer:
     """What becomes of a request on a connection that was made to the canonical ``host``; ``service`` is what the owner
-    has there."""
+    has there, ``spent`` are proofs that have counted."""
     try:
         named, body, dropped = _host_of(head), request_body(head), _dropped(head.fields)
     except BadWire as fault:
@@ -78,7 +82,7 @@ def judge(head: RequestHead, host: str, service: Service | None, book: Book, now
         return Answer(status=400, text="this is no proxy")
     path = head.target.decode("ascii")
     if path.startswith(LINK):
-        return _opened(head.method, path.removeprefix(LINK), service, book, now)
+        return _opened(head.method, path.removeprefix(LINK), service, book, now, spent)
     share = ""
     if service.auth == "link":
         try:
@@ -95,11 +99,21 @@ def judge(head: RequestHead, host: str, service: Service | None, book: Book, now
     )
 
 
-def _opened(method: bytes, token: str, service: Service, book: Book, now: float) -> Answer:
+def _opened(method: bytes, said: str, service: Service, book: Book, now: float, spent: Collection[str]) -> Answer:
+    token, slash, proof = said.partition("/")
+    used: tuple[str, int] | None = None
     if method != b"GET":
         return Answer(status=405, text="a link is followed", fields=(("allow", "GET"),))
     try:
         grant = _admitted(token, "share-link", service, book, now)
+        if grant.whose and not proof:
+            return Answer(status=403, text="this link is for one machine; there: cyfs-gateway share open LINK")
+        if grant.whose:
+            if len(spent) >= MOST_SPENT:
+                raise Refused("too many have opened links just now")
+            used = check_proof(proof, grant, spent, now)
+        elif slash:
+            raise BadWire("there is more than a link")
     except BadWire:
         return Answer(status=403, text="this is no link of ours")
     except Refused as fault:
@@ -107,6 +121,7 @@ def _opened(method: bytes, token: str, service: Service, book: Book, now: float)
     cookie = f"{COOKIE}={write_pass(grant, 'share-cookie', book.key)}; Max-Age={max(1, int(grant.until - now))}"
     return Answer(
         status=303,
+        spent=used,
         fields=(
             ("location", "/"),
             ("set-cookie", f"{cookie}; Path=/; Secure; HttpOnly; SameSite=Lax"),

@@ -35,18 +35,19 @@ def share() -> None:
 @click.argument("service")
 @click.option("--until", default="7d", show_default=True, help="12h, 7d, or the day it ends.")
 @click.option("--note", default="", help="For whom, to find it again.")
+@click.option("--for", "whose", default="", metavar="DID", help="The one machine that may open it: share open there.")
 @click.option("--qr/--no-qr", default=None, help="Draw a QR code. [default: on a terminal]")
 @json_option
 @home_option
 @pass_place
-def link(place: Place, service: str, until: str, note: str, qr: bool | None, as_json: bool) -> None:
-    """Give a link that opens SERVICE in any browser.  Whoever has the link has the service.
+def link(place: Place, service: str, until: str, note: str, whose: str, qr: bool | None, as_json: bool) -> None:
+    """Give a link that opens SERVICE in any browser.  Whoever has the link has the service, but for --for.
 
     \b
     Example:
       cyfs-gateway share photos --until 2027-01-31
     """
-    body = {"service": service, "until": until, "note": note}
+    body = {"service": service, "until": until, "note": note, "for": whose}
     said = ask(place, "POST", "cyfs", "modules", "share", "link", body=body)
     if as_json:
         print_json(said)
@@ -60,6 +61,47 @@ def link(place: Place, service: str, until: str, note: str, qr: bool | None, as_
     if "until" in said:
         until = f"{datetime.fromtimestamp(said['until'], UTC):%Y-%m-%d %H:%M} UTC"
         click.echo(f"until {until}; take it back with: cyfs-gateway share revoke {said['id']}", err=True)
+
+
+@share.command(name="open")
+@click.argument("url", metavar="LINK")
+@json_option
+@home_option
+@pass_place
+def open_(place: Place, url: str, as_json: bool) -> None:
+    """Open a link that is for this machine: print it with a proof, for a browser, once and within two minutes.
+
+    \b
+    Example:
+      xdg-open "$(cyfs-gateway share open https://photos.me.example/.well-known/cyfs-share/eyJhbGci...)"
+    """
+    import secrets
+    import time
+
+    from cyfs_gateway.share.passes import MOST_TOKEN, write_proof
+    from cyfs_gateway.share.visits import LINK
+    from cyfs_ns import names
+    from cyfs_ns.errors import BadWire
+    from cyfs_ns.identity.token import read_token
+    from cyfs_ns.io.cli.identifying import telling
+    from cyfs_ns.io.trusted.keystore import KeyStore
+
+    scheme, _, rest = url.partition("://")
+    authority, _, token = rest.partition(LINK)
+    try:
+        claims = read_token(token, "the link", MOST_TOKEN).claims
+        host = names.name(authority.partition(":")[0])
+    except BadWire as bad:
+        raise click.UsageError(printable(str(bad))) from None
+    if scheme != "https" or claims.get("kind") != "share-link" or claims.get("host") != host:
+        raise click.UsageError("this is no link of the host it leads to")
+    with telling():
+        key = KeyStore(place.home).device()
+    opened = f"{url}/{write_proof(str(claims.get('id')), host, key, time.time(), secrets.token_hex(8))}"
+    if as_json:
+        print_json({"url": opened})
+    else:
+        click.echo(printable(opened))
 
 
 @share.command(name="list")

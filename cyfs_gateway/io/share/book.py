@@ -39,12 +39,13 @@ class GrantBook:
         """As it stands now."""
         return Book(grants=self._grants, key=self._secret, public=self._public)
 
-    def give(self, service: str, host: str, *, until: int, note: str, now: int) -> Grant:
+    def give(self, service: str, host: str, *, until: int, note: str, now: int, whose: str = "") -> Grant:
         """Write a new grant down.  Raises ``Refused`` (there are too many), ``OSError``."""
         kept = {grant.id: grant for grant in self._grants.values() if grant.until > now}
         if len(kept) >= MOST_GRANTS:
             raise Refused(f"there are {len(kept)} links already; revoke some")
-        grant = Grant(id=secrets.token_hex(8), service=service, host=host, made=now, until=until, note=note)
+        id = secrets.token_hex(8)
+        grant = Grant(id=id, service=service, host=host, made=now, until=until, note=note, whose=whose)
         self._write({**kept, grant.id: grant})
         return grant
 

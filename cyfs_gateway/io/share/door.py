@@ -71,6 +71,8 @@ class ShareDoor:
         self._services, self._book, self._certificates = services, book, certificates
         self._open_url, self._wall = open_url, wall
         self._visitors = 0
+        self._spent: dict[str, int] = {}
+        """Proofs that have counted, and until when they would."""
 
     async def visit(self, stream: trio.abc.HalfCloseableStream) -> None:
         """Serve one visitor until it leaves; closes ``stream``."""
@@ -139,9 +141,13 @@ class ShareDoor:
             return False
         visitor.served = True
         service = self._services.get(host)
-        verdict = judge(head, host, service, self._book(), self._wall())
+        now = self._wall()
+        self._spent = {proof: until for proof, until in self._spent.items() if until > now}
+        verdict = judge(head, host, service, self._book(), now, self._spent)
         keep = head.minor == 1 and b"close" not in tokens_of(head.fields, b"connection")
         if isinstance(verdict, Answer):
+            if verdict.spent is not None:
+                self._spent.update([verdict.spent])
             # A body that nobody wants is not read to its end: the connection ends with the answer.
             empty = not values_of(head.fields, b"transfer-encoding") and not values_of(head.fields, b"content-length")
             keep = keep and empty and verdict.status not in (400, 421)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -18,7 +18,9 @@ from cyfs_gateway.share.passes import MOST_NOTE, write_pass
 from cyfs_gateway.share.section import Service, ShareSettings, read_section
 from cyfs_gateway.share.until import read_until
 from cyfs_gateway.share.visits import LINK
-from cyfs_ns.errors import ConfigFault, Refused
+from cyfs_ns.errors import BadWire, ConfigFault, Refused
+from cyfs_ns.identity.did import Did, dev_did, parse_did
+from cyfs_ns.identity.keys import PublicKey
 
 _USUAL = "7d"
 _TRY_AGAIN = 30.0
@@ -41,7 +43,7 @@ class ShareModule:
         services = {service.host: service for service in read.services}
         door = ShareDoor(services, lambda: book.book, lambda: host.certificates, host.open_url)
         faults: dict[str, str] = {}
-        desk = _Desk(read, book)
+        desk = _Desk(read, book, host.key_of)
         host.register_control("link", desk.link)
         host.register_control("list", desk.listed)
         host.register_control("revoke", desk.revoke)
@@ -73,18 +75,23 @@ async def _listen(door: ShareDoor, address: tuple[str, int], faults: dict[str, s
 class _Desk:
     """The owner's requests."""
 
-    def __init__(self, settings: ShareSettings, book: GrantBook) -> None:
+    def __init__(
+        self, settings: ShareSettings, book: GrantBook, key_of: Callable[[Did], Awaitable[PublicKey | None]]
+    ) -> None:
+        self._key_of = key_of
         self._services: dict[str, Service] = {service.name: service for service in settings.services}
         self._book = book
         self._turn = trio.Lock()
         """Of those who write the book."""
 
     async def link(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give a link to ``service`` until ``until``, with a ``note``."""
-        name, until, note = (str(body.get(key) or "") for key in ("service", "until", "note"))
+        """Give a link to ``service`` until ``until``, with a ``note``; ``for`` is the DID of who alone may open it."""
+        name, until, note, whose = (str(body.get(key) or "") for key in ("service", "until", "note", "for"))
         service = self._services.get(name)
         if service is None:
             raise Refused(f"no service {name[:40]!r} is shared here; there is {', '.join(self._services) or 'none'}")
+        if service.auth == "open" and whose:
+            raise Refused(f"{name} is open to everybody")
         if service.auth == "open":
             return {"url": f"https://{service.host}/", "open": True}
         now = int(time.time())
@@ -92,11 +99,31 @@ class _Desk:
             moment = read_until(until or _USUAL, now)
         except ConfigFault as fault:
             raise Refused(str(fault)) from None
-        give = partial(self._book.give, service.name, service.host, until=moment, note=note[:MOST_NOTE], now=now)
+        machine = await self._machine(whose) if whose else ""
+        give = partial(
+            self._book.give,
+            service.name,
+            service.host,
+            until=moment,
+            note=(note or whose)[:MOST_NOTE],
+            now=now,
+            whose=machine,
+        )
         async with self._turn:
             grant = await _written(give)
         token = write_pass(grant, "share-link", self._book.book.key)
         return {"url": f"https://{service.host}{LINK}{token}", **asdict(grant)}
+
+    async def _machine(self, text: str) -> str:
+        """The key that ``text`` is by now, as a DID."""
+        try:
+            did = parse_did(text)
+        except BadWire as bad:
+            raise Refused(str(bad)) from None
+        key = did.canonical.key or await self._key_of(did)
+        if key is None:
+            raise Refused(f"nobody knows the key of {did}")
+        return str(dev_did(key))
 
     async def listed(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         now = time.time()

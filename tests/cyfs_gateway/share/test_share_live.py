@@ -26,6 +26,8 @@ from cyfs_gateway.io.share.book import GrantBook
 from cyfs_gateway.io.share.module import ShareModule
 from cyfs_gateway.share.visits import LINK
 from cyfs_ns.errors import ConfigFault
+from cyfs_ns.identity.did import dev_did
+from cyfs_ns.io.trusted.keystore import KeyStore
 from tests.cyfs_gateway.io.inprocess import Living, curl, living, serve, socks5, until
 from tests.freeport import free_port
 
@@ -169,6 +171,28 @@ async def test_a_link_opens_a_service_in_any_browser_until_it_is_taken_back(tmp_
         assert (await house.command("share", "nothing")).returncode == 1
         files = {each.name: stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "share").iterdir()}
         assert files == {"grants.json": 0o600, "key.pem": 0o600}
+
+
+async def test_a_link_for_one_machine_is_opened_there_and_nowhere_else(tmp_path: Path) -> None:
+    anns, eves = tmp_path / "ann", tmp_path / "eve"
+    keys = [KeyStore(each).make_device(each.name).public for each in (anns, eves)]
+    async with sharing(tmp_path, echo) as house:
+        given = await house.link("--for", str(dev_did(keys[0])))
+        assert given["whose"] == given["note"] == str(dev_did(keys[0]))
+        path = given["url"].removeprefix(f"https://{HOST}")
+        assert "share open" in await house.curl("-i", path)
+        paths = []
+        for home in (eves, anns):
+            said = await house.command("--home", str(home), "share", "open", given["url"])
+            assert said.returncode == 0, said.stderr
+            paths.append(said.stdout.decode().strip().removeprefix(f"https://{HOST}"))
+        assert "403" in await house.curl("-i", paths[0])
+        jar = str(tmp_path / "jar")
+        assert await house.curl("-L", "-b", jar, "-c", jar, paths[1]) == "0 bytes for GET / HTTP/1.1"
+        assert "used" in await house.curl(paths[1])
+        elsewhere = given["url"].replace(HOST, "evil.example")
+        assert (await house.command("share", "open", elsewhere)).returncode == 2
+        assert (await house.command("share", "photos", "--for", "ann")).returncode == 1
 
 
 async def test_what_comes_through_the_gateway_and_in_plain_http_gets_there_too(tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ _GRANT = write_grants({GRANT.id: GRANT})[GRANT.id]
         {GRANT.id: {**_GRANT, "until": True}},
         {GRANT.id: {**_GRANT, "service": "../x"}},
         {GRANT.id: {**_GRANT, "more": 1}},
+        {GRANT.id: {**_GRANT, "whose": 7}},
+        {GRANT.id: {**_GRANT, "whose": "did:web:ann.example"}},
+        {GRANT.id: {**_GRANT, "whose": "ann"}},
     ],
 )
 def test_a_book_that_makes_no_sense_admits_nobody(book: Any) -> None:

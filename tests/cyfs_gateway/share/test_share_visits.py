@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_gateway.share.passes import Grant, write_pass
+from cyfs_gateway.share.passes import MOST_SPENT, Grant, write_pass, write_proof
 from cyfs_gateway.share.section import Service, read_section
 from cyfs_gateway.share.visits import COOKIE, LINK, Answer, Book, Forward, judge
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.identity.did import dev_did
 from cyfs_ns.identity.keys import SecretKey
 from tunnels.http1 import parse_request
 
@@ -60,6 +61,64 @@ def test_a_link_sets_the_cookie_and_leads_to_the_clean_url() -> None:
     assert set(attributes) == {"Max-Age=3599", "Path=/", "Secure", "HttpOnly", "SameSite=Lax"}
     assert TOKEN not in str(found)
     assert head(ask(cookie=jar))
+
+
+# Links for one machine
+
+
+ANN, EVE = SecretKey(b"a" * 32), SecretKey(b"e" * 32)
+FOR_ANN = replace(GRANT, id="fedcba9876543210", whose=str(dev_did(ANN.public)))
+ANNS = Book(grants={FOR_ANN.id: FOR_ANN}, key=KEY, public=KEY.public)
+
+
+def follow(proof: str, grant: Grant = FOR_ANN, **more: object) -> Answer:
+    book = Book(grants={grant.id: grant}, key=KEY, public=KEY.public)
+    path = LINK + write_pass(grant, "share-link", KEY) + proof
+    found = ask(first=f"GET {path} HTTP/1.1", cookie="", **{"book": book, **more})
+    assert isinstance(found, Answer)
+    return found
+
+
+def proof(key: SecretKey = ANN, *, id: str = FOR_ANN.id, host: str = HOST, at: float = NOW, nonce: str = "1") -> str:
+    return "/" + write_proof(id, host, key, at, nonce)
+
+
+def test_a_link_for_one_machine_opens_with_its_proof_once() -> None:
+    found = follow(proof())
+    assert found.status == 303 and found.spent is not None
+    digest, until = found.spent
+    assert until == NOW + 120
+    (jar,) = [value.partition(";")[0] for name, value in found.fields if name == "set-cookie"]
+    assert head(ask(cookie=jar, book=ANNS))
+    again = follow(proof(), spent={digest})
+    assert (again.status, again.text) == (403, "this proof has been used")
+    assert follow(proof(nonce="2"), spent={digest}).status == 303
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "/",
+        "/x.y.z",
+        proof(EVE),
+        proof(KEY),
+        proof(id=GRANT.id),
+        proof(host="files.me.example"),
+        proof(at=NOW - 121),
+        proof(at=NOW + 300),
+        proof() + "/",
+        "/" + write_pass(FOR_ANN, "share-link", ANN),
+    ],
+)
+def test_nothing_else_proves_that_machine(said: str) -> None:
+    found = follow(said)
+    assert found.status == 403 and not found.fields and found.spent is None
+
+
+def test_a_link_for_everybody_takes_no_proof_and_few_proofs_are_remembered() -> None:
+    assert follow(proof(id=GRANT.id), GRANT).status == 403
+    assert follow(proof(), spent=set(map(str, range(MOST_SPENT)))).status == 403
 
 
 def test_an_open_service_asks_for_nothing_and_still_hides_our_cookie() -> None:

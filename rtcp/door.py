@@ -33,7 +33,8 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorLimits:
-    """Places of each stage, ``long_hellos`` and ``anonymous`` among them; ``..._each`` are for one source.
+    """Places of each stage, ``long_hellos`` and ``anonymous`` (keys that nobody expects) among them; ``..._each`` are
+    for one source.
 
     A source may come ``per_second`` times after a ``burst``, known ones four times as often; all together
     ``door_per_second``.  ``sources`` are remembered, known ones for ``known_for`` seconds; whoever proves itself has
@@ -45,7 +46,7 @@ class DoorLimits:
     proving: int = 1024
     deciding: int = 256
     deciding_each: int = 8
-    standing: int = 10_000
+    standing: int = 16_384
     standing_each: int = 512
     anonymous: int = 1000
     per_second: float = 16

@@ -91,6 +91,10 @@ class Gatekeeper:
             self._turned_away.tell(fault)
             raise Unreachable(f"whether there is a tunnel for {peer.did} cannot be told just now", "other") from fault
 
+    def expects(self, peer: Peer) -> bool:
+        """Whether a module wants a tunnel from ``peer``, and so bounds how many of its kind there are."""
+        return self._engine.offers.wants(self._acquaintance.identity(peer))
+
     def _admit(self, peer: Peer) -> None:
         rules, offers, identity = self._world().peer_rules, self._engine.offers, self._acquaintance.identity(peer)
         if rules is None:

@@ -233,6 +233,7 @@ class Peers:
             dial=self._dial,
             vouch=gate.vouch,
             welcome=welcome,
+            expects=gate.expects,
             serve=self._services.serve,
             relays=self.membership.relays,
             relay_session=self.membership.relay_session,

@@ -107,6 +107,11 @@ async def no_session(device: Did) -> RelaySession | None:
     return None
 
 
+def expects_nobody(peer: Peer) -> bool:
+    """A key and nothing else is nobody."""
+    return False
+
+
 def trusts_nobody(peer: Peer) -> bool:
     """Our private addresses are told to nobody."""
     return False
@@ -124,8 +129,9 @@ class House:
     ``relays`` finds ways through others to somebody we want to dial, the best first, which are tried beside his own
     addresses; ``relay_session`` asks for a session of a UDP relay with a device that a tunnel stands to.  ``gather``
     finds out where this device may be reached, over a share of its UDP port; None: nobody looks for direct ways.
-    ``trusts``: whether a peer may know our private addresses, and make us probe some of its own.  ``open_socket`` makes
-    the sockets that punch by TCP.
+    ``expects``: whether a peer that is a key and nothing else is somebody to this machine all the same; those who are
+    not are few at a time (``DoorLimits.anonymous``).  ``trusts``: whether a peer may know our private addresses, and
+    make us probe some of its own.  ``open_socket`` makes the sockets that punch by TCP.
 
     ``calls_loopback``: peers that come from a loopback address are called back there, at the port they name.  Whoever
     is forwarded to us comes from there, too, and should not choose a port of this machine.
@@ -139,6 +145,7 @@ class House:
     relays: Callable[[Did, Found], Awaitable[Sequence[Carrier]]] = no_relays
     relay_session: Callable[[Did], Awaitable[RelaySession | None]] = no_session
     gather: Gather | None = None
+    expects: Callable[[Peer], bool] = expects_nobody
     trusts: Callable[[Peer], bool] = trusts_nobody
     open_socket: OpenSocket = plain_socket
     calls_loopback: bool = False
@@ -211,6 +218,7 @@ async def open_device(
         judges = Judges(
             vouch=house.vouch,
             welcome=house.welcome,
+            expects=house.expects,
             policy=policy or Policy(),
             calls_loopback=house.calls_loopback,
         )

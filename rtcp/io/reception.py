@@ -60,6 +60,7 @@ class Judges:
 
     vouch: Callable[[Proven], Awaitable[Standing]]
     welcome: Callable[[Peer], Awaitable[None]]
+    expects: Callable[[Peer], bool]
     policy: Policy
     calls_loopback: bool
 
@@ -239,7 +240,8 @@ class Reception:
             full = self._roll.replace(peer.device, said.boot)
             if full is not None:
                 return full
-            if not self._door.stand(place, trio.current_time(), anonymous=proven.anonymous):
+            anonymous = proven.anonymous and not self._judges.expects(peer)
+            if not self._door.stand(place, trio.current_time(), anonymous=anonymous):
                 return Close(CloseCode.BUSY, _FULL_WAIT, _FULL)
             self._welcome_5(fifth, answer, said, peer, pipe, place, address)
             return None
@@ -310,7 +312,8 @@ class Reception:
                     return
                 event = await self._admit(tunnel, link, proven, address[0])
                 if isinstance(event, PeerConfirmed):
-                    event = await self._confirm(tunnel, link, place, anonymous=proven.anonymous)
+                    anonymous = proven.anonymous and not self._judges.expects(tunnel.peer)
+                    event = await self._confirm(tunnel, link, place, anonymous=anonymous)
             if isinstance(event, TunnelOpened):
                 await self._roll.live(tunnel)
             else:

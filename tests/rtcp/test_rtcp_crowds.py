@@ -7,11 +7,12 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 
-from cyfs_ns.errors import Refused
+from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
 from cyfs_ns.identity.keys import SecretKey
 from rtcp.door import DoorLimits, Stage
@@ -202,6 +203,24 @@ async def test_whoever_is_judged_for_long_takes_its_place_and_no_more():
         await until(lambda: not bob._reception._visits)
         assert len(bob.tunnels()) == 1
         stream.close()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_keys_that_are_expected_are_not_among_the_few_of_nobody(version: int):
+    town, callers = Town(versions=frozenset({version})), [SecretKey(bytes([n] * 32)) for n in range(1, 5)]
+    expected = {dev_did(key.public) for key in callers[1:]}
+    door = DoorLimits(anonymous=1)
+    async with (
+        town.live(BOB, door=door, expects=lambda peer: peer.device in expected) as bob,
+        AsyncExitStack() as stack,
+    ):
+        for count, key in enumerate(callers, 1):
+            device = await stack.enter_async_context(town.live(key, hosts=()))
+            await device.tunnel(BOBS_DID)
+            await until(lambda count=count: len(bob.tunnels()) == count)
+        async with town.live(MALLORY, hosts=()) as mallory:
+            with pytest.raises((Refused, Unreachable)):
+                await mallory.tunnel(BOBS_DID)
 
 
 async def test_a_crowd_does_not_exceed_its_rate_and_a_friend_comes_in():

@@ -299,7 +299,7 @@ def _race(measure: str, plan: DnsPlan) -> list[Figure]:
                         what.load(entry, asked, 5, once=True)
                     else:
                         sample = partial(what.load, entry, asked, seconds)
-                        one_round(figures[entry.name], sample, [entry.pid], upstream)
+                        one_round(figures[entry.name], sample, [entry.pid], [upstream])
                 except (Failed, OSError) as failure:
                     figures[entry.name].failed = str(failure)
         return list(figures.values())
@@ -341,7 +341,7 @@ def _latency(measure: str, plan: DnsPlan, rivals: Sequence[str]) -> list[Figure]
                     if turn == 0:
                         take()
                         continue
-                    sample = one_round(figure, take, [entry.pid], upstream)
+                    sample = one_round(figure, take, [entry.pid], [upstream])
                 except (Failed, OSError) as failure:
                     figure.failed = slow[entry.name].failed = str(failure)
                     continue
@@ -535,7 +535,7 @@ def _trusted(plan: DnsPlan, server: NameServer, program: str, home: Path) -> lis
                             _dnsperf(load, 0.3)
                         else:
                             sample = partial(_dnsperf, load, min(plan.seconds, 0.5))
-                            one_round(pair[who], sample, [child.pid], upstream_pid)
+                            one_round(pair[who], sample, [child.pid], [upstream_pid])
                 for who, figure in pair.items():
                     figure.note = f"answers of {_size(doors.plain, names[who][0], edns=bool(more))} bytes"
                 figures += pair.values()

@@ -1,37 +1,43 @@
-"""The public ingress of an SN against HAProxy doing the same: TLS passed through by server name to nginx.
+"""The public ingress of an SN against HAProxy doing the same: TLS passed through by server name, unopened, to nginx.
 
-The load and nginx share one CPU, the contestant has the other.  Ours is two processes there, the SN and the box at
-home, with their tunnel between them.  The backend of HAProxy is nginx itself: it neither encrypts nor asks anybody.
-What the load and nginx do with TLS is the same for both.
+What each contestant does is not the same.  HAProxy connects to nginx itself, on the machine it runs on: it asks nobody
+and encrypts nothing.  Ours has nginx at home, behind a tunnel: the SN opens a stream on the tunnel that the box at home
+keeps, seals what visitors say, and the box at home opens that and connects to nginx.  Each byte of ours is sealed and
+opened once more, and passes one process more.
 
-* *bulk*: one download after another of a file of 64 MB, by curl;
-* *requests*: small pages over 32 connections that are kept, by wrk;
-* *connections*: a TLS connection for each page, 32 at a time, by wrk.
+The contestant, HAProxy or the SN, has one CPU.  The other is everybody else's: the load, nginx, and, of ours, the box
+at home, which would be another machine.  So *of its CPU* is the SN's alone, and home's is told beside it.
 
-Run as ``python bench/ingress.py [--seconds 3] [--rounds 3]``, as root (names are pointed here in a mount namespace of
-the load's own).  Printed are medians of the rounds, and the CPU time of the contestant (of ours: the SN) and of home.
+* *sn-ingress-bulk*: one download after another of a file of 64 MB, by curl;
+* *sn-ingress-requests*: small pages over 32 connections that are kept, by wrk;
+* *sn-ingress-connections*: a TLS connection for each page, 32 at a time, by wrk.
+
+Names are pointed here in a mount namespace of the load's own, so it takes root.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import stage
 import trio
 import trustme
+from measures import Plan, Sample, one_round
+from report import Figure, number
+from rivals import HELPERS, find_system
+from stage import Failed
 
 from cyfs_gateway.io.gateway import RunningGateway
 from cyfs_gateway.io.sn.ingress import Ingress
@@ -48,6 +54,8 @@ from tunnels.io.reactor import Reactor
 NAME = "photos.alice.sn.example"
 SIZE = 64 << 20
 CONNECTIONS = 32
+_FILES = 5
+"""Downloads of each curl: one connection."""
 _NGINX = """
 daemon off; user root; worker_processes 1; pid {folder}/pid; error_log {folder}/log;
 events {{ worker_connections 4096; }}
@@ -125,17 +133,18 @@ def serve_sn(home: Path, config: Path, tls: int, device: str) -> None:
     trio.run(run)
 
 
-@dataclass(frozen=True)
-class Contestant:
-    name: str
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A started contestant; without ``pids`` it is nginx itself.  ``home`` works for it on the CPU of the load."""
+
     port: int
-    pid: int
+    pids: tuple[int, ...] = ()
     home: int = 0
-    """Process of the box at home; 0: it has none."""
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[list[Contestant]]:
+def _staged(folder: Path, program: str) -> Iterator[tuple[int, dict[str, _Entry]]]:
+    """The process of nginx, and everybody who takes part."""
     ca = trustme.CA()
     issued = ca.issue_cert(NAME, key_type=trustme.KeyType.ECDSA)
     (folder / "chain.pem").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
@@ -161,15 +170,10 @@ rtcp:
   services:
     - {{name: tls, port: 443, target: 'tcp://127.0.0.1:{nginx}', hosts: [{NAME}], allow: ['{keys["sn"]}']}}
 """)
-    python = [sys.executable, "-c", "import sys; from cyfs_gateway.io.cli import main; sys.exit(main())"]
-    sn = [sys.executable, __file__, "sn", str(folder / "sn"), str(folder / "sn.yaml"), str(sn_tls), str(keys["home"])]
+    sn = [sys.executable, __file__, str(folder / "sn"), str(folder / "sn.yaml"), str(sn_tls), str(keys["home"])]
     commands = {
         "nginx": (["nginx", "-c", f"{folder}/nginx.conf", "-e", f"{folder}/log"], stage.LOAD_CPU, nginx),
-        "home": (
-            [*python, "run", "-c", f"{folder}/home.yaml", "--home", f"{folder}/home"],
-            stage.PROXY_CPU,
-            0,
-        ),
+        "home": ([program, "run", "-c", f"{folder}/home.yaml", "--home", f"{folder}/home"], stage.LOAD_CPU, 0),
         "sn": (sn, stage.PROXY_CPU, sn_tls),
         "haproxy": (["haproxy", "-f", f"{folder}/haproxy.conf"], stage.PROXY_CPU, ha_tls),
     }
@@ -181,101 +185,87 @@ rtcp:
             if port:
                 stage.wait_for_port(port, child, log)
             pids[name] = child.pid
-        yield [
-            Contestant("ours", sn_tls, pids["sn"], pids["home"]),
-            Contestant("haproxy", ha_tls, pids["haproxy"]),
-            Contestant("direct", nginx, pids["nginx"]),
-        ]
+        entries = {
+            "ours": _Entry(sn_tls, (pids["sn"],), pids["home"]),
+            "haproxy": _Entry(ha_tls, (pids["haproxy"],)),
+            "direct": _Entry(nginx),
+        }
+        yield pids["nginx"], entries
 
 
-def _run(folder: Path, *command: str) -> str:
+def _run(folder: Path, seconds: float, *command: str) -> str:
     inside = f'mount --bind {folder}/hosts /etc/hosts && exec taskset -c {stage.LOAD_CPU} "$@"'
     whole = ["unshare", "-m", "sh", "-c", inside, "sh", *command]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=seconds + 40)
     if done.returncode:
-        raise stage.Failed(f"{command[0]}: {(done.stderr or done.stdout).strip()[-300:]}")
+        raise Failed(f"{command[0]}: {(done.stderr or done.stdout).strip()[-300:]}")
     return done.stdout
 
 
-def bulk(folder: Path, who: Contestant, seconds: float) -> float:
-    """Gb/s."""
-    count = 0
-    began = time.monotonic()
-    url = f"https://{NAME}:{who.port}/large"
+def _bulk(folder: Path, to: _Entry, seconds: float) -> Sample:
+    """Octets."""
+    count, began = 0, time.monotonic()
+    url = [f"https://{NAME}:{to.port}/large", "-o", "/dev/null"]
     while (passed := time.monotonic() - began) < seconds:
-        _run(
-            folder,
-            "curl",
-            "-sSf",
-            "--cacert",
-            f"{folder}/ca.pem",
-            "-o",
-            "/dev/null",
-            *[url, "-o", "/dev/null"] * 4,
-            url,
-        )
-        count += 5
-    return count * SIZE * 8 / passed / 1e9 if count else 0.0
+        _run(folder, seconds, "curl", "-sSf", "--cacert", f"{folder}/ca.pem", *url * _FILES)
+        count += _FILES * SIZE
+    return Sample(count, passed)
 
 
-def _wrk(folder: Path, who: Contestant, seconds: float, *more: str) -> float:
-    url = f"https://{NAME}:{who.port}/small"
-    told = _run(folder, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", *more, url)
-    if "Non-2xx" in told:
-        raise stage.Failed(told)
-    found = re.search(r"Requests/sec:\s+([0-9.]+)", told)
-    assert found is not None
-    return float(found[1])
+def _wrk(folder: Path, to: _Entry, seconds: float, *more: str) -> Sample:
+    url = f"https://{NAME}:{to.port}/small"
+    told = _run(folder, seconds, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", *more, url)
+    found = re.search(r"(\d+) requests in ([\d.]+)s", told)
+    if "Non-2xx" in told or not found:
+        raise Failed(f"wrk said: {told[-300:]}")
+    return Sample(int(found[1]), float(found[2]))
 
 
-def requests(folder: Path, who: Contestant, seconds: float) -> float:
-    """Each second."""
-    return _wrk(folder, who, seconds)
+MEASURES: dict[str, Callable[[Path, _Entry, float], Sample]] = {
+    "sn-ingress-bulk": _bulk,
+    "sn-ingress-requests": _wrk,
+    "sn-ingress-connections": lambda folder, to, seconds: _wrk(folder, to, seconds, "-H", "Connection: close"),
+}
 
 
-def connections(folder: Path, who: Contestant, seconds: float) -> float:
-    """Each second."""
-    return _wrk(folder, who, seconds, "-H", "Connection: close")
-
-
-RACES = {"bulk": (bulk, "Gb/s"), "requests": (requests, "/s"), "connections": (connections, "/s")}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="the public ingress against HAProxy")
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("races", nargs="*", default=list(RACES))
-    told = parser.parse_args()
-    for needed in ("nginx", "haproxy", "wrk", "curl"):
-        if shutil.which(needed) is None:
-            raise SystemExit(f"{needed} is absent")
-    with tempfile.TemporaryDirectory(prefix="bench-") as home, staged(Path(home)) as contestants:
-        for race in told.races:
-            run, unit = RACES[race]
-            rates: dict[str, list[float]] = {who.name: [] for who in contestants}
-            cpu: dict[str, list[tuple[float, float]]] = {who.name: [] for who in contestants}
-            for _ in range(told.rounds):
-                for who in contestants:
-                    before = [stage.cpu_seconds(pid) for pid in (who.pid, who.home) if pid]
-                    began = time.monotonic()
-                    rates[who.name].append(run(Path(home), who, told.seconds))
-                    passed = time.monotonic() - began
-                    spent = [stage.cpu_seconds(pid) for pid in (who.pid, who.home) if pid]
-                    shares = [(after - first) / passed for first, after in zip(before, spent, strict=True)]
-                    cpu[who.name].append((shares[0], shares[1] if who.home else 0.0))
-            base = statistics.median(rates["haproxy"])
-            for who in contestants:
-                rate = statistics.median(rates[who.name])
-                busy = [statistics.median(each) * 100 for each in zip(*cpu[who.name], strict=True)]
-                share = f"{busy[0]:3.0f} % of a CPU" + (f", home {busy[1]:.0f} %" if who.home else "")
-                print(
-                    f"{race:12} {who.name:8} {rate:10.1f} {unit:5} {rate / base:5.2f} x haproxy   {share}", flush=True
-                )
+def race(name: str, plan: Plan) -> list[Figure]:
+    """One race; a contestant that fails keeps its reason instead of a figure."""
+    program = next((program for rival, program in plan.contestants if rival.name == "ours"), None)
+    for needed in ("haproxy", "curl"):
+        if find_system(needed) is None:
+            raise Failed(f"{needed} is absent: apt install {needed}")
+    for needed in ("nginx", "wrk"):
+        if HELPERS[needed].find() is None:
+            raise Failed(f"{needed} is absent: {HELPERS[needed].install}")
+    if program is None:
+        raise Failed("ours is absent")
+    is_bulk = name == "sn-ingress-bulk"
+    unit, cost, scale, cost_scale = ("Gb/s", "s/GB", 8e-9, 1e9) if is_bulk else ("/s", "µs each", 1, 1e6)
+    with tempfile.TemporaryDirectory(prefix="bench-") as home, _staged(Path(home), program) as (nginx, entries):
+        who = [each for each in entries if (plan.direct if each == "direct" else not plan.who or each in plan.who)]
+        figures = {each: Figure(name, each, unit, cost_unit=cost, planned=plan.rounds) for each in who}
+        at_home: list[float] = []
+        for turn in plan.allowance.turns(plan.rounds, lambda: [*figures.values()]):
+            for each, figure in figures.items():
+                if figure.failed:
+                    continue
+                to = entries[each]
+                take = partial(MEASURES[name], Path(home), to, plan.seconds if turn else 1)
+                try:
+                    if not turn:
+                        take()
+                        continue
+                    helpers = [nginx, to.home] if to.home else [nginx]
+                    spent = stage.cpu_seconds(to.home) if to.home else 0.0
+                    sample = one_round(figure, take, to.pids, helpers, scale, cost_scale)
+                    if to.home:
+                        at_home.append((stage.cpu_seconds(to.home) - spent) / sample.count * cost_scale)
+                except (Failed, OSError, subprocess.TimeoutExpired) as failure:
+                    figure.failed = str(failure)
+        if at_home:
+            figures["ours"].note = f"the box at home: {number(median(at_home))} {cost}"
+    return list(figures.values())
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["sn"]:
-        serve_sn(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
-    else:
-        main()
+    serve_sn(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -213,7 +213,7 @@ def race(name: str, plan: Plan) -> list[Figure]:
                         what.sample(entry, to, min(plan.seconds, 1))
                     else:
                         sample = partial(what.sample, entry, to, plan.seconds)
-                        one_round(figures[entry.name], sample, entry.pids, upstream, what.scale, what.cost_scale)
+                        one_round(figures[entry.name], sample, entry.pids, [upstream], what.scale, what.cost_scale)
                 except (Failed, OSError) as failure:
                     figures[entry.name].failed = str(failure)
         return list(figures.values())
@@ -223,17 +223,17 @@ def one_round(
     figure: Figure,
     take_sample: Callable[[], Sample],
     pids: Sequence[int],
-    upstream: int | None,
+    helpers: Sequence[int],
     scale: float = 1,
     cost_scale: float = 1e6,
 ) -> Sample:
-    """One round of the contestant's processes, added to its figure; the process ``upstream`` works for the load."""
+    """One round of the contestant's processes, added to its figure; the ``helpers`` work for the load."""
 
     def contestant() -> float:
         return sum(stage.cpu_seconds(pid) for pid in pids)
 
     def known() -> float:
-        return stage.own_seconds() + (stage.cpu_seconds(upstream) if upstream else 0) + contestant()
+        return stage.own_seconds() + sum(map(stage.cpu_seconds, helpers)) + contestant()
 
     spent = contestant()
     strangers = stage.busy_seconds() - known()

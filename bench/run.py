@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import dns
+import ingress
 import measures
 import report
+import sncrowd
 import snrace
 import stage
 import tunnelrace
@@ -38,7 +40,8 @@ from rivals import HELPERS, OURS, RIVALS, Rival
 from rounds import MOST, Allowance
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES, *snrace.MEASURES, *dns.MEASURES]
+NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES]
+NAMES += [*snrace.MEASURES, *ingress.MEASURES, *sncrowd.MEASURES, *dns.MEASURES]
 _EVERYBODY = (*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), *tunnelrivals.NAMES, "coturn", "direct")
 WHO = list(dict.fromkeys(_EVERYBODY))
 
@@ -97,8 +100,14 @@ NOTES = """
 * `rtcp-flood` has 1,000 connections a second, each from an address of its own: bytes without meaning, a first message
   that was used before, silence, and first messages that are right of callers that never prove themselves.  Rounds
   without a flood are in between.
-* `sn-...`: a relay between two sockets each, with the load's client and upstream in one C program.  coturn is given
-  channels beforehand and no credentials to check; ours has bound sides, rate limits and grants on.
+* `sn-packets`, `sn-bulk...`: a relay between two sockets each, with the load's client and upstream in one C program.
+  coturn is given channels beforehand and no credentials to check; ours has bound sides, rate limits and grants on.
+* `sn-ingress-...`: TLS that is passed on by server name, by HAProxy (`nbthread 1`) to nginx beside it; by the SN by
+  a tunnel of version 5 to a gateway at home, and by that to nginx.  So ours is encrypted once more and passes one
+  process more.  The SN or HAProxy has one CPU; the load, nginx and the gateway at home share the other.
+* `sn-reconnect`: 10,000 registered devices, each with a key, an account and an address of its own, dial an SN that has
+  just been started, all at the same moment, and try again as devices do.  They are one process, and the work of their
+  side of the handshakes has the other CPU.
 * `rtcp-10gib` counts a change of the key when the receiver has opened a record under the next one.
 * `start` counts from the creation of the process until an answer came back through SOCKS5, with warm file caches.
 * `crowd` holds as many connections as the limit of open files allows, at most 10,000; the growth is scaled up to
@@ -190,6 +199,10 @@ def main() -> int:
                 taken = tunnelrace.MEASURES[name](plan)
             elif name in snrace.MEASURES:
                 taken = snrace.race(name, plan)
+            elif name in ingress.MEASURES:
+                taken = ingress.race(name, plan)
+            elif name in sncrowd.MEASURES:
+                taken = sncrowd.reconnect(plan)
             else:
                 taken = measures.take(name, plan)
         except stage.Failed as failure:

@@ -224,7 +224,7 @@ def race(name: str, plan: Plan) -> list[Figure]:
                         _sample(home, flows, load, 0.5)
                         continue
                     take = partial(_sample, home, flows, load, plan.seconds)
-                    one_round(figures[each], take, (pid,) if pid else (), None, scale, cost_scale)
+                    one_round(figures[each], take, (pid,) if pid else (), (), scale, cost_scale)
                 except (Failed, OSError) as failure:
                     figures[each].failed = str(failure)
     return list(figures.values())

@@ -127,6 +127,15 @@ def rss_mb(pid: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
+def peak_mb(pid: int) -> float:
+    """The most memory that was ever resident in any of them, in MB (10^6 bytes), summed."""
+    total = 0
+    for member in _family(pid):
+        lines = Path(f"/proc/{member}/status").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return total * 1024 / 1e6
+
+
 def pss_kib(pid: int) -> int:
     """Memory now, in KiB, of what is shared its share."""
     total = 0

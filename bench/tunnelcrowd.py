@@ -2,14 +2,17 @@
 
     tunnelcrowd.py hold ADDRESS PORT KEY COUNT names|keys     dial COUNT tunnels, tell, keep them until
                                                                standard input ends
+    tunnelcrowd.py back ADDRESS PORT KEY COUNT          dial COUNT known tunnels at the same moment, and whatever
+                                                        fails again and again; tell, and keep them as ``hold``
     tunnelcrowd.py flood ADDRESS PORT KEY KIND RATE SECONDS
 
 Devices with *names* bring a document of their owner along, others are a key and nothing else.
 KEY is the public key of the gateway, in hex.  Each device has an address of its own below 10.64.0.0/16.  The machines
 are rtcp's own, the shell around them is this file: one epoll, and no more than it takes.  Keys, Hellos and first
 messages are made before the clock starts, so that the dialling side, which has half of the work, does not hold up the
-gateway.  Whether version 5 is spoken the gateway is asked first, with a message 1.  One line of
-JSON tells the result; a flood has one more before, when it begins.
+gateway.  Those of ``back`` are members of an SN, with the keys of :func:`member`; each is as patient as a real device,
+and waits between two attempts as long as one does (``rtcp.io.device``).  Whether version 5 is spoken the gateway is
+asked first, with a message 1.  One line of JSON tells the result; a flood has one more before, when it begins.
 
 Kinds: ``silence`` connects and says nothing, ``garbage`` says anything, ``replay`` says what somebody said before,
 ``unfinished`` begins as an honest device does and never proves itself.
@@ -26,7 +29,7 @@ import select
 import socket
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,10 +39,12 @@ from cyfs_ns.identity.did import Did, dev_did, parse_did
 from cyfs_ns.identity.documents import DeviceDoc
 from cyfs_ns.identity.keys import PublicKey, SecretKey
 from cyfs_ns.identity.token import sign_token
+from rtcp.backoff import Backoff
 from rtcp.handshake import ENTROPY_SIZE
 from rtcp.link import Link
 from rtcp.party import Local, Remote
-from rtcp.v5.calling import NATIVE_ENTROPY, Call, ResponderProven
+from rtcp.v5.calling import ANSWER_WAIT, NATIVE_ENTROPY, VERDICT_WAIT, Call, ResponderProven
+from rtcp.v5.events import Ended
 from rtcp.v5.keys import device_key
 from rtcp.v5.payloads import Introduction, Parameters
 from rtcp.v5.tunnel import Tunnel
@@ -49,6 +54,9 @@ OWNER = SecretKey(b"the owner of the whole crowd 123")
 _UNDER_WAY = 24
 _PATIENCE = 20.0
 _ROUND_TRIP = 0.001
+_CONNECT_WAIT = 10.0
+_LONGEST = 30.0
+_GIVE_UP = 90.0
 _MOST_OPEN = 400
 """Connections of a flood that are kept open."""
 
@@ -94,8 +102,8 @@ class Four:
 class Five:
     """A dialled tunnel of version 5."""
 
-    def __init__(self, peer: PublicKey, name: str) -> None:
-        key = SecretKey(secrets.token_bytes(32))
+    def __init__(self, peer: PublicKey, name: str, key: SecretKey | None = None) -> None:
+        key = key or SecretKey(secrets.token_bytes(32))
         self._key, self._name, self._document = device_key(key), str(named(name)) if name else "", document(name, key)
         entropy = secrets.token_bytes(NATIVE_ENTROPY)
         self._call: Call | None = Call.native(self._key, peer, entropy=entropy, now=time.monotonic())
@@ -141,11 +149,15 @@ class Five:
 
     def _answer(self, now: float) -> bytes:
         assert self._tunnel is not None
-        while self._tunnel.next_event() is not None:
-            pass
+        while (event := self._tunnel.next_event()) is not None:
+            if isinstance(event, Ended):
+                self.is_over, self.why, self.wait = True, event.why, event.wait
         return b"".join(self._tunnel.data_to_send(self._carrier, now))
 
     is_over = False
+    why = "it failed"
+    wait = 0.0
+    """Seconds for which it is to stay away, now that it is over."""
 
     @property
     def is_open(self) -> bool:
@@ -159,6 +171,11 @@ class Five:
 
     def due(self) -> float | None:
         return self._tunnel.next_deadline() if self._tunnel is not None else None
+
+
+def member(number: int) -> SecretKey:
+    """The key of one of those who come ``back``; numbers begin with 1."""
+    return SecretKey(number.to_bytes(32))
 
 
 def named(name: str) -> Did:
@@ -290,6 +307,121 @@ def hold(peer: PublicKey, to: tuple[str, int], count: int, *, have_names: bool) 
     print(json.dumps({"alive": len(devices)}), flush=True)
 
 
+class _Return:
+    """One member of those who come back, from its first attempt until it stands."""
+
+    def __init__(self, number: int, source: str) -> None:
+        self.key, self.source = member(number), source
+        self.patience = Backoff(longest=_LONGEST)
+        self.device: Five | None = None
+        self.sock: socket.socket | None = None
+        self.until = 0.0
+
+    def prepare(self, peer: PublicKey) -> None:
+        self.device = Five(peer, "", self.key)
+
+    def begin(self, peer: PublicKey, to: tuple[str, int], now: float) -> int:
+        """Dial; gives the descriptor."""
+        if self.device is None:
+            self.prepare(peer)
+        self.sock, self.until = connect(self.source, to), now + _CONNECT_WAIT
+        return self.sock.fileno()
+
+    def fail(self) -> float:
+        """Seconds until the next attempt."""
+        assert self.sock is not None and self.device is not None
+        self.sock.close()
+        wait, self.sock, self.device = self.device.wait, None, None
+        return wait + self.patience.failed(random.random())
+
+
+def come_back(peer: PublicKey, to: tuple[str, int], count: int) -> None:
+    """All members dial at once, and again until each stands; then be there for them."""
+    addresses, epoll = sources(), select.epoll()
+    everybody = [_Return(number + 1, next(addresses)) for number in range(count)]
+    for one in everybody:
+        one.prepare(peer)
+    there: dict[int, _Return] = {}
+    ticking: list[tuple[float, int, int]] = []
+    """When who is to be looked at: an attempt to begin, to be given up, or a tunnel's deadline; by number."""
+    started = time.monotonic()
+    waiting = [(started, number) for number in range(count)]
+    numbers = {id(one): number for number, one in enumerate(everybody)}
+    standing, attempts, reasons = 0, 0, Counter[str]()
+
+    def fail(fd: int, why: str) -> None:
+        one = there.pop(fd)
+        epoll.unregister(fd)
+        reasons[why] += 1
+        heapq.heappush(waiting, (time.monotonic() + one.fail(), numbers[id(one)]))
+
+    def hear(fd: int, events: int) -> None:
+        nonlocal standing
+        one, now = there[fd], time.monotonic()
+        sock, device = one.sock, one.device
+        assert sock is not None and device is not None
+        if events & select.EPOLLOUT:
+            epoll.modify(fd, select.EPOLLIN)
+            sock.send(device.first)
+            one.until = now + ANSWER_WAIT
+            return
+        was_open = device.is_open
+        data = sock.recv(16384)
+        if not data:
+            raise ConnectionError("it was closed")
+        if answer := device.receive(data, now):
+            one.until = now + VERDICT_WAIT
+            sock.send(answer)
+        if device.is_over:
+            raise ConnectionError(device.why)
+        if device.is_open and not was_open:
+            standing += 1
+            one.until = device.due() or now + 30
+
+    def turn(wait: float) -> None:
+        nonlocal standing
+        for fd, events in epoll.poll(wait):
+            try:
+                hear(fd, events)
+            except OSError as fault:
+                standing -= there[fd].device.is_open  # type: ignore[union-attr]
+                fail(fd, fault.strerror or str(fault))
+        now = time.monotonic()
+        while ticking and ticking[0][0] <= now:
+            _, fd, number = heapq.heappop(ticking)
+            one = everybody[number]
+            if there.get(fd) is not one:
+                continue
+            assert one.device is not None and one.sock is not None
+            if one.device.is_open:
+                with contextlib.suppress(OSError):
+                    if words := one.device.tick(now):
+                        one.sock.send(words)
+                one.until = max(one.device.due() or now + 30, now + 0.5)
+            elif one.until <= now:
+                fail(fd, "it did not answer in time")
+                continue
+            heapq.heappush(ticking, (one.until, fd, number))
+
+    while standing < count and time.monotonic() - started < _GIVE_UP:
+        now = time.monotonic()
+        while waiting and waiting[0][0] <= now:
+            one = everybody[number := heapq.heappop(waiting)[1]]
+            fd = one.begin(peer, to, now)
+            attempts += 1
+            there[fd] = one
+            epoll.register(fd, select.EPOLLOUT)
+            heapq.heappush(ticking, (one.until, fd, number))
+        turn(0.05)
+    took = time.monotonic() - started
+    usual = "; ".join(f"{why} {times} times" for why, times in reasons.most_common(3))
+    said = {"version": 5, "count": standing, "errors": attempts - count, "last_error": usual, "seconds": took}
+    print(json.dumps(said), flush=True)
+    while not select.select([0], [], [], 0)[0]:
+        turn(0.5)
+    print(json.dumps({"alive": standing}), flush=True)
+
+
 def flood(peer: PublicKey, to: tuple[str, int], kind: str, rate: float, seconds: float) -> None:
     """``rate`` connections a second, whatever becomes of them."""
     make = Five if speaks_five(peer, to) else Four
@@ -334,6 +466,8 @@ def main() -> None:
     peer, to = PublicKey(bytes.fromhex(key)), (host, int(port))
     if task == "hold":
         hold(peer, to, int(more[0]), have_names=more[1] == "names")
+    elif task == "back":
+        come_back(peer, to, int(more[0]))
     else:
         flood(peer, to, more[0], float(more[1]), float(more[2]))
 

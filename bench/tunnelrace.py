@@ -134,10 +134,10 @@ def race(name: str, plan: Plan) -> list[Figure]:
                     busy = stage.busy_seconds()
                     take = partial(_sample, lab, way, load, seconds)
                     if load.is_bulk:
-                        sample = one_round(figure, take, way.pids, upstream, 8e-9, 1e9)
+                        sample = one_round(figure, take, way.pids, [upstream], 8e-9, 1e9)
                         whole[who].rounds.append((stage.busy_seconds() - busy) / sample.count * 1e9)
                     else:
-                        sample = one_round(figure, take, way.pids, upstream)
+                        sample = one_round(figure, take, way.pids, [upstream])
                         figure.rounds[-1] = figure.p99_ms.pop()
                         rates[who].rounds.append(sample.count / sample.seconds)
                 except (Failed, OSError) as failure:
@@ -164,11 +164,11 @@ def _added(name: str, figures: dict[str, Figure]) -> Iterator[Figure]:
 
 
 @contextlib.contextmanager
-def _crowd(lab: Lab, pair: Pair, *words: object, gently: bool = False) -> Iterator[subprocess.Popen[str]]:
+def crowd(lab: Lab, key: bytes, *words: object, gently: bool = False) -> Iterator[subprocess.Popen[str]]:
     """``tunnelcrowd.py`` in ``near``; ``gently``: only with the time that nobody else there wants."""
     script = str(Path(__file__).with_name("tunnelcrowd.py"))
     task, *more = map(str, words)
-    command = [sys.executable, script, task, lab_.FAR, str(lab_.TUNNELS), pair.key.hex(), *more]
+    command = [sys.executable, script, task, lab_.FAR, str(lab_.TUNNELS), key.hex(), *more]
     idle = ["chrt", "--idle", "0"] if gently else []
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     whole = ["ip", "netns", "exec", lab.near, *idle, *command]
@@ -176,7 +176,7 @@ def _crowd(lab: Lab, pair: Pair, *words: object, gently: bool = False) -> Iterat
         yield child
 
 
-def _told(lab: Lab, child: subprocess.Popen[str]) -> dict[str, float]:
+def told_by(lab: Lab, child: subprocess.Popen[str]) -> dict[str, float]:
     assert child.stdout is not None
     line = child.stdout.readline()
     if not line:
@@ -191,7 +191,7 @@ def handshakes(plan: Plan) -> list[Figure]:
     for known_by in ("keys", "names"):
         with _lab() as lab:
             pair = _pair(lab, plan)
-            with _crowd(lab, pair, "hold", STRANGERS, known_by) as holder:
+            with crowd(lab, pair.key, "hold", STRANGERS, known_by) as holder:
                 figures += _made("rtcp-handshakes", lab, pair, holder, f"{known_by}: ")[1]
     return figures
 
@@ -201,7 +201,7 @@ def _made(name: str, lab: Lab, pair: Pair, holder: subprocess.Popen[str], who: s
     rate = Figure(name, f"{who}accepted", "/s", cost_unit="µs each")
     by_cpu = Figure(name, f"{who}of one whole CPU", "/s")
     spent = stage.cpu_seconds(pair.far)
-    made = _told(lab, holder)
+    made = told_by(lab, holder)
     spent = stage.cpu_seconds(pair.far) - spent
     count = int(made["count"])
     if not count:
@@ -222,7 +222,7 @@ def idle(plan: Plan) -> list[Figure]:
         pair = _pair(lab, plan)
         time.sleep(1)
         before = stage.pss_kib(pair.far)
-        with _crowd(lab, pair, "hold", CROWD, "names") as holder:
+        with crowd(lab, pair.key, "hold", CROWD, "names") as holder:
             count, made = _made("rtcp-idle", lab, pair, holder)
             time.sleep(3)
             memory.rounds.append((stage.pss_kib(pair.far) - before) / count)
@@ -232,7 +232,7 @@ def idle(plan: Plan) -> list[Figure]:
             beat.rounds.append((stage.cpu_seconds(pair.far) - spent) / _IDLE * 100)
             assert holder.stdin is not None
             holder.stdin.close()
-            if (alive := int(_told(lab, holder)["alive"])) != count:
+            if (alive := int(told_by(lab, holder)["alive"])) != count:
                 memory.failed = beat.failed = f"only {alive} of {count} tunnels still stand"
                 memory.rounds.clear()
                 beat.rounds.clear()
@@ -261,12 +261,12 @@ def flood(plan: Plan) -> list[Figure]:
                 if figure.failed:
                     continue
                 try:
-                    with _crowd(lab, pair, "flood", kind, FLOOD, seconds + 1, gently=True) as strangers:
-                        _told(lab, strangers)
+                    with crowd(lab, pair.key, "flood", kind, FLOOD, seconds + 1, gently=True) as strangers:
+                        told_by(lab, strangers)
                         spent = stage.cpu_seconds(pair.far)
                         figure.rounds.append(p99())
                         spent = stage.cpu_seconds(pair.far) - spent
-                        told = _told(lab, strangers)
+                        told = told_by(lab, strangers)
                 except (Failed, OSError) as failure:
                     figure.failed = str(failure)
                     continue
@@ -292,7 +292,7 @@ def whole(plan: Plan) -> list[Figure]:
         load = _Load("fetch", lab_.PATTERN, ("--bytes", WHOLE))
         take = partial(_sample, lab, pair.ways[0], load, 60)
         try:
-            one_round(figure, take, pair.ways[0].pids, upstream, 8e-9, 1e9)
+            one_round(figure, take, pair.ways[0].pids, [upstream], 8e-9, 1e9)
         except Failed as failure:
             figure.failed = changes.failed = str(failure)
             return [figure, changes]

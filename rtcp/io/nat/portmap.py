@@ -215,6 +215,8 @@ class _Mapped:
             nursery.cancel_scope.cancel()
 
     async def _send(self, lease: Lease, asking: trio.socket.SocketType, data: bytes) -> None:
+        # An ICMP error of before that nobody has read yet would keep this from being sent, and count against it.
+        asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         try:
             await asking.send(data)
         except OSError as fault:

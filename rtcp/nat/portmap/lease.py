@@ -14,6 +14,10 @@ way to tell that the router forgot, not every router announces it in the others,
 A forged announcement costs one renewal in ``_HEED`` seconds: the clock it tells is not kept, only that of answers to
 our own questions.
 
+**Rest.**  A router says once that it is there, and that gets lost as well: so the rests grow no longer than the pauses
+of RFC 6887 section 8.1.1, and begin anew with each announcement.  One that is heard while the router is asked may mean
+that the questions came too early, so it is asked once more.
+
 The machine neither sends nor calls.  What it wants is data (:data:`Action`); the shell does it, and brings what came of
 it together with the time.  Nothing here is believed that did not come from the gateway, which is the shell's to see to.
 """
@@ -54,7 +58,7 @@ _ENDING: Final = 4.0  # seconds left of a mapping that are no use any more (RFC 
 _RENEWAL: Final = 300.0
 _HEED: Final = 10.0
 _GRUDGE: Final = 1800  # the longest a refusal of PCP is taken for the last word
-_FIRST_REST, _LONGEST_REST = 60.0, 3600.0
+_FIRST_REST, _LONGEST_REST = 15.0, 1024.0
 _ANYWHERE: Final = {4: "0.0.0.0", 6: "::"}
 
 
@@ -186,6 +190,8 @@ class Lease:
         self._heed_after = -math.inf
         self._grudge_until = -math.inf
         self._grudge = ""
+        self._called = False
+        """A router has announced itself since it was asked."""
         self._rest = Backoff(_FIRST_REST, _LONGEST_REST)
         self._renewing = False
         self._order: tuple[Protocol, ...] = ()
@@ -289,15 +295,21 @@ class Lease:
                 said = natpmp.read_answer(untrusted)
         except BadWire:
             return
-        if now < self._heed_after or self._state not in (_State.HELD, _State.RESTING):
+        if self._state in (_State.RETURNING, _State.OVER):
             return
         forgot = self._epoch is not None and not self._epoch.leads_to(Epoch(said.clock, now))
         moved = isinstance(said, PmpAddress) and self._held is not None and said.ip != self._held.grant.ip
         if forgot or moved or self._held is None:
-            self._heed_after = now + _HEED
+            self._called = True
             self._grudge_until = -math.inf
-            # Not all hosts of the link at once; RFC 6887 would have up to 5 s, which is long to be out of reach.
-            self._wake = min(self._wake, now + self._die())
+            self._rest.reset()
+            if self._state is not _State.ASKING:
+                self._wake = min(self._wake, self._heeding(now))
+
+    def _heeding(self, now: float) -> float:
+        """When an announcement is heeded: one that comes too soon after another is put off, not lost."""
+        # Not all hosts of the link at once; RFC 6887 would have up to 5 s, which is long to be out of reach.
+        return max(now, self._heed_after) + self._die()
 
     def found(self, untrusted: bytes, now: float) -> None:
         """The gateway's answer to a search."""
@@ -352,6 +364,8 @@ class Lease:
     def _ask(self, now: float, renewed: _Held | None = None) -> None:
         """Race; or only renew what is held."""
         self._forget_race()
+        if self._called:
+            self._called, self._heed_after = False, now + _HEED
         self._state, self._wake = _State.ASKING, math.inf
         self._renewing, self._failed, self._location = renewed is not None, {}, ""
         self._order = self._every if renewed is None else (renewed.protocol,)
@@ -400,7 +414,7 @@ class Lease:
             self._ask(now)
             return
         self._forget_race()
-        rest = self._rest.failed(self._die())
+        rest = self._heeding(now) - now if self._called else self._rest.failed(self._die())
         left = self._held.until - now if self._held is not None else 0.0
         if left > _ENDING:
             self._state, self._wake = _State.HELD, now + min(left / 2, rest)
@@ -441,7 +455,7 @@ class Lease:
         since = was.since if was is not None and same and not self._forgot else now
         self._forget_race()
         self._rest.reset()
-        self._forgot = False
+        self._forgot = self._called = False
         self._preferred = (grant.ip, grant.port)
         self._held = _Held(protocol, grant, since, now + lifetime)
         self._state = _State.HELD

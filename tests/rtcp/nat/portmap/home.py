@@ -82,7 +82,7 @@ class Home:
                 lambda: subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             )
         awaited = "Listening for NAT-PMP" if natpmp else "HTTP listening"
-        for _ in range(500):
+        for _ in range(3000):
             if awaited in self.log():
                 return
             time.sleep(0.02)
@@ -109,7 +109,7 @@ class Home:
         """A scene of a trio program that runs inside; sockets it opens belong there.  It must not use ``inside``."""
 
         async def bounded() -> None:
-            with trio.fail_after(60):
+            with trio.fail_after(110):
                 await scene()
 
         self.inside.call(trio.run, bounded)
@@ -117,10 +117,10 @@ class Home:
 
 def ip(*words: str) -> None:
     """For a scene: the thread it runs in is the one that is inside."""
-    subprocess.run(["ip", *words], check=True, timeout=10)
+    subprocess.run(["ip", *words], check=True, timeout=60)
 
 
-async def udp_arrives(home: Home, place: tuple[str, int], port: int, tries: int = 8) -> bool:
+async def udp_arrives(home: Home, place: tuple[str, int], port: int, tries: int = 100) -> bool:
     """Whether a datagram from the world to ``place`` reaches ``port`` inside; for a scene."""
     family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     outer = home.world.call(socket.socket, family, socket.SOCK_DGRAM)
@@ -133,18 +133,19 @@ async def udp_arrives(home: Home, place: tuple[str, int], port: int, tries: int 
     return False
 
 
-async def tcp_arrives(home: Home, place: tuple[str, int], port: int) -> bool:
+async def tcp_arrives(home: Home, place: tuple[str, int], port: int, tries: int = 30) -> bool:
     """The same for a connection."""
-    outer = home.world.call(socket.socket)
-    with outer, trio.socket.socket() as inner:
+    with trio.socket.socket() as inner:
         inner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         await inner.bind(("", port))
         inner.listen()
-        outer.setblocking(False)
-        outer.connect_ex(place)
-        with trio.move_on_after(1):
-            with (await inner.accept())[0]:
-                return True
+        for _ in range(tries):
+            with home.world.call(socket.socket) as outer:
+                outer.setblocking(False)
+                outer.connect_ex(place)
+                with trio.move_on_after(1):
+                    with (await inner.accept())[0]:
+                        return True
     return False
 
 

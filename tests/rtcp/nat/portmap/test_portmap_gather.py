@@ -27,7 +27,7 @@ async def nobody():
 
 async def offered(gatherer: Gatherer, count: int) -> set[tuple[Transport, str, int]]:
     """What a stranger is told of mapped ports, once there are ``count``."""
-    with trio.fail_after(20), trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with trio.fail_after(60), trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         share = UdpSockets(sock)
         while True:
             offer = await gatherer.offer(share, False)
@@ -46,9 +46,7 @@ def test_a_mapped_port_is_offered_and_given_back(home):
             await nursery.start(gatherer.run)
             assert await offered(gatherer, 1) == {(Transport.UDP, OUTSIDE, UDP)}
             assert await udp_arrives(home, (OUTSIDE, UDP), UDP)
-            with trio.fail_after(20):
-                while not await tcp_arrives(home, (OUTSIDE, TCP), TCP):
-                    pass
+            assert await tcp_arrives(home, (OUTSIDE, TCP), TCP)
             nursery.cancel_scope.cancel()
         assert "dnat" not in home.rules()
 
@@ -79,7 +77,7 @@ def test_who_has_no_network_any_more_ends_all_the_same(home):
             await nursery.start(gatherer.run)
             assert await offered(gatherer, 1)
             ip("link", "set", "eth0", "down")
-            with trio.fail_after(20):  # a task that gives a mapping back heeds no cancellation
+            with trio.fail_after(60):  # a task that gives a mapping back heeds no cancellation
                 while await offered(gatherer, 0):
                     pass
             nursery.cancel_scope.cancel()
@@ -94,9 +92,7 @@ def test_a_hole_in_a_firewall_of_ipv6_is_an_address_of_ours(home):
         async with trio.open_nursery() as nursery:
             gatherer = Gatherer(udp=[("::", UDP)], servers=nobody, maps=True)
             await nursery.start(gatherer.run)
-            with trio.fail_after(20):
-                while not await udp_arrives(home, (HOST6, UDP), UDP, tries=1):
-                    pass
+            assert await udp_arrives(home, (HOST6, UDP), UDP)
             with trio.socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
                 offer = await gatherer.offer(UdpSockets(sock), False)
             assert (HOST6, UDP, Kind.IPV6) in {(c.address, c.port, c.kind) for c in offer.candidates}

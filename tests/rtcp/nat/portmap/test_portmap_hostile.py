@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -101,7 +103,7 @@ async def gateway(home: Home) -> AsyncIterator[Gateway]:
 
 
 async def told(mapper: Mapper, why: str) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while why not in mapper.status[0].why:
             await mapper.changed()
 
@@ -315,6 +317,37 @@ def test_what_a_router_of_ipv6_announces_is_heard(home):
             nursery.cancel_scope.cancel()
 
     home.play(scene)
+
+
+def test_what_icmp_said_of_the_questions_before_is_not_held_against_the_next(home, monkeypatch):
+    monkeypatch.setattr(portmap, "random", SimpleNamespace(random=lambda: 0.0))
+    monkeypatch.setattr(lease, "_REPEATS", (0.0,))
+    monkeypatch.setattr(lease, "_FIRST_REST", 3600.0)  # who rests does not ask again within this test
+
+    async def scene():
+        async with gateway(home) as router:
+            asked = await router.udp(ROUTER, pcp.PORT)
+            icmp = home.router.call(socket.socket, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            with icmp, asked:
+                async with mapped(WANTED, allowed=frozenset({Protocol.PCP})) as mapper:
+                    question, place = await asked.recvfrom(2048)
+                    refusal = port_unreachable(place, len(question))
+                    icmp.sendto(refusal, (HOST, 0))
+                    await told(mapper, "PCP: the router does not speak it")
+                    icmp.sendto(refusal, (HOST, 0))
+                    await asked.sendto(bytes((2, 0x80, *bytes(22))), (pcp.GROUPS[4], pcp.ANNOUNCE_PORT))
+                    assert await asked.recv(2048) == question
+
+    home.play(scene)
+
+
+def port_unreachable(place: tuple[str, int], size: int) -> bytes:
+    """What the router says by ICMP to a datagram of that ``size`` from ``place`` (RFC 792)."""
+    source, target = (ipaddress.ip_address(ip).packed for ip in (place[0], ROUTER))
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + size, 0, 0, 64, socket.IPPROTO_UDP, 0, source, target)
+    about = head + struct.pack("!HHHH", place[1], pcp.PORT, 8 + size, 0)
+    checksum = -(0x0303 + sum(struct.unpack("!14H", about))) % 0xFFFF
+    return struct.pack("!BBHI", 3, 3, checksum, 0) + about
 
 
 def test_a_description_that_is_served_is_used(home):

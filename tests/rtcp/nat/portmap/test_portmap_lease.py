@@ -99,7 +99,7 @@ def test_silence_is_asked_three_times_and_then_less_and_less():
     assert [(data[0], len(data)) for data in stage.sent] == [(0, 2), (2, 60)] * 3
     assert stage.status.why == "PCP: no answer; NAT-PMP: no answer; UPnP: no answer"
     stage.wait(6 * 3600)
-    assert 10 < len(stage.sent) / 6 < 20
+    assert 20 < len(stage.sent) / 6 < 40
 
 
 def test_a_mapping_of_ipv6_is_asked_for_by_pcp_alone():
@@ -290,6 +290,43 @@ def test_a_router_that_refused_is_asked_again_when_it_announces_itself():
     stage.router.pcp_error = 0
     stage.lease.announced(announcement(0), stage.now)
     stage.wait(1)
+    assert stage.status.protocol is PCP
+
+
+def test_a_router_that_announces_itself_while_it_is_asked_too_early_is_asked_once_more():
+    stage = Stage(only(), allowed=frozenset({PCP}))
+    stage.wait(1)  # all questions are sent
+    stage.router.speaks = frozenset({PCP})
+    stage.lease.announced(announcement(0), stage.now)
+    stage.wait(2)
+    assert stage.status.protocol is PCP
+
+
+def test_a_router_that_forgot_soon_after_another_announcement_is_asked_again():
+    stage = Stage(only(PCP), allowed=frozenset({PCP}))
+    for _ in range(2):
+        stage.wait(5)
+        stage.router.forget(stage.now)
+        stage.lease.announced(announcement(0), stage.now)
+    stage.wait(11)
+    assert stage.router.mappings == {PCP: (4000, 7200)}
+
+
+def test_a_router_whose_announcement_got_lost_is_found_by_the_next_rest():
+    stage = Stage(only(), allowed=frozenset({PCP}))
+    stage.wait(24 * 3600)
+    stage.router.speaks = frozenset({PCP})
+    stage.wait(1024)
+    assert stage.status.protocol is PCP
+
+
+def test_who_announced_itself_and_does_not_answer_is_soon_asked_again():
+    stage = Stage(only(), allowed=frozenset({PCP}))
+    stage.wait(24 * 3600)
+    stage.lease.announced(announcement(0), stage.now)
+    stage.wait(3)
+    stage.router.speaks = frozenset({PCP})
+    stage.wait(15)
     assert stage.status.protocol is PCP
 
 

@@ -33,7 +33,7 @@ from tunnels import socks
 from tunnels.endpoint import Endpoint, Target
 from tunnels.happy import arrange
 from tunnels.io.direct import why
-from tunnels.io.leaf import Direct
+from tunnels.io.leaf import Direct, Leaf
 from tunnels.io.reactor import READABLE, WRITABLE
 from tunnels.io.relay import Relay
 from tunnels.io.waiting import TcpEndpoint, break_off
@@ -64,9 +64,9 @@ class Connection:
         "_door",
         "_dropping",
         "_early",
+        "_give_up",
         "_protocols",
         "_request",
-        "_scope",
         "_upstream",
         "_upstream_fd",
         "client",
@@ -101,7 +101,8 @@ class Connection:
         self._addresses: Sequence[str] = ()
         self._door: socks.SocksServer | HttpDoor | None = None
         self._request: socks.SocksRequest | HttpDoor | None = None
-        self._scope: trio.CancelScope | None = None
+        self._give_up: Callable[[], None] | None = None
+        """Ends what opens the way, unless that is the upstream itself."""
         self._upstream: TcpEndpoint | None = None
         self._early = b""
         self._protocols: tuple[str, ...] = ()
@@ -455,7 +456,14 @@ class Connection:
             self._drop()
             return
         self._hold_client()
-        self._spawn_open()
+        if isinstance(leaf, Leaf):
+            self._give_up = leaf.ask_stream(self._target(), self._heard_of)
+        if self._give_up is None:
+            self._spawn_open()
+
+    def _target(self) -> Target:
+        flow = self.flow
+        return Target(flow.goal_by(self.decision.leaf.kind), flow.dst_port)
 
     def _drop(self) -> None:
         """Say nothing for a while, so that a client that retries at once does so slowly."""
@@ -520,12 +528,12 @@ class Connection:
         assert sock is not None
         if events & ~WRITABLE and (code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self._drop_upstream()
-            if self._scope is None:
+            if self._give_up is None:
                 self._next_address(OSError(code, os.strerror(code)), self._addresses)
             return
         self._upstream = None
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._give_up is not None:
+            self._give_up()
         self.engine.reactor.rewatch(self._upstream_fd, READABLE)
         self._join(sock, upstream_watched=True)
 
@@ -545,19 +553,17 @@ class Connection:
 
     def _spawn_open(self) -> None:
         # Made here and not by the task: what happens before that runs must see it, and may cancel it.
-        self._scope = trio.CancelScope()
-        self.engine.spawn(self, self._open)
+        scope = trio.CancelScope()
+        self._give_up = scope.cancel
+        self.engine.spawn(self, self._open, scope)
 
-    async def _open(self) -> None:
+    async def _open(self, scope: trio.CancelScope) -> None:
         """Open the way in this task.  Faults end the connection, unless the head start still runs."""
-        flow = self.flow
-        target = Target(flow.goal_by(self.decision.leaf.kind), flow.dst_port)
-        assert self._scope is not None
-        with self._scope:
+        with scope:
             try:
-                upstream = await self.decision.leaf.open_stream(target)
+                upstream = await self.decision.leaf.open_stream(self._target())
             except (CyfsError, OSError) as fault:
-                self._scope = None
+                self._give_up = None
                 if self._upstream is None and not self._closed:
                     self._fail(fault)
                 return
@@ -565,9 +571,22 @@ class Connection:
                 upstream.close()
                 return
             self._drop_upstream()
-            self._scope = None
+            self._give_up = None
             self.engine.reactor.freshen()
             self._join(upstream)
+
+    def _heard_of(self, way: Endpoint | CyfsError | None) -> None:
+        """What was asked for without a task."""
+        self._give_up = None
+        self.engine.guard(self, self._go_on, way)
+
+    def _go_on(self, way: Endpoint | CyfsError | None) -> None:
+        if way is None:
+            self._spawn_open()
+        elif isinstance(way, CyfsError):
+            self._fail(way)
+        else:
+            self._join(way)
 
     def _join(self, upstream: Endpoint, *, upstream_watched: bool = False) -> None:
         """The way is open: answer the client and let the relay take over."""
@@ -683,8 +702,8 @@ class Connection:
             return
         self._closed = True
         engine = self.engine
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._give_up is not None:
+            self._give_up()
         self._drop_upstream()
         engine.unschedule(self)
         if engine.early:

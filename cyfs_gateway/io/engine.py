@@ -13,7 +13,7 @@ import resource
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
@@ -48,6 +48,7 @@ _SETTLED_MOST: Final = 4096
 _DIAL_SECONDS: Final = 20.0
 
 _log = logging.getLogger("cyfs.engine")
+_Given = TypeVar("_Given")
 
 
 class Holder(Protocol):
@@ -187,9 +188,15 @@ class Engine:
         try:
             await work(*args)
         except Exception as fault:
-            if not isinstance(fault, CyfsError | OSError):
-                _log.exception("a connection failed in a way nobody foresaw")
-            connection.close(str(fault))
+            _end(connection, fault)
+
+    @staticmethod
+    def guard(connection: Connection, work: Callable[[_Given], None], given: _Given) -> None:
+        """``spawn`` for what takes no task."""
+        try:
+            work(given)
+        except Exception as fault:
+            _end(connection, fault)
 
     # Deciding
 
@@ -327,6 +334,12 @@ class Engine:
         if made is not None and self.reactor.now - made < _DIAL_SECONDS:
             raise Refused(f"our own connection to {Target(ip, port)} was redirected back to us; exempt its mark")
         self.refuse_own_listener(ip, port)
+
+
+def _end(connection: Connection, fault: Exception) -> None:
+    if not isinstance(fault, CyfsError | OSError):
+        _log.error("a connection failed in a way nobody foresaw", exc_info=fault)
+    connection.close(str(fault))
 
 
 def _as_it_is(flow: Flow) -> None:

@@ -58,15 +58,9 @@ class Leads:
 
         Who they are is as sure as any peer has to be; that it is them is proven when they are dialled.
         """
-        name = did.canonical
-        if name.key is not None:
-            return (did,)
-        held = self._found.get(name)
-        if held is not None:
-            self._found.move_to_end(name)
-            if held[0] > trio.current_time():
-                return held[1]
-        doubts = self._doubts
+        if known := self.known(did):
+            return known
+        name, doubts = did.canonical, self._doubts
         if any(tunnel.peer.did == name for tunnel in self._tunnels()):
             found: tuple[Did, ...] = (did,)
         else:
@@ -79,6 +73,17 @@ class Leads:
         if len(self._found) > _MOST_NAMES:
             self._found.popitem(last=False)
         return found
+
+    def known(self, did: Did) -> tuple[Did, ...]:
+        """As ``ask``, as far as nobody need be asked; else empty."""
+        name = did.canonical
+        if name.method == "dev":  # it is its key
+            return (did,)
+        held = self._found.get(name)
+        if held is None:
+            return ()
+        self._found.move_to_end(name)
+        return held[1] if held[0] > trio.current_time() else ()
 
     async def _look(self, did: Did) -> tuple[Did, ...]:
         """As ``ask``; empty: nothing certain is heard."""

@@ -356,6 +356,11 @@ class Peers:
         """As :meth:`cyfs_gateway.io.leads.Leads.choose`."""
         return await self._leads.choose(device, did, via=via, at=at)
 
+    def chosen(self, did: Did) -> Did | None:
+        """As ``choose``, if there is no choice; None: somebody has to be asked first."""
+        known = self._leads.known(did)
+        return known[0] if len(known) == 1 else None
+
     async def know(self, did: Did) -> Known:
         """As :meth:`cyfs_gateway.io.acquaintance.Acquaintance.know`."""
         return await self._acquaintance.know(did)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cyfs_ns.identity.keys import PublicKey
     from cyfs_ns.io.trusted.resolver import TrustedNames
     from rtcp.io.device import Carrier, Device
-    from rtcp.io.pipe import DatagramPipe, Pipe
+    from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe
     from rtcp.io.roll import AnyTunnel
     from rtcp.party import Address
 
@@ -201,6 +201,22 @@ class PeerDesk:
         """A stream to ``host`` and ``port``, by ``did``, who is told its ``source`` if there is one."""
         device, peer = await self.reach(did, **way)
         return await device.open_stream(peer, host, port, source=source, **way)
+
+    def ask_stream(
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        via: Carrier | None = None,
+        source: Address | None = None,
+    ) -> GiveUp | None:
+        """As :meth:`rtcp.io.device.Device.ask_stream`."""
+        peers = self._peers
+        if peers is None or (device := peers.standing) is None or (peer := peers.chosen(did)) is None:
+            return None
+        return device.ask_stream(peer, host, port, then, via=via, source=source)
 
     async def open_datagrams(
         self, did: Did, host: str | None, port: int, *, source: Address | None = None, **way: Unpack[Way]

@@ -10,6 +10,7 @@ from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from rtcp.io.answers import TooSoon, TunnelOver, fault_of
 from rtcp.io.commons import Commons
 from rtcp.io.conversation import Conversations, MuxedDatagrams, MuxedStream
+from rtcp.io.pipe import Answered, GiveUp
 from rtcp.v5.frames import Address, Code, Opening, Purpose, Stop
 from rtcp.v5.targets import write_target
 from rtcp.v5.tunnel import Tunnel
@@ -22,12 +23,21 @@ _PAUSES = (0.1, 0.3, 1.0, 2.0)
 
 
 class Asking:
-    """Those that are not answered.  ``turn``: the machine has something to say."""
+    """Those that are not answered.  The machine has something to say: now by ``turn``, with all else by ``soon``."""
 
-    def __init__(self, machine: Tunnel, standing: Conversations, shared: Commons, turn: Callable[[], None]) -> None:
-        self._machine, self._standing, self._shared, self._turn = machine, standing, shared, turn
+    __slots__ = ("_asked", "_machine", "_now", "_shared", "_soon", "_standing", "_turn")
+
+    def __init__(
+        self,
+        machine: Tunnel,
+        standing: Conversations,
+        shared: Commons,
+        turn: Callable[[], None],
+        soon: Callable[[], None],
+    ) -> None:
+        self._machine, self._standing, self._shared, self._turn, self._soon = machine, standing, shared, turn, soon
         self._now = shared.clock
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, _Asked | _Awaited] = {}
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -39,6 +49,34 @@ class Asking:
     async def open_datagrams(self, host: str | None, port: int, source: Address | None) -> MuxedDatagrams:
         """Raises as ``open_stream``."""
         return self._standing.flows[await self._open(write_target(Purpose.DATAGRAMS, host, port, source))]
+
+    def ask_stream(self, host: str | None, port: int, source: Address | None, then: Answered) -> GiveUp | None:
+        """As ``open_stream`` for whoever is no task; None: it takes one, and ``then`` hears nothing."""
+        if not self._machine.is_up:
+            return None
+        try:
+            number, stream = self._begin(write_target(Purpose.STREAM, host, port, source))
+        except Unreachable:
+            return None  # whoever awaits it is told, or waits until it can be asked
+        assert isinstance(stream, MuxedStream)
+        asked = self._asked[number] = _Asked(self, number, stream, then)
+        self._soon()
+        return asked.give_up
+
+    def tell(self, asked: _Asked) -> None:
+        """Somebody who is no task is to hear of its answer, with the next news."""
+        self._standing.soon(asked.tell)
+
+    def done(self, number: int) -> bool:
+        """Whether this was waited for, and is no longer."""
+        return self._asked.pop(number, None) is not None
+
+    def put_away(self, number: int, made: MuxedStream | MuxedDatagrams) -> None:
+        """It was not opened, or nobody wants it any more."""
+        self._machine.reset(number, Stop.CANCELLED, self._now())
+        made.broke("it was not opened")
+        made.close()
+        self._soon()
 
     def answered(self, number: int, code: int) -> None:
         """The peer said so."""
@@ -55,7 +93,7 @@ class Asking:
         if self._asked and not self._machine.is_up and not self._machine.is_ended:
             self._shared.nursery.start_soon(self._lose_patience, list(self._asked.values()))
 
-    async def _lose_patience(self, waiting: Iterable[_Asked]) -> None:
+    async def _lose_patience(self, waiting: Iterable[_Asked | _Awaited]) -> None:
         await trio.sleep(_HELD_PATIENCE)
         if not self._machine.is_up:
             for asked in waiting:
@@ -72,6 +110,22 @@ class Asking:
         raise Unreachable("the peer takes no more streams at the moment", "tunnel_open")
 
     async def _ask(self, opening: Opening) -> int:
+        number, made = self._begin(opening)
+        asked = self._asked[number] = _Awaited()
+        self._turn()
+        try:
+            await self._hear_of(asked)
+            if asked.fault is not None:
+                raise asked.fault
+        except (CyfsError, trio.Cancelled):
+            self.put_away(number, made)
+            raise
+        finally:
+            del self._asked[number]
+        return number
+
+    def _begin(self, opening: Opening) -> tuple[int, MuxedStream | MuxedDatagrams]:
+        """Raises ``Unreachable``: ``TunnelOver``, ``TooSoon``, or there are no more descriptors."""
         try:
             number = self._machine.open(opening, self._now())
         except Unreachable as over:
@@ -80,30 +134,13 @@ class Asking:
             raise TooSoon(str(full), "tunnel_open") from full
         try:
             is_stream = opening.purpose == Purpose.STREAM
-            made = self._standing.stream(number) if is_stream else self._standing.flow(number)
+            return number, self._standing.stream(number) if is_stream else self._standing.flow(number)
         except Unreachable:
-            self._give_up(number, Stop.INTERNAL)
+            self._machine.reset(number, Stop.INTERNAL, self._now())
+            self._soon()
             raise
-        asked = self._asked[number] = _Asked()
-        self._turn()
-        try:
-            await self._hear_of(asked)
-            if asked.fault is not None:
-                raise asked.fault
-        except (CyfsError, trio.Cancelled):
-            self._give_up(number, Stop.CANCELLED)
-            made.broke("it was not opened")
-            made.close()
-            raise
-        finally:
-            del self._asked[number]
-        return number
 
-    def _give_up(self, number: int, code: Stop) -> None:
-        self._machine.reset(number, code, self._now())
-        self._turn()
-
-    async def _hear_of(self, asked: _Asked) -> None:
+    async def _hear_of(self, asked: _Awaited) -> None:
         """Wait for an answer; but not for long while there is nobody who could give it.  Raises ``Unreachable``."""
         if not self._machine.is_up:
             with trio.move_on_after(_HELD_PATIENCE):
@@ -117,8 +154,8 @@ def _no_way() -> Unreachable:
     return Unreachable("there is no way to the peer at the moment", "connect_timeout")
 
 
-class _Asked:
-    """One request."""
+class _Awaited:
+    """One request that a task waits for."""
 
     __slots__ = ("answered", "fault")
 
@@ -130,3 +167,34 @@ class _Asked:
         if not self.answered.is_set():
             self.fault = fault
             self.answered.set()
+
+
+class _Asked:
+    """One that no task waits for: ``then`` hears of it."""
+
+    __slots__ = ("_asking", "_fault", "_is_answered", "_number", "_stream", "_then")
+
+    def __init__(self, asking: Asking, number: int, stream: MuxedStream, then: Answered) -> None:
+        self._asking, self._number, self._stream, self._then = asking, number, stream, then
+        self._fault: CyfsError | None = None
+        self._is_answered = False
+
+    def answer(self, fault: CyfsError | None) -> None:
+        if not self._is_answered:
+            self._fault, self._is_answered = fault, True
+            self._asking.tell(self)
+
+    def tell(self) -> None:
+        """Unless it was given up since."""
+        if not self._asking.done(self._number):
+            return
+        fault = self._fault
+        if fault is None:
+            self._then(self._stream)
+            return
+        self._asking.put_away(self._number, self._stream)
+        self._then(None if isinstance(fault, TooSoon | TunnelOver) else fault)
+
+    def give_up(self) -> None:
+        if self._asking.done(self._number):
+            self._asking.put_away(self._number, self._stream)

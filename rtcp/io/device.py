@@ -44,7 +44,7 @@ from rtcp.io.nat.guest import Guest
 from rtcp.io.nat.punch import OpenSocket, plain_socket
 from rtcp.io.nat.share import Share
 from rtcp.io.nat.ways import Ways
-from rtcp.io.pipe import DatagramPipe, Pipe, accept, log, watch_over
+from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, accept, log, watch_over
 from rtcp.io.reception import Judges, Reception
 from rtcp.io.roll import AnyTunnel, Roll
 from rtcp.io.tunnel import Serve, Shared, StreamRequest, Tunnel, refuse
@@ -336,6 +336,23 @@ class Device:
         """
         return await self._through(did, via, at, lambda tunnel: tunnel.open_stream(host, port, source=source))
 
+    def ask_stream(
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        via: Carrier | None = None,
+        source: Address | None = None,
+    ) -> GiveUp | None:
+        """``open_stream`` for whoever is no task: what became of it ``then`` hears, and what comes back gives it up.
+
+        None: it takes a task, since there is something to wait for; ``then`` hears nothing.
+        """
+        tunnel = self._stands(did, via)
+        return tunnel.ask_stream(host, port, then, source=source) if isinstance(tunnel, MuxedTunnel) else None
+
     async def open_datagrams(
         self,
         did: Did,
@@ -382,12 +399,15 @@ class Device:
 
     async def tunnel(self, did: Did, *, via: Carrier | None = None, at: int | None = None) -> AnyTunnel:
         """The tunnel to ``did``, which is made if none stands.  Raises ``Refused`` and ``Unreachable``."""
-        key = did.canonical, via.name if via else ""
-        standing = self._register.find(*key) or self._roll.came(did)
+        standing = self._stands(did, via)
         if standing is not None:
             await trio.lowlevel.checkpoint_if_cancelled()  # a whole one costs as much as all of this
             return standing
+        key = did.canonical, via.name if via else ""
         return await self._flights.run(key, lambda: self._make(did, key, via, at))
+
+    def _stands(self, did: Did, via: Carrier | None) -> AnyTunnel | None:
+        return self._register.find(did, via.name if via else "") or self._roll.came(did)
 
     async def keep(
         self,

@@ -23,7 +23,7 @@ from rtcp.io.commons import Commons, Connect
 from rtcp.io.conversation import Conversations
 from rtcp.io.judging import Judging
 from rtcp.io.line import Line
-from rtcp.io.pipe import DatagramPipe, Pipe, log, watch_over
+from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, log, watch_over
 from rtcp.io.wayname import way_of
 from rtcp.nat.race import Report, Way
 from rtcp.party import Peer
@@ -143,7 +143,7 @@ class MuxedTunnel:
         self._lines: dict[RecordLayer, Line] = {}
         self._standing = Conversations(self, shared.reactor)
         self._streams, self._flows = self._standing.streams, self._standing.flows
-        self._asking = Asking(machine, self._standing, shared, self._turn)
+        self._asking = Asking(machine, self._standing, shared, self._turn, self._soon)
         self._judging = Judging(machine, self._standing, shared, lambda: self.peer, self._soon)
         self._pingers: list[tuple[trio.Event, list[float]]] = []
         self._stands = trio.Event()
@@ -191,6 +191,12 @@ class MuxedTunnel:
         Raises ``Refused`` when the peer's rules say no, ``TunnelOver``, or ``Unreachable``.
         """
         return await self._asking.open_stream(host, port, source)
+
+    def ask_stream(
+        self, host: str | None, port: int, then: Answered, *, source: Address | None = None
+    ) -> GiveUp | None:
+        """Like ``open_stream`` for whoever is no task; None: it takes one, and ``then`` hears nothing."""
+        return self._asking.ask_stream(host, port, source, then)
 
     async def open_datagrams(self, host: str | None, port: int, *, source: Address | None = None) -> DatagramPipe:
         """Like ``open_stream``, for datagrams."""

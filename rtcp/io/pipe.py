@@ -11,10 +11,11 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import trio
 
+from cyfs_ns.errors import CyfsError
 from rtcp.party import Address
 from rtcp.pipe import Breakable
 from rtcp.pipe import Pipe as Pipe
@@ -45,6 +46,13 @@ class DatagramPipe(Protocol):
         """Send one datagram, or drop it.  Raises ``OSError`` when the way is gone."""
 
     def close(self) -> None: ...
+
+
+Answered: TypeAlias = Callable[[Pipe | CyfsError | None], None]
+"""Hears from the reactor, once, what became of a request: the stream, why there is none, or None when it has to be made
+again by a task, since there is something to wait for."""
+GiveUp: TypeAlias = Callable[[], None]
+"""The answer is not wanted any more, and nobody hears of it.  Harmless afterwards."""
 
 
 class Reactor(Protocol):

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from cyfs_ns.errors import Refused, Unreachable
+from rtcp.io.pipe import Answered, GiveUp
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.direct import Sockets
 from tunnels.io.tls import TlsClient
@@ -40,6 +41,13 @@ class Leaf:
     def over(self, dialer: Dialer) -> Outbound:
         """The same way, its own connection carried by ``dialer``; for relay groups."""
         return self
+
+    def ask_stream(self, target: Target, then: Answered) -> GiveUp | None:
+        """``open_stream`` for whoever is no task: what became of it ``then`` hears, and what comes back gives it up.
+
+        None: it takes a task, since there is something to wait for; ``then`` hears nothing.
+        """
+        return None
 
     async def open_stream(self, target: Target) -> Endpoint:
         raise Refused(f"{self.name} lets nothing through")

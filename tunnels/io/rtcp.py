@@ -26,7 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, Protocol
 from urllib.parse import quote
 
@@ -36,7 +36,7 @@ from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import Bridges, Did, subject
 from cyfs_ns.names import is_ip
 from rtcp.io.device import Carrier
-from rtcp.io.pipe import DatagramPipe
+from rtcp.io.pipe import Answered, DatagramPipe, GiveUp
 from rtcp.io.roll import AnyTunnel
 from rtcp.party import Address
 from tunnels.authority import parse_authority
@@ -48,6 +48,8 @@ from tunnels.spec import RtcpSpec
 from tunnels.url import TunnelUrl
 from tunnels.url import parse as parse_url
 
+_NAMES_KEPT: Final = 256
+"""Host names of which a proxy remembers whom they stand for, since each of many streams asks."""
 _DESTINATIONS_MOST: Final = 64
 _QUEUE_MOST: Final = 16
 _REST: Final = 1.0
@@ -69,6 +71,16 @@ class Opener(Protocol):
         at: int | None = None,
         source: Address | None = None,
     ) -> Endpoint: ...
+    def ask_stream(
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        via: Carrier | None = None,
+        source: Address | None = None,
+    ) -> GiveUp | None: ...
     async def open_datagrams(
         self,
         did: Did,
@@ -210,7 +222,8 @@ class RtcpProxy(Leaf):
         self._tells = spec.proxy_protocol
         self._told: FlowHint | None = None
         """The flow whose source the peer is told."""
-        self._device, self._bridges = device, bridges
+        self._device = device
+        self._subject = lru_cache(_NAMES_KEPT)(partial(subject, bridges=bridges))
         self.port = spec.port or None
         """Where its server listens; None: as its documents say."""
         try:
@@ -250,7 +263,7 @@ class RtcpProxy(Leaf):
     def peer_for(self, host: str) -> Did | None:
         """Who carries what goes to ``host``; None: nobody can be named so."""
         try:
-            return self._did or subject(host, self._bridges)
+            return self._did or self._subject(host)
         except BadWire:
             return None
 
@@ -259,27 +272,43 @@ class RtcpProxy(Leaf):
         return self._did is not None and self._did.canonical == peer.canonical
 
     def _way(self, target: Target) -> tuple[Rtcp, Target]:
+        peer, target = self._peer(target)
+        return Rtcp(self.name, self._device, peer, self.carrier, self.port, source=self._source), target
+
+    def _peer(self, target: Target) -> tuple[Did, Target]:
+        """Who carries it, and what that peer is asked for.  Raises ``Unreachable``."""
         peer = self._did
         if peer is None:
             peer, target = self._named(target.host), Target("", target.port)
         elif self._is_named(peer, target.host):
             target = Target("", target.port)
+        return peer, self._target or target
+
+    @property
+    def _source(self) -> Address | None:
         told = self._told
-        source = (told.source, told.source_port) if told is not None and told.source else None
-        way = Rtcp(self.name, self._device, peer, self.carrier, self.port, source=source)
-        return way, self._target or target
+        return (told.source, told.source_port) if told is not None and told.source else None
 
     def _named(self, host: str) -> Did:
         try:
-            return subject(host, self._bridges)
+            return self._subject(host)
         except BadWire as bad:
             raise Unreachable(f"{self.name}: {host or 'nobody'} is no device: {bad}", "pre_connect_dns") from bad
 
     def _is_named(self, peer: Did, host: str) -> bool:
         try:
-            return bool(host) and not is_ip(host) and subject(host, self._bridges).canonical == peer.canonical
+            return bool(host) and not is_ip(host) and self._subject(host).canonical == peer.canonical
         except BadWire:
             return False
+
+    def ask_stream(self, target: Target, then: Answered) -> GiveUp | None:
+        try:
+            peer, target = self._peer(target)
+        except Unreachable:
+            return None  # whoever awaits it hears why
+        return self._device.ask_stream(
+            peer, target.host or None, target.port, then, via=self.carrier, source=self._source
+        )
 
     async def open_stream(self, target: Target) -> Endpoint:
         way, target = self._way(target)

@@ -75,6 +75,8 @@ class Judging:
     """Those that are not answered.  ``who`` asks, as far as is known by now; ``soon``: the machine has something to
     say."""
 
+    __slots__ = ("_asked", "_machine", "_shared", "_soon", "_standing", "who")
+
     def __init__(
         self,
         machine: Tunnel,

@@ -21,8 +21,8 @@ _MOST_PIECES = 64
 
 
 class Stream:
-    """A byte stream.  ``ours``: we opened it; ``said``: its OPEN is sent, or came; ``answered``: with yes;
-    ``cancelled``: with which code we gave it up before its OPEN was sent."""
+    """A byte stream.  ``ours``: we opened it; ``opening``: its OPEN, while that waits; ``said``: it is sent, or came;
+    ``answered``: with yes; ``cancelled``: with which code we gave it up before its OPEN was sent."""
 
     __slots__ = (
         "allowance",
@@ -59,7 +59,7 @@ class Stream:
 
     def __init__(self, number: int, opening: Opening, allowance: Allowance, window: Window, *, ours: bool) -> None:
         self.id, self.ours = number, ours
-        self.opening: Opening | None = opening
+        self.opening = b""
         self.said = not ours
         self.answered = False
         self.cancelled: int | None = None
@@ -141,9 +141,9 @@ class Flow:
         "wants_leg",
     )
 
-    def __init__(self, number: int, opening: Opening, *, ours: bool) -> None:
+    def __init__(self, number: int, *, ours: bool) -> None:
         self.id, self.ours = number, ours
-        self.opening: Opening | None = opening
+        self.opening = b""
         self.said = not ours
         self.answered = False
         self.cancelled: int | None = None
@@ -179,6 +179,11 @@ class Ids:
     @property
     def are_spent(self) -> bool:
         return self._next_ours > LAST_ID
+
+    @property
+    def upcoming(self) -> int:
+        """What ``next_ours`` gives."""
+        return self._next_ours
 
     def next_ours(self) -> int:
         conversation = self._next_ours

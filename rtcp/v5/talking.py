@@ -118,7 +118,7 @@ class Talking(ABC):
         self._our_count = self._their_count = self._their_flows = 0
         self._pool = Pool(ours.tunnel_credit, bounds.unread)
         self._outbox = Outbox(Allowance(theirs.tunnel_credit), bounds, now)
-        self._dgrams: deque[Flow] = deque()
+        self._dgrams: list[Flow] = []
         self._waiting = 0
         # by age, the oldest first
         self._starved: dict[int, None] = {}
@@ -197,8 +197,9 @@ class Talking(ABC):
             raise Refused("the peer cannot carry such flows")
         if self._our_count >= self._theirs.conversations:
             raise Refused(f"{self._our_count} conversations are open already")
-        f.write_open(0, opening)
+        frame = f.write_open(self._ids.upcoming, opening)
         conversation = self._made(self._ids.next_ours(), opening, now, ours=True)
+        conversation.opening = frame
         self._our_count += 1
         self._asked[conversation.id] = now + self._bounds.give_up
         self._outbox.open(conversation)
@@ -216,7 +217,7 @@ class Talking(ABC):
         if code != Code.YES:
             self._drop(found)
             return False
-        found.answered, found.opening = True, None
+        found.answered = True
         if isinstance(found, Flow):
             for payload in self._let_go(found):
                 self._deliver_datagram(found, memoryview(payload), now)
@@ -409,7 +410,7 @@ class Talking(ABC):
 
     def _opened(self, conversation: Conversation, now: float) -> None:
         """The OPEN of ``conversation`` is on its way."""
-        conversation.opening = None
+        conversation.opening = b""
         self._ids.said = conversation.id
         if conversation.cancelled is not None:
             self._put(f.frame_u8(f.RESET, conversation.id, conversation.cancelled))
@@ -482,7 +483,7 @@ class Talking(ABC):
         room = MOST_PLAIN
         flows = self._dgrams
         while flows:
-            flow = flows.popleft()
+            flow = flows.pop(0)
             frames = flow.queue.take(room, now)
             room -= sum(map(len, frames))
             taken += frames
@@ -512,7 +513,7 @@ class Talking(ABC):
             window = Window(credit, max(self._bounds.window, credit), self._share, now)
             made = Stream(conversation, opening, Allowance(self._theirs.stream_credit), window, ours=ours)
         else:
-            made = Flow(conversation, opening, ours=ours)
+            made = Flow(conversation, ours=ours)
         self._conversations[conversation] = made
         return made
 

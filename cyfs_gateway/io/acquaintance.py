@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _FINDING: Final = 8.0
 """Seconds for finding out who somebody is, who waits at the door meanwhile."""
 _MOST_BROUGHT: Final = 8192
+_MOST_NOBODIES: Final = 1024
 
 
 class Acquaintance:
@@ -61,6 +62,8 @@ class Acquaintance:
         self._owner: tuple[int, float, str] | None = None
         self._brought: dict[Did, Token] = {}
         """By device, the documents that nobody but their bearers could show us."""
+        self._nobodies: dict[Did, Identity] = {}
+        """Those who are their key and nothing else, since each of their streams asks."""
 
     @property
     def bridges(self) -> Bridges:
@@ -74,6 +77,7 @@ class Acquaintance:
     def change(self) -> None:
         """What it rests on may be another."""
         self._changes += 1
+        self._nobodies.clear()
 
     # By name
 
@@ -147,7 +151,14 @@ class Acquaintance:
 
     def identity(self, peer: Peer) -> Identity:
         """Who ``peer`` was when it was judged last."""
-        return peer.about if isinstance(peer.about, Identity) else nobody_but(peer.device, self.bridges)
+        if isinstance(peer.about, Identity):
+            return peer.about
+        known = self._nobodies.get(peer.device)
+        if known is None:
+            if len(self._nobodies) >= _MOST_NOBODIES:
+                self._nobodies.clear()
+            known = self._nobodies[peer.device] = nobody_but(peer.device, self.bridges)
+        return known
 
     async def who_now(self, peer: Peer) -> Identity:
         """Who a peer with a name is by now.  Raises ``Refused`` and ``Unreachable``."""

@@ -50,6 +50,7 @@ class Listeners:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._doors: dict[_Place, _Door] = {}
+        self._peer_ports: frozenset[int] = frozenset()
 
     def stage(self, configs: Iterable[ListenerConfig], keep_alive: KeepAlive) -> Staged:
         """Bind what is missing.  Raises ``ConfigFault`` naming the listener; then nothing has changed."""
@@ -100,6 +101,7 @@ class Listeners:
             door = self._doors[place] = make(self._engine, config, bound[place])
             door.start()
             _log.info("%s listens on %s (%s)", config.name, Target(*door.address), place.network)
+        self._peer_ports = frozenset(door.address[1] for door in self._doors.values() if door.config.kind == "rtcp")
 
     def ports(self) -> frozenset[tuple[str, int]]:
         """(network, port) of everything bound."""
@@ -107,13 +109,14 @@ class Listeners:
 
     def peer_ports(self) -> frozenset[int]:
         """Ports of the doors for tunnels."""
-        return frozenset(door.address[1] for door in self._doors.values() if door.config.kind == "rtcp")
+        return self._peer_ports
 
     def close(self) -> None:
         """Give every port back."""
         for door in self._doors.values():
             door.close()
         self._doors.clear()
+        self._peer_ports = frozenset()
 
     def view(self) -> list[dict[str, object]]:
         """What is bound, for people: name, type, address, network."""

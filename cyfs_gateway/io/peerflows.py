@@ -58,9 +58,9 @@ class PeerFlow(Carried):
         network = "udp" if request.purpose is Purpose.DATAGRAM else "tcp"
         peer, rtcp = request.peer, world.config.rtcp
         source, port = peer.source if is_ip(peer.source) else "", 0
-        names = {peer.device, peer.did.canonical} if identity.trust >= Ask.MATCH.least else {peer.device}
-        if rtcp is not None and (told := believed(rtcp, names, request.source)) is not None:
-            source, port = told
+        if rtcp is not None and request.source is not None:
+            names = {peer.device, peer.did.canonical} if identity.trust >= Ask.MATCH.least else {peer.device}
+            source, port = believed(rtcp, names, request.source) or (source, port)
         super().__init__(engine, Flow(network, PEER, source, port, "", "", request.port, DOOR, identity=identity))
         self._world, self._request, self._on_over = world, request, on_over
         self._scope: trio.CancelScope | None = None

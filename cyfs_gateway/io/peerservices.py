@@ -6,7 +6,6 @@ having a door (``rtcp.invalid``), and the SN says where they come from (``cyfs_g
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -47,21 +46,22 @@ class PeerServices:
     ) -> None:
         self._engine, self._world, self._acquaintance = engine, world, acquaintance
         self._device, self._ports = device, ports
-        self._flows: Counter[Did] = Counter()
+        self._flows: dict[Did, int] = {}
 
     def serve(self, request: StreamRequest) -> Awaitable[None]:
         """Raises ``Refused`` and ``Unreachable``, which the peer hears of."""
-        device = self._device()
+        device, peer = self._device(), request.peer
         if device is not None and request.port in self._ports() and self._is_own_request(request):
             # Somebody who cannot reach our door knocks at it through a peer, and has to prove who they are as there.
-            return self._let_knock(device, request, (str(request.peer.device), 0))
-        identity = self._acquaintance.identity(request.peer)
+            return self._let_knock(device, request, (str(peer.device), 0))
+        identity = self._acquaintance.identity(peer)
         if device is not None and request.host == KNOCK and request.purpose is Purpose.STREAM:
             return self._let_knock(device, request, self._told(request, identity))
-        asker = request.peer.device
-        if self._flows[asker] >= _MOST_FLOWS:
-            raise Refused(f"{request.peer.did} has {_MOST_FLOWS} streams here already")
-        self._flows[asker] += 1
+        asker = peer.device
+        count = self._flows.get(asker, 0)
+        if count >= _MOST_FLOWS:
+            raise Refused(f"{peer.did} has {_MOST_FLOWS} streams here already")
+        self._flows[asker] = count + 1
         flow = PeerFlow(self._engine, self._world(), request, identity, partial(self._flow_is_over, asker))
         return flow.serve(self._is_own)
 
@@ -78,8 +78,10 @@ class PeerServices:
         return believed(rtcp, names, request.source) or (str(peer.device), 0)
 
     def _flow_is_over(self, asker: Did) -> None:
-        self._flows[asker] -= 1
-        if not self._flows[asker]:
+        left = self._flows[asker] - 1
+        if left:
+            self._flows[asker] = left
+        else:
             del self._flows[asker]
 
     def _is_own_request(self, request: StreamRequest) -> bool:

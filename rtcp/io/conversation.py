@@ -66,6 +66,7 @@ class MuxedStream:
         "_fresh",
         "_id",
         "_is_announced",
+        "_is_over",
         "_is_telling",
         "_lent",
         "_reactor",
@@ -81,6 +82,8 @@ class MuxedStream:
         self._arrived: deque[memoryview] = deque()
         self._fresh = 0
         self._ended = self._finished = self._closed = self._is_announced = self._is_telling = False
+        self._is_over = False
+        """Its reader has seen the end, and waits for nothing more."""
         self._lent = 0
         self._fault: OSError | None = None
 
@@ -95,6 +98,7 @@ class MuxedStream:
         arrived = self._arrived
         if not arrived:
             if self._ended:
+                self._is_over = True
                 return 0
             raise self._fault or BlockingIOError
         got, size = 0, len(buffer)
@@ -119,6 +123,7 @@ class MuxedStream:
         arrived = self._arrived
         if not arrived:
             if self._ended:
+                self._is_over = True
                 return b""
             raise self._fault or BlockingIOError
         lent = arrived.popleft()
@@ -212,7 +217,11 @@ class MuxedStream:
         self._is_announced = False
         if not self._closed:
             self._is_telling = True
-            self._reactor.prompt(self.fileno(), EPOLLIN if self._fault is None else EPOLLIN | EPOLLERR)
+            events = EPOLLIN if self._fault is None else EPOLLIN | EPOLLERR
+            ends = self._ended and self._arrived
+            self._reactor.prompt(self.fileno(), events)
+            if ends and not self._arrived and not self._closed:
+                self._reactor.prompt(self.fileno(), events)  # the end came with what was just read
             self._is_telling = False
             if self._lent:  # told when it is on its way, which it should not wait for
                 lent, self._lent = self._lent, 0
@@ -222,7 +231,7 @@ class MuxedStream:
                 self._pack()
             else:
                 self._fresh = 0
-            readable = bool(self._arrived) or self._ended or self._fault is not None
+            readable = bool(self._arrived) or (self._ended and not self._is_over) or self._fault is not None
             if readable is not self._ready.is_readable:
                 self._ready.set_readable(readable)
 

@@ -8,9 +8,11 @@ writable while its own smallest buffer is empty.  Nothing else ever passes betwe
 from __future__ import annotations
 
 import socket
+from _socket import socketpair  # the public one spends as long again on wrapper objects
 
 _BYTE = b"\0"
 _FILL = bytes(1024)
+_UNIX, _STREAM = int(socket.AF_UNIX), int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
 class Readiness:
@@ -19,7 +21,7 @@ class Readiness:
     __slots__ = ("_back", "_face", "_is_small", "_writable", "fileno", "is_readable")
 
     def __init__(self) -> None:
-        self._face, self._back = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._face, self._back = socketpair(_UNIX, _STREAM)
         self.fileno = self._face.fileno
         self.is_readable, self._writable, self._is_small = False, True, False
 

@@ -30,6 +30,7 @@ import measures
 import report
 import sncrowd
 import snrace
+import snstreams
 import stage
 import tunnelrace
 import tunnelrivals
@@ -41,7 +42,7 @@ from rounds import MOST, Allowance
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES]
-NAMES += [*snrace.MEASURES, *ingress.MEASURES, *sncrowd.MEASURES, *dns.MEASURES]
+NAMES += [*snrace.MEASURES, *snstreams.MEASURES, *ingress.MEASURES, *sncrowd.MEASURES, *dns.MEASURES]
 _EVERYBODY = (*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), *tunnelrivals.NAMES, "coturn", "direct")
 WHO = list(dict.fromkeys(_EVERYBODY))
 
@@ -102,6 +103,9 @@ NOTES = """
   without a flood are in between.
 * `sn-packets`, `sn-bulk...`: a relay between two sockets each, with the load's client and upstream in one C program.
   coturn is given channels beforehand and no credentials to check; ours has bound sides, rate limits and grants on.
+* `sn-tcp-relay`: HAProxy (`nbthread 1`, `splice-auto`) joins two connections and looks at nothing; the SN opens what
+  one device's tunnel brings and seals it anew for the other's.  The load is both ends; for *ours* it is two devices,
+  which seal and open as much as the SN does, so look at the CPU.
 * `sn-ingress-...`: TLS that is passed on by server name, by HAProxy (`nbthread 1`) to nginx beside it; by the SN by
   a tunnel of version 5 to a gateway at home, and by that to nginx.  So ours is encrypted once more and passes one
   process more.  The SN or HAProxy has one CPU; the load, nginx and the gateway at home share the other.
@@ -199,6 +203,8 @@ def main() -> int:
                 taken = tunnelrace.MEASURES[name](plan)
             elif name in snrace.MEASURES:
                 taken = snrace.race(name, plan)
+            elif name in snstreams.MEASURES:
+                taken = snstreams.race(name, plan)
             elif name in ingress.MEASURES:
                 taken = ingress.race(name, plan)
             elif name in sncrowd.MEASURES:

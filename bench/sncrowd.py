@@ -27,6 +27,7 @@ from tunnelrace import crowd, told_by
 
 from cyfs_gateway.io.sn.store import Database
 from cyfs_gateway.sn.accounts import Account, AnyChange, Change, Device
+from cyfs_gateway.sn.quota import Quota
 from cyfs_ns.identity.did import dev_did
 from cyfs_ns.identity.revision import Revision
 from cyfs_ns.io.trusted.keystore import KeyStore
@@ -36,16 +37,16 @@ COUNT = 10_000
 _FOREVER = 1 << 40
 
 
-def _written(home: Path) -> None:
-    """An account for each of the members, with one machine."""
+def write_members(home: Path, count: int) -> None:
+    """The books of an SN: an account for each of the members, with one machine and no bounds."""
     folder = home / "sn"
     folder.mkdir(parents=True)
     now, mark = int(time.time()), Revision(0, "")
     changes: list[AnyChange] = []
-    for number in range(1, COUNT + 1):
+    for number in range(1, count + 1):
         key = member(number).public
         did = dev_did(key)
-        changes.append(Change(None, Account(owner=did, key=key, since=now)))
+        changes.append(Change(None, Account(owner=did, key=key, since=now, quota=Quota())))
         device = Device(did=did, owner=did, name="box", since=now, mark=mark, expires=_FOREVER)
         changes.append(Change(None, device))
     books = Database(folder / "books.db")
@@ -63,7 +64,7 @@ def reconnect(plan: Plan) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, lab_.Lab(Path(directory)) as lab:
         home = lab.home / "sn.state"
         key = KeyStore(home).make_device("sn").public
-        _written(home)
+        write_members(home, COUNT)
         config = {
             "log-level": "error",
             "dns": {"enable": True, "listen": f"{lab_.FAR}:5353", "nameserver": ["rcode://refused"]},

@@ -14,7 +14,7 @@ from tunnels import url as urls
 COMMANDS: Final = frozenset({"list", "revoke", "link", "open"})
 """What ``cyfs-gateway share`` understands otherwise."""
 
-_KEYS = frozenset({"listen", "services"})
+_KEYS = frozenset({"listen", "proxy-protocol", "services"})
 _SERVICE_KEYS = frozenset({"host", "to", "auth"})
 _MOST = 256
 
@@ -36,6 +36,8 @@ class ShareSettings:
 
     services: tuple[Service, ...] = ()
     listen: tuple[tuple[str, int], ...] = ()
+    proxy_protocol: bool = False
+    """Whether each connection to these begins by saying who the visitor is, as one that an SN leads here does."""
 
 
 def read_section(section: Any) -> ShareSettings:
@@ -52,9 +54,12 @@ def read_section(section: Any) -> ShareSettings:
     faults += [f"share/services: {host} is there twice" for host in sorted({h for h in hosts if hosts.count(h) > 1})]
     listen = section.get("listen", [])
     doors = [_door(each, faults) for each in (listen if isinstance(listen, list) else [listen])]
+    told = section.get("proxy-protocol", False)
+    if not isinstance(told, bool):
+        faults.append("share/proxy-protocol: is true or false")
     if faults:
         raise ConfigFault("\n".join(faults))
-    return ShareSettings(services=tuple(services), listen=tuple(doors))
+    return ShareSettings(services=tuple(services), listen=tuple(doors), proxy_protocol=told)
 
 
 def _service(name: Any, given: Any, faults: list[str]) -> Service | None:

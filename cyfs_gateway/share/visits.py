@@ -66,10 +66,16 @@ class Answer:
 
 
 def judge(
-    head: RequestHead, host: str, service: Service | None, book: Book, now: float, spent: Collection[str] = ()
+    head: RequestHead,
+    host: str,
+    service: Service | None,
+    book: Book,
+    now: float,
+    spent: Collection[str] = (),
+    source: str = "",
 ) -> Forward | Answer:
     """What becomes of a request on a connection that was made to the canonical ``host``; ``service`` is what the owner
-    has there, ``spent`` are proofs that have counted."""
+    has there, ``spent`` are proofs that have counted, ``source`` is the visitor's address if it is known."""
     try:
         named, body, dropped = _host_of(head), request_body(head), _dropped(head.fields)
     except BadWire as fault:
@@ -92,7 +98,7 @@ def judge(
     upgrade, connection = tokens_of(head.fields, b"upgrade"), tokens_of(head.fields, b"connection")
     websocket = upgrade == {b"websocket"} and b"upgrade" in connection and body.done
     return Forward(
-        head=_rewritten(head, host, share, dropped, websocket),
+        head=_rewritten(head, host, share, source, dropped, websocket),
         body=body,
         websocket=websocket,
         waits=tokens_of(head.fields, b"expect") == {b"100-continue"} and not body.done,
@@ -168,7 +174,9 @@ def _dropped(fields: Fields) -> frozenset[bytes]:
     return named | _HOP
 
 
-def _rewritten(head: RequestHead, host: str, share: str, dropped: frozenset[bytes], websocket: bool) -> bytes:
+def _rewritten(
+    head: RequestHead, host: str, share: str, source: str, dropped: frozenset[bytes], websocket: bool
+) -> bytes:
     """The head for the service, which serves this one request and closes."""
     lines = [b"%b %b HTTP/1.%d" % (head.method, head.target, head.minor)]
     cookies = []
@@ -181,6 +189,7 @@ def _rewritten(head: RequestHead, host: str, share: str, dropped: frozenset[byte
     if cookies:
         lines.append(b"Cookie: " + b"; ".join(cookies))
     lines += [b"Host: " + host.encode(), b"X-Forwarded-Proto: https", b"X-Forwarded-Host: " + host.encode()]
+    lines += [b"X-Forwarded-For: " + source.encode()] if source else []
     lines += [b"X-Share-Id: " + share.encode()] if share else []
     lines += [b"Connection: upgrade", b"Upgrade: websocket"] if websocket else [b"Connection: close"]
     return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import trio
 
@@ -36,6 +36,7 @@ from tunnels.http1 import (
     values_of,
 )
 from tunnels.io.stream import EndpointStream
+from tunnels.proxyproto import parse_proxy_header
 
 HEAD_SECONDS: Final = 15.0
 KEPT_SECONDS: Final = 75.0
@@ -50,6 +51,9 @@ _HOP: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"up
 _GONE: Final = (CyfsError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 
 _log = logging.getLogger("cyfs.share")
+
+
+KnownBy: TypeAlias = Literal["", "socket", "header"]
 
 
 class _Over(Exception):
@@ -74,15 +78,16 @@ class ShareDoor:
         self._spent: dict[str, int] = {}
         """Proofs that have counted, and until when they would."""
 
-    async def visit(self, stream: trio.abc.HalfCloseableStream) -> None:
-        """Serve one visitor until it leaves; closes ``stream``."""
+    async def visit(self, stream: trio.SocketStream, *, known_by: KnownBy = "") -> None:
+        """Serve one visitor until it leaves; closes ``stream``.  ``known_by`` is what says where it comes from: the
+        socket, a PROXY header in front, or nothing."""
         if self._visitors >= _CLIENTS_MOST:
             await trio.aclose_forcefully(stream)
             return
         self._visitors += 1
         try:
             async with stream:
-                await self._serve(stream)
+                await self._serve(stream, known_by)
         except* (*_GONE, _Over) as fault:
             _log.debug("a visitor is gone: %s", fault.exceptions[0])
         except* Exception:
@@ -90,11 +95,15 @@ class ShareDoor:
         finally:
             self._visitors -= 1
 
-    async def _serve(self, stream: trio.abc.HalfCloseableStream) -> None:
+    async def _serve(self, stream: trio.SocketStream, known_by: KnownBy) -> None:
         source = self._certificates()
         first = _Reader(stream)
+        if known_by == "socket":
+            first.source = stream.socket.getpeername()[0]
         with trio.fail_after(HEAD_SECONDS):
-            if not await first.more():
+            if known_by == "header":
+                await first.introduced()
+            if not first.data and not await first.more():
                 return
         if first.data[0] != 0x16:
             await self._plain(first, source)
@@ -105,7 +114,7 @@ class ShareDoor:
         if ended is None:
             return
         plain, host = ended
-        visitor = _Reader(plain)
+        visitor = _Reader(plain, first.source)
         while await self._exchange(visitor, host):
             pass
         with trio.move_on_after(1):
@@ -143,7 +152,7 @@ class ShareDoor:
         service = self._services.get(host)
         now = self._wall()
         self._spent = {proof: until for proof, until in self._spent.items() if until > now}
-        verdict = judge(head, host, service, self._book(), now, self._spent)
+        verdict = judge(head, host, service, self._book(), now, self._spent, visitor.source)
         keep = head.minor == 1 and b"close" not in tokens_of(head.fields, b"connection")
         if isinstance(verdict, Answer):
             if verdict.spent is not None:
@@ -246,8 +255,10 @@ def _head_back(answer: ResponseHead, *, close: bool = False, upgrade: bool = Fal
 class _Reader(trio.abc.Stream):
     """A stream with what has been read of it and not yet been used, which is also the first to be read again."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, source: str = "") -> None:
         self._stream = stream
+        self.source = source
+        """Address of who is at the other end; empty: nobody says."""
         self.data = bytearray()
         self.served = False
 
@@ -256,6 +267,14 @@ class _Reader(trio.abc.Stream):
         piece = await self._stream.receive_some(_READ)
         self.data += piece
         return bool(piece)
+
+    async def introduced(self) -> None:
+        """Read the PROXY header in front, and who it says is there.  Raises ``BadWire``."""
+        while (header := parse_proxy_header(bytes(self.data))) is None:
+            if not await self.more():
+                raise BadWire("no whole PROXY header")
+        del self.data[: header.length]
+        self.source = "" if header.src is None else header.src.host
 
     async def send(self, data: bytes) -> None:
         with trio.fail_after(BODY_SECONDS):

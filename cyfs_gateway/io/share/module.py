@@ -13,7 +13,7 @@ import trio
 
 from cyfs_gateway.host import Host
 from cyfs_gateway.io.share.book import GrantBook
-from cyfs_gateway.io.share.door import ShareDoor
+from cyfs_gateway.io.share.door import KnownBy, ShareDoor
 from cyfs_gateway.share.passes import MOST_NOTE, write_pass
 from cyfs_gateway.share.section import Service, ShareSettings, read_section
 from cyfs_gateway.share.until import read_until
@@ -54,11 +54,14 @@ class ShareModule:
             nursery.start_soon(partial(trio.serve_listeners, door.visit, [inner], handler_nursery=nursery))
             for service in read.services:
                 host.register_route(service.host, f"tcp://127.0.0.1:{inner.socket.getsockname()[1]}")
+            known_by: KnownBy = "header" if read.proxy_protocol else "socket"
             for address in read.listen:
-                nursery.start_soon(_listen, door, address, faults)
+                nursery.start_soon(_listen, partial(door.visit, known_by=known_by), address, faults)
 
 
-async def _listen(door: ShareDoor, address: tuple[str, int], faults: dict[str, str]) -> None:
+async def _listen(
+    visit: Callable[[trio.SocketStream], Awaitable[None]], address: tuple[str, int], faults: dict[str, str]
+) -> None:
     where = f"[{address[0]}]:{address[1]}"
     while True:
         try:
@@ -69,7 +72,7 @@ async def _listen(door: ShareDoor, address: tuple[str, int], faults: dict[str, s
             await trio.sleep(_TRY_AGAIN)
             continue
         faults.pop(where, None)
-        await trio.serve_listeners(door.visit, listeners)
+        await trio.serve_listeners(visit, listeners)
 
 
 class _Desk:

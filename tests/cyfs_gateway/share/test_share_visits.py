@@ -252,6 +252,12 @@ def test_who_the_visitor_is_cannot_be_said_by_the_visitor() -> None:
     assert told.count("x-forwarded-proto") == 1
 
 
+def test_the_service_learns_the_address_that_we_know() -> None:
+    told = head(ask("X-Forwarded-For: 192.0.2.1", source="2001:db8::9"))
+    assert "X-Forwarded-For: 2001:db8::9\r\n" in told and "192.0.2.1" not in told
+    assert "X-Forwarded-For" not in head(ask())
+
+
 def test_websockets_are_asked_for_in_one_way() -> None:
     found = ask("Connection: keep-alive, Upgrade", "Upgrade: websocket")
     assert isinstance(found, Forward) and found.websocket

@@ -144,8 +144,10 @@ def services(*lines: str) -> str:
 
 
 @asynccontextmanager
-async def staged(tmp_path: Path, *lines: str, versions: str = "[5]", **settings: Any) -> AsyncIterator[Stage]:
-    """``lines``: services of the home, without who may use them."""
+async def staged(
+    tmp_path: Path, *lines: str, versions: str = "[5]", at_home: str = "", **settings: Any
+) -> AsyncIterator[Stage]:
+    """``lines``: services of the home, without who may use them; ``at_home``: more of its configuration."""
     port = free_port()
     settle(tmp_path / "sn", S)
     settle(tmp_path / "home", NAS)
@@ -157,6 +159,7 @@ rtcp:
   proxy-from: ['{S.did}']
   services:
 {services(*lines)}
+{at_home}
 rules: ['MATCH,REJECT']
 """
     sn_config = f"rtcp: {{listen: '127.0.0.1:{port}', admission: ['MATCH,ACCEPT']}}\nrules: ['MATCH,REJECT']\n"

@@ -134,7 +134,7 @@ async def test_a_clock_behind_the_last_addition_makes_all_stale(tmp_path: Path) 
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110  (files and logs tell nobody)
             await trio.sleep(0.01)
 

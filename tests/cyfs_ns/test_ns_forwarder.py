@@ -61,7 +61,7 @@ def addresses(told: Told) -> list[str]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not true():  # noqa: ASYNC110
             await trio.sleep(0.01)
 

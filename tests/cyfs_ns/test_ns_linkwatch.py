@@ -39,7 +39,7 @@ class Watched:
         self._more.set()
 
     async def hears(self, *wanted):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not set(wanted) <= set(self.told):
                 self._more = trio.Event()
                 await self._more.wait()

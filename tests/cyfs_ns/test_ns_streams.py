@@ -85,7 +85,7 @@ class House:
         return https_door(listener, limits, ServerTls(pem, pem, ALPN))
 
     async def until(self, true: Callable[[], bool]) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not true():  # noqa: ASYNC110 (what is waited for happens in the doors, which tell nobody)
                 await trio.sleep(0.005)
 
@@ -128,13 +128,13 @@ async def read_frame(stream: trio.abc.Stream) -> bytes:
             data += some
         return data
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         return await exactly(int.from_bytes(await exactly(2), "big"))
 
 
 async def rest(stream: trio.abc.Stream) -> bytes:
     data = b""
-    with trio.fail_after(20), suppress(trio.BrokenResourceError):
+    with trio.fail_after(60), suppress(trio.BrokenResourceError):
         while some := await stream.receive_some(65536):
             data += some
     return data
@@ -299,7 +299,7 @@ async def test_noise_harms_nobody_else(kind: str, pem: Path) -> None:
 
 async def test_drops_of_a_message_do_not_buy_time() -> None:
     async with house("tcp", partial=0.4) as live, await connect(live, "tcp") as stream:
-        with trio.fail_after(20), suppress(trio.BrokenResourceError):
+        with trio.fail_after(60), suppress(trio.BrokenResourceError):
             while not live.hall.ended:
                 await stream.send_all(b"\1")
                 await trio.sleep(0.05)
@@ -369,7 +369,7 @@ def _resident() -> int:
 
 async def ask_tls(house: House, context: ssl.SSLContext, kind: str = "tls") -> trio.SSLStream[trio.SocketStream]:
     stream = trio.SSLStream(await connect(house, kind), context, server_hostname="dns.test")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await stream.do_handshake()
     await stream.send_all(framed(question()))
     assert await read_frame(stream) == reply_to(question())
@@ -415,7 +415,7 @@ async def test_sessions_are_resumed(pem: Path) -> None:
 async def test_our_goodbye_is_heard_over_tls(pem: Path) -> None:
     async with house("tls", pem=pem, idle=0.2) as live:
         stream = await ask_tls(live, client_tls())
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await stream.receive_some(100) == b""  # anything but a proper close would raise
 
 

@@ -88,7 +88,7 @@ async def client(ip: str, port: int, *, own: str = "") -> trio.socket.SocketType
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110 (a condition of the door, which has no event)
             await trio.sleep(0.005)
 
@@ -157,7 +157,7 @@ async def test_hits_misses_refusals_and_silence_in_one_batch_come_out_right():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(serve_udp, sock, Hot({"udp": hot}), house.serve, clock=lambda: SECOND))
             answers = {}
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while len(answers) < 2 * SLOTS * 3 // 4:
                     answer = await friend.recv(4096)
                     answers[int.from_bytes(answer[:2])] = answer
@@ -194,7 +194,7 @@ async def test_one_client_cannot_take_all_the_long_ways(monkeypatch: pytest.Monk
             await until(lambda: door.dropped == 35)
             assert len(house.asked) == 30
             house.open.set()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 assert {(await greedy.recv(4096))[1] for _ in range(20)} == set(range(20))
                 assert {(await other.recv(4096))[1] for _ in range(10)} == set(range(10))
                 await greedy.send(ask("a.example", 99))
@@ -207,7 +207,7 @@ async def test_a_wildcard_socket_answers_from_the_address_that_was_asked(name: s
     learn(hot, ask("hot.example"))
     async with serving(hot, house.serve, "0.0.0.0") as (_, port):
         # A connected socket hears its peer only.
-        with await client("127.0.0.5", port, own="127.0.0.6") as sock, trio.fail_after(10):
+        with await client("127.0.0.5", port, own="127.0.0.6") as sock, trio.fail_after(60):
             await sock.send(ask(name))
             assert await sock.recv(4096) == told(ask(name))
     assert [(peer.ip, peer.local, peer.interface) for _, peer in house.asked] == [("127.0.0.6", "127.0.0.5", "lo")] * (
@@ -219,7 +219,7 @@ async def test_who_asks_before_anybody_serves_is_answered_from_the_address_that_
     house = House()
     sock = open_udp("0.0.0.0", 0)
     async with trio.open_nursery() as nursery:
-        with await client("127.0.0.5", sock.getsockname()[1], own="127.0.0.6") as asking, trio.fail_after(10):
+        with await client("127.0.0.5", sock.getsockname()[1], own="127.0.0.6") as asking, trio.fail_after(60):
             await asking.send(ask("cold.example"))
             await nursery.start(serve_udp, sock, Hot({"udp": HotDoor(everybody)}), house.serve)
             assert await asking.recv(4096) == told(ask("cold.example"))
@@ -231,7 +231,7 @@ async def test_ipv6(ip: str):
     hot, house = HotDoor(everybody), House()
     learn(hot, ask("hot.example"))
     async with serving(hot, house.serve, ip) as (_, port):
-        with await client("::1", port) as sock, trio.fail_after(10):
+        with await client("::1", port) as sock, trio.fail_after(60):
             for name in ("hot.example", "cold.example"):
                 await sock.send(ask(name))
                 assert await sock.recv(4096) == told(ask(name))
@@ -242,7 +242,7 @@ async def test_ipv6(ip: str):
 async def test_a_socket_of_one_interface():
     hot, house = HotDoor(everybody), House()
     async with serving(hot, house.serve, interface="lo") as (_, port):
-        with await client("127.0.0.1", port) as sock, trio.fail_after(10):
+        with await client("127.0.0.1", port) as sock, trio.fail_after(60):
             await sock.send(ask("cold.example"))
             assert await sock.recv(4096) == told(ask("cold.example"))
     assert house.asked[0][1].interface == "lo"
@@ -257,7 +257,7 @@ async def test_large_and_strange_datagrams():
         return b"answer"
 
     async with serving(hot, serve) as (_, port):
-        with await client("127.0.0.1", port) as sock, trio.fail_after(10):
+        with await client("127.0.0.1", port) as sock, trio.fail_after(60):
             for octets in (b"", b"\0", bytes(ROOM), bytes(ROOM + 1), bytes(60000)):
                 await sock.send(octets)
                 assert await sock.recv(4096) == b"answer"
@@ -269,7 +269,7 @@ async def test_the_journal_sees_hits_of_a_batch():
     learn(hot, ask("hot.example"))
     hot.journal = []
     async with serving(hot, house.serve) as (_, port):
-        with await client("127.0.0.1", port) as sock, trio.fail_after(10):
+        with await client("127.0.0.1", port) as sock, trio.fail_after(60):
             for _ in range(2):
                 await sock.send(ask("hot.example"))
                 await sock.recv(4096)

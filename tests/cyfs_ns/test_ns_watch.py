@@ -28,7 +28,7 @@ class Heard:
         self._more = trio.Event()
 
     async def next(self) -> set[str]:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not self.rounds:
                 await self._more.wait()
         return self.rounds.pop(0)

@@ -108,7 +108,7 @@ async def test_the_server_may_speak_first():
     async with town.live(ALICE, hosts=(), serve=greet) as alice, town.live(BOB, serve=greet) as bob:
         for mine, to in ((alice, BOBS_DID), (bob, ALICES_DID)):
             leg = await mine.open_stream(to, None, 25)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 assert await receive_exactly(leg, 11) == b"220 welcome"
                 assert await receive(leg) == b""
                 leg.shutdown_write()
@@ -122,7 +122,7 @@ async def test_much_goes_through_both_ways_at_once():
         leg = await alice.open_stream(BOBS_DID, None, 443)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_all, leg, much)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 assert await receive_exactly(leg, len(much)) == much
         leg.close()
 
@@ -151,7 +151,7 @@ async def test_datagrams_keep_their_edges():
         for data in sent:
             datagrams.send(data)
         got = []
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(got) < len(sent):
                 await trio.lowlevel.wait_readable(datagrams.fileno())
                 try:
@@ -241,7 +241,7 @@ async def test_a_handler_that_thinks_too_long_is_ended():
         with pytest.raises(Unreachable) as failed:
             await alice.open_stream(BOBS_DID, None, 22)
         assert failed.value.reason == "connect_timeout"
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await ended.wait()
         assert len(bob.tunnels()) == 1
 
@@ -372,7 +372,7 @@ async def test_an_address_that_is_silent_costs_a_head_start_only():
         async with town.live(ALICE, hosts=()) as alice, town.live(BOB):
             good = town.people[BOBS_DID].addresses
             town.settle(BOB, (hole.host, hole.port), (HOST, closed_port()), *good)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 tunnel = await alice.tunnel(BOBS_DID)
             await tunnel.ping()
 
@@ -590,7 +590,7 @@ async def test_requests_that_come_too_fast_are_repeated_later():
         async def open_one():
             legs.append(await alice.open_stream(BOBS_DID, None, 1))
 
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for _ in range(6):
                     nursery.start_soon(open_one)
@@ -623,7 +623,7 @@ async def test_a_peer_that_went_silent_is_found_out_by_whoever_needs_it(hasty, s
         road.frozen = True
         town.settle(BOB, where)
         await trio.sleep(silent)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             leg = await alice.open_stream(BOBS_DID, None, 1)
         await talk(leg)
         leg.close()
@@ -722,7 +722,7 @@ async def test_a_ping_tells_the_time_there_and_back_and_fails_with_the_tunnel():
             await tunnel.ping()
         assert impatient.cancelled_caught
         nursery.start_soon(soon, road.cut)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             for _ in range(2):
                 with pytest.raises(Unreachable):
                     await tunnel.ping()

@@ -64,7 +64,7 @@ async def test_much_arrives_whole_both_ways_at_once(outer, inner):
         pipe = await inside.open_stream(BOBS_DID, None, 1, via=Carrier(f"rtcp://{HOP}", over))
         assert {tunnel.version for tunnel in outside.tunnels()} == outer
         assert {tunnel.version for tunnel in inside.tunnels()} == inner
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as talking:
                 talking.start_soon(send_all, pipe, there)
                 assert await receive_exactly(pipe, MUCH) == back

@@ -122,7 +122,7 @@ async def test_half_a_handshake_is_given_up(how):
         stream = await knock(town)
         async with stream:
             await stream.send_all(hello_of(old(ALICE.seed), time.time()))
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 assert (await stream.receive_some())[3] == 2, "HelloAck"
             if how == "gone":
                 await stream.send_eof()

@@ -163,7 +163,7 @@ async def test_each_stream_is_whole_or_ends_with_an_error(streams, breaks, close
                 tunnel.ring()
 
     async with standing(serve=serve) as pair:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(storm, pair)
                 for number, (_, _, by_caller) in enumerate(streams):

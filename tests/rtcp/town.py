@@ -226,7 +226,7 @@ def reject(why: str) -> Callable[[Any], Awaitable[None]]:
     return rule
 
 
-async def until(true: Callable[[], object], seconds: float = 10) -> None:
+async def until(true: Callable[[], object], seconds: float = 60) -> None:
     """Wait for a condition."""
     with trio.fail_after(seconds):
         while not true():  # noqa: ASYNC110
@@ -235,7 +235,7 @@ async def until(true: Callable[[], object], seconds: float = 10) -> None:
 
 async def talk(leg: LegPipe, text: bytes = b"hello") -> None:
     """An echo answers."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await send_all(leg, text)
         assert await receive_exactly(leg, len(text)) == text
 

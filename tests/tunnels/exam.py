@@ -32,7 +32,7 @@ async def check_endpoint(make_pair: MakePair, *, half_close: bool = True) -> Non
     for rule in (_echoes, *halves, _pushes_back, _says_eagain, _closes_twice):
         ours, theirs = await make_pair()
         try:
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await rule(ours, theirs)
         finally:
             ours.close()
@@ -178,7 +178,7 @@ async def _ends_early(outbound: Outbound) -> None:
     """What a refused connect looks like when the proxy had promised it already."""
     ours = await outbound.open_stream(Target("127.0.0.1", closed_port()))
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await receive_some(ours) == b""
     except ConnectionResetError:
         pass
@@ -194,7 +194,7 @@ async def check_packets(outbound: Outbound, *, mixed: bool = True) -> None:
         for peers in ((one, two, six),) if mixed else ((one, two), (six,)):
             packets = await outbound.open_packets(peers[0])
             try:
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     await _exchange(packets, peers)
             finally:
                 packets.close()

@@ -23,7 +23,7 @@ async def reactor(nursery: trio.Nursery) -> AsyncIterator[Reactor]:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to give
             await trio.sleep(0.002)
 

@@ -46,7 +46,7 @@ async def test_what_comes_meanwhile_waits(
     assert (relay.up, relay.down) == carried
     assert not relay.closed
     relay.release()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         got = b""
         while len(got) < 2000:
             got += await b.receive_some(4096)

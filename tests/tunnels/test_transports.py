@@ -187,7 +187,7 @@ def tls(dialer: Dialer, **options: Any) -> Tls:
 async def echoes(outbound: Outbound, target: Target) -> None:
     ep = await outbound.open_stream(target)
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await send_all(ep, b"hello " * 10_000)
             got = b""
             while len(got) < 60_000:
@@ -212,7 +212,7 @@ async def test_chains_of_every_kind(sing_box: peers.SingBox, ca_file: Path, soca
 
 
 async def test_udp_goes_over_a_chain(sing_box: peers.SingBox) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await check_packets(socks(sing_box, socks(sing_box)), mixed=False)
 
 
@@ -442,7 +442,7 @@ async def test_a_relay_moves_tls_like_any_socket(ca: trustme.CA) -> None:
             while chunk := await end.receive_some():
                 got[name] += chunk
 
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as talk:
                 talk.start_soon(push, stream)
                 talk.start_soon(pull, server, "up")

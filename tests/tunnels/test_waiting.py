@@ -46,7 +46,7 @@ async def test_both_ends_send_all_they_have_while_they_read(kind: str) -> None:
     async def read(name: str, ep: Endpoint) -> None:
         got[name] = await whole(ep, len(BIG))
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for name, ep in (("near", near), ("far", far)):
                 nursery.start_soon(send_all, ep, BIG)
@@ -59,7 +59,7 @@ async def test_both_ends_send_all_they_have_while_they_read(kind: str) -> None:
 @KIND
 async def test_a_reader_hears_while_the_sender_is_stuck(kind: str) -> None:
     near, far, _ = await ends(kind)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             sent = await fill(near)
             nursery.start_soon(send_all, near, BIG)
@@ -83,7 +83,7 @@ async def test_a_reader_hears_while_the_sender_is_stuck(kind: str) -> None:
 @KIND
 async def test_what_is_owed_goes_out_while_only_a_reader_waits(kind: str) -> None:
     near, far, _ = await ends(kind)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         sent = await fill(near)
         async with trio.open_nursery() as nursery:
 

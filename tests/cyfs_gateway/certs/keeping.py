@@ -44,7 +44,7 @@ class Kept:
         (found,) = [each for each in self.certificates.status()["certificates"] if each["label"] == label]
         return dict(found)
 
-    async def obtained(self, name: str, seconds: float = 30.0) -> None:
+    async def obtained(self, name: str, seconds: float = 60.0) -> None:
         with trio.fail_after(seconds):
             await self.certificates.obtained(name)
         await until(lambda: not any(each.get("working") for each in self.certificates.status()["certificates"]))
@@ -54,7 +54,7 @@ class Kept:
         return self.told(label)
 
 
-async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     with trio.fail_after(seconds):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to give
             await trio.sleep(0.01)

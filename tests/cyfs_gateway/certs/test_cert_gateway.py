@@ -50,7 +50,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def command(home: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         done: subprocess.CompletedProcess[bytes] = await trio.run_process(
             [*PROGRAM, "--home", str(home), *words], capture_stdout=True, capture_stderr=True, check=False
         )

@@ -57,7 +57,7 @@ async def visit(certificates: Certificates, name: str, ca: Pebble) -> str:
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         raw = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
         async with trio.SSLStream(raw, context, server_hostname=name, https_compatible=True) as stream:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 said = (await stream.receive_some()).decode()
             assert stream.selected_alpn_protocol() == "http/1.1"
         nursery.cancel_scope.cancel()
@@ -267,7 +267,7 @@ async def test_a_certificate_that_finds_no_room_is_used_and_written_later(
 ) -> None:
     disk, given = Disk(monkeypatch, ".pem"), ca.issued()
     async with keeping(tmp_path, ca, {"names": ["room.home.test"]}, dns) as kept:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await kept.certificates.obtained("room.home.test")
         assert await visit(kept.certificates, "room.home.test", ca) == "room.home.test"
         assert (await kept.failed("room.home.test"))["fault"]

@@ -91,7 +91,7 @@ async def line(process: trio.Process) -> bytes:
     """The next line that it prints."""
     assert process.stdout is not None
     heard = b""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not heard.endswith(b"\n"):
             data = await process.stdout.receive_some(1)
             assert data, heard
@@ -109,7 +109,7 @@ async def gateway(home: Path, config: str, dns: Behind) -> AsyncIterator[trio.Pr
         [*PROGRAM, "--home", str(home), "run", "-c", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while (await trio.run_process([*PROGRAM, "--home", str(home), "status"], **_QUIETLY)).returncode:
                 assert process.poll() is None
         yield process

@@ -153,7 +153,7 @@ async def connect(port: int, host: str = "127.0.0.1", source: str = "") -> trio.
 
 async def exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     got = bytearray()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while len(got) < count:
             chunk = await stream.receive_some(count - len(got))
             assert chunk, f"the end came after {bytes(got)!r}"
@@ -164,7 +164,7 @@ async def exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
 async def the_rest(stream: trio.abc.ReceiveStream) -> bytes:
     """All there is until the end; a reset is an end too."""
     got = bytearray()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         try:
             async for chunk in stream:
                 got += chunk

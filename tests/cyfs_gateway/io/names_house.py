@@ -92,5 +92,5 @@ async def question(port: int, name: str, rtype: str = "A") -> dnslib.DNSRecord:
     """Ask over UDP."""
     with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
         await sock.sendto(bytes(dnslib.DNSRecord.question(name, rtype).pack()), ("127.0.0.1", port))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             return dnslib.DNSRecord.parse(await sock.recv(4096))

@@ -238,7 +238,7 @@ async def test_a_stranger_who_was_let_in_for_a_command_has_to_go_with_it(tmp_pat
     async with pair(tmp_path) as both, machine(tmp_path / "mallory", MALLORY, "rtcp: {}\n", dns=both.dns) as mallory:
         async with both.photos.gateway.receive_from_peers([f"AND,((DID,{named}),(NETWORK,tcp))"]):
             tunnel = await mallory.gateway._peers.tunnel(subject(PHOTOS))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await tunnel.over.wait()
 
 

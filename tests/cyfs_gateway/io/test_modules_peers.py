@@ -85,7 +85,7 @@ async def pair(
 
 
 async def say(pipe: Endpoint, data: bytes) -> bytes:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await send_all(pipe, data)
         return await receive_some(pipe)
 

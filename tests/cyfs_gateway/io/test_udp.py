@@ -45,7 +45,7 @@ class Peer:
         await self.sock.sendto(pack_udp(Target(host, port), data), self.relay)
 
     async def recv(self) -> tuple[Target, bytes]:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             source, payload = unpack_udp(await self.sock.recv(65535))
         return source, bytes(payload)
 
@@ -147,7 +147,7 @@ async def test_anybody_may_answer_on_the_public_port(house: Living, nursery: tri
         async with associated(house) as peer:
             for sock in (server, other):
                 await peer.send("127.0.0.1", sock.getsockname()[1], b"who am I")
-                with trio.fail_after(5):
+                with trio.fail_after(60):
                     seen.append((await sock.recvfrom(100))[1])
             assert seen[0] == seen[1]
             with trio.socket.socket(type=socket.SOCK_DGRAM) as third:
@@ -206,7 +206,7 @@ async def test_a_client_has_so_many_destinations_and_the_gateway_so_many_clients
         assert {flow.flow.dst_port for flow in house.tracker} == {c, a, d}
         async with associated(house):
             assert len(house.engine.associations) == 2
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 assert await second.control.receive_some() == b""
             await first.send("127.0.0.1", d, b"still here")
             assert (await first.recv())[1] == b"still here"
@@ -223,7 +223,7 @@ async def test_a_forward_has_so_many_clients_and_the_quietest_goes(
         for sock in (a, b, a, c):
             await sock.connect(("127.0.0.1", port))
             await sock.send(b"x")
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await sock.recv(100)
         assert {flow.flow.src_port for flow in house.tracker} == {sock.getsockname()[1] for sock in (a, c)}
     finally:
@@ -256,7 +256,7 @@ async def test_a_static_forward_tells_its_clients_apart(house: Living) -> None:
         for sock, word in ((one, b"1"), (two, b"2"), (one, b"3")):
             await sock.connect(("127.0.0.1", port))
             await sock.send(word)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 assert await sock.recv(100) == b"forwarded " + word
         assert len(house.tracker) == 2
         assert {flow.flow.kind for flow in house.tracker} == {"Tunnel"}

@@ -72,13 +72,13 @@ class House:
             return None
         return said
 
-    async def until(self, holds: Callable[[dict[str, Any]], object], seconds: float = 40.0) -> dict[str, Any]:
+    async def until(self, holds: Callable[[dict[str, Any]], object], seconds: float = 100.0) -> dict[str, Any]:
         """Its status, once that is so."""
         said: dict[str, Any] | None = None
         try:
             with trio.fail_after(seconds):
                 while (said := await self.status()) is None or not holds(said):  # noqa: ASYNC110 - another process
-                    await trio.sleep(0.05)
+                    await trio.sleep(0.2)
         except trio.TooSlowError:
             log = (self.home / "log").read_text()[-4000:]
             raise AssertionError(f"{said and said.get('memberships')}\n{log}") from None
@@ -94,7 +94,7 @@ class House:
         await trio.to_thread.run_sync(lambda: client.call("POST", "cyfs", "memberships"))
 
     async def command(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        with trio.fail_after(40):
+        with trio.fail_after(100):
             done: subprocess.CompletedProcess[bytes] = await trio.run_process(
                 [*PROGRAM, "--home", str(self.home), *words], capture_stdout=True, capture_stderr=True, check=False
             )

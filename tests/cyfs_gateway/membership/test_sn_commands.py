@@ -34,7 +34,7 @@ class Desk:
 
     async def run(self, *words: str, who: str = "home") -> Result:
         argv = ["--home", str(self.base / who), *words]
-        with trio.fail_after(40):
+        with trio.fail_after(60):
             return await trio.to_thread.run_sync(lambda: CliRunner().invoke(cli, argv))
 
     async def told(self, *words: str) -> dict:  # type: ignore[type-arg]

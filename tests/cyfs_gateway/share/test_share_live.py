@@ -48,7 +48,7 @@ class House:
         self.home, self.port, self.heard, self.ca, self.living = home, port, heard, ca, living
 
     async def command(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             done: subprocess.CompletedProcess[bytes] = await trio.run_process(
                 [*PROGRAM, "--home", str(self.home), *words], capture_stdout=True, capture_stderr=True, check=False
             )
@@ -80,7 +80,7 @@ class House:
 
     async def certified(self) -> None:
         """Wait until the door has certificates, which are another module's."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while True:
                 try:
                     stream = await self.tls()
@@ -220,7 +220,7 @@ async def test_the_qr_code_is_drawn_when_asked_for(tmp_path: Path) -> None:
 async def _answers(stream: trio.SSLStream[trio.SocketStream], count: int) -> bytes:
     """What is said until there are so many answers, or the end."""
     said = b""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while said.count(b"HTTP/1.1 ") < count and (piece := await stream.receive_some()):
             said += piece
     await trio.aclose_forcefully(stream)
@@ -342,7 +342,7 @@ async def test_websockets_live(tmp_path: Path) -> None:
         ws = WSConnection(ConnectionType.CLIENT)
         await stream.send_all(ws.send(Request(host=HOST, target="/", extra_headers=[(b"cookie", jar.encode())])))
         got: list[bytes] = []
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(got) < 3:
                 ws.receive_data(bytes(await stream.receive_some()))
                 for event in ws.events():

@@ -259,7 +259,7 @@ async def nginx(tmp_path: Path, *names: str, ws: int = 9) -> AsyncIterator[Nginx
         yield server
 
 
-async def ran(*command: str, words: bytes = b"", seconds: float = 30) -> tuple[int, str]:
+async def ran(*command: str, words: bytes = b"", seconds: float = 60) -> tuple[int, str]:
     """Exit status and output of a program."""
     with trio.fail_after(seconds):
         done: subprocess.CompletedProcess[bytes] = await trio.run_process(

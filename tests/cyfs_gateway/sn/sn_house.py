@@ -41,7 +41,7 @@ class Machine:
     async def open(self, host: str = "sn.invalid") -> Endpoint:
         device = await self.house.gateway.peer_desk.device()
         device.network_changed()  # who refused a moment ago is asked anew
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             return await device.open_stream(self.sn, host, 1, via=self.way)
 
     async def ask(self, *asks: Ask) -> Reply:
@@ -61,7 +61,7 @@ class Machine:
             return await connected(await self.open(), to)
 
         device = await self.house.gateway.peer_desk.device()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             return await device.open_stream(to, host, port, via=Carrier("through the SN", dial, leads=True))
 
 

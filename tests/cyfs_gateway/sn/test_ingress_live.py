@@ -39,7 +39,7 @@ def web(server: Nginx) -> tuple[str, str]:
     )
 
 
-async def curl(stage: Stage, url: str, *more: str, ca: Path | None = None, seconds: float = 30) -> tuple[int, str]:
+async def curl(stage: Stage, url: str, *more: str, ca: Path | None = None, seconds: float = 60) -> tuple[int, str]:
     """curl, which finds every host at the SN."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
@@ -210,7 +210,7 @@ async def test_websockets_live(tmp_path: Path, nursery: trio.Nursery, scheme: st
         heard: list[object] = []
 
         async def hear(count: int) -> None:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while len(heard) < count:
                     ws.receive_data(await stream.receive_some(65536))
                     heard.extend(event for event in ws.events())

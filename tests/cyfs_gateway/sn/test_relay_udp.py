@@ -28,7 +28,7 @@ BOTH = (("127.0.0.1", 0), ("::1", 0))
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not holds():  # noqa: ASYNC110 - counters tell nobody
             await trio.sleep(0.001)
 
@@ -83,7 +83,7 @@ class Device:
 
     async def datagrams(self, count: int) -> list[bytes]:
         found = []
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(found) < count:
                 await trio.lowlevel.wait_readable(self.sock)
                 found.append(self.sock.recv(65536))
@@ -135,7 +135,7 @@ async def test_a_burst_stays_one_all_the_way(hosts):
             far.sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
             parts = [near.end.header + bytes((number,)) * 1192 for number in range(40)] + [near.end.header + b"short"]
             near.say_as_one(1200, *parts)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await trio.lowlevel.wait_readable(far.sock)
             came, ancillary, _, _ = far.sock.recvmsg(65536, 64)
             assert came == b"".join(parts)
@@ -343,7 +343,7 @@ async def test_sessions_end_in_their_time():
     async with running(bind=0.05, ended=ended) as relay:
         with devices(relay, V4, V4) as (near, far):
             await near.bind()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await event.wait()
             assert [(each.account, each.why) for each in over] == [("anna", "never bound")]
             assert len(relay) == 0
@@ -381,7 +381,7 @@ async def test_a_flood_leaves_turns_for_the_rest_of_the_house():
             await far.bind()
             near.say(*[b"flood"] * 300)
             seen = [0]
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while seen[-1] < 300:
                     await trio.lowlevel.checkpoint()
                     seen.append(relay.counters.forwarded)

@@ -35,7 +35,7 @@ BOX, LAPTOP = person(11), person(12)
 
 async def kdig(port: int, *words: str) -> list[str]:
     argv = [program("kdig"), "@127.0.0.1", "-p", str(port), "+short", "+timeout=5", *words]
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         done: subprocess.CompletedProcess[bytes] = await trio.run_process(argv, capture_stdout=True, check=False)
     return done.stdout.decode().split()
 

@@ -358,7 +358,7 @@ async def test_reports_are_not_in_the_audit_log(sn: Sn):
 
 
 async def until(so: Callable[[], bool]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not so():  # noqa: ASYNC110  # nothing tells
             await trio.sleep(0.005)
 

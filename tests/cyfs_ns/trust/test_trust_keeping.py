@@ -243,7 +243,7 @@ async def test_a_stopped_process_with_the_lock_holds_up_nobody_and_no_mark_is_lo
     dns = Records([boot(ALICE, "ood1"), NEW])
     house = House(tmp_path, dns)
     lock = tmp_path / "names" / "lock"
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         found = await house.ask(least=Trust.OWNER_SIGNED)
     assert isinstance(found, Found) and own_key(found) == PI.public
     assert f"{lock}: held for 2 s by process {holder}; end it" in caplog.text

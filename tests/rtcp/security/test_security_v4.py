@@ -137,7 +137,7 @@ async def test_replay_of_records(what):
     async with town.live(ALICE, hosts=()) as alice, rules.live(BOB) as bob, mallorys_road(town, meddle=meddle):
         tunnel = await alice.tunnel(BOBS_DID)
         (his,) = bob.tunnels()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for port in (80, 81):
                     nursery.start_soon(tries, tunnel, port)

@@ -20,6 +20,7 @@ from pathlib import Path
 import trio
 
 from cyfs_gateway.host import Changed
+from cyfs_gateway.io.sn.sqlitefile import open_sqlite, transaction
 from cyfs_gateway.sn.zone import Kept, People, Verdict, Zone
 from cyfs_gateway.sn.zonerecords import ZoneSettings
 from cyfs_ns.authority import Statement
@@ -154,12 +155,8 @@ def _nobody(names: Iterable[bytes]) -> None:
 
 def _open(file: Path) -> tuple[sqlite3.Connection, int | None, list[Kept]]:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file.touch(mode=0o600)
-    # One thread at a time has it, though not always the same one.
-    database = sqlite3.connect(file, check_same_thread=False)
+    database = open_sqlite(file)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
         database.executescript(_SCHEMA)
         told = database.execute("SELECT serial FROM serial").fetchone()
         rows = database.execute("SELECT name, key, token, heard FROM said").fetchall()
@@ -170,11 +167,11 @@ def _open(file: Path) -> tuple[sqlite3.Connection, int | None, list[Kept]]:
 
 
 def _put(database: sqlite3.Connection, kept: Sequence[Kept], serial: int) -> None:
-    with database:
+    with transaction(database):
         database.executemany("INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?)", kept)
         database.execute("INSERT OR REPLACE INTO serial VALUES (1, ?)", (serial,))
 
 
 def _forget(database: sqlite3.Connection, lost: Iterable[Kept]) -> None:
-    with database:
+    with transaction(database):
         database.executemany("DELETE FROM said WHERE name = ? AND key = ?", [(each.name, each.key) for each in lost])

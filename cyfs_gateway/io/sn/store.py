@@ -25,6 +25,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from cyfs_gateway.io.sn.sqlitefile import open_sqlite, transaction
 from cyfs_gateway.io.sn.tables import APPLICATION, KEYS, MIGRATIONS, TABLES, read_row
 from cyfs_gateway.sn.accounts import AnyChange, Entry
 from cyfs_gateway.sn.meter import Batch, Usage
@@ -38,8 +39,6 @@ MOST_REFUSED: Final = 20_000
 KEPT: Final = 36
 """Months of usage that are kept.  Counted, and not by the calendar: a clock that is wrong drops one of them at most."""
 
-_LOG_PAGES: Final = 256
-"""Pages (of 4 KiB) after which the write-ahead log is brought into the file, so that it stays at about a megabyte."""
 _ROTATE: Final = 256
 """Writes from one look at the length of the audit log to the next."""
 _PATIENCE: Final = 20.0
@@ -78,21 +77,19 @@ class Database:
         self.path = path
         self._writes = 0
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            path.chmod(0o600)
-            self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        except (OSError, sqlite3.Error) as fault:
+            self._db = open_sqlite(path)
+            try:
+                self._prepare(migrations)
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.OperationalError as fault:
+            locked = fault.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED")
+            raise ConfigFault(f"{path}: {'another program has the books open' if locked else fault}") from fault
+        except sqlite3.Error as fault:
+            raise ConfigFault(f"{path}: {fault}; put a backup in its place") from fault
+        except OSError as fault:
             raise ConfigFault(f"{path}: {fault}") from fault
-        try:
-            self._prepare(migrations)
-        except BaseException as fault:
-            self._db.close()
-            if isinstance(fault, sqlite3.OperationalError):
-                locked = fault.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED")
-                raise ConfigFault(f"{path}: {'another program has the books open' if locked else fault}") from fault
-            if isinstance(fault, sqlite3.Error):
-                raise ConfigFault(f"{path}: {fault}; put a backup in its place") from fault
-            raise
 
     def close(self) -> None:
         self._db.close()
@@ -206,7 +203,7 @@ class Database:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
-            with self._transaction() as db:
+            with transaction(self._db) as db:
                 yield db
         except sqlite3.OperationalError as fault:
             # What the log holds may have its place in the file already; then this gives back the room it takes.
@@ -214,25 +211,9 @@ class Database:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             raise Unreachable(f"the books cannot be written: {fault}; nothing was changed") from fault
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-            self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
     def _prepare(self, migrations: Sequence[str]) -> None:
         db = self._db
-        # Exclusive before WAL, so that the index of the log is in this process's memory and in no file.
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
-        db.execute("PRAGMA trusted_schema=OFF")
-        with self._transaction():
+        with transaction(db):
             (version,) = db.execute("PRAGMA user_version").fetchone()
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -244,7 +225,7 @@ class Database:
         if sound != "ok":
             raise ConfigFault(f"{self.path}: damaged ({sound}); put a backup in its place")
         for number, script in enumerate(migrations[version:], version + 1):
-            with self._transaction():
+            with transaction(db):
                 for statement in _statements(script):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {number}")

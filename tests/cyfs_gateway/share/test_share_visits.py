@@ -296,6 +296,7 @@ def test_nothing_a_stranger_says_reaches_the_service(lines: list[str], target: s
         ({"services": {k: {"host": "a.example", "to": "tcp://h:1"} for k in "ab"}}, "is there twice"),
         ({"listen": ["443"]}, "no address and port"),
         ({"doors": 1}, "is not known"),
+        ({"proxy-protocol": "v2"}, "is true or false"),
     ],
 )
 def test_a_section_that_makes_no_sense_says_where(section: object, said: str) -> None:

@@ -238,6 +238,7 @@ class Peers:
             relays=self.membership.relays,
             relay_session=self.membership.relay_session,
             gather=reach.gather,
+            doubt=reach.doubt,
             trusts=self._trusts,
             open_socket=self._open_socket,
         )

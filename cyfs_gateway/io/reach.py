@@ -130,6 +130,11 @@ class Reach:
             return Offer(nonce=os.urandom(NONCE_SIZE), nat=Nat(udp=bool(self._bound)))
         return await gatherer.offer(share, private)
 
+    def doubt(self) -> None:
+        """As :meth:`rtcp.io.nat.gather.Gatherer.doubt`."""
+        if self._gatherer is not None:
+            self._gatherer.doubt()
+
     async def look_near(self, key: PublicKey) -> list[Address]:
         """Where the device with ``key`` takes tunnels on our links; empty when it is on none of them."""
         if not self._doors.lan or not self._doors.is_outside:

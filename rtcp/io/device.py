@@ -129,6 +129,7 @@ class House:
     ``relays`` finds ways through others to somebody we want to dial, the best first, which are tried beside his own
     addresses; ``relay_session`` asks for a session of a UDP relay with a device that a tunnel stands to.  ``gather``
     finds out where this device may be reached, over a share of its UDP port; None: nobody looks for direct ways.
+    ``doubt`` is told when a direct way was lost, by which that may have changed.
     ``expects``: whether a peer that is a key and nothing else is somebody to this machine all the same; those who are
     not are few at a time (``DoorLimits.anonymous``).  ``trusts``: whether a peer may know our private addresses, and
     make us probe some of its own.  ``open_socket`` makes the sockets that punch by TCP.
@@ -145,6 +146,7 @@ class House:
     relays: Callable[[Did, Found], Awaitable[Sequence[Carrier]]] = no_relays
     relay_session: Callable[[Did], Awaitable[RelaySession | None]] = no_session
     gather: Gather | None = None
+    doubt: Callable[[], None] = lambda: None
     expects: Callable[[Peer], bool] = expects_nobody
     trusts: Callable[[Peer], bool] = trusts_nobody
     open_socket: OpenSocket = plain_socket
@@ -234,6 +236,7 @@ async def open_device(
                 share=Share(endpoint),
                 budget=Budget(),
                 gather=house.gather,
+                doubt=house.doubt,
                 relay_session=house.relay_session,
                 trusts=house.trusts,
                 open_socket=house.open_socket,

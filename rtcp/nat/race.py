@@ -31,6 +31,9 @@ HEARTBEAT = 3.0
 TRUST = 6.5
 RETRY = 60.0
 """Seconds between two looks for something better."""
+SOON = 5.0
+"""The same, where a direct way was lost: what it needs, a router that begins anew, may be back any moment.  Each time
+it is twice as long."""
 KEEPALIVE = 25.0
 GOOD_ENOUGH = 0.005
 """A direct way this quick, in seconds, is not bettered."""
@@ -147,6 +150,8 @@ class Race:
     _sent: float | None = field(default=None, init=False)
     """When data was sent that nothing came back for."""
     _looked: float = field(default=float("-inf"), init=False)
+    _looks: int = field(default=0, init=False)
+    """How often something better was looked for since a direct way carried."""
     _out: deque[Action] = field(default_factory=deque, init=False)
 
     @property
@@ -253,7 +258,7 @@ class Race:
         """When :meth:`handle_timeout` is due; None: not before something happens."""
         due = [at for state in self._ways.values() if (at := self._due(state)) is not None]
         if self._used is not None and self._wants_better():
-            look = max(self._looked + RETRY, self._used)
+            look = max(self._looked + self._retry, self._used)
             due += [look] if look < self._used + BUSY else []
         return min(due, default=None)
 
@@ -271,7 +276,8 @@ class Race:
                 self._ping(state, now)
         if not self._busy(now):
             self._used = None
-        elif self._wants_better() and now >= self._looked + RETRY:
+        elif self._wants_better() and now >= self._looked + self._retry:
+            self._looks += 1
             self._ask_all(now, 0.0)
             self._search("to find something better", now)
         self._decide(now)
@@ -315,6 +321,8 @@ class Race:
                 self._current, self._why = None, f"{before.way.name} broke, and no other way is known"
             return
         self._current, self._sent = best, None
+        if not best.way.relayed:
+            self._looks = 0
         self._why = self._reason(best, before, stays=stays)
         self._out.append(Use(best.way, self._why))
         if before is not None and not stays and not before.way.relayed:
@@ -335,7 +343,7 @@ class Race:
     def _wake(self, now: float) -> None:
         """Ask all we know; if there is something to ask, a search waits for what it says."""
         if any(not state.way.relayed and not state.broken for state in self._ways.values()):
-            self._looked = max(self._looked, now - RETRY + _GRACE)
+            self._looked = max(self._looked, now - self._retry + _GRACE)
         self._ask_all(now)
 
     def _regret(self, state: _State) -> tuple[bool, float]:
@@ -359,6 +367,14 @@ class Race:
         if before.way.rank != best.way.rank:
             return "direct" if before.way.relayed else "a better kind of way"
         return f"quicker than {before.way.name}"
+
+    @property
+    def _retry(self) -> float:
+        current = self._current
+        had_direct = any(not state.way.relayed and state.rtt is not None for state in self._ways.values())
+        if current is None or not current.way.relayed or not had_direct:
+            return RETRY
+        return min(RETRY, SOON * 2.0 ** min(self._looks, 8))
 
     def _wants_better(self) -> bool:
         current = self._current

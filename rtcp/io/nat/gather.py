@@ -174,6 +174,10 @@ class Gatherer:
             candidates, nat = tuple(c for c in candidates if c.transport is Transport.UDP), replace(nat, tcp=False)
         return Offer(nonce=os.urandom(NONCE_SIZE), nat=nat, candidates=candidates)
 
+    def doubt(self) -> None:
+        """A router may have begun anew, and see to other ports: how others see us is asked again before it is told."""
+        self._seen_at = float("-inf")
+
     def network_changed(self) -> None:
         """An address or a way out is another: what was seen of us, and by which NAT, was elsewhere."""
         self._behaviour, self._seen, self._tcp = None, {}, None

@@ -45,7 +45,10 @@ know the addresses inside."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """``trusts``: whether a peer may know our private addresses, and make us probe such addresses of its own."""
+    """``trusts``: whether a peer may know our private addresses, and make us probe such addresses of its own.
+
+    ``doubt`` is told when a direct way was lost: a router on it may have begun anew, and gather has to look again.
+    """
 
     nursery: trio.Nursery
     alarms: Alarms
@@ -53,6 +56,7 @@ class Ground:
     share: Share
     budget: Budget
     gather: Gather | None
+    doubt: Callable[[], None]
     relay_session: Callable[[Did], Awaitable[RelaySession | None]]
     trusts: Callable[[Peer], bool]
     open_socket: OpenSocket

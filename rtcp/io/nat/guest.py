@@ -35,6 +35,7 @@ class Guest:
         self._ground, self._tunnel = ground, tunnel
         self._asking = Asking(ground)
         self._detour: Detour | None = None
+        self._was_direct = False
         self._why = "the peer dialled it"
         self._answering = False
         self._answered_at = float("-inf")
@@ -123,8 +124,11 @@ class Guest:
 
     def stood(self) -> None:
         """Control is on another pipe."""
+        way = self.way
+        if way is not None and way.relayed and self._was_direct:
+            self._ground.doubt()
+        self._was_direct = way is not None and not way.relayed
         if self._detour is not None:
-            way = self.way
             self._detour.in_use = way is not None and way.relayed and way.transport is Transport.UDP
 
     def network_changed(self) -> None:

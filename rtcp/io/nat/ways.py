@@ -193,6 +193,8 @@ class Ways:
         before, self._road = self._road, road
         self._came_by = [each for each in self._came_by if each[0] is pipe] + self._came_by[-2:]
         way = road.way if road is not None else way_of(pipe)
+        if before is not None and way.relayed and not before.way.relayed and self._ground is not None:
+            self._ground.doubt()
         if before is None or before.way != way:
             log.info("the tunnel to %s goes by %s", tunnel.peer.did, way.name)
         if self._detour is not None:
@@ -353,9 +355,9 @@ class Ways:
 
     async def _meet(self, tunnel: MuxedTunnel, ground: Ground) -> None:
         name = str(tunnel.peer.device)
-        ours = await gather(ground, tunnel.peer)
         talk = Talk(await tunnel.open_stream(PATHS, PATHS_PORT))
         try:
+            ours = await gather(ground, tunnel.peer)  # now, since what leads to the peer leads to others, too
             if ground.budget.may_try(name, self._now()):
                 verdict = await self._punch(tunnel, ground, talk, ours)
                 if verdict is not None and not verdict.direct and not self._has_met:
@@ -390,10 +392,13 @@ class Ways:
         self._asking.begin(terms)
         outcome = await punch(ground, terms, self._met)
         self._keep(outcome)
-        self._race.judged(outcome.verdict, self._now())
+        verdict = outcome.verdict
+        peer = tunnel.peer.device
+        log.debug("punched to %s: %d probes in %.2f s: %s", peer, verdict.probes, verdict.seconds, verdict.why)
+        self._race.judged(verdict, self._now())
         self._act()
-        await talk.say(Told(outcome.verdict.direct, outcome.verdict.why))
-        return outcome.verdict
+        await talk.say(Told(verdict.direct, verdict.why))
+        return verdict
 
     def _judged(self, why: str) -> None:
         self._race.judged(Verdict(ways=(), why=why, probes=0, seconds=0.0), self._now())

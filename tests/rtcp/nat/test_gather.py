@@ -95,6 +95,16 @@ async def test_what_was_seen_is_asked_once_for_as_long_as_it_holds(autojump_cloc
     assert places(await here.offer(share, False), Kind.OBSERVED) == [(Transport.UDP, "198.51.100.7", 4343)]
 
 
+async def test_what_is_in_doubt_is_asked_again_and_told_where_nobody_answers(autojump_clock):
+    share, here = Share(lambda to: (0.02, OUTSIDE)), Place(ONE, TWO)
+    await here.offer(share, False)
+    here.doubt()
+    share.sees = lambda to: None
+    assert places(await here.offer(share, False), Kind.OBSERVED) == [(Transport.UDP, *OUTSIDE)]
+    share.sees = lambda to: (0.02, HostPort("198.51.100.7", 4343))
+    assert places(await here.offer(share, False), Kind.OBSERVED) == [(Transport.UDP, "198.51.100.7", 4343)]
+
+
 async def test_after_a_change_of_network_nothing_is_believed(autojump_clock):
     share, here = Share(lambda to: (0.02, OUTSIDE)), Place(ONE)
     await here.offer(share, False)

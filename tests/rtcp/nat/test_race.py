@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rtcp.nat.candidates import Kind, Transport
 from rtcp.nat.punch import Verdict
-from rtcp.nat.race import BUSY, HEARTBEAT, KEEPALIVE, MOST_WAYS, RETRY, TRUST, Ping, Race, Search, Use, Way
+from rtcp.nat.race import BUSY, HEARTBEAT, KEEPALIVE, MOST_WAYS, RETRY, SOON, TRUST, Ping, Race, Search, Use, Way
 
 RELAY = Way("sn.example", Kind.RELAY)
 LAN = Way("udp 192.168.1.7:5000", Kind.LAN)
@@ -323,6 +323,15 @@ def test_better_is_looked_for_once_a_minute_unless_it_is_good_enough(day):
     began = len(day.searches)
     day.live(10 * RETRY, talk=1)
     assert len(day.searches) == began
+
+
+def test_what_was_direct_is_looked_for_soon_and_then_less_and_less_often(day):
+    direct(day)
+    day.rtt[PUNCHED] = None
+    day.live(4 * RETRY, talk=0.5)
+    lost = next(at for at, why in day.searches if "stopped answering" in why)
+    gaps = [later - at for (at, _), (later, _) in itertools.pairwise(day.searches) if at >= lost]
+    assert gaps == pytest.approx([SOON, 2 * SOON, 4 * SOON, 8 * SOON, RETRY, RETRY], abs=0.6)
 
 
 def test_the_relay_that_breaks_is_replaced_by_another(day):

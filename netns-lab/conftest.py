@@ -14,6 +14,10 @@ __all__ = ["lab", "pytest_configure", "pytest_make_collect_report", "pytest_runt
 _HERE = Path(__file__).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole-matrix", action="store_true", help="look at every pair of kinds of networks")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:

@@ -177,6 +177,15 @@ class Host:
         """Take an interface away and make it anew under the same name, hardware address, addresses and routes."""
         await self._lab.renew(self._port(device), await self.mac(device))
 
+    async def move(self, device: str, network: Network) -> None:
+        """Put the cable into another network: another address there, and another way out."""
+        await self._lab.move(self._port(device), network)
+
+    async def narrow(self, device: str, size: int) -> None:
+        """Let the cable carry packets of so many bytes at most; larger ones vanish at the switch."""
+        await _ip(self.namespace, [f"link set {device} mtu {size}"])
+        await _ip(self._lab.switches, [f"link set {self._port(device).plug} mtu {size}"])
+
     def _port(self, device: str) -> _Port:
         return next(port for port in self.ports if port.device == device)
 
@@ -328,6 +337,15 @@ class Lab:
         await _ip(port.host.namespace, [f"link del {port.device}"])
         await _ip(None, [f"link add {near} type veth peer name {port.plug} netns {self.switches}"])
         await _ip(self.switches, [f"link set {port.plug} master {port.network.bridge}", f"link set {port.plug} up"])
+        await _ip(port.host.namespace, _port_setup(port) + self._routes(port.host))
+
+    async def move(self, port: _Port, network: Network) -> None:
+        """See ``Host.move``."""
+        port.network.members.remove(port)
+        network.members.append(port)
+        port.network, port.addresses = network, sorted(network.next_addresses(), key=lambda a: ":" in a)
+        await _ip(port.host.namespace, [f"link set {port.device} down", f"addr flush dev {port.device}"])
+        await _ip(self.switches, [f"link set {port.plug} master {network.bridge}"])
         await _ip(port.host.namespace, _port_setup(port) + self._routes(port.host))
 
     def _routes(self, host: Host) -> list[str]:

@@ -44,6 +44,7 @@ class WallClock:
     """The wall clock of programs started from here on."""
 
     def __init__(self, place: Path) -> None:
+        self.place = place
         place.write_bytes(bytes(8))
         with place.open("r+b") as file:
             self._wrong_by = mmap.mmap(file.fileno(), 8)

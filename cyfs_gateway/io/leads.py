@@ -60,15 +60,15 @@ class Leads:
         """
         if known := self.known(did):
             return known
-        name, doubts = did.canonical, self._doubts
-        if any(tunnel.peer.did == name for tunnel in self._tunnels()):
-            found: tuple[Did, ...] = (did,)
-        else:
-            found = await self._look(did)
-            if not found:
-                return (did,)  # as whoever dials it will find out
+        doubts = self._doubts
+        found = await self._look(did)
+        if not found:
+            return (did,)  # as whoever dials it will find out
         # What was heard before a doubt is asked for anew, too.
-        self._found[name] = trio.current_time() + LOOKED_UP_AGAIN if doubts == self._doubts else 0.0, found
+        return self._keep(did.canonical, found, trio.current_time() + LOOKED_UP_AGAIN if doubts == self._doubts else 0)
+
+    def _keep(self, name: Did, found: tuple[Did, ...], until: float) -> tuple[Did, ...]:
+        self._found[name] = until, found
         self._found.move_to_end(name)
         if len(self._found) > _MOST_NAMES:
             self._found.popitem(last=False)
@@ -79,11 +79,14 @@ class Leads:
         name = did.canonical
         if name.method == "dev":  # it is its key
             return (did,)
-        held = self._found.get(name)
-        if held is None:
-            return ()
-        self._found.move_to_end(name)
-        return held[1] if held[0] > trio.current_time() else ()
+        held, now = self._found.get(name), trio.current_time()
+        if held is not None:
+            self._found.move_to_end(name)
+            if held[0] > now:
+                return held[1]
+        if any(tunnel.peer.did == name for tunnel in self._tunnels()):
+            return self._keep(name, (did,), now + LOOKED_UP_AGAIN)
+        return ()
 
     async def _look(self, did: Did) -> tuple[Did, ...]:
         """As ``ask``; empty: nothing certain is heard."""

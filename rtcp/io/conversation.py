@@ -218,7 +218,7 @@ class MuxedStream:
         if not self._closed:
             self._is_telling = True
             events = EPOLLIN if self._fault is None else EPOLLIN | EPOLLERR
-            ends = self._ended and self._arrived
+            ends = self._ended and bool(self._arrived)
             self._reactor.prompt(self.fileno(), events)
             if ends and not self._arrived and not self._closed:
                 self._reactor.prompt(self.fileno(), events)  # the end came with what was just read

@@ -104,6 +104,65 @@ def test_a_reset_drops_what_is_not_read_though_it_was_complete(how):
     stream.close()
 
 
+def is_readable(stream):
+    return bool(select([stream.fileno()], [], [], 0)[0])
+
+
+@pytest.mark.parametrize("reads", ["lend", "recv_into"])
+def test_an_end_that_came_with_the_last_bytes_is_told_without_a_descriptor(reads):
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+    got = []
+
+    def read():
+        if reads == "lend":
+            got.append(bytes(stream.lend(100)))
+        else:
+            buffer = bytearray(100)
+            got.append(bytes(buffer[: stream.recv_into(memoryview(buffer))]))
+
+    quiet.prompted = read
+    stream.take([memoryview(b"all there is")])
+    stream.peer_finished()
+    quiet.run()
+    assert got == [b"all there is", b""] and not is_readable(stream)
+    read()
+    assert got[-1] == b"", "however often it is asked for"
+    stream.close()
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["who reads once", "who does not read"])
+def test_an_end_that_nobody_has_seen_keeps_the_descriptor_readable(once):
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+    times = [1, 0] if once else [0, 0]
+
+    def read():
+        if times.pop(0):
+            stream.lend(100)
+
+    quiet.prompted = read
+    stream.take([memoryview(b"all there is")])
+    stream.peer_finished()
+    quiet.run()
+    assert is_readable(stream)
+    stream.close()
+
+
+def test_who_closes_upon_the_last_bytes_hears_of_no_end():
+    quiet = Quiet()
+    stream = MuxedStream(quiet, 1, quiet)
+
+    def read():
+        stream.lend(100)
+        stream.close()
+
+    quiet.prompted = read
+    stream.take([memoryview(b"all there is")])
+    stream.peer_finished()
+    quiet.run()
+
+
 def test_what_is_complete_outlives_its_tunnel():
     quiet = Quiet()
     whole, half = MuxedStream(quiet, 1, quiet), MuxedStream(quiet, 3, quiet)

@@ -79,10 +79,12 @@ async def test_no_turn_is_left_out_that_would_say_something(monkeypatch):
 
     async def serve(request):
         pipe = await request.accept()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pour, pipe, size)
-            nursery.start_soon(drink, pipe, size)
-        pipe.close()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pour, pipe, size)
+                nursery.start_soon(drink, pipe, size)
+        finally:
+            pipe.close()
 
     async with standing(serve=serve) as pair:
         for _ in range(2):

@@ -18,6 +18,7 @@ from names_house import Behind, question
 from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, NOW, PHOTOS, PI, dev, machine, published, settle
 
 from cyfs_gateway.config.model import ListenerConfig
+from cyfs_gateway.io.connection import Connection
 from cyfs_gateway.io.offers import SPEEDTEST
 from cyfs_gateway.io.peerflows import PeerFlow
 from cyfs_gateway.io.peers import _is_a_door_closed
@@ -107,6 +108,40 @@ async def test_a_service_on_the_same_machine_is_joined_at_once(
     ):
         assert await ask(laptop) == 5
         assert not photos.gateway.connections() and not photos.tracker.seen
+
+
+async def test_a_stream_through_a_tunnel_that_stands_takes_no_task(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def task(*_: object) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    port, target = free_port(), await serve(nursery, echo)
+    with socket.socket() as full, socket.socket() as first:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        first.connect(full.getsockname())  # and nobody else gets in
+        silent = f"name: silent, port: 81, target: 'tcp://127.0.0.1:{full.getsockname()[1]}'"
+        services = web(target)[:-1] + f", {{{silent}, allow: ['ZONE,home.example']}}]"
+        async with (
+            published(port) as dns,
+            machine(tmp_path / "photos", NAS, door(port, services), did=PHOTOS, dns=dns) as photos,
+            machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+        ):
+            assert await ask(laptop) == 0  # the tunnel is made
+            monkeypatch.setattr(Connection, "_open", task)
+            stream, code = await socks5(laptop.port(), "photos.home.example", 80)
+            assert code == 0
+            await stream.send_all(b"hello")
+            assert await exactly(stream, 5) == b"hello"
+            await stream.aclose()
+            assert await ask(laptop, 82) == 2, "refused"
+            await until(lambda: not photos.gateway.connections() and not laptop.gateway.connections())
+            stream = await connect(laptop.port())
+            await stream.send_all(b"\5\1\0\5\1\0\3\x13photos.home.example\0\x51")
+            await until(photos.gateway.connections)
+            await stream.aclose()  # nobody waits for the answer any more
+            await until(lambda: not photos.gateway.connections() and not laptop.gateway.connections())
 
 
 async def ask(house: Living, port: int = 80, host: str = "photos.home.example") -> int:

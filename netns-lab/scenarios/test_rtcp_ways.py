@@ -48,6 +48,8 @@ class Body:
     key: SecretKey
     device: Device | None = None
     where: tuple[Address, ...] = ()
+    seen: tuple[Candidate, ...] = ()
+    """What was found out about itself."""
 
     @property
     def did(self) -> Did:
@@ -135,6 +137,8 @@ async def world(one: tuple[Host, Says], other: tuple[Host, Says], server: Host) 
             return [Carrier("sn", lambda *_: body.live.open_stream(made.server.did, "other", 1), leads=True)]
 
         async def gather(part: Part, private: bool) -> Offer:
+            if body.seen and not nat.tcp:
+                return Offer(nonce=secrets.token_bytes(16), nat=nat, candidates=body.seen)
             place = part.addresses[0]
             observer = Observer(part)
             with trio.move_on_after(1):
@@ -146,9 +150,8 @@ async def world(one: tuple[Host, Says], other: tuple[Host, Says], server: Host) 
                 seen = await observe_tcp(body.host, tcp, server.ip)
                 for kind, (host, port) in ((Kind.HOST, tcp), (Kind.OBSERVED, seen)):
                     found.append(Candidate(address=host, port=port, kind=kind, transport=Transport.TCP))
-            return Offer(
-                nonce=secrets.token_bytes(16), nat=nat, candidates=worth_offering(dict.fromkeys(found), private=private)
-            )
+            body.seen = worth_offering(dict.fromkeys(found), private=private)
+            return Offer(nonce=secrets.token_bytes(16), nat=nat, candidates=body.seen)
 
         return House(
             find=find,

@@ -42,9 +42,9 @@ class Asking:
     def __len__(self) -> int:
         return len(self._asked)
 
-    async def open_stream(self, host: str | None, port: int, source: Address | None) -> MuxedStream:
-        """Raises ``Refused``, ``TunnelOver`` and ``Unreachable``."""
-        return self._standing.streams[await self._open(write_target(Purpose.STREAM, host, port, source))]
+    async def open_stream(self, host: str | None, port: int, source: Address | None, first: bytes = b"") -> MuxedStream:
+        """``first`` goes out behind the request.  Raises ``Refused``, ``TunnelOver`` and ``Unreachable``."""
+        return self._standing.streams[await self._open(write_target(Purpose.STREAM, host, port, source), first)]
 
     async def open_datagrams(self, host: str | None, port: int, source: Address | None) -> MuxedDatagrams:
         """Raises as ``open_stream``."""
@@ -99,19 +99,21 @@ class Asking:
             for asked in waiting:
                 asked.answer(_no_way())
 
-    async def _open(self, opening: Opening) -> int:
+    async def _open(self, opening: Opening, first: bytes = b"") -> int:
         for pause in (*_PAUSES, None):
             try:
-                return await self._ask(opening)
+                return await self._ask(opening, first)
             except TooSoon:
                 if pause is None:
                     break
                 await trio.sleep(pause)
         raise Unreachable("the peer takes no more streams at the moment", "tunnel_open")
 
-    async def _ask(self, opening: Opening) -> int:
+    async def _ask(self, opening: Opening, first: bytes) -> int:
         number, made = self._begin(opening)
         asked = self._asked[number] = _Awaited()
+        if first:
+            self._machine.send(number, first, self._now())
         self._turn()
         try:
             await self._hear_of(asked)

@@ -36,7 +36,7 @@ from rtcp.io.alarms import Alarms
 from rtcp.io.answers import TunnelOver
 from rtcp.io.commons import Commons, Connect
 from rtcp.io.dialling import Dial, Road, Roads
-from rtcp.io.fifth import Fifth, Version5
+from rtcp.io.fifth import Fifth, Introduced, Version5, nothing_yet
 from rtcp.io.judging import MuxedRequest
 from rtcp.io.mux import MuxedTunnel, NotNow
 from rtcp.io.nat.ground import PATHS, Gather, Ground, RelaySession
@@ -556,7 +556,6 @@ class Device:
         peer = Peer(did=did.canonical, device=key.remote, about=found.about, dialled=True)
         paths = Paths() if via else self._paths
         roads = _roads_via(via, found) if via else self._roads_to(did, found)
-        ways = None if via else self._ways(did, found)
         fault: CyfsError = Unreachable(f"no address of {did} is known", "pre_connect_dns")
         answered: CyfsError | None = None  # says more than whoever did not answer after that
         while not roads.is_empty:
@@ -566,9 +565,12 @@ class Device:
                 fault = failed if answered is None else answered
                 break
             roads.drop(road)
-            again = partial(self._again, did, found.key, via, road) if ways is None else ways.connect
+            again: Connect = partial(self._again, did, found.key, via, road)
+            introduced: Introduced = nothing_yet
+            if (ways := None if via else self._ways(did, found)) is not None:
+                again, introduced = ways.connect, partial(ways.begin, road=road, others=roads)
             try:
-                made = await self._greet(Remote(did, found.key), peer, key, pipe, road.connect, again)
+                made = await self._greet(Remote(did, found.key), peer, key, pipe, road.connect, again, introduced)
             except Unreachable as failed:
                 fault = answered = failed
                 if road.address is not None:
@@ -577,8 +579,6 @@ class Device:
                 fault = refused
                 break
             else:
-                if ways is not None and isinstance(made, MuxedTunnel):
-                    ways.begin(made, road, roads)
                 return made
         # We may have been refused because the peer has just dialled us.
         device = key.remote
@@ -638,14 +638,21 @@ class Device:
         return pipe
 
     async def _greet(
-        self, remote: Remote, peer: Peer, key: TunnelKey, pipe: Pipe, connect: Connect, again: Connect
+        self,
+        remote: Remote,
+        peer: Peer,
+        key: TunnelKey,
+        pipe: Pipe,
+        connect: Connect,
+        again: Connect,
+        introduced: Introduced,
     ) -> AnyTunnel:
         """A tunnel over ``pipe``, which is taken over."""
         with suppress(OSError):  # it broke already, as the handshake will find out
             watch_over(pipe)
         fifth = self._fifth
         if fifth is not None and fifth.opening(remote.key) is not Opening.PLAIN:
-            made = await fifth.call(remote, peer, key, pipe, connect, again)
+            made = await fifth.call(remote, peer, key, pipe, connect, again, introduced)
             if isinstance(made, MuxedTunnel):
                 return made
             link, pipe = made
@@ -719,6 +726,8 @@ class Device:
 
     def accepted(self, pipe: Pipe, address: Address) -> None:
         """Somebody at ``address`` has connected: for a tunnel, or for a stream of one.  ``pipe`` is taken over."""
+        if self._ground is not None and way_of(pipe).relayed:
+            self._ground.expect()  # with its first word it asks where we are
         self._reception.accepted(pipe, address)
 
     def _retire(self, tunnel: AnyTunnel) -> None:

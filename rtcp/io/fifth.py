@@ -44,6 +44,14 @@ _WRITTEN_AGAIN = 30.0
 """Seconds after which what could not be written down is tried again, though nobody calls."""
 
 
+Introduced = Callable[[MuxedTunnel, Pipe], None]
+"""Is told of a tunnel that may come to stand, and what its first carrier travels on."""
+
+
+def nothing_yet(_tunnel: MuxedTunnel, _pipe: Pipe) -> None:
+    """Nobody has anything to say before it stands."""
+
+
 async def _forget(_written: bytes) -> None:
     """Nothing outlives this process."""
 
@@ -83,18 +91,26 @@ class Fifth:
         return self._told.memory.opening(key, self.versions, trio.current_time())
 
     async def call(
-        self, remote: Remote, peer: Peer, key: TunnelKey, pipe: Pipe, connect: Connect, again: Connect
+        self,
+        remote: Remote,
+        peer: Peer,
+        key: TunnelKey,
+        pipe: Pipe,
+        connect: Connect,
+        again: Connect,
+        introduced: Introduced,
     ) -> MuxedTunnel | tuple[Link, Pipe]:
         """A tunnel over ``pipe``, which is taken over; or the link to go on with in version 4, and over what.
 
         ``connect`` opens one more connection to the same address, ``again`` one to wherever the peer is by then.
-        Raises ``Refused`` and ``Unreachable``.
+        ``introduced`` is told when the peer is proven and hears who we are: what is said on the tunnel from then on it
+        hears together with that, and answers with its verdict.  Raises ``Refused`` and ``Unreachable``.
         """
         opening = self.opening(remote.key)
         if opening is Opening.MASKED:
             call, event = await self._begin(opening, remote, pipe)
             if isinstance(event, ResponderProven):
-                return await self._introduce(call, event, remote, peer, key, pipe, again)
+                return await self._introduce(call, event, remote, peer, key, pipe, again, introduced)
             pipe.close()
             if isinstance(event, SpeaksVersion4):
                 self._told.memory.spoke_4(remote.key, trio.current_time())
@@ -102,7 +118,7 @@ class Fifth:
         call, event = await self._begin(opening, remote, pipe)
         match event:
             case ResponderProven():
-                return await self._introduce(call, event, remote, peer, key, pipe, again)
+                return await self._introduce(call, event, remote, peer, key, pipe, again, introduced)
             case SpeaksVersion4(Link() as link):
                 self._told.memory.spoke_4(remote.key, trio.current_time())
                 return link, pipe
@@ -143,6 +159,7 @@ class Fifth:
         key: TunnelKey,
         pipe: Pipe,
         again: Connect,
+        introduced: Introduced,
     ) -> MuxedTunnel:
         """The right device is there: tell it who we are, and hear its verdict."""
         try:
@@ -169,6 +186,7 @@ class Fifth:
         self._young.add(tunnel)
         try:
             tunnel.take_carrier(established, pipe, owed=call.data_to_send())
+            introduced(tunnel, pipe)
             await tunnel.shake()
         except BaseException:
             tunnel.abandon()

@@ -185,12 +185,15 @@ class MuxedTunnel:
 
     # What is wanted of it
 
-    async def open_stream(self, host: str | None, port: int, *, source: Address | None = None) -> Pipe:
+    async def open_stream(
+        self, host: str | None, port: int, *, source: Address | None = None, first: bytes = b""
+    ) -> Pipe:
         """Ask the peer to reach ``host`` (None: its own machine) at ``port``; ``source`` is whence, if it is told.
 
-        Raises ``Refused`` when the peer's rules say no, ``TunnelOver``, or ``Unreachable``.
+        ``first``, less than a window, goes out behind the request (section 8.1): the answer is not waited for.  Raises
+        ``Refused`` when the peer's rules say no, ``TunnelOver``, or ``Unreachable``.
         """
-        return await self._asking.open_stream(host, port, source)
+        return await self._asking.open_stream(host, port, source, first)
 
     def ask_stream(
         self, host: str | None, port: int, then: Answered, *, source: Address | None = None

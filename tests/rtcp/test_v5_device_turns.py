@@ -149,3 +149,29 @@ async def test_who_is_not_served_hears_of_it_at_once(town, no_tasks, fault, reas
 
 async def test_done_may_be_waited_for():
     await DONE
+
+
+async def test_what_is_said_with_a_request_is_there_when_it_is_accepted(town):
+    waiting, heard = trio.Event(), trio.Event()
+
+    async def serve(request):
+        await heard.wait()
+        pipe = await request.accept()
+        await send_all(pipe, (await receive(pipe, 5)).upper())
+        pipe.close()
+
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, serve=serve):
+        tunnel = await alice.tunnel(BOBS_DID)
+        assert isinstance(tunnel, MuxedTunnel)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                pipe = await tunnel.open_stream(None, 1, first=b"hello")
+                assert await receive(pipe, 5) == b"HELLO"
+                pipe.close()
+                waiting.set()
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not waiting.is_set()
+            heard.set()

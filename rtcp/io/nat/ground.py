@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import trio
@@ -43,7 +43,7 @@ Gather = Callable[[Datagrams, bool], Awaitable[Offer]]
 know the addresses inside."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Ground:
     """``trusts``: whether a peer may know our private addresses, and make us probe such addresses of its own.
 
@@ -61,10 +61,12 @@ class Ground:
     trusts: Callable[[Peer], bool]
     open_socket: OpenSocket
     accepted: Callable[[Pipe, Address], None]
+    _is_looking: bool = field(default=False, init=False)
 
     def expect(self) -> None:
         """Somebody may ask soon where this device may be reached: who finds out may begin."""
-        if self.gather is not None:
+        if self.gather is not None and not self._is_looking:
+            self._is_looking = True
             self.nursery.start_soon(self._look, self.gather)
 
     async def _look(self, gather: Gather) -> None:
@@ -73,6 +75,8 @@ class Ground:
                 await gather(part, False)
         except (Unreachable, Refused) as fault:
             log.debug("nobody knows where we may be reached: %s", fault)
+        finally:
+            self._is_looking = False
 
 
 class Talk:

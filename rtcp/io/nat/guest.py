@@ -15,7 +15,7 @@ from cyfs_ns.errors import BadWire, Refused, Unreachable
 from rtcp.io.mux import MuxedTunnel
 from rtcp.io.nat.detour import Detour
 from rtcp.io.nat.ground import PATHS, PATHS_PORT, Ground, Talk
-from rtcp.io.nat.meeting import Asking, Terms, gather, new_secret, pipes_of, punch
+from rtcp.io.nat.meeting import Asking, Terms, begin, gather, new_secret, pipes_of, punch
 from rtcp.io.pipe import Pipe, log
 from rtcp.io.wayname import way_of
 from rtcp.nat.candidates import Transport
@@ -99,7 +99,7 @@ class Guest:
         if self._is_over:
             return
         self._asking.begin(terms)
-        outcome = await punch(ground, terms)
+        outcome = await punch(ground, begin(ground, terms), terms)
         for address, pipe in pipes_of(outcome).items():
             ground.accepted(pipe, address)
         await talk.say(Told(outcome.verdict.direct, outcome.verdict.why))

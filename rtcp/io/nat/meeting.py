@@ -19,7 +19,7 @@ from cyfs_ns.errors import Unreachable
 from rtcp.io.nat.ground import Ground
 from rtcp.io.nat.punch import Outcome, carry_out
 from rtcp.io.pipe import TcpPipe
-from rtcp.nat.candidates import Kind, Offer, Transport
+from rtcp.nat.candidates import Candidate, Kind, Offer, Transport
 from rtcp.nat.pings import Pings
 from rtcp.nat.punch import Met, Punch
 from rtcp.nat.signals import SECRET
@@ -57,10 +57,9 @@ async def gather(ground: Ground, peer: Peer) -> Offer:
         return await ground.gather(part, ground.trusts(peer))
 
 
-async def punch(ground: Ground, terms: Terms, on_met: Callable[[Met], None] = lambda met: None) -> Outcome:
-    """Punch as agreed; ``on_met`` hears of each way as soon as it works."""
-    own = [c for c in terms.ours.candidates if c.kind in (Kind.LAN, Kind.HOST, Kind.IPV6)]
-    machine = Punch(
+def begin(ground: Ground, terms: Terms) -> Punch:
+    """The attempt that was agreed on, which begins now."""
+    return Punch(
         terms.ours,
         terms.theirs,
         opens=terms.opens,
@@ -68,12 +67,29 @@ async def punch(ground: Ground, terms: Terms, on_met: Callable[[Met], None] = la
         start=trio.current_time(),
         rtt=terms.trip,
         budget=ground.budget,
-        own=frozenset(c.address for c in own),
+        own=frozenset(c.address for c in _own(terms)),
         private=terms.private,
     )
-    tcp = [(c.address, c.port) for c in own if c.transport is Transport.TCP]
-    with ground.share.part(machine.attempt) as part:
-        return await carry_out(machine, part, tcp=tcp, on_met=on_met, open_socket=ground.open_socket)
+
+
+def foreseen(attempt: Punch) -> list[Address]:
+    """Where a pipe to the peer would lead if all goes as theory has it, the best first; empty where it doubts."""
+    shots = [] if attempt.plan.doubt else attempt.plan.shots
+    targets = [shot.target for shot in shots if shot.target.kind is not Kind.PREDICTED]
+    return list(dict.fromkeys((c.address, c.port) for c in targets if c.transport is Transport.UDP))
+
+
+async def punch(
+    ground: Ground, attempt: Punch, terms: Terms, on_met: Callable[[Met], None] = lambda met: None
+) -> Outcome:
+    """Carry ``attempt`` out; ``on_met`` hears of each way as soon as it works."""
+    tcp = [(c.address, c.port) for c in _own(terms) if c.transport is Transport.TCP]
+    with ground.share.part(attempt.attempt) as part:
+        return await carry_out(attempt, part, tcp=tcp, on_met=on_met, open_socket=ground.open_socket)
+
+
+def _own(terms: Terms) -> list[Candidate]:
+    return [c for c in terms.ours.candidates if c.kind in (Kind.LAN, Kind.HOST, Kind.IPV6)]
 
 
 def pipes_of(outcome: Outcome) -> dict[Address, TcpPipe]:

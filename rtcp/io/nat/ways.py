@@ -1,9 +1,14 @@
 """The ways of a tunnel that we dialled: which is taken, found, tried and left again (``rtcp.nat.race`` decides).
 
 The tunnel begins by whatever leads to the peer first, a relay as a rule when both are behind NATs, and carries bytes
-at once.  Once it does, better ways are looked for through it: addresses of the peer are dialled, both ends punch, and
-where that fails a session on a UDP relay is had.  What is decided is carried out by moving the tunnel
+at once.  With its first word, better ways are looked for through it: addresses of the peer are dialled, both ends
+punch, and where that fails a session on a UDP relay is had.  What is decided is carried out by moving the tunnel
 (``MuxedTunnel.move``), which its streams do not notice.
+
+Round trips are what this costs, so few are waited for: what we offer is found out while the tunnel is dialled, and goes
+out behind the handshake's last message; pipes are called to where the peer may be while that is punched for
+(``ahead``).  So the tunnel is direct three round trips after it stands, or one after the handshake over the first
+place that answers could begin.
 
 A tunnel that began without a relay is left to itself: version 5 notices when the way breaks, and asks here for
 another one.  From the first relay on its ways are watched.
@@ -18,7 +23,7 @@ What a peer makes us do is bounded: one search in ``_PAUSE`` seconds, probes by 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Final
 
@@ -28,9 +33,10 @@ from cyfs_ns.errors import BadWire, Refused, Unreachable
 from rtcp.io.commons import Commons
 from rtcp.io.dialling import Road, Roads
 from rtcp.io.mux import MuxedTunnel
+from rtcp.io.nat.ahead import Ahead
 from rtcp.io.nat.detour import Detour
 from rtcp.io.nat.ground import PATHS, PATHS_PORT, Ground, Talk
-from rtcp.io.nat.meeting import Asking, Terms, gather, new_secret, pipes_of, punch
+from rtcp.io.nat.meeting import Asking, Terms, begin, foreseen, gather, new_secret, pipes_of, punch
 from rtcp.io.nat.punch import Outcome
 from rtcp.io.pipe import Pipe, TcpPipe, log
 from rtcp.io.udp.pipe import UdpPipe
@@ -38,7 +44,7 @@ from rtcp.io.wayname import name_of, way_of
 from rtcp.nat.candidates import Kind, Offer, Transport
 from rtcp.nat.punch import Met, Verdict
 from rtcp.nat.race import Ping, Race, Report, Search, Use, Way
-from rtcp.nat.signals import Again, Answer, Ask, Bound, No, RelaySide, Told
+from rtcp.nat.signals import Again, Answer, Ask, Bound, No, RelaySide, Told, write_signal
 from rtcp.party import Address
 from rtcp.paths import Paths
 
@@ -92,11 +98,10 @@ class Ways:
 
     # Its beginning
 
-    def begin(self, tunnel: MuxedTunnel, road: Road, others: Roads) -> None:
-        """``tunnel`` stands, and came by ``road``; ``others`` may lead to the peer, too."""
+    def begin(self, tunnel: MuxedTunnel, pipe: Pipe, road: Road, others: Roads) -> None:
+        """``tunnel`` is about to stand on ``pipe``, which came by ``road``; ``others`` may lead to the peer, too."""
         self._tunnel, self._road, tunnel.ways = tunnel, road, self
-        if (pipe := tunnel.pipe) is not None:
-            self._note(pipe, road)
+        self._note(pipe, road)
         for each in (*others.relayed, road):
             self._roads[each.way] = each
         self._race.add(road.way, self._now())
@@ -355,11 +360,20 @@ class Ways:
 
     async def _meet(self, tunnel: MuxedTunnel, ground: Ground) -> None:
         name = str(tunnel.peer.device)
-        talk = Talk(await tunnel.open_stream(PATHS, PATHS_PORT))
+        may_try, secret = ground.budget.may_try(name, self._now()), new_secret()
+        is_new = may_try and self._now() <= self._began_at + _LOOK
+        if is_new:
+            ours = await gather(ground, tunnel.peer)
+            ask = write_signal(Ask(secret, tunnel.round_trip, ours))
+            talk = Talk(await tunnel.open_stream(PATHS, PATHS_PORT, first=ask))
+        else:
+            talk = Talk(await tunnel.open_stream(PATHS, PATHS_PORT))
         try:
-            ours = await gather(ground, tunnel.peer)  # now, since what leads to the peer leads to others, too
-            if ground.budget.may_try(name, self._now()):
-                verdict = await self._punch(tunnel, ground, talk, ours)
+            if may_try and not is_new:
+                ours = await gather(ground, tunnel.peer)  # now, since what leads to the peer leads to others, too
+                await talk.say(Ask(secret, tunnel.round_trip, ours))
+            if may_try:
+                verdict = await self._punch(tunnel, ground, talk, ours, secret)
                 if verdict is not None and not verdict.direct and not self._has_met:
                     ground.budget.failed(name, self._now())
             if (way := self._race.current) is None or (way.relayed and way.transport is Transport.TCP):
@@ -367,10 +381,10 @@ class Ways:
         finally:
             talk.close()
 
-    async def _punch(self, tunnel: MuxedTunnel, ground: Ground, talk: Talk, ours: Offer) -> Verdict | None:
-        """None: the peer does not want to."""
-        secret = new_secret()
-        await talk.say(Ask(secret, tunnel.round_trip, ours))
+    async def _punch(
+        self, tunnel: MuxedTunnel, ground: Ground, talk: Talk, ours: Offer, secret: bytes
+    ) -> Verdict | None:
+        """The peer was asked to.  None: it does not want to."""
         match await talk.hear():
             case Answer(theirs, offer):
                 terms = Terms(
@@ -390,7 +404,10 @@ class Ways:
         if self._is_over or self._asking is None:
             return None
         self._asking.begin(terms)
-        outcome = await punch(ground, terms, self._met)
+        attempt = begin(ground, terms)
+        with closing(Ahead(ground, self._key)) as ahead:
+            ahead.call(foreseen(attempt))
+            outcome = await punch(ground, attempt, terms, partial(self._met, ahead))
         self._keep(outcome)
         verdict = outcome.verdict
         peer = tunnel.peer.device
@@ -403,14 +420,14 @@ class Ways:
     def _judged(self, why: str) -> None:
         self._race.judged(Verdict(ways=(), why=why, probes=0, seconds=0.0), self._now())
 
-    def _met(self, met: Met) -> None:
+    def _met(self, ahead: Ahead, met: Met) -> None:
         """A way works, and the attempt goes on for a better one."""
         transport, host, port = met.target
         if transport is not Transport.UDP or self._ground is None or self._is_over:
             return
         address = (host, port)
         way = self._places[address] = Way(name_of(transport, address), met.kind, transport)
-        self._roads[way] = Road(way, partial(self._ground.endpoint.connect, address, self._key), address)
+        self._roads[way] = Road(way, partial(ahead.connect, address), address)
         self._found(way, met.rtt)
 
     def _found(self, way: Way, trip: float) -> None:

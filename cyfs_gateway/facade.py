@@ -114,7 +114,7 @@ class WayView:
     kind: str
     """How it was come by: lan, host, ipv6, mapped, observed, predicted, relay."""
     state: str
-    """In a word: in use, ready, silent, never answered, broken."""
+    """In a word: in use, tried, ready, silent, never answered, broken."""
     rtt: float | None
     """Milliseconds; None: it never answered."""
     loss: float

@@ -29,6 +29,7 @@ from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.io.logs import SeldomLine
 from cyfs_ns.names import is_ip
+from rtcp.io.mux import MuxedTunnel
 from rtcp.io.roll import AnyTunnel
 from rtcp.party import Local
 from tunnels.io.waiting import within
@@ -113,6 +114,11 @@ class Member:
     def stands(self) -> bool:
         """Whether there is a tunnel to it."""
         return self.tunnel is not None and not self.tunnel.over.is_set()
+
+    @property
+    def answers(self) -> bool:
+        """Whether it can be asked at once: there is a tunnel, and something carries it at the moment."""
+        return self.stands and not (isinstance(self.tunnel, MuxedTunnel) and self.tunnel.pipe is None)
 
     def status(self) -> dict[str, Any]:
         """As ``cyfs-gateway status`` shows it."""

@@ -1,8 +1,8 @@
 """The SNs that this machine belongs to, all of them: each has a loop of its own (``member``), and waits for no other.
 
-They also lead us to others.  Whoever wants a tunnel to a peer asks here for ways through SNs: our own, the one first
-whose domain the peer's name is below, then those that the documents of the peer's zone name.  A way through an SN is a
-stream that leads to the peer's own door; the SN moves what it cannot read.
+They also lead us to others.  Whoever wants a tunnel to a peer asks here for ways through SNs: our own, of those that
+answer the one first whose domain the peer's name is below, then those that the documents of the peer's zone name.  A
+way through an SN is a stream that leads to the peer's own door; the SN moves what it cannot read.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Membership:
     async def relay_session(self, peer: Did) -> RelaySession | None:
         """A session of the UDP relay of an SN that leads to ``peer``, a key, too; None: nobody gives one."""
         for member in self._suited(peer):
-            if not member.stands:
+            if not member.answers:
                 continue
             try:
                 pipe = await self._open(member)
@@ -216,6 +216,8 @@ class Membership:
         return await self._open_stream(member.config.sn.peer, HOST, PORT, **way)
 
     async def _through_own(self, member: Member, device: Did, _host: str, _port: int) -> Pipe:
+        if member.stands and not member.answers:
+            raise Unreachable(f"{member.name} is not reached at the moment", "tunnel_open")
         return await connected(await self._open(member), device)
 
     async def _through_foreign(self, sn: Did, device: Did, _host: str, _port: int) -> Pipe:
@@ -229,12 +231,12 @@ class Membership:
         return await connected(pipe, device)
 
     def _suited(self, did: Did) -> list[Member]:
-        """Our SNs, the one first whose domain the name is below, then those that can be asked at once."""
+        """Our SNs, those first that can be asked at once; among them the one whose domain the name is below."""
         try:
             host = "" if did.key is not None else host_of_did(did, self._acquaintance.bridges, case_safe=True).lower()
         except BadWire:
             host = ""
-        return sorted(self, key=lambda one: (not (one.domain and is_below(host, one.domain)), not one.stands))
+        return sorted(self, key=lambda one: (not one.answers, not (one.domain and is_below(host, one.domain))))
 
     def prove(self, member: Member, host: str, value: str, *, stands: bool) -> None:
         """Whether ``value`` is to stand in the DNS of that SN, for the certificate of ``host``."""

@@ -72,17 +72,17 @@ class Roads:
     def is_empty(self) -> bool:
         return not (self.first or self.udp or self.relayed or self._relays)
 
-    async def race(self, paths: Paths) -> tuple[Pipe, Road]:
+    async def race(self, paths: Paths, head_start: float = HEAD_START) -> tuple[Pipe, Road]:
         """The first connection that stands, and which way.  Raises ``Unreachable`` or ``Refused``: there is none."""
-        contest = _Contest(self, paths)
+        contest = _Contest(self, paths, head_start)
         with trio.move_on_after(PATIENCE):
             return await contest.run()
         raise Unreachable(f"nobody answered within {PATIENCE:g} s", "connect_timeout")
 
 
 class _Contest:
-    def __init__(self, roads: Roads, paths: Paths) -> None:
-        self._roads, self._paths = roads, paths
+    def __init__(self, roads: Roads, paths: Paths, head_start: float) -> None:
+        self._roads, self._paths, self._head_start = roads, paths, head_start
         self._winner: tuple[Pipe, Road] | None = None
         self._fault: Unreachable | Refused = Unreachable("no address of the peer is known", "pre_connect_dns")
         self._scope = trio.CancelScope()
@@ -121,7 +121,7 @@ class _Contest:
             for road in list(roads):
                 ended = trio.Event()
                 attempts.start_soon(self._go, road, ended)
-                with trio.move_on_after(HEAD_START):
+                with trio.move_on_after(self._head_start):
                     await ended.wait()
 
     async def _later(self, seconds: float, road: Road) -> None:

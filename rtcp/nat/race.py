@@ -221,7 +221,10 @@ class Race:
         state = self._ways[way]
         if state is not self._current:
             self._current, self._sent = state, None
-            self._why = "it was the way that was left" if before is None else f"{before.way.name} broke"
+            if before is None:
+                self._why = "it was the way that was left"
+            elif not (before.way.relayed and way.relayed):  # why there is no direct way stays as it was
+                self._why = f"{before.way.name} broke"
             if before is not None and not before.way.relayed:
                 self._left(before, now)
 
@@ -282,19 +285,20 @@ class Race:
             self._search("to find something better", now)
         self._decide(now)
 
-    def explain(self, now: float) -> Report:
-        """All of this for people."""
+    def explain(self, now: float, carries: str = "") -> Report:
+        """All of this for people.  ``carries``: the name of the way that data goes by, chosen or not."""
+        used = next((state for state in self._ways.values() if state.way.name == carries), self._current)
         ways = [
             WayReport(
                 way=state.way,
-                state=self._word(state, now),
+                state="in use" if state is used else self._word(state, now),
                 rtt=state.rtt,
                 loss=state.loss,
                 heard=None if state.heard is None else now - state.heard,
             )
             for state in sorted(self._ways.values(), key=self._worth)
         ]
-        return Report(current=self.current, why=self._why, ways=tuple(ways))
+        return Report(current=used.way if used else None, why=self._why, ways=tuple(ways))
 
     def _busy(self, now: float) -> bool:
         return self._used is not None and now - self._used < BUSY
@@ -427,7 +431,7 @@ class Race:
 
     def _word(self, state: _State, now: float) -> str:
         if state is self._current:
-            return "in use"
+            return "tried"
         if state.broken:
             return "broken"
         if self._trusted(state, now):

@@ -59,6 +59,8 @@ _TICK: Final = 0.05
 """Seconds from one look at what was said to the next."""
 _PING: Final = 5.0
 _TRY: Final = 3.0
+_HEAD_START: Final = 0.05
+"""Seconds that one relay has before the next is asked, too: the tunnel stands still meanwhile."""
 _REMEMBERED: Final = 8
 """Pipes of which is known by which road they came."""
 
@@ -102,17 +104,17 @@ class Ways:
         """``tunnel`` is about to stand on ``pipe``, which came by ``road``; ``others`` may lead to the peer, too."""
         self._tunnel, self._road, tunnel.ways = tunnel, road, self
         self._note(pipe, road)
-        for each in (*others.relayed, road):
-            self._roads[each.way] = each
+        self._roads[road.way] = road
         self._race.add(road.way, self._now())
         if road.way.relayed:
             self._watch()
             self._race.used(self._now())  # whoever dials has something to say
             self._race.handle_timeout(self._now())
             self._try_addresses(others)
-            self._act()
         else:
             self._race.pong(road.way, tunnel.round_trip, self._now())
+        self._know_relays(others)
+        self._act()
 
     def _watch(self) -> None:
         self._is_watched = True
@@ -120,6 +122,11 @@ class Ways:
 
     def _try_addresses(self, others: Roads) -> None:
         for each in others.first:
+            self._roads[each.way] = each
+            self._race.add(each.way, self._now())
+
+    def _know_relays(self, roads: Roads) -> None:
+        for each in roads.relayed:
             self._roads[each.way] = each
             self._race.add(each.way, self._now())
 
@@ -140,17 +147,17 @@ class Ways:
         if road is not None:
             patience = _LOOK_DIRECT if self._is_watched and not road.way.relayed else _LOOK
             with trio.move_on_after(patience), suppress(Unreachable):
-                return self._note(await road.connect(), road)
+                return await self._go(road)
         roads = await self._look()
         pipe, road = await roads.race(Paths())
-        for each in roads.relayed:
-            self._roads[each.way] = each
+        self._know_relays(roads)
         self._roads[road.way] = road
         return self._note(pipe, road)
 
     def explain(self) -> Report:
         """For people."""
-        return self._race.explain(self._now())
+        way = self.way
+        return self._race.explain(self._now(), "" if way is None else way.name)
 
     async def answer(self, pipe: Pipe) -> None:
         """The peer opened a stream for signals, which is taken over: all it may say is that it would like a search."""
@@ -208,6 +215,13 @@ class Ways:
             self._watch()
         if not self._is_moving:
             self._race.went(way, self._now())
+        self._act()
+
+    def _settle(self) -> None:
+        """A move has ended: what the race believes is what is."""
+        self._is_moving = False
+        if not self._is_over and self._road is not None:
+            self._race.went(self._road.way, self._now())
         self._act()
 
     def network_changed(self) -> None:
@@ -311,18 +325,29 @@ class Ways:
                     log.debug("the tunnel to %s does not go by %s: %s", tunnel.peer.did, aim.name, fault)
                     if self._race.current == aim:
                         self._race.broke(aim, self._now())
+                else:
+                    if aim.relayed and self._road is not None and self._road.way.relayed:
+                        return  # another relay was quicker, which does as well
         finally:
-            self._is_moving = False
-            self._act()
+            self._settle()
 
     async def _by(self, road: Road) -> Pipe:
-        with trio.CancelScope() as scope:
+        with trio.move_on_after(_TRY) as scope:
             self._connecting.add(scope)
             try:
-                return self._note(await road.connect(), road)
+                return await self._go(road)
             finally:
                 self._connecting.remove(scope)
-        raise Unreachable(f"{road.way.name} is not wanted any more")
+        raise Unreachable(f"{road.way.name} does not answer, or is not wanted any more", "connect_timeout")
+
+    async def _go(self, road: Road) -> Pipe:
+        """By ``road``; by whichever relay answers first if it is one, since what was well a while ago may be gone."""
+        if not road.way.relayed or road.way.transport is Transport.UDP:
+            return self._note(await road.connect(), road)
+        relays = [each for each in self._roads.values() if each.way.relayed and each.way.transport is Transport.TCP]
+        first = [road, *(each for each in relays if each.way != road.way)]
+        pipe, road = await Roads(first).race(Paths(), _HEAD_START)
+        return self._note(pipe, road)
 
     def _note(self, pipe: Pipe, road: Road) -> Pipe:
         self._came_by.append((pipe, road))
@@ -350,7 +375,11 @@ class Ways:
     async def _look_around(self, tunnel: MuxedTunnel) -> None:
         try:
             if self._now() > self._began_at + _LOOK:
-                self._try_addresses(await self._look())
+                roads = await self._look()
+                self._try_addresses(roads)
+                with suppress(Refused, Unreachable):
+                    await roads.find_relays()
+                self._know_relays(roads)
                 self._act()
             if self._ground is not None:
                 await self._meet(tunnel, self._ground)

@@ -19,6 +19,7 @@ from cyfs_ns.identity.documents import ZoneBoot
 from cyfs_ns.trust import outcome
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
+from rtcp.io.mux import MuxedTunnel
 from rtcp.party import Found, Local
 from tests.cyfs_gateway.membership.test_answered import pair
 from tests.cyfs_ns.identity.identities import NAS, PI, secret
@@ -97,6 +98,34 @@ async def test_our_own_come_first_and_the_one_whose_domain_it_is_before_all(tmp_
     assert await names(found, peer) == ["SN two.example", "SN one.example"]
     second.tunnel = SimpleNamespace(over=trio.Event())  # type: ignore[assignment]
     assert await names(found, dev_did(NAS.public)) == ["SN two.example", "SN one.example"]
+
+
+async def test_an_sn_whose_tunnel_has_no_carrier_is_asked_last_and_says_no_at_once(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [S1, S2])
+    away, there = found
+    away.domain = "one.example"
+    away.tunnel, there.tunnel = tunnel_on(None), tunnel_on(object())
+    peer = parse_did("did:web:ood1.alice.one.example")
+    assert await names(found, peer) == [f"SN {S2}", "SN one.example"]
+    *_, through = await found.relays(peer, PEER)
+    with pytest.raises(Unreachable, match="not reached at the moment"):
+        await through.dial("", 0)
+    assert not streams.opened
+    away.tunnel = tunnel_on(object())
+    assert await names(found, peer) == ["SN one.example", f"SN {S2}"]
+
+
+def tunnel_on(pipe: object) -> Any:
+    """A tunnel that stands, and travels on this."""
+
+    class Standing(MuxedTunnel):
+        pipe = None  # type: ignore[assignment]
+
+        def __init__(self) -> None:
+            self.over = trio.Event()
+
+    Standing.pipe = pipe  # type: ignore[assignment]
+    return Standing()
 
 
 async def test_those_that_documents_name_come_behind_and_none_twice(tmp_path: Path) -> None:

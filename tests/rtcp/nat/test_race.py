@@ -119,6 +119,26 @@ def test_the_relay_carries_the_first_byte_and_a_search_begins(day):
     assert day.race.explain(day.now).why == "relayed until a direct way answers"
 
 
+def test_what_carries_is_in_use_though_another_way_is_chosen(day):
+    day.say()
+    day.add(PUNCHED, 0.03)
+    day.live(0.05)
+    told = day.race.explain(day.now, RELAY.name)
+    assert told.current is RELAY
+    assert {each.way: each.state for each in told.ways} == {RELAY: "in use", PUNCHED: "tried"}
+    assert day.race.explain(day.now).current is PUNCHED
+    assert day.race.explain(day.now, "a way nobody told of").current is PUNCHED
+
+
+def test_why_there_is_no_direct_way_stays_when_one_relay_follows_another(day):
+    other = Way("another relay", Kind.RELAY, Transport.TCP)
+    day.say()
+    day.race.judged(Verdict(ways=(), why="relayed because the NATs differ", probes=0, seconds=0.0), day.now)
+    day.race.went(other, day.now)
+    assert day.race.current is other
+    assert day.race.explain(day.now).why == "relayed because the NATs differ"
+
+
 def test_what_answers_takes_over_after_one_round_trip(day):
     day.say()
     day.add(PUNCHED, 0.03)

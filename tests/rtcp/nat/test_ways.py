@@ -47,7 +47,6 @@ async def test_it_goes_direct_back_to_the_relay_and_direct_again_under_a_downloa
         with trio.fail_after(60):
             quiet = await here.alice.open_stream(BOBS_DID, None, 1)
             tunnel = here.tunnel
-            assert told(here.alice.explain(BOBS_DID)) == "sn: relayed until a direct way answers"
             await load(here, until_true=lambda: isinstance(tunnel.pipe, UdpPipe))
             assert told(here.alice.explain(BOBS_DID)) == "udp 203.0.113.2:2000: direct"
             assert here.bob.explain(ALICES_DID).current.name == "udp 198.51.100.1:1000"
@@ -90,6 +89,23 @@ async def test_a_relay_of_datagrams_carries_and_when_it_dies_a_stream_does_again
             assert here.alice.explain(BOBS_DID).current.name == "sn"
             await talk(pipe)
             pipe.close()
+
+
+async def test_when_the_relay_it_began_by_dies_with_the_way_another_one_carries():
+    async with village() as here:
+        here.names = ("sn", "other sn")
+        with trio.fail_after(60):
+            await here.alice.tunnel(BOBS_DID)
+            await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
+            here.silent.add("sn")
+            here.internet.cut.add(BOBS)
+            await load(here, until_true=lambda: here.tunnel.way == "other sn")
+            await until(lambda: "other sn: udp 203.0.113.2:2000" in told(here.alice.explain(BOBS_DID)))
+            report = here.alice.explain(BOBS_DID)
+            assert [each.way.name for each in report.ways if each.state == "in use"] == ["other sn"]
+            here.silent.clear()
+            here.internet.cut.clear()
+            await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
 
 
 async def test_it_looks_for_ways_when_it_stands_and_not_again_while_it_is_direct():

@@ -11,6 +11,7 @@ import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
@@ -154,6 +155,10 @@ class Village:
     """Who looked for ways, and how often."""
     relays_streams: bool = True
     has_relay: bool = False
+    names: tuple[str, ...] = ("sn",)
+    """What relays streams goes by these."""
+    silent: set[str] = field(default_factory=set)
+    """Names by which nobody is reached any more."""
     addresses: list[Address] = field(default_factory=lambda: [("192.0.2.77", 2980)])
     """Where Bob is said to be."""
 
@@ -211,7 +216,13 @@ async def village(
                 device = getattr(made, who)
                 if did == SN or not made.relays_streams:
                     return []
-                return [Carrier("sn", lambda host, port: device.open_stream(SN, "bob", 1), leads=True)]
+
+                async def through(name: str, _host: str, _port: int) -> Pipe:
+                    if name in made.silent:
+                        await trio.sleep_forever()
+                    return await device.open_stream(SN, "bob", 1)
+
+                return [Carrier(name, partial(through, name), leads=True) for name in made.names]
 
             return relays
 

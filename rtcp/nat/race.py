@@ -39,7 +39,7 @@ GOOD_ENOUGH = 0.005
 """A direct way this quick, in seconds, is not bettered."""
 MOST_WAYS = 16
 _MARGIN, _FRACTION = 0.002, 0.75
-_PATIENCE = {Transport.UDP: 0.2, Transport.TCP: 1.0}
+_PATIENCE = {Transport.UDP: 0.15, Transport.TCP: 1.0}
 """The least time that a ping may take; else three times what it took before.  On a connection it waits behind what is
 queued there, and on the way all that is lost is sent again first."""
 _DOUBTS = 2

@@ -90,7 +90,7 @@ class Ways:
         self._asking = None if ground is None else Asking(ground, self._ponged)
         self._detour: Detour | None = None
         self._busy_until = self._heard = self._next_look = self._began_at = 0.0
-        self._connecting: set[trio.CancelScope] = set()
+        self._moving = trio.CancelScope()
         self._is_over = self._is_watched = self._is_moving = self._is_searching = False
         self._searched_at = float("-inf")
         self._wished_at = float("-inf")
@@ -144,6 +144,8 @@ class Ways:
     async def connect(self) -> Pipe:
         """One more connection to the peer, which may have moved: the tunnel wants a carrier."""
         road = self._road
+        if self._is_moving and (aim := self._race.current) is not None:
+            road = self._roads.get(aim, road)  # what rises now was not there to be moved
         if road is not None:
             patience = _LOOK_DIRECT if self._is_watched and not road.way.relayed else _LOOK
             with trio.move_on_after(patience), suppress(Unreachable):
@@ -262,8 +264,7 @@ class Ways:
                 case Ping(way):
                     self._ping(way)
                 case Use():
-                    for scope in self._connecting:  # to where is not wanted any more
-                        scope.cancel()
+                    self._moving.cancel()  # to where is not wanted any more
                     if not self._is_moving:
                         self._is_moving = True
                         self._nursery.start_soon(self._move, self._tunnel)
@@ -288,8 +289,9 @@ class Ways:
 
     async def _ping_tunnel(self, tunnel: MuxedTunnel, way: Way) -> None:
         with trio.move_on_after(_PING), suppress(Unreachable):
+            pipe = tunnel.pipe
             trip = await tunnel.ping()
-            if self._road is not None and self._road.way == way:
+            if tunnel.pipe is pipe:  # else another way brought the answer
                 self._pong(way, trip)
 
     async def _try(self, road: Road) -> None:
@@ -316,29 +318,25 @@ class Ways:
         """Bring the tunnel to where the race wants it, which may change meanwhile."""
         try:
             while not self._is_over and (aim := self._race.current) is not None:
-                road = self._roads.get(aim)
+                road, self._moving = self._roads.get(aim), trio.CancelScope()
                 if road is None or (self._road is not None and self._road.way == aim):
                     return
                 try:
-                    await tunnel.move(partial(self._by, road))
+                    with self._moving:
+                        await tunnel.move(partial(self._by, road))
+                        if aim.relayed and self._road is not None and self._road.way.relayed:
+                            return  # another relay was quicker, which does as well
                 except (Unreachable, Refused) as fault:
                     log.debug("the tunnel to %s does not go by %s: %s", tunnel.peer.did, aim.name, fault)
                     if self._race.current == aim:
                         self._race.broke(aim, self._now())
-                else:
-                    if aim.relayed and self._road is not None and self._road.way.relayed:
-                        return  # another relay was quicker, which does as well
         finally:
             self._settle()
 
     async def _by(self, road: Road) -> Pipe:
-        with trio.move_on_after(_TRY) as scope:
-            self._connecting.add(scope)
-            try:
-                return await self._go(road)
-            finally:
-                self._connecting.remove(scope)
-        raise Unreachable(f"{road.way.name} does not answer, or is not wanted any more", "connect_timeout")
+        with trio.move_on_after(_TRY):
+            return await self._go(road)
+        raise Unreachable(f"{road.way.name} does not answer", "connect_timeout")
 
     async def _go(self, road: Road) -> Pipe:
         """By ``road``; by whichever relay answers first if it is one, since what was well a while ago may be gone."""

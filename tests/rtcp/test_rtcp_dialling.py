@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from cyfs_ns.errors import Unreachable
 from rtcp.io.dialling import Road, Roads
@@ -50,57 +49,52 @@ class Map:
         return find
 
 
-@pytest.fixture
-def here(autojump_clock: MockClock):
-    return Map
-
-
-async def test_the_first_that_answers_wins_and_a_later_one_is_closed(here):
-    map_ = here()
+async def test_the_first_that_answers_wins_and_a_later_one_is_closed(autojump_clock):
+    map_ = Map()
     roads = Roads([map_.road("a", None), map_.road("b", 0.2), map_.road("c", 0.01)])
     pipe, road = await roads.race(Paths())
     assert (pipe.name, road.way.name) == ("b", "b")
     assert map_.tried == {"a": 0, "b": 0.25}
 
 
-async def test_one_that_fails_lets_the_next_begin_and_none_is_the_last_fault(here):
-    map_ = here()
+async def test_one_that_fails_lets_the_next_begin_and_none_is_the_last_fault(autojump_clock):
+    map_ = Map()
     roads = Roads([map_.road("a", 0.01, fails=True), map_.road("b", 0.01, fails=True)])
     with pytest.raises(Unreachable, match="b"):
         await roads.race(Paths())
     assert map_.tried == {"a": 0, "b": 0.01}
 
 
-async def test_a_relay_begins_a_moment_later_and_at_once_where_no_address_is_known(here):
-    map_ = here()
+async def test_a_relay_begins_a_moment_later_and_at_once_where_no_address_is_known(autojump_clock):
+    map_ = Map()
     pipe, road = await Roads([map_.road("a", None)], relays=map_.relays("sn")).race(Paths())
     assert pipe.name == "sn"
     assert road.way.relayed
     assert map_.tried == {"a": 0, "sn": 0.02}
-    map_ = here()
+    map_ = Map()
     await Roads([], relays=map_.relays("sn")).race(Paths())
     assert map_.tried == {"sn": 0}
 
 
-async def test_a_direct_way_that_is_as_quick_beats_the_relay(here):
-    map_ = here()
+async def test_a_direct_way_that_is_as_quick_beats_the_relay(autojump_clock):
+    map_ = Map()
     pipe, _ = await Roads([map_.road("a", 0.1)], relays=map_.relays("sn")).race(Paths())
     assert pipe.name == "a"
 
 
-async def test_udp_goes_beside_and_does_not_make_failing_slow(here):
-    map_ = here()
+async def test_udp_goes_beside_and_does_not_make_failing_slow(autojump_clock):
+    map_ = Map()
     pipe, _ = await Roads([map_.road("tcp", None)], [map_.road("udp", 0.05)]).race(Paths())
     assert pipe.name == "udp"
     assert map_.tried == {"tcp": 0, "udp": 0.01}
-    map_ = here()
+    map_ = Map()
     with pytest.raises(Unreachable, match="tcp"):
         await Roads([map_.road("tcp", 0.01, fails=True)], [map_.road("udp", None)]).race(Paths())
     assert trio.current_time() - map_.began < 0.7
 
 
-async def test_a_road_that_was_dropped_is_not_tried_again_and_relays_are_found_once(here):
-    map_ = here()
+async def test_a_road_that_was_dropped_is_not_tried_again_and_relays_are_found_once(autojump_clock):
+    map_ = Map()
     roads = Roads([map_.road("a", 0.01)], relays=map_.relays("sn", "other"))
     for name in ("a", "sn", "other"):
         pipe, road = await roads.race(Paths())
@@ -109,7 +103,7 @@ async def test_a_road_that_was_dropped_is_not_tried_again_and_relays_are_found_o
     assert roads.is_empty
 
 
-async def test_nobody_answers_and_that_has_an_end(here):
-    map_ = here()
+async def test_nobody_answers_and_that_has_an_end(autojump_clock):
+    map_ = Map()
     with pytest.raises(Unreachable, match="nobody answered"):
         await Roads([map_.road("a", None)], relays=map_.relays("sn", answers=100)).race(Paths())

@@ -49,7 +49,7 @@ async def run(
     raise CommandFailed(f"{' '.join(words)}: not done in {timeout:g} s")
 
 
-async def until(what: str, condition: object, *, timeout: float = 10.0) -> None:
+async def until(what: str, condition: object, *, timeout: float = 60.0) -> None:
     """Wait until ``condition()`` (plain or async) is true.  Raises ``CommandFailed`` naming ``what``."""
     assert callable(condition)
     with trio.move_on_after(timeout):
@@ -99,7 +99,7 @@ class Process:
         """All it said until now."""
         return self.log.read_text(errors="replace")
 
-    async def says(self, words: str, *, timeout: float = 10.0) -> None:
+    async def says(self, words: str, *, timeout: float = 60.0) -> None:
         """Wait until its log has these words; ``CommandFailed`` when it ends or time passes before."""
         await until(f"{self.name} says {words!r}", lambda: words in self.text() or self._must_run(), timeout=timeout)
 

@@ -99,7 +99,7 @@ async def life(servers: list[HostPort], opens: bool, trusts: bool, said: Words, 
         async def surveyed() -> bool:
             return gatherer.behaviour is not None
 
-        await until("the NAT is known", surveyed, timeout=30)
+        await until("the NAT is known", surveyed, timeout=60)
         said.put(None)
         await trio.to_thread.run_sync(hears.get)  # now both know
         ours = await gatherer.offer(share, trusts)
@@ -155,7 +155,7 @@ async def test_offers_of_real_devices_lead_to_each_other(lab):
             looked = await hosts[4, 0].call(partial(trio.run, partial(behaviour, at)))
             return looked.blocked.value is False
 
-        await until("the server answers", answers, timeout=30)
+        await until("the server answers", answers, timeout=60)
         servers = [HostPort(ips[0], port) for port in PORTS]
         few = trio.CapacityLimiter(3)  # more at a time, and the machine is what they measure
 

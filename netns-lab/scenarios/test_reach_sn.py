@@ -33,7 +33,7 @@ class Houses:
 
     async def explained(self) -> dict[str, Any]:
         words = ("ping", str(DID["box"]), "--explain", "--json", "--home", str(self.lab.directory / "laptop"))
-        done = await self.laptop.run(PROGRAM, *words, check=False, timeout=40)
+        done = await self.laptop.run(PROGRAM, *words, check=False, timeout=60)
         return json.loads(done.out) if done.code == 0 else {"way": "", "why": done.err, "ways": []}
 
     async def goes(self, way: str, why: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Houses:
             return seen["way"].startswith(way) and why in seen["why"]
 
         try:
-            await until(f"it goes by {way}", does, timeout=30)
+            await until(f"it goes by {way}", does, timeout=60)
         except Exception as late:
             raise AssertionError(f"{seen}\n{self.there.process.text()[-3000:]}") from late
         return seen
@@ -101,7 +101,7 @@ async def test_they_meet(lab, here, there, way, why):
             said = await at_box.api("/cyfs/status")
             return all(one["tunnel"] == "stands" for one in said["memberships"])
 
-        await until("the SN is reached", reached, timeout=30)
+        await until("the SN is reached", reached, timeout=60)
         joined = await box.run(PROGRAM, "sn", "join", str(DID["sn"]), "--name", "alice", "--yes", *home)
         assert joined.code == 0, joined.err
         await at_laptop.api("/cyfs/memberships", method="POST")
@@ -110,6 +110,6 @@ async def test_they_meet(lab, here, there, way, why):
             both = [await each.api("/cyfs/status") for each in (at_box, at_laptop)]
             return all(one["why"] == "" for said in both for one in said["memberships"])
 
-        await until("both belong to the SN", content, timeout=40)
+        await until("both belong to the SN", content, timeout=60)
         seen = await Houses(lab, laptop, box, at_laptop).goes(way, why)
         assert {one["state"] for one in seen["ways"]} >= {"in use", "ready"}, seen

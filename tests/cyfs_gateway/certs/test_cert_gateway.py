@@ -83,8 +83,8 @@ rules: ["MATCH,DIRECT"]
             await until(lambda: hasattr(Asker, "host") and Asker.host.certificates is not None)
             source = Asker.host.certificates
             assert source is not None
-            await until(lambda: source.certificate_for("nas.home.test") is not None, 30)
-            await until(lambda: source.certificate_for("any.home.test") is not None, 30)
+            await until(lambda: source.certificate_for("nas.home.test") is not None)
+            await until(lambda: source.certificate_for("any.home.test") is not None)
             status = house.gateway._modules.status
             good = {"running": True, "nas.home.test": "good", "_.home.test": "good"}
             await until(lambda: status()["certificates"] == good)
@@ -99,7 +99,7 @@ rules: ["MATCH,DIRECT"]
             assert done.stdout == b"ordered: nas.home.test\n"
 
             renewed = source.status  # type: ignore[attr-defined]
-            await until(lambda: first not in json.dumps(renewed()), 30)
+            await until(lambda: first not in json.dumps(renewed()))
             done = await command(home, "certs", "renew", "other.home.test")
             assert done.returncode == 1 and b"other.home.test" in done.stderr
             await house.reload("asker: true\n", base=base)

@@ -32,11 +32,11 @@ PHOTOS = "photos.home.example"
 async def receiving(both: Pair, *words: str) -> AsyncIterator[trio.Process]:
     """``receive`` at photos, as soon as it can be sent to."""
     async with both.running("photos", "receive", *words) as process:
-        await until(lambda: RECEIVE in both.photos.engine.offers._offered, 30)
+        await until(lambda: RECEIVE in both.photos.engine.offers._offered)
         if "--json" in words:
             assert json.loads(await line(process))["event"] == "waiting"
         yield process
-        await until(lambda: RECEIVE not in both.photos.engine.offers._offered or process.poll() is None, 30)
+        await until(lambda: RECEIVE not in both.photos.engine.offers._offered or process.poll() is None)
 
 
 def some(path: Path, size: int) -> str:
@@ -97,7 +97,7 @@ async def part_of(box: Path, least: int) -> Path:
         found[:] = [each for each in box.glob(".*.part") if each.stat().st_size >= least]
         return bool(found)
 
-    await until(enough, 30)
+    await until(enough)
     return found[0]
 
 

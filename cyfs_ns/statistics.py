@@ -32,23 +32,25 @@ _TOP_ROOM = 1024  # counters of one top list: names beyond a few hundred are noi
 class TopList(Generic[K]):
     """The most frequent keys of a stream, each with a count that is never too low."""
 
-    __slots__ = ("_counts", "_errors", "_heap", "_room")
+    __slots__ = ("_counts", "_errors", "_floor", "_least", "_room")
 
     def __init__(self, room: int = _TOP_ROOM) -> None:
         self._room = room
         self._counts: dict[K, int] = {}
         self._errors: dict[K, int] = {}
-        self._heap: list[tuple[int, int, K]] = []
+        self._floor = 0
+        """The smallest count when the counters were last looked through; none is below it."""
+        self._least: list[K] = []
+        """Those that had it then."""
 
     def add(self, key: K, times: int = 1) -> None:
         """Count ``key`` ``times`` more."""
-        count = self._counts.get(key)
+        counts = self._counts
+        count = counts.get(key)
         if count is not None:
-            self._counts[key] = count + times
-            return
-        if len(self._counts) < self._room:
-            self._counts[key] = times
-            heapq.heappush(self._heap, (times, id(key), key))
+            counts[key] = count + times
+        elif len(counts) < self._room:
+            counts[key] = times
         else:
             self._take_over(key, times)
 
@@ -63,7 +65,7 @@ class TopList(Generic[K]):
     def clear(self) -> None:
         self._counts.clear()
         self._errors.clear()
-        self._heap.clear()
+        self._least.clear()
 
     def dump(self) -> list[tuple[K, int, int]]:
         """Everything: key, count and error."""
@@ -78,19 +80,20 @@ class TopList(Generic[K]):
                     self._errors[key] = error
 
     def _take_over(self, key: K, times: int) -> None:
-        # The heap holds counts as they were; one that has grown since goes back in with what it is now.
-        counts, heap = self._counts, self._heap
+        # Each look through all counters finds a larger floor, and for that as many must have been counted as there are
+        # counters: a newcomer costs the same however many there are.
+        counts, least = self._counts, self._least
         while True:
-            stale, order, least = heap[0]
-            count = counts[least]
-            if count == stale:
+            if not least:
+                self._floor = min(counts.values())
+                least += [each for each, count in counts.items() if count == self._floor]
+            gone = least.pop()
+            if counts[gone] == self._floor:
                 break
-            heapq.heapreplace(heap, (count, order, least))
-        del counts[least]
-        self._errors.pop(least, None)
-        counts[key] = count + times
-        self._errors[key] = count
-        heapq.heapreplace(heap, (count + times, id(key), key))
+        del counts[gone]
+        counts[key] = self._floor + times
+        self._errors[key] = self._floor
+        self._errors.pop(gone, None)
 
 
 class Heard(NamedTuple):

@@ -83,11 +83,8 @@ class Worker:
             errands.clear()
 
     def _ask(self, door: UdpDoor, errand: Errand) -> None:
-        if errand.client.pending >= MAX_OF_ONE:
-            return
-        if len(self._in_flight) >= MAX_IN_FLIGHT:
-            # Answers the server had no room to tell leave a number behind: the eldest is the likeliest.
-            self._done(next(iter(self._in_flight)))
+        if len(self._in_flight) >= MAX_IN_FLIGHT or errand.client.pending >= MAX_OF_ONE:
+            return  # those who came first have waited longer
         self._number = (self._number + 1) & 0xFFFFFFFF
         peer = door.peer(errand)
         frame = frames.pack(
@@ -105,12 +102,6 @@ class Worker:
             self._line.send(frame)
             errand.client.pending += 1
             self._in_flight[self._number] = door, errand
-
-    def _done(self, number: int) -> tuple[UdpDoor, Errand] | None:
-        asked = self._in_flight.pop(number, None)
-        if asked is not None:
-            asked[1].client.pending -= 1
-        return asked
 
     def _listen(self) -> bool:
         for _ in range(_FRAMES):
@@ -134,10 +125,8 @@ class Worker:
         return True
 
     def _answer(self, number: bytes, answer: bytes, view: bytes, standing: bytes, entry: bytes) -> None:
-        asked = self._done(int.from_bytes(number))
-        if asked is None:
-            return
-        door, errand = asked
+        door, errand = self._in_flight.pop(int.from_bytes(number))
+        errand.client.pending -= 1
         if answer:
             door.send(errand, answer)
         admission = Admission(view.decode(), limited=standing == frames.LIMITED)

@@ -20,8 +20,8 @@ from cyfs_ns import workerframes as frames
 from cyfs_ns.cookies import Cookies
 from cyfs_ns.errors import BadWire
 from cyfs_ns.hot import Admission, Hot, HotDoor, HotEntry
-from cyfs_ns.io import workers
-from cyfs_ns.io.datagrams import open_udp
+from cyfs_ns.io import workerprocess, workers
+from cyfs_ns.io.datagrams import UdpDoor, open_udp
 from cyfs_ns.io.light import Word, afterwards
 from cyfs_ns.io.udp import Serve
 from cyfs_ns.io.workerprocess import Worker
@@ -170,6 +170,27 @@ async def test_counts_are_told_a_few_at_a_time():
             assert (kind, view, len(lot) <= 32) == (frames.HITS, b"home", True)
             told |= lot
         assert told == dict.fromkeys(asked, 3)
+
+
+async def test_at_its_bound_a_worker_keeps_those_who_came_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workerprocess, "MAX_IN_FLIGHT", 3)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, open_udp("127.0.0.1", 0) as sock:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        worker = Worker(theirs, [door := UdpDoor(sock)])
+        async with Client(sock.getsockname()[1]) as client:
+            for number in range(5):
+                await client.sock.send(ask(f"{number}.example", number))
+            await until(lambda: worker._turn(door, 0) is None and len(worker._in_flight) == 3)
+            asked = [frames.unpack(ours.recv(1 << 17))[1] for _ in range(3)]
+            with pytest.raises(BlockingIOError):
+                ours.recv(1)
+            for number, _, query, *_ in asked:
+                ours.send(frames.pack(frames.ANSWER, number, query, b"home", frames.UNLIMITED, b""))
+            assert worker._listen()
+            assert [(await client.sock.recv(4096))[1] for _ in range(3)] == [0, 1, 2]
+        assert not worker._in_flight
 
 
 async def test_a_question_of_a_worker_is_no_task_of_its_own():

@@ -24,7 +24,7 @@ from typing import Any
 import trio
 import trustme
 from devices import PROGRAM
-from netnslab import HOME, PORT_RESTRICTED, SYMMETRIC, Gateway, Host, Lab
+from netnslab import HOME, PORT_RESTRICTED, SYMMETRIC, Gateway, Host, Lab, Link
 from netnslab.nameserver import dig, unbound
 from netnslab.process import Done, Process, until
 
@@ -80,18 +80,19 @@ class Bundle:
 
 
 class Story:
-    """The places, and what people do there.  ``told``: what they waited for, in milliseconds."""
+    """The places, and what people do there.  ``told``: what they waited for, in milliseconds.  ``link``: the cables of
+    both houses to the world; None: good ones."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, link: Link | None = None) -> None:
         self.lab = lab
         internet = lab.network(_PUBLIC, name="internet")
         self.resolver, self.root, self.authority, *sns = (
             lab.host(internet, name=name) for name in ("resolver", "root", "authority", "sn", "spare")
         )
         self.sn, self.spare = (Sn(host, f"{host.name}.example") for host in sns)
-        carrier = lab.network("100.64.0.0/24", uplink=internet, nat=PORT_RESTRICTED, name="carrier")
+        carrier = lab.network("100.64.0.0/24", uplink=internet, nat=PORT_RESTRICTED, link=link, name="carrier")
         self.box = lab.host(lab.network("192.168.1.0/24", uplink=carrier, nat=HOME, name="home"), name="ood1")
-        away = lab.network("192.168.7.0/24", uplink=internet, nat=HOME, name="away")
+        away = lab.network("192.168.7.0/24", uplink=internet, nat=HOME, link=link, name="away")
         mobile = lab.network("10.20.0.0/24", uplink=internet, nat=SYMMETRIC, name="mobile")
         self.laptop, self.phone = lab.host(away, name="laptop"), lab.host(mobile, name="phone")
         assert carrier.router and away.router and mobile.router

@@ -1,0 +1,53 @@
+"""How long somebody waits who asks for something at home for the first time, through the SN: the first byte, cold.
+
+Cold is a laptop whose gateway has just begun, belongs to its SN, and has never dialled the box, nor the box heard of
+it.  Both are as far from the SN as half of the round trip between them, and as far from their resolver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from statistics import median
+
+import pytest
+from netnslab import Link, need
+from sn_story import BOX, BY_SOCKS, MARK, Story
+
+ROUNDS = 3
+
+
+@pytest.mark.parametrize("round_trip", [0.0, 0.04])
+async def test_the_first_byte_through_the_sn(lab, capsys, round_trip):
+    need("curl", "dig", "knotd", "unbound", "nginx")
+    story = Story(lab, link=Link(delay=round_trip / 4) if round_trip else None)
+    took = []
+    async with story.lab.up(timeout=300):
+        await story.prepared(story.sn)
+        async with story.run(story.sn) as at_sn:
+            await story.sn.host.wait_for_port(53, story.sn.host.ip)
+            await story.knows(story.sn.domain, story.sn.host.ip)
+            async with story.gateway(story.box, story.at_home(story.sn)) as at_box:
+                await story.reaches(at_box, story.sn)
+                await story.joins(at_box, story.sn)
+            unused = story.home(story.laptop).with_name("unused")
+            shutil.copytree(story.home(story.laptop), unused)
+            for _ in range(ROUNDS):
+                shutil.rmtree(story.home(story.laptop))
+                shutil.copytree(unused, story.home(story.laptop))
+                async with contextlib.AsyncExitStack() as stack:
+                    at_box = await stack.enter_async_context(story.gateway(story.box, story.at_home(story.sn)))
+                    await story.belongs(at_box, story.sn, leads=[story.sn.photos])
+                    at_laptop = await stack.enter_async_context(
+                        story.gateway(story.laptop, story.away_from_home(story.sn))
+                    )
+                    await story.reaches(at_laptop, story.sn)
+                    await at_laptop.api("/cyfs/memberships", method="POST")
+                    await story.belongs(at_laptop, story.sn)
+                    seen, first = await story.page(story.laptop, f"http://{BOX}/", *BY_SOCKS)
+                    logs = "\n".join(f"--- {one.host.name}\n{one.process.text()}" for one in (at_laptop, at_box, at_sn))
+                    assert MARK in seen, f"{seen}\n{logs}"
+                    took.append(first)
+    with capsys.disabled():
+        each = ", ".join(f"{one:.0f}" for one in took)
+        print(f"\nfirst byte at {round_trip * 1e3:.0f} ms: {median(took):.0f} ms ({each})")

@@ -57,16 +57,12 @@ from rtcp.io.udp.sockets import TrainSocket
 from rtcp.nat.race import Report, WayReport
 from rtcp.party import Address, Found, Local, Peer
 from tunnels.endpoint import Target
-from tunnels.io.waiting import TcpEndpoint
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
     from cyfs_gateway.io.world import World
     from cyfs_ns.io.trusted.resolver import TrustedNames
 
-_ALIVE: Final = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 15))
-"""A router that has forgotten a stream learns of it again within seconds; a network that is away for half a minute ends
-nothing."""
 _AGAIN: Final = 10.0
 _GRACE: Final = 0.02
 """Seconds that a device of our own links has to answer when there are other ways to it; one or two thousandths do."""
@@ -417,15 +413,9 @@ class Peers:
 
     async def _dial(self, host: str, port: int) -> Pipe:
         try:
-            pipe = await self._world.outbounds["DIRECT"].open_stream(Target(host, port))
+            return await self._world.outbounds["DIRECT"].open_stream(Target(host, port))
         except OSError as fault:
             raise Unreachable(str(fault), "other") from fault
-        if isinstance(pipe, TcpEndpoint):
-            with suppress(OSError):  # it broke already, as whoever uses it finds out
-                pipe.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for option, value in _ALIVE:
-                    pipe.setsockopt(socket.IPPROTO_TCP, option, value)
-        return pipe
 
 
 def view(tunnel: AnyTunnel, report: Report | None) -> PeerView:

@@ -23,7 +23,7 @@ from rtcp.io.commons import Commons, Connect
 from rtcp.io.conversation import Conversations
 from rtcp.io.judging import Judging
 from rtcp.io.line import Line
-from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, log, watch_over
+from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, log, watch_no_more
 from rtcp.io.wayname import way_of
 from rtcp.nat.race import Report, Way
 from rtcp.party import Peer
@@ -297,7 +297,7 @@ class MuxedTunnel:
         self, established: Established, pipe: Pipe, early: bytes = b"", owed: bytes = b"", *, leg: bool = False
     ) -> None:
         """What the handshake left stands, or is about to; ``owed`` is left to say of it, ``early`` came behind it."""
-        watch_over(pipe)
+        watch_no_more(pipe)  # the tunnel has a pulse, which costs an idle device less
         carrier = established.carrier
         line = self._lines[carrier] = Line(carrier, pipe, self._shared.reactor, self._hear, self._heard, leg=leg)
         if owed:

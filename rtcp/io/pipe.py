@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeGuard
 
 import trio
 
@@ -25,7 +25,7 @@ log = logging.getLogger("cyfs.rtcp")
 DEFAULT_PORT = 2980
 
 _BACKLOG = 1024
-_WATCHED = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
+_WATCHED = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))  # s, s, how often
 _ACCEPTS_PER_TURN = 32
 _MOST_AT_ONCE, _FOR_NOTHING = 65536, 16384
 _ELBOW_SECONDS = 0.01
@@ -91,10 +91,20 @@ def watch_over(pipe: Pipe) -> None:
 
     For one that may have nothing to say for long: a router that has forgotten it learns of it again, or is found out.
     """
-    if isinstance(pipe, socket.SocketType) and pipe.family in (socket.AF_INET, socket.AF_INET6):
+    if _is_tcp(pipe):
         pipe.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _WATCHED:
             pipe.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def watch_no_more(pipe: Pipe) -> None:
+    """Have the kernel send nothing of its own, if ``pipe`` is a TCP connection: its user looks after it by itself."""
+    if _is_tcp(pipe):
+        pipe.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+
+
+def _is_tcp(pipe: Pipe) -> TypeGuard[socket.SocketType]:
+    return isinstance(pipe, socket.SocketType) and pipe.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def break_off(end: Pipe) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Generic, TypeVar
 
 import trio
 
@@ -20,6 +22,8 @@ _HELD_PATIENCE = 8.0
 clock for that: ``doubt`` tells when it is gone."""
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
 """Seconds to wait before a request is repeated that the peer had no room for."""
+
+_Made = TypeVar("_Made", bound="MuxedStream | MuxedDatagrams")
 
 
 class Asking:
@@ -44,21 +48,24 @@ class Asking:
 
     async def open_stream(self, host: str | None, port: int, source: Address | None, first: bytes = b"") -> MuxedStream:
         """``first`` goes out behind the request.  Raises ``Refused``, ``TunnelOver`` and ``Unreachable``."""
-        return self._standing.streams[await self._open(write_target(Purpose.STREAM, host, port, source), first)]
+        return await self._open(write_target(Purpose.STREAM, host, port, source), self._standing.stream, first)
 
     async def open_datagrams(self, host: str | None, port: int, source: Address | None) -> MuxedDatagrams:
         """Raises as ``open_stream``."""
-        return self._standing.flows[await self._open(write_target(Purpose.DATAGRAMS, host, port, source))]
+        return await self._open(write_target(Purpose.DATAGRAMS, host, port, source), self._standing.flow)
+
+    def begin_stream(self, host: str | None, port: int, source: Address | None) -> Begun[MuxedStream]:
+        """As ``open_stream``, that waits for no answer.  Raises ``TunnelOver`` and ``Unreachable``."""
+        return self._ask(write_target(Purpose.STREAM, host, port, source), self._standing.stream)
 
     def ask_stream(self, host: str | None, port: int, source: Address | None, then: Answered) -> GiveUp | None:
         """As ``open_stream`` for whoever is no task; None: it takes one, and ``then`` hears nothing."""
         if not self._machine.is_up:
             return None
         try:
-            number, stream = self._begin(write_target(Purpose.STREAM, host, port, source))
+            number, stream = self._begin(write_target(Purpose.STREAM, host, port, source), self._standing.stream)
         except Unreachable:
             return None  # whoever awaits it is told, or waits until it can be asked
-        assert isinstance(stream, MuxedStream)
         asked = self._asked[number] = _Asked(self, number, stream, then)
         self._soon()
         return asked.give_up
@@ -99,34 +106,27 @@ class Asking:
             for asked in waiting:
                 asked.answer(_no_way())
 
-    async def _open(self, opening: Opening, first: bytes = b"") -> int:
+    async def _open(self, opening: Opening, make: Callable[[int], _Made], first: bytes = b"") -> _Made:
         for pause in (*_PAUSES, None):
             try:
-                return await self._ask(opening, first)
+                begun = self._ask(opening, make, first)
+                await begun.answered()
+                return begun.pipe
             except TooSoon:
                 if pause is None:
                     break
                 await trio.sleep(pause)
         raise Unreachable("the peer takes no more streams at the moment", "tunnel_open")
 
-    async def _ask(self, opening: Opening, first: bytes) -> int:
-        number, made = self._begin(opening)
+    def _ask(self, opening: Opening, make: Callable[[int], _Made], first: bytes = b"") -> Begun[_Made]:
+        number, made = self._begin(opening, make)
         asked = self._asked[number] = _Awaited()
         if first:
             self._machine.send(number, first, self._now())
         self._turn()
-        try:
-            await self._hear_of(asked)
-            if asked.fault is not None:
-                raise asked.fault
-        except (CyfsError, trio.Cancelled):
-            self.put_away(number, made)
-            raise
-        finally:
-            del self._asked[number]
-        return number
+        return Begun(self, number, made, asked)
 
-    def _begin(self, opening: Opening) -> tuple[int, MuxedStream | MuxedDatagrams]:
+    def _begin(self, opening: Opening, make: Callable[[int], _Made]) -> tuple[int, _Made]:
         """Raises ``Unreachable``: ``TunnelOver``, ``TooSoon``, or there are no more descriptors."""
         try:
             number = self._machine.open(opening, self._now())
@@ -135,12 +135,41 @@ class Asking:
         except Refused as full:
             raise TooSoon(str(full), "tunnel_open") from full
         try:
-            is_stream = opening.purpose == Purpose.STREAM
-            return number, self._standing.stream(number) if is_stream else self._standing.flow(number)
+            return number, make(number)
         except Unreachable:
             self._machine.reset(number, Stop.INTERNAL, self._now())
             self._soon()
             raise
+
+    async def hear(self, begun: Begun[_Made]) -> None:
+        """As :meth:`Begun.answered`."""
+        try:
+            await self._hear(begun)
+        except (CyfsError, trio.Cancelled):
+            begun.pipe.close()
+            raise
+
+    def hear_soon(self, begun: Begun[_Made]) -> None:
+        """As :meth:`Begun.is_used`."""
+
+        async def hear() -> None:
+            with suppress(CyfsError):
+                await self._hear(begun)
+
+        self._shared.nursery.start_soon(hear)
+
+    async def _hear(self, begun: Begun[_Made]) -> None:
+        try:
+            await self._hear_of(begun.asked)
+            if begun.asked.fault is not None:
+                raise begun.asked.fault
+        except (CyfsError, trio.Cancelled) as fault:
+            self._machine.reset(begun.number, Stop.CANCELLED, self._now())
+            begun.pipe.broke(str(fault) or "it was not opened")
+            self._soon()
+            raise
+        finally:
+            del self._asked[begun.number]
 
     async def _hear_of(self, asked: _Awaited) -> None:
         """Wait for an answer; but not for long while there is nobody who could give it.  Raises ``Unreachable``."""
@@ -150,6 +179,26 @@ class Asking:
             if not self._machine.is_up and not asked.answered.is_set():
                 raise _no_way()
         await asked.answered.wait()
+
+
+class Begun(Generic[_Made]):
+    """A conversation that the peer is asked for.  What is said on ``pipe`` goes out behind the request (§8.1)."""
+
+    __slots__ = ("_asking", "asked", "number", "pipe")
+
+    def __init__(self, asking: Asking, number: int, pipe: _Made, asked: _Awaited) -> None:
+        self._asking, self.number, self.pipe, self.asked = asking, number, pipe, asked
+
+    async def answered(self) -> None:
+        """Until the peer says yes; to be awaited once, unless it ``is_used``.
+
+        Raises ``Refused``, ``TunnelOver`` and ``Unreachable``; ``pipe`` is closed then, and when it is cancelled.
+        """
+        await self._asking.hear(self)
+
+    def is_used(self) -> None:
+        """Nobody waits for the answer: ``pipe`` is its reader's from now on, and breaks with a no."""
+        self._asking.hear_soon(self)
 
 
 def _no_way() -> Unreachable:

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -36,7 +36,7 @@ from rtcp.io.alarms import Alarms
 from rtcp.io.answers import TunnelOver
 from rtcp.io.commons import Commons, Connect
 from rtcp.io.dialling import Dial, Road, Roads
-from rtcp.io.fifth import Fifth, Introduced, Version5, nothing_yet
+from rtcp.io.fifth import Fifth, Introduced, Met, Old, Version5
 from rtcp.io.judging import MuxedRequest
 from rtcp.io.mux import MuxedTunnel, NotNow
 from rtcp.io.nat.ground import PATHS, Gather, Ground, RelaySession
@@ -78,7 +78,12 @@ _RELAYS = 4
 _LOOK = 1.0
 """Seconds after which a peer that does not answer where it was is looked up."""
 
-_Opened = TypeVar("_Opened")
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Opened = TypeVar("_Opened", bound=_Closable)
 
 
 def _stay_away(fault: BaseException | None) -> float:
@@ -158,12 +163,14 @@ class Carrier:
     """A way around, instead of plain connections: a proxy, or another tunnel.
 
     ``name`` makes tunnels by this way different from others.  A carrier that ``leads`` to the peer by itself needs no
-    address; ``dial`` is then called with an empty one.
+    address; ``dial`` is then called with an empty one.  ``hasten``: as ``dial``, without waiting for a yes of whoever
+    leads there; what it opens may lead nowhere.
     """
 
     name: str
     dial: Dial
     leads: bool = False
+    hasten: Connect | None = None
 
 
 @asynccontextmanager
@@ -276,6 +283,46 @@ def _parameters(local: Local) -> Parameters:
     return Parameters(features=features, port=callable_at)
 
 
+def _name(did: Did, via: Carrier | None) -> tuple[Did, str]:
+    """What tunnels are asked for by."""
+    return did.canonical, via.name if via else ""
+
+
+class _Wish(Generic[_Opened]):
+    """What somebody would like of a tunnel that is being made."""
+
+    def __init__(self, ask: Callable[[AnyTunnel], Awaitable[_Opened]]) -> None:
+        self._ask = ask
+        self._begun = trio.Event()
+        self.tunnel: MuxedTunnel | None = None
+        self.over = trio.Event()
+        """Set when it came true, or came to nothing: ``fault`` is the peer's no; without one it may be asked again."""
+        self.opened: _Opened | None = None
+        self.fault: CyfsError | None = None
+
+    def begin(self, tunnel: MuxedTunnel) -> None:
+        """Ask ``tunnel``, whose verdict is to come."""
+        if self.tunnel is None:
+            self.tunnel = tunnel
+            self._begun.set()
+
+    async def run(self) -> None:
+        await self._begun.wait()
+        assert self.tunnel is not None
+        try:
+            self.opened = await self._ask(self.tunnel)
+        except (Refused, Unreachable) as fault:
+            if self.tunnel.stands and not isinstance(fault, TunnelOver):
+                self.fault = fault
+        self.over.set()
+
+    def close(self) -> None:
+        """It is not wanted any more."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
+
+
 class Device:
     """Made by :func:`open_device`."""
 
@@ -295,6 +342,10 @@ class Device:
         self._flights: Merged[tuple[Did, str], AnyTunnel] = Merged()
         self._devices: Merged[TunnelKey, AnyTunnel] = Merged()
         self._resting: dict[tuple[Did, str], tuple[float, CyfsError]] = {}
+        self._wishes: dict[tuple[Did, str], set[_Wish[Any]]] = {}
+        """By the name that is dialled, and the way."""
+        self._called: dict[TunnelKey, set[tuple[Did, str]]] = {}
+        """By which names a device is being called."""
         self._paths = Paths()
         self._roads = trio.Event()
         """Set, and replaced, when this machine's addresses or routes are others."""
@@ -406,7 +457,7 @@ class Device:
         if standing is not None:
             await trio.lowlevel.checkpoint_if_cancelled()  # a whole one costs as much as all of this
             return standing
-        key = did.canonical, via.name if via else ""
+        key = _name(did, via)
         return await self._flights.run(key, lambda: self._make(did, key, via, at))
 
     def _stands(self, did: Did, via: Carrier | None) -> AnyTunnel | None:
@@ -503,6 +554,9 @@ class Device:
     async def _through(
         self, did: Did, via: Carrier | None, at: int | None, ask: Callable[[AnyTunnel], Awaitable[_Opened]]
     ) -> _Opened:
+        key = _name(did, via)
+        if self._stands(did, via) is None and (opened := await self._ask_early(did, key, via, at, ask)) is not None:
+            return opened
         tunnel = await self.tunnel(did, via=via, at=at)
         try:
             return await ask(tunnel)
@@ -513,6 +567,50 @@ class Device:
             return await ask(tunnel)
         except Spent as spent:
             raise Unreachable(str(spent), "tunnel_open") from spent
+
+    async def _ask_early(
+        self,
+        did: Did,
+        key: tuple[Did, str],
+        via: Carrier | None,
+        at: int | None,
+        ask: Callable[[AnyTunnel], Awaitable[_Opened]],
+    ) -> _Opened | None:
+        """Make a tunnel, and ask it behind the last message of its handshake.  None: it stands, and is to be asked."""
+        wish = _Wish(ask)
+        self._wishes.setdefault(key, set()).add(wish)
+        fault: CyfsError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wish.run)
+                try:
+                    if await self.tunnel(did, via=via, at=at) is wish.tunnel:
+                        await wish.over.wait()
+                except (Refused, Unreachable) as failed:
+                    fault = failed
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            wish.close()
+            raise
+        finally:
+            self._wishes[key].discard(wish)
+            if not self._wishes[key]:
+                del self._wishes[key]
+        if fault is None and wish.over.is_set():
+            fault = wish.fault
+        else:
+            wish.close()
+        if fault is not None:
+            raise fault
+        return wish.opened
+
+    def _introduced(self, ways: Introduced | None, tunnel: MuxedTunnel, pipe: Pipe) -> None:
+        """All but the peer's verdict is there: whoever waits for it may ask, and ``ways`` after them."""
+        for name in self._called.get(tunnel.key, ()):
+            for wish in self._wishes.get(name, ()):
+                wish.begin(tunnel)
+        if ways is not None:
+            ways(tunnel, pipe)
 
     # Dialling
 
@@ -543,7 +641,14 @@ class Device:
         self._roll.check_name(did, device)
         key = TunnelKey(self.local.canonical, device, via.name if via else "")
         # Two names may lead to one device, which takes one tunnel.
-        tunnel = await self._devices.run(key, lambda: self._reach(did, found, key, via))
+        names = self._called.setdefault(key, set())
+        names.add(_name(did, via))
+        try:
+            tunnel = await self._devices.run(key, lambda: self._reach(did, found, key, via))
+        finally:
+            names.discard(_name(did, via))
+            if not names:
+                self._called.pop(key, None)
         if not self._register.call(device, did):
             raise Refused(f"{did} is another device here by now")
         return tunnel
@@ -556,21 +661,23 @@ class Device:
         peer = Peer(did=did.canonical, device=key.remote, about=found.about, dialled=True)
         paths = Paths() if via else self._paths
         roads = _roads_via(via, found) if via else self._roads_to(did, found)
+        remote = Remote(did, found.key)
         fault: CyfsError = Unreachable(f"no address of {did} is known", "pre_connect_dns")
         answered: CyfsError | None = None  # says more than whoever did not answer after that
         while not roads.is_empty:
             try:
-                pipe, road = await roads.race(paths)
+                met, road = await roads.meet(paths, partial(self._meet, remote))
             except (Unreachable, Refused) as failed:
                 fault = failed if answered is None else answered
                 break
             roads.drop(road)
             again: Connect = partial(self._again, did, found.key, via, road)
-            introduced: Introduced = nothing_yet
+            begin: Introduced | None = None
             if (ways := None if via else self._ways(did, found)) is not None:
-                again, introduced = ways.connect, partial(ways.begin, road=road, others=roads)
+                again, begin = ways.connect, partial(ways.begin, road=road, others=roads)
+            introduced = partial(self._introduced, begin)
             try:
-                made = await self._greet(Remote(did, found.key), peer, key, pipe, road.connect, again, introduced)
+                made = await self._greet(met, remote, peer, key, road.connect, again, introduced)
             except Unreachable as failed:
                 fault = answered = failed
                 if road.address is not None:
@@ -608,7 +715,7 @@ class Device:
         if relays and self._ground is not None:
             self._ground.expect()
         return [
-            Road(Way(relay.name, Kind.RELAY, Transport.TCP), partial(relay.dial, "", 0))
+            Road(Way(relay.name, Kind.RELAY, Transport.TCP), partial(relay.dial, "", 0), hasten=relay.hasten)
             for relay in relays[:_RELAYS]
             if relay.leads
         ]
@@ -637,39 +744,42 @@ class Device:
         pipe, _ = await (Roads([road]) if roads.is_empty else roads).race(Paths())
         return pipe
 
-    async def _greet(
-        self,
-        remote: Remote,
-        peer: Peer,
-        key: TunnelKey,
-        pipe: Pipe,
-        connect: Connect,
-        again: Connect,
-        introduced: Introduced,
-    ) -> AnyTunnel:
-        """A tunnel over ``pipe``, which is taken over."""
+    async def _meet(self, remote: Remote, pipe: Pipe, road: Road) -> Met | Old:
+        """Whether the peer is at the other end of ``pipe``, which is taken over."""
         with suppress(OSError):  # it broke already, as the handshake will find out
             watch_over(pipe)
         fifth = self._fifth
         if fifth is not None and fifth.opening(remote.key) is not Opening.PLAIN:
-            made = await fifth.call(remote, peer, key, pipe, connect, again, introduced)
-            if isinstance(made, MuxedTunnel):
-                return made
-            link, pipe = made
-        else:
-            try:
-                link = Link.dial(
-                    self.local,
-                    remote,
-                    entropy=secrets.token_bytes(ENTROPY_SIZE),
-                    now=trio.current_time(),
-                    wall=self._wall(),
-                    limits=self._shared.limits,
-                )
-            except BadWire as bad:
-                pipe.close()
-                raise Refused(str(bad)) from bad
-        return await self._shake(link, peer, key, pipe, connect)
+            return await fifth.meet(remote, pipe, road.connect)
+        try:
+            link = Link.dial(
+                self.local,
+                remote,
+                entropy=secrets.token_bytes(ENTROPY_SIZE),
+                now=trio.current_time(),
+                wall=self._wall(),
+                limits=self._shared.limits,
+            )
+        except BadWire as bad:
+            pipe.close()
+            raise Refused(str(bad)) from bad
+        return Old(link, pipe)
+
+    async def _greet(
+        self,
+        met: Met | Old,
+        remote: Remote,
+        peer: Peer,
+        key: TunnelKey,
+        connect: Connect,
+        again: Connect,
+        introduced: Introduced,
+    ) -> AnyTunnel:
+        """A tunnel over what was ``met``, which is taken over."""
+        if isinstance(met, Met):
+            assert self._fifth is not None
+            return await self._fifth.introduce(met, remote, peer, key, again, introduced)
+        return await self._shake(met.link, peer, key, met.pipe, connect)
 
     async def _shake(self, link: Link, peer: Peer, key: TunnelKey, pipe: Pipe, connect: Connect) -> AnyTunnel:
         """Version 4, to its end."""

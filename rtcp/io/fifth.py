@@ -48,10 +48,6 @@ Introduced = Callable[[MuxedTunnel, Pipe], None]
 """Is told of a tunnel that may come to stand, and what its first carrier travels on."""
 
 
-def nothing_yet(_tunnel: MuxedTunnel, _pipe: Pipe) -> None:
-    """Nobody has anything to say before it stands."""
-
-
 async def _forget(_written: bytes) -> None:
     """Nothing outlives this process."""
 
@@ -73,6 +69,29 @@ class Version5:
     udp: Sequence[TrainSocket] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A handshake in which the peer has proven itself, and knows nothing of us yet."""
+
+    call: Call
+    proven: ResponderProven
+    pipe: Pipe
+
+    def close(self) -> None:
+        self.pipe.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """The peer speaks version 4: what to go on with, and over what."""
+
+    link: Link
+    pipe: Pipe
+
+    def close(self) -> None:
+        self.pipe.close()
+
+
 class Fifth:
     """Version 5 of one device."""
 
@@ -90,27 +109,16 @@ class Fifth:
         """How to call ``key``."""
         return self._told.memory.opening(key, self.versions, trio.current_time())
 
-    async def call(
-        self,
-        remote: Remote,
-        peer: Peer,
-        key: TunnelKey,
-        pipe: Pipe,
-        connect: Connect,
-        again: Connect,
-        introduced: Introduced,
-    ) -> MuxedTunnel | tuple[Link, Pipe]:
-        """A tunnel over ``pipe``, which is taken over; or the link to go on with in version 4, and over what.
+    async def meet(self, remote: Remote, pipe: Pipe, connect: Connect) -> Met | Old:
+        """Begin with ``pipe``, which is taken over, until the peer has proven itself, or speaks version 4.
 
-        ``connect`` opens one more connection to the same address, ``again`` one to wherever the peer is by then.
-        ``introduced`` is told when the peer is proven and hears who we are: what is said on the tunnel from then on it
-        hears together with that, and answers with its verdict.  Raises ``Refused`` and ``Unreachable``.
+        ``connect`` opens one more connection to the same address.  Raises ``Refused`` and ``Unreachable``.
         """
         opening = self.opening(remote.key)
         if opening is Opening.MASKED:
             call, event = await self._begin(opening, remote, pipe)
             if isinstance(event, ResponderProven):
-                return await self._introduce(call, event, remote, peer, key, pipe, again, introduced)
+                return Met(call, event, pipe)
             pipe.close()
             if isinstance(event, SpeaksVersion4):
                 self._told.memory.spoke_4(remote.key, trio.current_time())
@@ -118,10 +126,10 @@ class Fifth:
         call, event = await self._begin(opening, remote, pipe)
         match event:
             case ResponderProven():
-                return await self._introduce(call, event, remote, peer, key, pipe, again, introduced)
+                return Met(call, event, pipe)
             case SpeaksVersion4(Link() as link):
                 self._told.memory.spoke_4(remote.key, trio.current_time())
-                return link, pipe
+                return Old(link, pipe)
             case CallFailed(why) if opening is Opening.NATIVE and 4 in self.versions:
                 pipe.close()
                 raise Unreachable(f"{why} (it spoke version 5 before, so version 4 will not do)", "tunnel_open")
@@ -150,18 +158,22 @@ class Fifth:
         except BadWire as bad:
             raise Refused(str(bad)) from bad
 
-    async def _introduce(
+    async def introduce(
         self,
-        call: Call,
-        proven: ResponderProven,
+        met: Met,
         remote: Remote,
         peer: Peer,
         key: TunnelKey,
-        pipe: Pipe,
         again: Connect,
         introduced: Introduced,
     ) -> MuxedTunnel:
-        """The right device is there: tell it who we are, and hear its verdict."""
+        """The right device is there: tell it who we are, and hear its verdict.  ``met`` is taken over.
+
+        ``again`` opens one more connection to wherever the peer is by then.  ``introduced`` is told of the tunnel
+        before the peer has said whether it wants us: what is asked of it goes out behind message 3 (§3.5).  Raises
+        ``Refused`` and ``Unreachable``.
+        """
+        call, proven, pipe = met.call, met.proven, met.pipe
         try:
             await self._note(remote.key)
             if self._closed:

@@ -17,10 +17,10 @@ import trio
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from rtcp.events import End
 from rtcp.io.answers import TunnelOver, why_reset
-from rtcp.io.asking import Asking
+from rtcp.io.asking import Asking, Begun
 from rtcp.io.calling import Called, call_carrier, call_unasked
 from rtcp.io.commons import Commons, Connect
-from rtcp.io.conversation import Conversations
+from rtcp.io.conversation import Conversations, MuxedStream
 from rtcp.io.judging import Judging
 from rtcp.io.line import Line
 from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, log, watch_no_more
@@ -154,6 +154,11 @@ class MuxedTunnel:
         self._moved_by: Connect | None = None
 
     @property
+    def stands(self) -> bool:
+        """Whether the peer wanted it, and nothing ended it since."""
+        return self._stands.is_set() and self.end is None
+
+    @property
     def id(self) -> bytes:
         return self._machine.id
 
@@ -194,6 +199,10 @@ class MuxedTunnel:
         ``Refused`` when the peer's rules say no, ``TunnelOver``, or ``Unreachable``.
         """
         return await self._asking.open_stream(host, port, source, first)
+
+    def begin_stream(self, host: str | None, port: int, *, source: Address | None = None) -> Begun[MuxedStream]:
+        """Like ``open_stream``, without waiting for the answer.  Raises ``TunnelOver``, or ``Unreachable``."""
+        return self._asking.begin_stream(host, port, source)
 
     def ask_stream(
         self, host: str | None, port: int, then: Answered, *, source: Address | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
@@ -107,3 +109,61 @@ async def test_nobody_answers_and_that_has_an_end(autojump_clock):
     map_ = Map()
     with pytest.raises(Unreachable, match="nobody answered"):
         await Roads([map_.road("a", None)], relays=map_.relays("sn", answers=100)).race(Paths())
+
+
+async def test_whoever_can_tell_the_peer_races_up_to_there_and_a_liar_holds_nobody_up(autojump_clock):
+    map_ = Map()
+
+    async def greet(pipe, road):
+        await trio.sleep(0.05)
+        if pipe.name == "liar":
+            raise Unreachable("somebody else")
+        return pipe
+
+    roads = Roads([map_.road("liar", 0.01)], relays=map_.relays("sn", "other"))
+    met, road = await roads.meet(Paths(), greet)
+    assert (met.name, road.way.name) == ("sn", "sn")
+    assert map_.tried == {"liar": 0, "sn": 0.06}, "a second handshake begins when the first has failed"
+    with pytest.raises(Unreachable, match="somebody else"):
+        await Roads([map_.road("liar", 0.01)]).meet(Paths(), greet)
+
+
+async def test_only_who_can_tell_the_peer_takes_what_may_lead_nowhere(autojump_clock):
+    map_ = Map()
+    slow = map_.road("sn", 0.3, kind=Kind.RELAY)
+    quick = map_.road("hastened", 0.0, kind=Kind.RELAY)
+    road = replace(slow, hasten=quick.connect)
+
+    async def greet(pipe, road):
+        return pipe
+
+    met, _ = await Roads([road]).meet(Paths(), greet)
+    assert met.name == "hastened"
+    pipe, _ = await Roads([road]).race(Paths())
+    assert pipe.name == "sn"
+
+
+async def test_a_loser_that_met_the_peer_too_is_closed(autojump_clock):
+    map_ = Map()
+
+    async def greet(pipe, road):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.3 if pipe.name == "a" else 0.2)
+        return pipe
+
+    met, _ = await Roads([map_.road("a", 0.0)], [map_.road("b", 0.0)]).meet(Paths(), greet)
+    assert met.name == "a"
+    assert [pipe.is_closed for pipe in map_.pipes] == [False, True]
+
+
+async def test_one_that_answers_and_then_is_mute_holds_the_others_up_for_a_moment_only(autojump_clock):
+    map_ = Map()
+
+    async def greet(pipe, road):
+        await trio.sleep(float("inf") if pipe.name == "mute" else 0.01)
+        return pipe
+
+    roads = Roads([map_.road("mute", 0.0)], [map_.road("udp", None)], relays=map_.relays("sn", answers=0.0))
+    met, _ = await roads.meet(Paths(), greet)
+    assert met.name == "sn"
+    assert map_.tried == {"mute": 0, "udp": 0.25, "sn": 0.25}

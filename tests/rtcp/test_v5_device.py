@@ -92,6 +92,87 @@ async def test_a_stream_each_way_through_one_tunnel(versions):
         assert town.asked == [BOBS_DID]
 
 
+async def test_what_is_wanted_at_once_goes_out_behind_the_handshake_and_waits_for_the_verdict(town):
+    verdict, served = trio.Event(), []
+
+    async def welcome(peer):
+        await verdict.wait()
+
+    async def serve(request):
+        assert verdict.is_set()
+        served.append(request.port)
+        await echo(request)
+
+    async with town.live(BOB, welcome=welcome, serve=serve) as bob, trio.open_nursery() as nursery:
+        middle = await nursery.start(Middle(bob.local.listen_port).run)
+        town.settle(BOB, (HOST, middle.port))
+        async with town.live(ALICE, hosts=()) as alice:
+            async with trio.open_nursery() as asking:
+
+                async def ask():
+                    leg = await alice.open_stream(BOBS_DID, None, 443)
+                    await talk(leg)
+                    leg.close()
+
+                asking.start_soon(ask)
+                await until(lambda: middle.said and _behind_message_3(middle.said[0]))
+                assert not alice.tunnels()
+                assert not served
+                verdict.set()
+            assert served == [443], "nothing was asked twice"
+        middle.cut()
+
+
+def _behind_message_3(said: bytes) -> bytes:
+    """What a caller said behind its two messages."""
+    for _ in range(2):
+        said = said[int.from_bytes(said[:2], "big") :] if len(said) > 1 else b""
+    return said
+
+
+async def test_what_was_wanted_at_once_comes_to_nothing_with_the_verdict(town):
+    served = []
+
+    async def serve(request):
+        served.append(request.port)
+
+    async with (
+        town.live(BOB, welcome=reject("not today"), serve=serve),
+        town.live(ALICE, hosts=()) as alice,
+    ):
+        with pytest.raises(Refused, match="not today"):
+            await alice.open_stream(BOBS_DID, None, 443)
+    assert not served
+
+
+async def test_a_no_to_what_was_wanted_at_once_is_heard_once(town):
+    served = []
+
+    async def serve(request):
+        served.append(request.port)
+        raise Refused("not that")
+
+    async with town.live(BOB, serve=serve), town.live(ALICE, hosts=()) as alice:
+        with pytest.raises(Refused):
+            await alice.open_stream(BOBS_DID, None, 443)
+        assert served == [443]
+        assert len(alice.tunnels()) == 1
+
+
+async def test_who_gives_up_while_the_verdict_is_out_leaves_nothing(town):
+    verdict, asked = trio.Event(), trio.Event()
+
+    async def welcome(peer):
+        asked.set()
+        await verdict.wait()
+
+    async with town.live(BOB, welcome=welcome), town.live(ALICE, hosts=()) as alice, trio.open_nursery() as asking:
+        asking.start_soon(alice.open_stream, BOBS_DID, None, 443)
+        await asked.wait()
+        asking.cancel_scope.cancel()
+    assert not alice.tunnels()
+
+
 @pytest.mark.parametrize("opener", ["who called", "who was called"])
 async def test_a_stream_keeps_the_rules_of_endpoints(town, opener):
     """Both ends sit the exam: who opened, and who answered."""

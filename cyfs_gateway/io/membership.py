@@ -27,12 +27,15 @@ from cyfs_gateway.sn.talk import RelaySession, RelayWith
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did, dev_did, host_of_did, subject
 from cyfs_ns.identity.documents import ZoneBoot, ZoneDoc
+from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.links import Picture
 from cyfs_ns.trust import outcome
 from cyfs_ns.trust.level import Purpose
 from cyfs_ns.trust.places import lineage
 from rtcp.io.device import Carrier
 from rtcp.io.dialling import Dial
+from rtcp.io.mux import MuxedTunnel
+from rtcp.io.pipe import DEFAULT_PORT
 from rtcp.party import Address, Found, Local
 from tunnels.endpoint import Target
 from tunnels.io.tls import TlsClient
@@ -136,6 +139,21 @@ class Membership:
             one.config.at for one in self if one.config.at is not None and one.config.sn.peer.canonical == did.canonical
         ]
 
+    def doors(self, key: PublicKey) -> frozenset[Address]:
+        """Where SNs of ours take tunnels, but for the SN with ``key``.
+
+        Names that they serve lead there, since visitors come in by them; whoever looks for the device of such a name
+        finds none at that door.
+        """
+        device = dev_did(key)
+        return frozenset(
+            (address, DEFAULT_PORT if one.config.at is None else one.config.at[1])
+            for one in self
+            if one.course.here is not None
+            and device not in (one.config.sn.peer.canonical, one.course.here.did.canonical)
+            for address in one.course.here.addresses
+        )
+
     def observers(self) -> Sequence[Address]:
         """Where one can ask how one is seen (STUN), two ports each: the SNs that answered us, the best first."""
         return [
@@ -155,14 +173,21 @@ class Membership:
             return self._by_web(sn)
         if name in self._seeking:
             return ()
+        suited = self._suited(did)
         ways = [
-            Carrier(f"SN {member.name}", partial(self._through_own, member, device), leads=True)
-            for member in self._suited(did)
+            Carrier(
+                f"SN {one.name}",
+                partial(self._through_own, one, device),
+                leads=True,
+                hasten=partial(self._hasten, one, device),
+            )
+            for one in suited
         ]
-        for other in await self._named_for(did):
-            if other.canonical not in sns and other.canonical != name:
-                ways.append(Carrier(f"SN {other}", partial(self._through_foreign, other, device), leads=True))
-        return ways
+        if suited and suited[0].answers and self._serves(suited[0], did):
+            # What the documents of its zone name is most likely that one; nobody waits to read it there.
+            return [*ways, Carrier("SN of its zone", partial(self._through_named, did, device), leads=True)]
+        named = await self._named_for(did)
+        return [*ways, *(Carrier(f"SN {sn}", partial(self._through_foreign, sn, device), leads=True) for sn in named)]
 
     def _by_web(self, sn: Member) -> list[Carrier]:
         """Ways to an SN of ours by the ports of its ingress, for networks that let nothing else pass: as we would at
@@ -220,6 +245,24 @@ class Membership:
             raise Unreachable(f"{member.name} is not reached at the moment", "tunnel_open")
         return await connected(await self._open(member), device)
 
+    async def _hasten(self, member: Member, device: Did) -> Pipe:
+        """As ``_through_own``, without waiting for the SN to take the stream, where the tunnel to it has a carrier."""
+        tunnel = member.tunnel
+        if not isinstance(tunnel, MuxedTunnel) or tunnel.pipe is None:
+            return await self._through_own(member, device, "", 0)
+        begun = tunnel.begin_stream(HOST, PORT)
+        begun.is_used()
+        return await connected(begun.pipe, device)
+
+    async def _through_named(self, did: Did, device: Did, host: str, port: int) -> Pipe:
+        fault: Unreachable | Refused = Unreachable(f"{did}: no other SN is named", "tunnel_open")
+        for sn in await self._named_for(did):
+            try:
+                return await self._through_foreign(sn, device, host, port)
+            except (Unreachable, Refused) as failed:
+                fault = failed
+        raise fault
+
     async def _through_foreign(self, sn: Did, device: Did, _host: str, _port: int) -> Pipe:
         if sn.canonical in self._seeking:
             raise Unreachable(f"{sn} is being dialled already", "tunnel_open")
@@ -232,11 +275,20 @@ class Membership:
 
     def _suited(self, did: Did) -> list[Member]:
         """Our SNs, those first that can be asked at once; among them the one whose domain the name is below."""
+        return sorted(self, key=lambda one: (not one.answers, not self._serves(one, did)))
+
+    def _serves(self, member: Member, did: Did) -> bool:
+        """Whether the name is below the domain of that SN."""
+        return bool(member.domain) and is_below(self._host(did), member.domain)
+
+    def _host(self, did: Did) -> str:
+        """Its host name; empty: it has none."""
+        if did.key is not None:
+            return ""
         try:
-            host = "" if did.key is not None else host_of_did(did, self._acquaintance.bridges, case_safe=True).lower()
+            return host_of_did(did, self._acquaintance.bridges, case_safe=True).lower()
         except BadWire:
-            host = ""
-        return sorted(self, key=lambda one: (not one.answers, not (one.domain and is_below(host, one.domain))))
+            return ""
 
     def prove(self, member: Member, host: str, value: str, *, stands: bool) -> None:
         """Whether ``value`` is to stand in the DNS of that SN, for the certificate of ``host``."""
@@ -248,7 +300,7 @@ class Membership:
         self._say()
 
     async def _named_for(self, did: Did) -> list[Did]:
-        """The SNs that the documents of the zone of ``did`` name.
+        """The SNs that the documents of the zone of ``did`` name, but for ours, and ``did`` itself.
 
         Whoever can forge the DNS can name another one: it would see that we want to talk, as whoever is between does.
         """
@@ -262,7 +314,14 @@ class Membership:
                     found |= dict.fromkeys(subject(text, self._acquaintance.bridges) for text in _named_in(said))
                 if found:
                     break
-        return list(found)[:_MOST_FOREIGN]
+        ours = {one.config.sn.peer.canonical for one in self}
+        domains = {one.domain for one in self if one.domain}
+        foreign = [
+            sn
+            for sn in found
+            if sn.canonical not in ours and sn.canonical != did.canonical and self._host(sn) not in domains
+        ]
+        return foreign[:_MOST_FOREIGN]
 
 
 def _named_in(said: outcome.Outcome) -> Iterator[str]:

@@ -44,10 +44,11 @@ from cyfs_gateway.io.vigil import Vigil
 from cyfs_gateway.io.ways import kept_way, way_to
 from cyfs_gateway.peers import Known, nobody_but
 from cyfs_gateway.rules.model import Verdict
-from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Unreachable
+from cyfs_ns.errors import ConfigFault, CyfsError, Unreachable
 from cyfs_ns.identity.did import Did, host_of_did
 from cyfs_ns.io.dial import prepare
-from cyfs_ns.io.watch import unseen, watch_files
+from cyfs_ns.io.merging import Merged
+from cyfs_ns.io.watch import Sign, signs_of, watch_files
 from rtcp.io.device import Carrier, Device, House, open_device
 from rtcp.io.fifth import Version5
 from rtcp.io.mux import MuxedTunnel
@@ -100,6 +101,7 @@ class Peers:
         self._owner = ""
         """Whose this device was when somebody was met last."""
         self._keeping = trio.CancelScope()
+        self._resolving: Merged[Did, Sequence[str]] = Merged()
         self._acquaintance = Acquaintance(trusted, self._world_now, self._tunnels)
         self._leads = Leads(self._acquaintance, self._tunnels)
         self._gatekeeper = Gatekeeper(engine, self._world_now, self._acquaintance, self._leads, self._tunnels)
@@ -186,6 +188,7 @@ class Peers:
                     await left.wait()  # it may have had the same port
                 while True:
                     try:
+                        since = await self._look_anew()
                         seat.reach = reach = Reach(seat.local.key, self._world_now, self.membership.observers)
                         async with (
                             reach.open() as sockets,
@@ -197,7 +200,7 @@ class Peers:
                             seat.device.local = seat.local
                             seat.up.set()
                             nursery.start_soon(self._vigil.run)
-                            nursery.start_soon(self._watch)
+                            nursery.start_soon(self._watch, since)
                             nursery.start_soon(
                                 follow_roads, partial(self._network_changed, reach), self.membership.look
                             )
@@ -247,20 +250,33 @@ class Peers:
                 prepare(sock, self._world.mark, "")
         return sock
 
-    async def _watch(self) -> None:
-        """Look at the files that say whom to trust."""
+    async def _look_anew(self) -> dict[Path, Sign]:
+        """The signs of the files that say whom to trust; what others heard by them before counts no more."""
+        signs = await trio.to_thread.run_sync(signs_of, self._trust_files())
+        self._doubt_all()
+        return signs
+
+    def _trust_files(self) -> tuple[Path, ...]:
         names = Path(self._world.config.home) / "names"
-        kept = names / "kept"
+        return names / "pins", names / "local", names / "kept"
 
-        async def changed(paths: frozenset[Path]) -> None:
-            if paths != {kept}:
-                with suppress(ConfigFault):  # whoever asks is told
-                    self._trusted().flush()  # a key that was revoked a moment ago is nobody's
-            self._change()
+    def _doubt_all(self) -> None:
+        with suppress(ConfigFault):  # whoever asks is told
+            self._trusted().flush()  # a key that was revoked a moment ago is nobody's
+        self._change()
 
-        paths = names / "pins", names / "local", kept
+    async def _watch(self, since: dict[Path, Sign]) -> None:
+        """Look at the files that say whom to trust."""
+        paths = self._trust_files()
+
+        async def changed(which: frozenset[Path]) -> None:
+            if which == {paths[-1]}:  # what we have kept ourselves
+                self._change()
+            else:
+                self._doubt_all()
+
         try:
-            await watch_files(paths, changed, since=unseen(paths))  # they may have been asked for before
+            await watch_files(paths, changed, since=since)
         except OSError as fault:
             _log.error("changes of pins are seen late, the files cannot be watched: %s", fault)
 
@@ -351,6 +367,9 @@ class Peers:
 
     async def choose(self, device: Device, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Did:
         """As :meth:`cyfs_gateway.io.leads.Leads.choose`."""
+        if did.key is None and not self._leads.led_to(did):
+            # Most names are a device's own, and are dialled next: nobody waits for one answer to ask for the other.
+            self._nursery.start_soon(self._resolve, did)
         return await self._leads.choose(device, did, via=via, at=at)
 
     def chosen(self, did: Did) -> Did | None:
@@ -387,16 +406,27 @@ class Peers:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look_near)
-            addresses = list(known.addresses)
-            with suppress(BadWire, Unreachable):
-                name = host_of_did(did, self._acquaintance.bridges, case_safe=True).lower()
-                addresses += await self._world.resolve(name)
-            with trio.move_on_after(_GRACE if addresses or told or self._rtcp.sns else math.inf):
+            began = trio.current_time()
+            at = port or known.port or DEFAULT_PORT
+            not_theirs = self.membership.doors(known.key)
+            resolved = [(address, at) for address in await self._resolve(did)]
+            far = [(address, at) for address in known.addresses]
+            far += [place for place in resolved if place not in not_theirs]
+            with trio.move_on_at(began + _GRACE if far or told or self._rtcp.sns else math.inf):
                 await looked.wait()
             nursery.cancel_scope.cancel()
-        at = port or known.port or DEFAULT_PORT
-        far = [(address, at) for address in addresses]
         return Found(known.key, list(dict.fromkeys((*near, *told, *far))), known.identity)
+
+    async def _resolve(self, did: Did) -> Sequence[str]:
+        """The addresses of its name, if there are any; asked for once by all who want them at the same time."""
+
+        async def ask() -> Sequence[str]:
+            try:
+                return await self._world.resolve(host_of_did(did, self._acquaintance.bridges, case_safe=True).lower())
+            except CyfsError:
+                return ()
+
+        return await self._resolving.run(did.canonical, ask)
 
     async def _learn_owner(self) -> None:
         self._owner = await self.owner()

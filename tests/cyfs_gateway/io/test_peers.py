@@ -721,11 +721,12 @@ async def test_what_a_command_says_to_a_peer_ends_with_its_key_as_well(tmp_path:
 async def test_who_waits_for_a_device_that_fails_at_first_gets_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fail, opened = trio.Event(), open_device
+    fail, tried, opened = trio.Event(), trio.Event(), open_device
 
     @asynccontextmanager
     async def unlucky(*args: Any, **more: Any) -> AsyncIterator[Device]:
-        if not fail.is_set():
+        if not tried.is_set():
+            tried.set()
             await fail.wait()
             raise RuntimeError("no luck")
         async with opened(*args, **more) as device:
@@ -737,6 +738,7 @@ async def test_who_waits_for_a_device_that_fails_at_first_gets_the_next(
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(laptop.gateway._peers.device)
+                await tried.wait()
                 await trio.testing.wait_all_tasks_blocked()
                 fail.set()
     assert "it begins again" in caplog.text

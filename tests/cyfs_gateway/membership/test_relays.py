@@ -190,3 +190,23 @@ async def test_a_way_asks_for_the_device_and_waits_for_nothing(tmp_path: Path) -
     with pytest.raises(ConnectionRefusedError, match="not today"):
         pipe.recv_into(memoryview(bytearray(10)))
     pipe.close()
+
+
+async def test_where_the_name_is_the_sns_own_nobody_waits_for_documents(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [S1], {"alice.one.example": "far.example"})
+    (member,) = found
+    member.domain = "one.example"
+    member.tunnel = SimpleNamespace(over=trio.Event(), pipe=None)  # type: ignore[assignment]
+    asked = found._acquaintance.asked  # type: ignore[attr-defined]
+    first, second = await found.relays(parse_did("did:web:ood1.alice.one.example"), PEER)
+    assert (first.name, second.name) == ("SN one.example", "SN of its zone")
+    assert not asked and not streams.opened
+    await second.dial("", 0)
+    assert streams.opened == [parse_did("did:web:far.example")], "where it was sent in the end"
+
+
+async def test_an_sn_that_is_ours_by_its_key_is_not_taken_again_by_its_name(tmp_path: Path) -> None:
+    found, _ = membership(tmp_path, [S1], {"home.example": "one.example"})
+    (member,) = found
+    member.domain = "one.example"
+    assert await names(found, parse_did("did:web:photos.home.example")) == ["SN one.example"]

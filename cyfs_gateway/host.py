@@ -38,6 +38,20 @@ Judge = Callable[[Identity], bool]
 Metrics = Callable[[], Iterable[Metric]]
 
 
+class Begun(Protocol):
+    """A stream that a peer is asked for."""
+
+    @property
+    def pipe(self) -> Endpoint:
+        """What is said on it goes out behind the request; the peer goes by none of it before it says yes."""
+
+    async def answered(self) -> None:
+        """Until the peer says yes; to be awaited once.
+
+        Raises ``Refused`` and ``Unreachable``; ``pipe`` is closed then, and when this is cancelled.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class HttpReply:
     """What a module's service answers."""
@@ -153,6 +167,9 @@ class Host(Protocol):
     ) -> Endpoint:
         """A stream to ``host`` (None: that machine itself) at ``port``, through a tunnel to ``device`` that stands; no
         tunnel is made.  ``source``: whence what is carried came.  Raises ``Refused``, ``Unreachable``."""
+
+    async def begin_to_peer(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
+        """As :meth:`open_to_peer`, that waits for no answer."""
 
     async def open_datagrams_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None

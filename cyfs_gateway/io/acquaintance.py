@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -25,7 +26,7 @@ from cyfs_gateway.peers import (
     own_owner,
 )
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
-from cyfs_ns.identity.did import Bridges, Did
+from cyfs_ns.identity.did import Bridges, Did, subject
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.identity.token import Token
 from cyfs_ns.io.trusted.store import TrustStore
@@ -129,6 +130,11 @@ class Acquaintance:
             raise fault
         self._hold(proven)
         return brought
+
+    async def expect(self, host: str) -> None:
+        """Somebody who will go by the name ``host`` is at the door: have what is known of it at hand by then."""
+        with trio.move_on_after(_FINDING), suppress(BadWire, Refused, Unreachable):
+            await self.know(subject(host, self.bridges).canonical, quietly=True)
 
     async def _by_document(self, document: Token | None, did: Did) -> Known | None:
         """What its own document proves, where a snapshot will do and nobody could be asked."""

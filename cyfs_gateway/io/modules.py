@@ -18,6 +18,7 @@ import trio
 from cyfs_gateway.flow import ANSWERED, Identity
 from cyfs_gateway.host import (
     ENTRY_POINTS,
+    Begun,
     Changed,
     ControlMethod,
     Judge,
@@ -260,6 +261,9 @@ class _Seat:
         self, device: Did, host: str | None, port: int, *, source: Address | None = None
     ) -> Endpoint:
         return await self._modules.gateway.peer_desk.open_standing(device, host, port, source=source)
+
+    async def begin_to_peer(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
+        return await self._modules.gateway.peer_desk.begin_standing(device, host, port, source=source)
 
     async def open_datagrams_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None

@@ -6,6 +6,7 @@ having a door (``rtcp.invalid``), and the SN says where they come from (``cyfs_g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from cyfs_gateway.io.world import World
 
 KNOCK: Final = f"rtcp{ANSWERED}"
-"""What an SN asks for when somebody wants a tunnel to us."""
+"""What an SN asks for when somebody wants a tunnel to us; before it, and a dot, may stand by what name they will go."""
+_MOST_EXPECTED: Final = 16
+"""Callers of one SN about whom is asked before they have proven who they are."""
 
 _MOST_FLOWS: Final = 4096
 """Of one device; it shall not have all there are."""
@@ -47,6 +50,7 @@ class PeerServices:
         self._engine, self._world, self._acquaintance = engine, world, acquaintance
         self._device, self._ports = device, ports
         self._flows: dict[Did, int] = {}
+        self._expected: Counter[Did] = Counter()
 
     def serve(self, request: StreamRequest) -> Awaitable[None]:
         """Raises ``Refused`` and ``Unreachable``, which the peer hears of."""
@@ -55,8 +59,8 @@ class PeerServices:
             # Somebody who cannot reach our door knocks at it through a peer, and has to prove who they are as there.
             return self._let_knock(device, request, (str(peer.device), 0))
         identity = self._acquaintance.identity(peer)
-        if device is not None and request.host == KNOCK and request.purpose is Purpose.STREAM:
-            return self._let_knock(device, request, self._told(request, identity))
+        if device is not None and request.purpose is Purpose.STREAM and (caller := _caller(request.host)) is not None:
+            return self._expect(device, request, self._told(request, identity), caller)
         asker = peer.device
         count = self._flows.get(asker, 0)
         if count >= _MOST_FLOWS:
@@ -68,6 +72,23 @@ class PeerServices:
     @staticmethod
     async def _let_knock(device: Device, request: StreamRequest, source: Address) -> None:
         device.accepted(await request.accept(), source)
+
+    async def _expect(self, device: Device, request: StreamRequest, source: Address, caller: str) -> None:
+        """As ``_let_knock``; who goes by the name of ``caller`` is found out while the handshake goes on.
+
+        That is only to have it at hand: whoever comes proves a key, and the name is judged as it always is.
+        """
+        await self._let_knock(device, request, source)
+        asker = request.peer.device
+        if not caller or self._expected[asker] >= _MOST_EXPECTED:
+            return
+        self._expected[asker] += 1
+        try:
+            await self._acquaintance.expect(caller)
+        finally:
+            self._expected[asker] -= 1
+            if not self._expected[asker]:
+                del self._expected[asker]
 
     def _told(self, request: StreamRequest, identity: Identity) -> Address:
         """Where somebody comes from who knocks through the peer of ``request``.  Raises ``Refused``."""
@@ -93,3 +114,11 @@ class PeerServices:
             return device is not None and device.local.answers_to(subject(host, self._acquaintance.bridges))
         except BadWire:
             return False
+
+
+def _caller(host: str | None) -> str | None:
+    """The name of whoever knocks, as the SN tells it, empty if it does not; None: nobody knocks."""
+    if host is None or not host.endswith(KNOCK):
+        return None
+    name = host.removesuffix(KNOCK)
+    return name.rstrip(".") if not name or name.endswith(".") else None

@@ -18,7 +18,7 @@ from cyfs_gateway.facade import PeerView
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from cyfs_gateway.host import TxtPublisher
+    from cyfs_gateway.host import Begun, TxtPublisher
     from cyfs_gateway.io.engine import Engine
     from cyfs_gateway.io.myself import Myself
     from cyfs_gateway.io.peers import Peers
@@ -37,6 +37,16 @@ class Way(TypedDict, total=False):
 
     via: Carrier | None
     at: int | None
+
+
+class _Answered:
+    """A stream of version 4, which has no word for what comes before the answer."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+
+    async def answered(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 class PeerDesk:
@@ -149,6 +159,15 @@ class PeerDesk:
     async def open_standing(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Pipe:
         """As :meth:`cyfs_gateway.host.Host.open_to_peer`."""
         return await (await self._stands(device)).open_stream(host, port, source=source)
+
+    async def begin_standing(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
+        """As :meth:`cyfs_gateway.host.Host.begin_to_peer`."""
+        from rtcp.io.mux import MuxedTunnel
+
+        tunnel = await self._stands(device)
+        if isinstance(tunnel, MuxedTunnel):
+            return tunnel.begin_stream(host, port, source=source)
+        return _Answered(await tunnel.open_stream(host, port, source=source))
 
     async def open_standing_datagrams(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None

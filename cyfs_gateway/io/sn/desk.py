@@ -140,10 +140,10 @@ class Desk:
             if not self._talks[device]:
                 del self._talks[device]
         if led is not None:
-            await self._leading.carry(pipe, *led)
+            await self._leading.carry(pipe, led)
 
-    async def _talk(self, device: Did, source: str, pipe: Endpoint) -> tuple[Led, bytes] | None:
-        """Answer until the stream ends, or belongs to another device: then that one's, and what was said to it."""
+    async def _talk(self, device: Did, source: str, pipe: Endpoint) -> Led | None:
+        """Answer until the stream ends, or belongs to another device: then that one's."""
         lines = Lines()
         ask: Ask | None = Where()
         while not isinstance(ask, Connect | None) and (line := await self._next(lines, pipe)) is not None:
@@ -155,7 +155,7 @@ class Desk:
             except BadWire as bad:
                 ask, reply = None, No(MALFORMED, str(bad))
             else:
-                reply, led = await self._consider(device, source, ask)
+                reply, led = await self._consider(device, source, ask, pipe, lines)
             self.answers[reply.code if isinstance(reply, No) else "ok"] += 1
             with ExitStack() as unless_it_is_theirs:
                 if led is not None:
@@ -164,7 +164,7 @@ class Desk:
                     await send_all(pipe, write_reply(reply))
                 unless_it_is_theirs.pop_all()
             if led is not None:
-                return led, lines.rest()
+                return led
         with trio.move_on_after(_PARTING):
             await hear_out(pipe)
         return None
@@ -181,11 +181,13 @@ class Desk:
             return line
         return None
 
-    async def _consider(self, device: Did, source: str, ask: Ask) -> tuple[Reply, Led | None]:
+    async def _consider(
+        self, device: Did, source: str, ask: Ask, pipe: Endpoint, lines: Lines
+    ) -> tuple[Reply, Led | None]:
         with trio.move_on_after(_PATIENCE):
             try:
                 if isinstance(ask, Connect):
-                    return Connected(), await self._connect(device, source, ask.device)
+                    return Connected(), await self._connect(device, source, ask.device, pipe, lines.rest())
                 return await self._answer(device, source, ask), None
             except BadWire as bad:
                 return No(MALFORMED, str(bad)), None
@@ -259,11 +261,21 @@ class Desk:
             seconds=seconds,
         )
 
-    async def _connect(self, device: Did, source: str, to: Did) -> Led:
+    async def _connect(self, device: Did, source: str, to: Did, pipe: Endpoint, early: bytes) -> Led:
         self._check_open()
         if to == device:
             raise Refused("that is yourself")
-        return await self._leading.open(self._member(device), self._member(to), (source, 0) if source else None)
+        asker, asked = self._member(device), self._member(to)
+        known_as = self._host_of(asker)
+        return await self._leading.open(asker, asked, (source, 0) if source else None, pipe, early, known_as=known_as)
+
+    def _host_of(self, member: Device) -> str:
+        """By what name it goes most likely: below a domain of its owner's, else below their first name here."""
+        names = [one.name for one in self._books.registry.names_of(member.owner) if one.released is None]
+        names.sort(key=lambda name: "." not in name)
+        if not names:
+            return ""
+        return f"{member.name}.{names[0]}" if "." in names[0] else f"{member.name}.{names[0]}.{self._myself.domain}"
 
     def _lease(self, device: Did, place: Place, proves: bool) -> Reply:
         self._check_open()

@@ -1,5 +1,6 @@
 """Streams from one member of an SN to the door of another: opened through the tunnel that the other keeps, and carried.
 
+What the one says first goes out behind the request, before the other has taken it: so the SN costs both no round trip.
 What they say inside is between the two; here it is octets, counted for both accounts.  Nobody counts on the hot path: a
 few times a second one task looks at what has moved, and holds whoever is over the pace until the pace has caught up, or
 ends what is over the month.  So an account may be ahead by what fits between two looks, and pays for it by waiting.
@@ -12,12 +13,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final, Protocol
 
 import trio
 
 from cyfs_gateway.flow import ANSWERED
+from cyfs_gateway.host import Begun
 from cyfs_gateway.io.sn.ledger import Ledger
 from cyfs_gateway.sn.accounts import Device
 from cyfs_gateway.sn.meter import Usage
@@ -28,6 +30,7 @@ from rtcp.party import Address
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
 from tunnels.io.relay import Relay
+from tunnels.io.waiting import receive_some
 
 EVERY: Final = 0.25
 """Seconds from one look to the next."""
@@ -36,6 +39,8 @@ _OFTEN: Final = 5
 _DOOR: Final = f"rtcp{ANSWERED}"
 _PATIENCE: Final = 15.0
 """Seconds for the other device to take a stream."""
+_EARLY: Final = 16384
+"""Octets, about, that go out before the answer: a handshake's first message, and what a device may hold unread."""
 _IDLE: Final = 4 * 3600.0
 
 
@@ -44,9 +49,9 @@ class LeadingHost(Protocol):
 
     @property
     def reactor(self) -> Reactor: ...
-    async def open_to_peer(
+    async def begin_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None
-    ) -> Endpoint: ...
+    ) -> Begun: ...
 
 
 class Leading:
@@ -71,11 +76,18 @@ class Leading:
         now = self._steady()
         return sum(stream.held_until > now for stream in self._streams)
 
-    async def open(self, asker: Device, to: Device, source: Address | None) -> Led:
-        """A stream to the door of ``to``, for ``asker``, who comes from ``source``; to be carried, or closed.
+    async def open(
+        self, asker: Device, to: Device, source: Address | None, near: Endpoint, early: bytes, *, known_as: str = ""
+    ) -> Led:
+        """A stream to the door of ``to``, for ``asker``, who comes from ``source`` and talks on ``near``, where it has
+        said ``early`` so far; to be carried, or closed.
+
+        ``known_as`` is the host name that it will most likely go by, which ``to`` is told, so that it can find out who
+        that is while the two shake hands.
 
         Raises ``Refused`` for an account that may not, and ``Unreachable``.
         """
+        door = f"{known_as}.{_DOOR}" if known_as else _DOOR
         with ExitStack() as unless_it_opens:
             try:
                 if self._asked[asker.did] >= self._most:
@@ -87,7 +99,8 @@ class Leading:
                         raise Refused(why)
                     unless_it_opens.callback(self._ledger.close, owner)
                 with trio.fail_after(_PATIENCE):
-                    far = await self._host.open_to_peer(to.did, _DOOR, 1, source=source)
+                    begun = await self._host.begin_to_peer(to.did, door, 1, source=source)
+                    passed, rest = await _pass_on(near, early, begun)
             except trio.TooSlowError:
                 self.refused += 1
                 raise Unreachable(f"{to.did} did not answer in time", "connect_timeout") from None
@@ -95,20 +108,22 @@ class Leading:
                 self.refused += 1
                 raise
             self.opened += 1
-            return Led(far, asker.owner, to.owner, unless_it_opens.pop_all())
+            return Led(begun.pipe, asker.owner, to.owner, passed, rest, unless_it_opens.pop_all())
 
     def _leave(self, device: Did) -> None:
         self._asked[device] -= 1
         if not self._asked[device]:
             del self._asked[device]
 
-    async def carry(self, near: Endpoint, led: Led, early: bytes) -> None:
-        """Join ``near`` with it until either ends; ``early`` came from ``near`` before.  Takes both over."""
+    async def carry(self, near: Endpoint, led: Led) -> None:
+        """Join ``near`` with it until either ends.  Takes both over."""
         over = trio.Event()
         stream = None
         try:
             self._host.reactor.freshen()
-            relay = Relay(self._host.reactor, near, led.far, idle=_IDLE, on_close=lambda *_: over.set(), early=early)
+            relay = Relay(
+                self._host.reactor, near, led.far, idle=_IDLE, on_close=lambda *_: over.set(), early=led.early
+            )
             stream = _Carried(led, relay, self._steady())
             self._streams[stream] = None
             await over.wait()
@@ -165,11 +180,43 @@ class Leading:
         return denied or max(later, key=lambda one: one.at, default=None)
 
 
-class Led:
-    """A stream that stands, for the owners of both sides, who are charged; ``held`` is given back at its end."""
+async def _pass_on(near: Endpoint, early: bytes, begun: Begun) -> tuple[int, bytes]:
+    """What ``near`` says until the other device has answered, ``early`` first, and not much: how many octets went, and
+    what is left.  Raises ``Refused`` and ``Unreachable``."""
+    far, passed, rest = begun.pipe, 0, early
 
-    def __init__(self, far: Endpoint, asker: Did, asked: Did, held: ExitStack) -> None:
-        self.far, self.asker, self.asked = far, asker, asked
+    async def pass_on() -> None:
+        nonlocal passed, rest
+        with suppress(OSError):  # whoever carries it finds out
+            while passed < _EARLY:
+                while rest:
+                    taken = far.send(rest)
+                    passed, rest = passed + taken, rest[taken:]
+                rest = await receive_some(near, _EARLY)
+                if not rest:
+                    return
+
+    fault: Refused | Unreachable | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pass_on)
+        try:
+            await begun.answered()
+        except (Refused, Unreachable) as no:
+            fault = no
+        nursery.cancel_scope.cancel()
+    if fault is not None:
+        raise fault
+    return passed, rest
+
+
+class Led:
+    """A stream that stands, for the owners of both sides, who are charged; ``held`` is given back at its end.
+
+    ``passed`` octets of whoever asked for it went out before; ``early`` is to go first.
+    """
+
+    def __init__(self, far: Endpoint, asker: Did, asked: Did, passed: int, early: bytes, held: ExitStack) -> None:
+        self.far, self.asker, self.asked, self.passed, self.early = far, asker, asked, passed, early
         self._held = held
 
     def close(self) -> None:
@@ -185,6 +232,6 @@ class _Carried:
 
     def __init__(self, led: Led, relay: Relay, now: float) -> None:
         self.led, self.relay, self.looked = led, relay, now
-        self.up = self.down = 0
+        self.up, self.down = -led.passed, 0
         self.held_until = now
         self.is_busy = True

@@ -112,7 +112,7 @@ async def test_an_sn_whose_tunnel_has_no_carrier_is_asked_last_and_says_no_at_on
         await through.dial("", 0)
     assert not streams.opened
     away.tunnel = tunnel_on(object())
-    assert await names(found, peer) == ["SN one.example", f"SN {S2}"]
+    assert await names(found, peer) == ["SN one.example", f"SN {S2}", "SN of its zone"]
 
 
 def tunnel_on(pipe: object) -> Any:

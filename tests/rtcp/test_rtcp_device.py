@@ -43,7 +43,7 @@ ALICES_DID, BOBS_DID = dev_did(ALICE.public), dev_did(BOB.public)
 def nothing_is_left():
     before = descriptors()
     yield
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.fixture
@@ -782,7 +782,7 @@ async def test_whoever_gives_up_a_stream_of_a_tunnel_that_others_dialled_leaves_
             with trio.move_on_after(attempt / 8000):
                 leg = await bob.open_stream(ALICES_DID, None, 1)
                 leg.close()
-        await until(lambda: descriptors() == before)
+        await until(lambda: descriptors() <= before)
         assert not bob._shared.legs._owners
         leg = await bob.open_stream(ALICES_DID, None, 1)
         await talk(leg)
@@ -803,7 +803,7 @@ async def test_whoever_gives_up_leaves_nothing_behind():
         for tunnel in alice.tunnels():
             tunnel.close()
         await until(lambda: not alice.tunnels() and not bob.tunnels())
-        await until(lambda: descriptors() == before)
+        await until(lambda: descriptors() <= before)
         leg = await alice.open_stream(BOBS_DID, None, 1)
         await talk(leg)
         leg.close()

@@ -23,7 +23,7 @@ MUCH = 4 << 20
 def nothing_is_left():
     before = descriptors()
     yield
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("inner", [FOUR, FIVE], ids=["4 in", "5 in"])

@@ -49,7 +49,7 @@ BOTH, FIVE, FOUR = frozenset({5, 4}), frozenset({5}), frozenset({4})
 def nothing_is_left():
     before = descriptors()
     yield
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.fixture(autouse=True)
@@ -1136,7 +1136,7 @@ async def test_whoever_gives_up_a_stream_leaves_nothing_behind(town, asker):
             for left in (tunnel._streams, tunnel._asking, tunnel._judging):
                 await until(lambda left=left: not left)
             await until(lambda tunnel=tunnel: not tunnel._machine.conversations)
-        await until(lambda: descriptors() == before)
+        await until(lambda: descriptors() <= before)
         leg = await mine.open_stream(to, None, 1)
         await talk(leg)
         leg.close()
@@ -1156,7 +1156,7 @@ async def test_whoever_gives_up_a_tunnel_leaves_nothing_behind(town):
         for tunnel in alice.tunnels():
             tunnel.close()
         await until(lambda: not alice.tunnels() and not bob.tunnels())
-        await until(lambda: descriptors() == before)
+        await until(lambda: descriptors() <= before)
         for device in (alice, bob):
             assert not device._roll._muxed and not len(device._register)
         leg = await alice.open_stream(BOBS_DID, None, 1)

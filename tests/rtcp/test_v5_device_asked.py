@@ -20,7 +20,7 @@ BOBS_DID = dev_did(BOB.public)
 def nothing_is_left():
     before = descriptors()
     yield
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from tunnels.io.relay import Relay
 def nothing_is_left():
     before = descriptors()
     yield
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 # Clean ends
@@ -472,7 +472,7 @@ async def test_two_thousand_streams_leave_nothing():
             assert len(tunnel.alarms) < 20
             for queue in (machine._asked, machine._asking, machine._starved, machine._unread_since, machine._orphans):
                 assert not queue
-        assert descriptors() == before and pair.alice.tunnels() == [pair.tunnel]
+        assert descriptors() <= before and pair.alice.tunnels() == [pair.tunnel]
 
 
 async def test_an_idle_tunnel_is_a_connection_and_no_task():
@@ -481,6 +481,7 @@ async def test_an_idle_tunnel_is_a_connection_and_no_task():
         await alice.tunnel(BOBS_DID)
         await until(bob.tunnels)
         tasks = trio.lowlevel.current_statistics().tasks_living
+        gc.collect()  # what an earlier test left open
         before = descriptors()
         for number in range(3):
             await alice.tunnel(BOBS_DID, via=Carrier(f"way {number}", connect))

@@ -27,7 +27,7 @@ BOTH, FIVE, FOUR = frozenset({5, 4}), frozenset({5}), frozenset({4})
 def nothing_is_left():
     before = descriptors()
     yield
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @asynccontextmanager

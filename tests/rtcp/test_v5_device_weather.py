@@ -179,4 +179,4 @@ async def test_each_stream_is_whole_or_ends_with_an_error(streams, breaks, close
             assert pair.alice.tunnels() == [pair.tunnel] and pair.bob.tunnels() == [pair.other]
             for tunnel in (pair.tunnel, pair.other):
                 await until(lambda tunnel=tunnel: not tunnel._machine.conversations)
-    assert descriptors() == before
+    assert descriptors() <= before

@@ -84,10 +84,10 @@ async def test_an_upgrade_that_nobody_asked_for_leaves_nothing_open() -> None:
             wire = Wire(stream)
             theirs.sendall(b"POST /cyfs/streams HTTP/1.1\r\nHost: x\r\n\r\n")
             assert await wire.next_request() is not None and await wire.body(100) == b""
-            before = os.listdir("/proc/self/fd")
+            before = set(os.listdir("/proc/self/fd"))
             with pytest.raises(h11.LocalProtocolError):
                 await wire.switch(STREAM)
-            assert os.listdir("/proc/self/fd") == before and not wire.switched
+            assert set(os.listdir("/proc/self/fd")) <= before and not wire.switched
 
 
 @contextmanager

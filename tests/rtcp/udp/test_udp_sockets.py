@@ -255,7 +255,7 @@ async def test_nobody_there_is_unreachable_and_leaves_nothing(autojump_clock):
         with pytest.raises(Unreachable) as without:
             await two.here.connect(("::1", 9), KEY)
         assert without.value.reason == "pre_connect_route"
-        assert descriptors() == before and not two.here._calls and not two.here.pipes
+        assert descriptors() <= before and not two.here._calls and not two.here.pipes
 
 
 def descriptors() -> int:
@@ -273,7 +273,7 @@ async def test_ends_leave_nothing_behind():
             assert await receive_some(theirs) == b""
             theirs.close()
         await until(lambda: not two.here.pipes and not two.there.pipes)
-        assert descriptors() == before and not two.here._peers and not two.there._peers
+        assert descriptors() <= before and not two.here._peers and not two.there._peers
 
 
 async def test_a_pipe_that_the_other_side_forgot_is_reset():

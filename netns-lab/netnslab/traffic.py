@@ -112,7 +112,7 @@ async def dhcp_lease(host: Host, mac: str, name: str, *, device: str = "eth0") -
     def message(kind: int, options: bytes = b"") -> bytes:
         return head + bytes((kind, 12, len(name))) + name.encode() + options
 
-    with await host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(10):
+    with await host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(60):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         await sock.bind(("", 68))
@@ -161,7 +161,7 @@ class NatSeen:
 
 async def measure_nat(client: Host, ips: list[str], ports: list[int]) -> NatSeen:
     """Ask a ``reflector`` on two addresses and two ports.  ``trio.TooSlowError`` when UDP does not get through."""
-    with await client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(10):
+    with await client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(60):
         await sock.bind((client.ip, 0))
         own_port = sock.getsockname()[1]
         # Filtering first: later questions would open the way for the answers that must not come.

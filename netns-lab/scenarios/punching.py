@@ -120,7 +120,7 @@ async def meet(one: Device, other: Device, server: str, *, private: bool = False
             offered.set()
         both = (outcomes[0], outcomes[1])
         if all(outcome.verdict.direct for outcome in both):
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await _talk(ends, both)
         for outcome in both:
             for stream in outcome.streams.values():
@@ -182,7 +182,7 @@ async def _udp_socket(host: Host, server: str | None) -> tuple[trio.socket.Socke
 
 async def observe_tcp(host: Host, local: tuple[str, int], server: str) -> tuple[str, int]:
     sock = await host.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with sock, trio.fail_after(10):
+    with sock, trio.fail_after(60):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         await sock.bind(local)

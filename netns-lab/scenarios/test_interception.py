@@ -89,7 +89,7 @@ async def catch_udp(box: Host, port: int, *, task_status=trio.TASK_STATUS_IGNORE
 async def say(host: Host, ip: str, port: int, *, mark: int = 0) -> str:
     """What a TCP server there says to a plain GET; the error's name when there is no connection."""
     sock = await host.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
-    with sock, trio.fail_after(10):
+    with sock, trio.fail_after(60):
         if mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         heard = b""
@@ -171,7 +171,7 @@ async def test_a_late_answer_does_not_open_a_way_past_the_gateway(picture):
     async with picture.lab.up(), trio.open_nursery() as nursery:
         await serve_all(nursery, picture)
         await netfilter_of(picture).apply(plan(BOTH))
-        with await client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(10):
+        with await client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, trio.fail_after(60):
             await sock.bind((client.ip, 5555))
             with await box.call(lambda: transparent.reply_socket(server.ip, 7, OWN_MARK)) as late:
                 late.sendto(b"late", (client.ip, 5555))

@@ -556,7 +556,7 @@ async def test_the_gate_opens_for_the_first_name_that_needs_it_and_follows_the_p
         assert rcode(await lab.ask(f"{IN_BASE32}")) == "NOERROR" and len(made) == 1
         assert not gate.knows("ood1.home.example")
         (tmp_path / "names" / "pins").mkdir(parents=True)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not gate.knows("ood1.home.example"):
                 TrustStore(tmp_path).pin(Pin(about=HOME, key=ALICE.public, source="test", at=0))
                 await told.wait()
@@ -578,7 +578,7 @@ async def test_a_pin_that_is_revoked_before_anybody_follows_the_files_is_revoked
     told = trio.Event()
     async with trio.open_nursery() as tasks:
         tasks.start_soon(gate.live, tmp_path, told.set)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await told.wait()
         tasks.cancel_scope.cancel()
     assert isinstance(await names.resolve(ask), Revoked)
@@ -606,7 +606,7 @@ async def test_what_was_learnt_before_anybody_follows_the_files_is_not_forgotten
     changes: list[None] = []
     async with trio.open_nursery() as tasks:
         tasks.start_soon(gate.live, tmp_path, partial(changes.append, None))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             for number in range(2):  # who looks again is done with what was seen before
                 (kept / str(number)).touch()
                 await looked.receive()

@@ -261,7 +261,7 @@ async def test_datagrams_are_served_as_well(tmp_path: Path, nursery: trio.Nurser
     ):
         packets = await laptop.gateway._world.find("peers").open_packets(Target("photos.home.example", 53))
         packets.send(b"hello", Target("photos.home.example", 53))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while True:
                 await trio.lowlevel.wait_readable(packets.fileno())
                 try:
@@ -580,7 +580,7 @@ async def test_when_a_door_closes_tunnels_of_version_4_come_in_by_another_and_th
         stream, _ = await socks5(laptop.port(), "photos.home.example", 80)
         (tunnel,) = await tunnels(laptop)
         await photos.reload(door(port, web(target)), base=base_of(dns))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await tunnel.over.wait()
         await laptop.reload(BY_NAME.replace("rtcp: {}", old), base=f"{base_of(dns)}ipv6: true\n")
         assert await ask(laptop) == 0, "the next one is dialled where its documents say"
@@ -644,7 +644,7 @@ async def test_a_peer_that_would_not_be_let_in_any_more_loses_its_tunnel_and_its
                 await photos.reload(door(port, f"{more}\n  admission: ['MATCH,REJECT']"), base=base_of(dns))
             case "no section":
                 await photos.reload(SOCKS, base=base_of(dns))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await tunnel.over.wait()
             await until(lambda: not photos.gateway.connections())
             with suppress(trio.BrokenResourceError):
@@ -670,7 +670,7 @@ async def test_streams_that_have_outlived_their_tunnel_end_as_well(tmp_path: Pat
         await stream.send_all(b"still")
         assert await exactly(stream, 5) == b"still"
         pin(home, HOME, ALICE, revoked=True)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await until(lambda: not photos.gateway.connections())
             with suppress(trio.BrokenResourceError):
                 assert await stream.receive_some() == b""
@@ -688,7 +688,7 @@ async def test_what_we_say_to_a_peer_ends_with_its_key(tmp_path: Path, nursery: 
     ):
         streams = [(await socks5(laptop.port(), name, 80))[0] for name in ("photos.home.example", "home.example")]
         pin(home, dev(NAS), NAS, revoked=True)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             for stream in streams:
                 with suppress(trio.BrokenResourceError):
                     assert await stream.receive_some() == b""
@@ -714,7 +714,7 @@ async def test_what_a_command_says_to_a_peer_ends_with_its_key_as_well(tmp_path:
             await stream.send_all(b"still")
             assert await exactly(stream, 5) == b"still"
             pin(home, dev(NAS), NAS, revoked=True)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await until(lambda: not laptop.gateway.connections())
 
 
@@ -735,7 +735,7 @@ async def test_who_waits_for_a_device_that_fails_at_first_gets_the_next(
     monkeypatch.setattr("cyfs_gateway.io.peers.open_device", unlucky)
     monkeypatch.setattr("cyfs_gateway.io.peers._AGAIN", 0.01)
     async with machine(tmp_path, PI, "rtcp: {}\n", did=LAPTOP) as laptop:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(laptop.gateway._peers.device)
                 await tried.wait()
@@ -786,7 +786,7 @@ async def test_what_is_required_now_is_required_of_those_inside(tmp_path: Path, 
         assert not tunnel.over.is_set(), "it is as sure as it was"
         await stream.aclose()
         await photos.reload(door(port, web(target)))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await tunnel.over.wait()
 
 
@@ -827,7 +827,7 @@ async def test_pins_that_cannot_be_read_end_no_tunnel_and_let_nobody_in(tmp_path
             await mallory.gateway._peers.tunnel(PHOTOS)
         broken.unlink()
         pin(home, HOME, ALICE, revoked=True)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await tunnel.over.wait()
 
 
@@ -896,7 +896,7 @@ async def test_a_slow_answer_about_somebody_makes_no_revocation_late(
         is_slow = True
         assert photos.gateway._peers._peers is not None
         photos.gateway._peers._peers._change()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await asked.wait()
             for tunnel, key in ((by_key, MALLORY), (by_name, PI)):
                 pin(home, dev(key), key, revoked=True)
@@ -912,7 +912,7 @@ async def test_whoever_was_put_out_stays_away_for_a_minute(tmp_path: Path) -> No
     ):
         tunnel = await laptop.gateway._peers.tunnel(PHOTOS)
         pin(home, dev(PI), PI, revoked=True)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await tunnel.over.wait()
         assert isinstance(tunnel, MuxedTunnel) and tunnel.stay_away == 60
 
@@ -940,7 +940,7 @@ async def test_whom_we_dialled_is_judged_as_well(tmp_path: Path, nursery: trio.N
     ):
         tunnel = await laptop.gateway._peers.tunnel(PHOTOS)
         pin(home, HOME, MALLORY)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await tunnel.over.wait()
         with pytest.raises(Refused):
             await laptop.gateway._peers.tunnel(PHOTOS)
@@ -1007,7 +1007,7 @@ async def test_a_tunnel_to_a_zone_is_kept_with_its_gateway(tmp_path: Path) -> No
         machine(tmp_path / "photos", NAS, door(port), did=PHOTOS, dns=dns) as photos,
         machine(tmp_path / "laptop", PI, kept, did=LAPTOP, dns=dns) as laptop,
     ):
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await until(lambda: photos.gateway.peers() and laptop.gateway.peers())
         assert [one.peer for one in laptop.gateway.peers()] == [str(PHOTOS)]
 
@@ -1143,7 +1143,7 @@ async def test_another_key_is_another_device(tmp_path: Path) -> None:
         base = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\n"
         settle(tmp_path / "photos", MALLORY)
         await photos.reload(door(port), base=base)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await tunnel.over.wait()
         assert (await photos.gateway._peers.device()).local.canonical == dev(MALLORY)
         (tmp_path / "photos/identity/device.pem").chmod(0o644)
@@ -1163,7 +1163,7 @@ async def test_version_4_ends_when_it_may_not_be_spoken_any_more(tmp_path: Path)
         tunnel = await laptop.gateway._peers.tunnel(PHOTOS)
         assert tunnel.version == 4
         await photos.reload(door(port, "  versions: [5]"), base=base_of(dns))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await tunnel.over.wait()
         with pytest.raises(Unreachable):
             await laptop.gateway._peers.tunnel(PHOTOS)
@@ -1191,7 +1191,7 @@ async def test_tunnels_of_version_5_stay_while_it_is_spoken(tmp_path: Path, nurs
         (by_5,) = await tunnels(mallory)
         assert (by_4.version, by_5.version) == (4, 5)
         await photos.reload(speaking("[5]"), base=base_of(dns))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await by_4.over.wait()
         with pytest.raises(Unreachable):
             await laptop.gateway._peers.tunnel(PHOTOS)

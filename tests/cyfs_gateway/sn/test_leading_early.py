@@ -73,7 +73,7 @@ async def test_what_is_said_first_does_not_wait_for_the_answer() -> None:
         nonlocal led
         led = await leading.open(ASKER, ASKED, None, near, b"with the request, ")  # type: ignore[arg-type]
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(open_)
             await client.send_all(b"and behind it")
@@ -91,7 +91,7 @@ async def test_no_more_goes_out_than_another_device_holds_and_the_rest_is_kept()
     leading, begun, _ = house()
     near, client = pair()
     early = bytes(1 << 20)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 
             async def say_yes() -> None:

@@ -51,7 +51,7 @@ def calls(two: Pair, budget: Budget | None = None) -> Iterator[Ahead]:
 
 
 async def until(true) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not true():  # noqa: ASYNC110
             await trio.sleep(0.001)
 

@@ -230,7 +230,7 @@ async def test_all_of_it_on_real_sockets():
         here = Gatherer(udp=[sock.getsockname()], servers=servers)
         await nursery.start(here.run)
         assert "127.0.0.1" in here.addresses
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while here.behaviour is None:
                 await trio.lowlevel.checkpoint()
         offer = await here.offer(share, True)

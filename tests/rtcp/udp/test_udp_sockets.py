@@ -194,7 +194,7 @@ def test_both_families_have_one_port():
 
 
 async def until(condition) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await trio.sleep(0.001)
 
@@ -349,7 +349,7 @@ async def test_a_port_that_is_given_up_for_another_takes_its_pipes_along():
     async with pair() as two:
         ours, theirs = await two.pipes()
         before = two.here.addresses
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             for side, mine, far in ((two.here, ours, theirs), (two.here, theirs, ours)):
                 side.rebind(two.sockets("127.0.0.1"))
                 await send_all(mine, b"moved")

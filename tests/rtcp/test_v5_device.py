@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import replace
 from functools import partial
 
@@ -90,6 +91,18 @@ async def test_a_stream_each_way_through_one_tunnel(versions):
         await talk(back)
         back.close()
         assert town.asked == [BOBS_DID]
+
+
+@pytest.mark.parametrize(("versions", "watched"), [(FIVE, [0, 0]), (FOUR, [1])], ids=["five", "four"])
+async def test_the_kernel_keeps_alive_only_what_has_no_pulse_of_its_own(versions, watched):
+    town = Town(versions=versions)
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB) as bob:
+        tunnels = [await alice.tunnel(BOBS_DID)]
+        if versions == FIVE:
+            await until(bob.tunnels)
+            tunnels += bob.tunnels()
+        pipes = [each.pipe if isinstance(each, MuxedTunnel) else each._pipe for each in tunnels]
+        assert [pipe.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for pipe in pipes] == watched
 
 
 async def test_what_is_wanted_at_once_goes_out_behind_the_handshake_and_waits_for_the_verdict(town):

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Request, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Request, TextMessage
 
 from cyfs_ns.errors import BadWire, Unreachable
 from tests.tunnels.exam import check_endpoint
@@ -22,7 +22,7 @@ from tests.tunnels.test_transports import tcp_pair, tls_over
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
 from tunnels.io.waiting import TcpEndpoint, receive_some, send_all
-from tunnels.io.websocket import MOST_HEAD, PATH, SUBPROTOCOL, answer_websocket, open_websocket
+from tunnels.io.websocket import MOST_HEAD, PATH, SUBPROTOCOL, WebSocketEndpoint, answer_websocket, open_websocket
 
 
 def endpoint(sock: socket.socket) -> TcpEndpoint:
@@ -259,6 +259,39 @@ async def test_pings_that_nobody_reads_the_answers_of_are_not_collected() -> Non
     near.close()
 
 
+@pytest.mark.parametrize("frame", [b"\x89\x80", b"\x8a\x80", b"\x00\x80"], ids=["ping", "pong", "empty piece"])
+def test_frames_without_a_byte_do_not_keep_the_reader_busy(frame: bytes) -> None:
+    class Flood:
+        """One that always has more of them, and takes all that is answered."""
+
+        reads = 0
+
+        def fileno(self) -> int:
+            return -1
+
+        def recv_into(self, buffer: memoryview) -> int:
+            self.reads += 1
+            assert self.reads < 10, "it is read on and on"
+            said = (b"\x02\x80" + bytes(4) if self.reads == 1 else b"") + (frame + bytes(4)) * 100
+            buffer[: len(said)] = said
+            return len(said)
+
+        def send(self, data: bytes) -> int:
+            return len(data)
+
+        def unsent(self) -> bool:
+            return False
+
+    machine = WSConnection(ConnectionType.SERVER)
+    asked = WSConnection(ConnectionType.CLIENT).send(Request(host="a", target=PATH, subprotocols=[SUBPROTOCOL]))
+    machine.receive_data(asked)
+    list(machine.events())
+    machine.send(AcceptConnection(subprotocol=SUBPROTOCOL))
+    stream = WebSocketEndpoint(Flood(), machine)  # type: ignore[arg-type]
+    with pytest.raises(ConnectionAbortedError):
+        stream.recv_into(memoryview(bytearray(64)))
+
+
 async def test_an_answer_without_end_is_given_up() -> None:
     near, far = sockets()
     async with trio.open_nursery() as nursery:
@@ -271,4 +304,27 @@ async def test_an_answer_without_end_is_given_up() -> None:
         with pytest.raises(Unreachable):
             await open_websocket(near, "sn.example")
         nursery.cancel_scope.cancel()
+    far.close()
+
+
+_NOT_ASCII = ["Connection: \xff", "Sec-WebSocket-Protocol: \xff", "Sec-WebSocket-Extensions: \xff"]
+
+
+@pytest.mark.parametrize("line", _NOT_ASCII)
+async def test_an_answer_whose_head_is_not_ascii_is_no_websocket(line: str) -> None:
+    near, far = sockets()
+    await send_all(far, f"HTTP/1.1 101 Switching\r\n{line}\r\n\r\n".encode("latin-1"))
+    with pytest.raises(Unreachable):
+        await open_websocket(near, "sn.example")
+    assert near.fileno() < 0
+    far.close()
+
+
+@pytest.mark.parametrize("line", ["Host: \xff", *_NOT_ASCII])
+async def test_a_request_whose_head_is_not_ascii_is_bad(line: str) -> None:
+    near, far = sockets()
+    with pytest.raises(BadWire):
+        asked = f"GET {PATH} HTTP/1.1\r\nUpgrade: websocket\r\n{line}\r\n\r\n"
+        await answer_websocket(far, asked.encode("latin-1"))
+    near.close()
     far.close()

@@ -5,7 +5,8 @@ for it ends both directions.  Whoever is cut off without it has not been told th
 
 There is one resource (``PATH``) and one subprotocol, no extensions, so nothing is ever unpacked.  A message is passed
 on as it comes, so its length is no matter; what a peer can make us hold is one read and a bounded number of answers to
-its pings.
+its pings.  Whoever sends frame upon frame without a byte for us would keep whoever reads busy for as long as it likes,
+so there are few in a row.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ MOST_HEAD: Final = 8192
 """Octets of a request or an answer at most."""
 _MESSAGE: Final = 64 * 1024
 _MOST_OWED: Final = 2 * _MESSAGE
+_MOST_EMPTY: Final = 64
+"""Frames in a row that bring no byte: pings, their answers, empty pieces."""
 _READ: Final = 64 * 1024
+
+_BAD: Final = (ProtocolError, UnicodeDecodeError)
+"""What the machine raises for bytes that are wrong; the second for a head with some that are not ASCII."""
 
 _scratch = memoryview(bytearray(_READ))
 """Messages pass through here on their way into the machine; shared, since nobody awaits in between."""
@@ -50,6 +56,7 @@ class WebSocketEndpoint:
         self._ready, self._owed = bytearray(), bytearray()
         self._within = False
         """In the middle of a message that came in pieces."""
+        self._empty = 0
         self._ended = self._end_told = self._write_ended = False
         self.fileno = lower.fileno
         self._look()
@@ -88,6 +95,9 @@ class WebSocketEndpoint:
                 raise ConnectionAbortedError("it pings and does not read")
 
     def _take(self, event: Event) -> None:
+        self._empty = 0 if isinstance(event, BytesMessage) and event.data else self._empty + 1
+        if self._empty > _MOST_EMPTY:
+            raise ConnectionAbortedError("it has nothing to say, and says so without end")
         if isinstance(event, BytesMessage) and not self._ended:
             self._ended = not (event.data or self._within) and event.message_finished
             self._within = not event.message_finished
@@ -162,7 +172,7 @@ async def open_websocket(lower: Endpoint, host: str) -> WebSocketEndpoint:
             if not piece:
                 break
         raise Unreachable(f"{host} does not answer as a WebSocket does", "other")
-    except (OSError, ProtocolError) as fault:
+    except (OSError, *_BAD) as fault:
         lower.close()
         raise Unreachable(f"no WebSocket with {host}: {fault}", "other") from fault
     except BaseException:
@@ -179,6 +189,6 @@ async def answer_websocket(lower: Endpoint, head: bytes) -> WebSocketEndpoint:
         if not isinstance(asked, Request) or asked.target != PATH or SUBPROTOCOL not in asked.subprotocols:
             raise BadWire("no request for our WebSocket")
         await send_all(lower, machine.send(AcceptConnection(subprotocol=SUBPROTOCOL)))
-    except ProtocolError as bad:
+    except _BAD as bad:
         raise BadWire(f"no request for a WebSocket: {bad}") from bad
     return WebSocketEndpoint(lower, machine)

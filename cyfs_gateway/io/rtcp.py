@@ -46,7 +46,11 @@ class _Answered:
         self.pipe = pipe
 
     async def answered(self) -> None:
-        await trio.lowlevel.checkpoint()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            self.pipe.close()
+            raise
 
 
 class PeerDesk:

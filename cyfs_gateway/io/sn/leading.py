@@ -182,7 +182,7 @@ class Leading:
 
 async def _pass_on(near: Endpoint, early: bytes, begun: Begun) -> tuple[int, bytes]:
     """What ``near`` says until the other device has answered, ``early`` first, and not much: how many octets went, and
-    what is left.  Raises ``Refused`` and ``Unreachable``."""
+    what is left.  Raises ``Refused`` and ``Unreachable``; its pipe is closed then, and when this is cancelled."""
     far, passed, rest = begun.pipe, 0, early
 
     async def pass_on() -> None:
@@ -197,13 +197,17 @@ async def _pass_on(near: Endpoint, early: bytes, begun: Begun) -> tuple[int, byt
                     return
 
     fault: Refused | Unreachable | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pass_on)
-        try:
-            await begun.answered()
-        except (Refused, Unreachable) as no:
-            fault = no
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pass_on)
+            try:
+                await begun.answered()
+            except (Refused, Unreachable) as no:
+                fault = no
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        far.close()  # a yes may come in the moment in which this is cancelled
+        raise
     if fault is not None:
         raise fault
     return passed, rest

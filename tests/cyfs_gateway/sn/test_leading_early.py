@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from cyfs_gateway.io.rtcp import _Answered
 from cyfs_gateway.io.sn.leading import Leading
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
@@ -131,3 +132,30 @@ async def test_the_other_device_is_told_who_comes(known_as: str, wanted: str) ->
     led.close()
     near.close()
     await client.aclose()
+
+
+async def test_whoever_goes_away_with_the_yes_leaves_nothing() -> None:
+    leading, begun, ledger = house()
+    near, client = pair()
+    with trio.CancelScope() as asking:
+        async with trio.open_nursery() as nursery:
+
+            async def say_yes() -> None:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                begun.said.set()
+                asking.cancel()
+
+            nursery.start_soon(say_yes)
+            await leading.open(ASKER, ASKED, None, near, b"hello")  # type: ignore[arg-type]
+    assert asking.cancelled_caught and begun.pipe.fileno() < 0 and ledger.inside == 0
+    near.close()
+    await client.aclose()
+
+
+async def test_a_stream_of_version_4_is_closed_when_nobody_waits_for_it_any_more() -> None:
+    pipe, far = pair()
+    with trio.CancelScope() as asking:
+        asking.cancel()
+        await _Answered(pipe).answered()
+    assert asking.cancelled_caught and pipe.fileno() < 0
+    await far.aclose()

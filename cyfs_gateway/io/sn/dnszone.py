@@ -98,7 +98,11 @@ class ZoneKeeper:
         with closing(database):
             # A signature for each device: some seconds, for very many.
             lost = await trio.to_thread.run_sync(self.zone.restore, kept, self._wall(), serial)
-            await trio.to_thread.run_sync(_forget, database, lost)
+            try:
+                await trio.to_thread.run_sync(_forget, database, lost)
+            except sqlite3.Error as fault:
+                # A disk that is full must not keep the SN from its work: they are lost as well at the next start.
+                _log.error("the zone cannot be written down: %s: %s", self._file, fault)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep)
                 self._ready = True

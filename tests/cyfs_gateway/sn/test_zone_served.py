@@ -309,6 +309,20 @@ async def test_a_disk_that_refuses_is_told_to_whoever_waits(tmp_path: Path, monk
         assert (await made.keeper.update(said(seq=2, addresses=(HOME4,)))).accepted
 
 
+async def test_a_disk_that_is_full_at_the_start_keeps_nobody_from_being_served(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as made:
+        assert (await made.keeper.update(said(seq=1, addresses=(HOME4,)))).accepted
+    with sqlite3.connect(made.file) as database:
+        database.execute("INSERT INTO said VALUES ('bob', 'x', 'what nobody says any more', 1.0)")
+        # As a full disk does, for every commit that has to remove this line.
+        refuse = "CREATE TRIGGER full BEFORE DELETE ON said BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        database.execute(refuse)
+    database.close()
+    async with keeping(tmp_path) as again:
+        assert any(HOME4 in line for line in again.keeper.zone.lines(NOW))
+        assert (await again.keeper.update(said(seq=2, addresses=(HOME4,)))).accepted
+
+
 async def test_who_waits_when_it_ends_is_not_left_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cyfs_gateway.io.sn import dnszone
 

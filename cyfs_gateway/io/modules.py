@@ -126,7 +126,7 @@ class _Seat:
 
     def _blame(self, fault: Exception) -> None:
         """The module failed: say so, and let it end."""
-        if isinstance(fault, ExceptionGroup) and len(fault.exceptions) == 1:
+        while isinstance(fault, ExceptionGroup) and len(fault.exceptions) == 1:
             fault = fault.exceptions[0]
         self.fault = str(fault) or type(fault).__name__
         _log.error("module %s failed and is off", self.section, exc_info=fault)

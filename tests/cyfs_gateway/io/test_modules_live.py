@@ -67,7 +67,8 @@ class Guest:
         host.register_status(status)
         assert host.gateway_status()["mode"] == "rule"
         if failing == "run":
-            raise RuntimeError("run failed")
+            # As from one task of many.
+            raise ExceptionGroup("outer", [ExceptionGroup("inner", [RuntimeError("run failed")])])
         try:
             await trio.sleep_forever()
         finally:

@@ -45,7 +45,7 @@ class CertificatesModule:
             name = body.get("name", "")
             labels = certificates.renew(name) if isinstance(name, str) else []
             if not labels:
-                raise Refused(f"no certificate called {str(name)[:80]!r} is ordered here")
+                raise Refused(f"no certificate{f' called {str(name)[:80]!r}' if name else ''} is ordered here")
             return {"renewing": labels}
 
         async with trio.open_nursery() as nursery:

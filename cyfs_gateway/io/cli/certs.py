@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from cyfs_gateway.io.cli.common import Place, ask, home_option, json_option, pass_place, print_json, table
+from cyfs_gateway.io.cli.common import Place, ask_module, home_option, json_option, pass_place, print_json, table
 from cyfs_ns.printable import printable
 
 _DAY = 86_400
+_OFF = "no certificates are kept here: the configuration has no section certificates"
 
 
 @click.group()
@@ -35,7 +36,7 @@ def list_(place: Place, as_json: bool) -> None:
     Example:
       cyfs-gateway certs list
     """
-    said = ask(place, "POST", "cyfs", "modules", "certificates", "list", body={})
+    said = ask_module(place, "certificates", "list", {}, off=_OFF)
     if as_json:
         print_json(said)
         return
@@ -67,7 +68,7 @@ def renew(place: Place, name: str, as_json: bool) -> None:
     Example:
       cyfs-gateway certs renew photos.me.example
     """
-    said = ask(place, "POST", "cyfs", "modules", "certificates", "renew", body={"name": name})
+    said = ask_module(place, "certificates", "renew", {"name": name}, off=_OFF)
     if as_json:
         print_json(said)
         return

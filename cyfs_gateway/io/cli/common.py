@@ -27,6 +27,7 @@ __all__ = [
     "WATCH_SECONDS",
     "Place",
     "ask",
+    "ask_module",
     "asking",
     "config_option",
     "home_option",
@@ -120,6 +121,26 @@ def ask(
 ) -> Any:
     with asking(place):
         return place.client().call(method, *segments, query=query, body=body)
+
+
+def ask_module(place: Place, section: str, method: str, body: Mapping[str, Any], *, off: str, unknown: str = "") -> Any:
+    """Call a module's control method.  ``off`` is said where the configuration has no such section, ``unknown`` where
+    the method does not know what it was asked about."""
+    from cyfs_ns.io.client import ApiFault
+
+    with asking(place):
+        client = place.client()
+        try:
+            return client.call("POST", "cyfs", "modules", section, method, body=body)
+        except ApiFault as fault:
+            if fault.status != 404:
+                raise
+            told = client.call("GET", "cyfs", "status")["modules"].get(section)
+            if told is None:
+                raise click.ClickException(off) from None
+            if not told["running"]:
+                raise click.ClickException(printable(f"{section} does not run: {told['fault']}")) from None
+            raise click.ClickException(unknown or printable(str(fault))) from None
 
 
 def running_in_trio(place: Place, work: Callable[[Controller], Awaitable[_T]]) -> _T:

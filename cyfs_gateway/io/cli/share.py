@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from cyfs_gateway.io.cli.common import Place, ask, home_option, json_option, pass_place, print_json, table
+from cyfs_gateway.io.cli.common import Place, ask_module, home_option, json_option, pass_place, print_json, table
 from cyfs_ns.printable import printable
+
+_OFF = "nothing is shared here: the configuration has no section share"
 
 
 class _ServiceOrCommand(click.Group):
@@ -48,7 +50,7 @@ def link(place: Place, service: str, until: str, note: str, whose: str, qr: bool
       cyfs-gateway share photos --until 2027-01-31
     """
     body = {"service": service, "until": until, "note": note, "for": whose}
-    said = ask(place, "POST", "cyfs", "modules", "share", "link", body=body)
+    said = ask_module(place, "share", "link", body, off=_OFF)
     if as_json:
         print_json(said)
         return
@@ -115,7 +117,7 @@ def list_(place: Place, as_json: bool) -> None:
     Example:
       cyfs-gateway share list
     """
-    said = ask(place, "POST", "cyfs", "modules", "share", "list", body={})
+    said = ask_module(place, "share", "list", {}, off=_OFF)
     if as_json:
         print_json(said)
         return
@@ -138,7 +140,7 @@ def revoke(place: Place, id: str, as_json: bool) -> None:
     Example:
       cyfs-gateway share revoke 5f1d0c3b9a7e2468
     """
-    said = ask(place, "POST", "cyfs", "modules", "share", "revoke", body={"id": id})
+    said = ask_module(place, "share", "revoke", {"id": id}, off=_OFF)
     if as_json:
         print_json(said)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from cyfs_gateway.io.cli.common import (
     Place,
     ask,
+    ask_module,
     home_option,
     json_option,
     pass_place,
@@ -23,10 +25,11 @@ from cyfs_ns.io.cli.common import facts
 from cyfs_ns.printable import printable
 
 _OFF = "no SN runs here: the configuration has no section sn (cyfs-gateway sn init DOMAIN writes one)"
+_NOBODY = "no account here has that name or DID (cyfs-gateway sn users shows them)"
 
 
 def _control(place: Place, method: str, **body: Any) -> Mapping[str, Any]:
-    said: Mapping[str, Any] = ask(place, "POST", "cyfs", "modules", "sn", method, body=body)
+    said: Mapping[str, Any] = ask_module(place, "sn", method, body, off=_OFF, unknown=_NOBODY)
     return said
 
 
@@ -130,18 +133,18 @@ def users(place: Place, who: str, as_json: bool) -> None:
 
 
 @click.command("usage")
-@click.option("--month", default=0, metavar="YYYYMM", help="[default: this month]")
+@click.option("--month", type=click.DateTime(["%Y%m"]), metavar="YYYYMM", help="[default: this month]")
 @json_option
 @home_option
 @pass_place
-def usage(place: Place, month: int, as_json: bool) -> None:
+def usage(place: Place, month: datetime | None, as_json: bool) -> None:
     """Show who used what of the SN in a month, most first.
 
     \b
     Example:
       cyfs-gateway sn usage --month 202611
     """
-    told = _control(place, "usage", month=month)
+    told = _control(place, "usage", month=0 if month is None else month.year * 100 + month.month)
     if as_json:
         print_json(told)
         return

@@ -210,7 +210,7 @@ class _Running:
             "domain": self._myself.domain,
             "did": str(self._myself.did),
             "addresses": list(self._myself.addresses),
-            "udp": [f"{'[' + ip + ']' if ':' in ip else ip}:{port}" for ip, port in relay.addresses],
+            "udp": [_spelled(*place) for place in relay.addresses],
             "open": str(self._settings.opened),
             "owners": sorted(map(str, self._owners)),
             "draining": self._desk.draining,
@@ -227,7 +227,7 @@ class _Running:
             "visitors": 0 if self._ingress is None else len(self._ingress.traffic),
             "ingress": []
             if self._ingress is None
-            else [f"{host or '*'}:{port}" for host, port in self._ingress.places],
+            else [_spelled(host or "*", port) for host, port in self._ingress.places],
             "month": self._ledger.month,
         }
 
@@ -285,6 +285,10 @@ async def _know_owners(host: Host, settings: SnSettings, owners: set[Did]) -> No
             found.add(parse_did(owner).canonical)
     owners.intersection_update(found)
     owners.update(found)
+
+
+def _spelled(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _nobody() -> None:

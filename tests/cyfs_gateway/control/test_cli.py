@@ -138,6 +138,10 @@ async def test_reload_sends_a_path_at_home_and_the_content_of_any_other(owner: O
         ("explain http://[x]/", 2, "not an authority"),
         ("explain http://a.example:99999", 2, "port"),
         ("explain a.example --from nobody", 2, "nobody"),
+        ("certs list", 1, "no section certificates"),
+        ("share revoke 5f1d0c3b9a7e2468", 1, "no section share"),
+        ("sn suspend mallory --why abuse", 1, "no section sn"),
+        ("sn usage --month 2026", 2, "--month"),
         ("select pick", 2, "NAME"),
         ("dance", 2, "dance"),
         ("check", 2, "which file"),
@@ -149,6 +153,18 @@ async def test_exit_codes(owner: Owner, words: str, code: int, said: str) -> Non
     result = await owner(*words.split())
     assert result.exit_code == code
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [({"running": True}, "no account here has that name"), ({"running": False, "fault": "disk full"}, "disk full")],
+)
+async def test_what_a_module_does_not_know_is_told_from_one_that_is_off(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(owner.house.gateway, "status", lambda: {"listeners": [], "modules": {"sn": report}})
+    result = await owner("sn", "users", "nobody")
+    assert (result.exit_code, said in result.stderr) == (1, True), result.stderr
 
 
 def test_no_gateway_is_exit_code_3_and_says_how_to_start_one(tmp_path: Path) -> None:

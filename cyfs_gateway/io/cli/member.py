@@ -126,7 +126,8 @@ def _of_owner(command: Callable[..., None]) -> Callable[..., None]:
 def join(desk: _Desk, name: str, code: str) -> None:
     """Get a name at an SN, and an account if you have none there.
 
-    SN is its DID or host name.  The gateway has to know the way to it: put it into rtcp/sn of its configuration.
+    SN is its DID, or its host name where documents say its key as surely as rtcp/require wants it.  The gateway has to
+    know the way to it: put it into rtcp/sn of its configuration.
 
     \b
     Example:

@@ -12,7 +12,7 @@ from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from rtcp.io.answers import TooSoon, TunnelOver, fault_of
 from rtcp.io.commons import Commons
 from rtcp.io.conversation import Conversations, MuxedDatagrams, MuxedStream
-from rtcp.io.pipe import Answered, GiveUp
+from rtcp.io.pipe import Answered, GiveUp, send_all
 from rtcp.v5.frames import Address, Code, Opening, Purpose, Stop
 from rtcp.v5.targets import write_target
 from rtcp.v5.tunnel import Tunnel
@@ -47,12 +47,24 @@ class Asking:
         return len(self._asked)
 
     async def open_stream(self, host: str | None, port: int, source: Address | None, first: bytes = b"") -> MuxedStream:
-        """``first`` goes out behind the request.  Raises ``Refused``, ``TunnelOver`` and ``Unreachable``."""
-        return await self._open(write_target(Purpose.STREAM, host, port, source), self._standing.stream, first)
+        """``first`` goes out behind the request, as far as there is room.  Raises ``Refused``, ``TunnelOver`` and
+        ``Unreachable``."""
+        begun = await self._open(write_target(Purpose.STREAM, host, port, source), self._standing.stream, first)
+        if begun.unsent:
+            try:
+                await send_all(begun.pipe, begun.unsent)
+            except OSError as fault:
+                begun.pipe.close()
+                raise Unreachable(f"the peer ended it: {fault}", "tunnel_open") from fault
+            except BaseException:
+                begun.pipe.close()
+                raise
+        return begun.pipe
 
     async def open_datagrams(self, host: str | None, port: int, source: Address | None) -> MuxedDatagrams:
         """Raises as ``open_stream``."""
-        return await self._open(write_target(Purpose.DATAGRAMS, host, port, source), self._standing.flow)
+        begun = await self._open(write_target(Purpose.DATAGRAMS, host, port, source), self._standing.flow)
+        return begun.pipe
 
     def begin_stream(self, host: str | None, port: int, source: Address | None) -> Begun[MuxedStream]:
         """As ``open_stream``, that waits for no answer.  Raises ``TunnelOver`` and ``Unreachable``."""
@@ -106,12 +118,12 @@ class Asking:
             for asked in waiting:
                 asked.answer(_no_way())
 
-    async def _open(self, opening: Opening, make: Callable[[int], _Made], first: bytes = b"") -> _Made:
+    async def _open(self, opening: Opening, make: Callable[[int], _Made], first: bytes = b"") -> Begun[_Made]:
         for pause in (*_PAUSES, None):
             try:
                 begun = self._ask(opening, make, first)
                 await begun.answered()
-                return begun.pipe
+                return begun
             except TooSoon:
                 if pause is None:
                     break
@@ -121,10 +133,9 @@ class Asking:
     def _ask(self, opening: Opening, make: Callable[[int], _Made], first: bytes = b"") -> Begun[_Made]:
         number, made = self._begin(opening, make)
         asked = self._asked[number] = _Awaited()
-        if first:
-            self._machine.send(number, first, self._now())
+        sent = self._machine.send(number, first, self._now()) if first else 0
         self._turn()
-        return Begun(self, number, made, asked)
+        return Begun(self, number, made, asked, first[sent:])
 
     def _begin(self, opening: Opening, make: Callable[[int], _Made]) -> tuple[int, _Made]:
         """Raises ``Unreachable``: ``TunnelOver``, ``TooSoon``, or there are no more descriptors."""
@@ -184,10 +195,10 @@ class Asking:
 class Begun(Generic[_Made]):
     """A conversation that the peer is asked for.  What is said on ``pipe`` goes out behind the request (§8.1)."""
 
-    __slots__ = ("_asking", "asked", "number", "pipe")
+    __slots__ = ("_asking", "asked", "number", "pipe", "unsent")
 
-    def __init__(self, asking: Asking, number: int, pipe: _Made, asked: _Awaited) -> None:
-        self._asking, self.number, self.pipe, self.asked = asking, number, pipe, asked
+    def __init__(self, asking: Asking, number: int, pipe: _Made, asked: _Awaited, unsent: bytes = b"") -> None:
+        self._asking, self.number, self.pipe, self.asked, self.unsent = asking, number, pipe, asked, unsent
 
     async def answered(self) -> None:
         """Until the peer says yes; to be awaited once, unless it ``is_used``.

@@ -586,7 +586,7 @@ class Device:
                 try:
                     if await self.tunnel(did, via=via, at=at) is wish.tunnel:
                         await wish.over.wait()
-                except (Refused, Unreachable) as failed:
+                except CyfsError as failed:
                     fault = failed
                 nursery.cancel_scope.cancel()
         except BaseException:

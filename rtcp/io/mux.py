@@ -195,7 +195,7 @@ class MuxedTunnel:
     ) -> Pipe:
         """Ask the peer to reach ``host`` (None: its own machine) at ``port``; ``source`` is whence, if it is told.
 
-        ``first``, less than a window, goes out behind the request (section 8.1): the answer is not waited for.  Raises
+        ``first`` goes out behind the request (section 8.1), as far as there is room: that waits for no answer.  Raises
         ``Refused`` when the peer's rules say no, ``TunnelOver``, or ``Unreachable``.
         """
         return await self._asking.open_stream(host, port, source, first)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 
@@ -186,3 +188,21 @@ async def test_a_server_that_speaks_first_is_heard_by_who_is_told(town):
         stream = await asker.hear()
         assert await receive(stream) == b"hello" and await receive(stream) == b""
         stream.close()
+
+
+async def test_what_goes_behind_the_request_arrives_though_the_tunnel_is_full(town):
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB):
+        streams = [await alice.open_stream(BOBS_DID, None, 443) for _ in range(40)]
+        for each in streams:
+            with suppress(BlockingIOError):
+                while True:
+                    each.send(bytes(1 << 16))
+        first = bytes(range(250)) * 8
+        stream = await one_of(alice).open_stream(None, 443, first=first)
+        came = b""
+        with trio.fail_after(60):
+            while len(came) < len(first):
+                came += await receive(stream)
+        assert came == first
+        for each in (*streams, stream):
+            each.close()

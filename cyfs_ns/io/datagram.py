@@ -28,8 +28,6 @@ import trio
 from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.io.dial import prepare
 from cyfs_ns.io.light import Word
-from cyfs_ns.query import QR
-from cyfs_ns.wire import HEADER
 
 _ROOM = 4096  # more than the 1232 we offer to take, for servers that do not care
 _MAX_STRAYS = 64
@@ -37,7 +35,6 @@ _MOST_SPARE = 64
 _RESTED = 8  # sockets for which one look is worth the while
 _SWEPT = 2  # questions that are over, to forget with each new one: more than come, so that they never pile up for long
 _AT_ONCE = 64  # each takes all the way to its client, so more would hold up everybody else for too long
-_QR = QR >> 8  # as it is in the third octet
 _NOWHERE = bytes(16)  # a sockaddr of family AF_UNSPEC
 
 # Never waits, so it keeps the interpreter's lock.
@@ -339,15 +336,8 @@ def sockets_here() -> Sockets:
 
 
 def concerns(data: bytes, question: bytes) -> bool:
-    """Whether a message carries ``question`` in whatever case, or is a reply that carries another number of them.
-
-    What is no reply at all is nobody's word: a server must not be blamed for what a forger could have sent.
-    """
-    if data.startswith(question, 12):
-        return True
-    if len(data) < HEADER.size or not data[2] & _QR:
-        return False
-    if data[4:6] != b"\0\1":
+    """Whether a message carries ``question`` in whatever case, or is not one that carries exactly one question."""
+    if data.startswith(question, 12) or data[4:6] != b"\0\1" or len(data) < 12:
         return True
     return data[12 : 8 + len(question)].lower() == question[:-4].lower() and data.startswith(
         question[-4:], 8 + len(question)

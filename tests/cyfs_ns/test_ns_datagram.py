@@ -144,18 +144,6 @@ async def test_others_are_not_heard(server: socket.socket) -> None:
     asking.close()
 
 
-async def test_what_is_no_reply_is_nobodys_word(server: socket.socket) -> None:
-    asking, client = ask(server)
-    bare = question()[:12]
-    for rubbish in (b"", b"\0", question()[:5], bare[:11], bare, bare[:4] + bytes(8)):
-        server.sendto(rubbish, client)
-    refused = bare[:2] + b"\x80\1" + bytes(8)  # an old server's error, without the question
-    server.sendto(refused, client)
-    assert await asking.receive(float("inf")) == refused
-    assert asking.strays == 6
-    asking.close()
-
-
 async def test_who_guesses_too_often_is_found_out(server: socket.socket) -> None:
     asking, client = ask(server)
     for ident in range(100, 200):

@@ -121,7 +121,7 @@ def serve_sn(home: Path, config: Path, tls: int, device: str) -> None:
                     return gateway.peer_desk.standing(nas) is not None
 
                 def take_peer(self, sock: object, source: object) -> None:
-                    raise NotImplementedError
+                    raise AssertionError("no peer comes to the SN by its ingress in this race")
 
             settings = IngressSettings(domain="sn.example", tls=(("127.0.0.1", tls),), http=(), of_source=8192)
             keep_spare_memory()

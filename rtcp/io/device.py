@@ -580,11 +580,13 @@ class Device:
         wish = _Wish(ask)
         self._wishes.setdefault(key, set()).add(wish)
         fault: CyfsError | None = None
+        is_asked = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wish.run)
                 try:
-                    if await self.tunnel(did, via=via, at=at) is wish.tunnel:
+                    is_asked = await self.tunnel(did, via=via, at=at) is wish.tunnel
+                    if is_asked:
                         await wish.over.wait()
                 except CyfsError as failed:
                     fault = failed
@@ -596,10 +598,10 @@ class Device:
             self._wishes[key].discard(wish)
             if not self._wishes[key]:
                 del self._wishes[key]
-        if fault is None and wish.over.is_set():
+        if is_asked:
             fault = wish.fault
         else:
-            wish.close()
+            wish.close()  # what was asked, if anything, is not the tunnel that there is now
         if fault is not None:
             raise fault
         return wish.opened

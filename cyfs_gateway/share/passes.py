@@ -135,6 +135,14 @@ def check_proof(untrusted: str, grant: Grant, spent: Container[str], now: float)
     return token.digest, exp
 
 
+def read_spent(untrusted: Any) -> dict[str, int]:
+    """Proofs that have counted, and until when they would again (Unix time).  Raises ``BadWire``."""
+    is_one = isinstance(untrusted, dict) and all(type(until) is int for until in untrusted.values())
+    if not is_one:
+        raise BadWire("shares: no object of proofs")
+    return dict(untrusted)
+
+
 def write_grants(grants: Mapping[str, Grant]) -> dict[str, Any]:
     """The book, as JSON has it."""
     return {grant.id: asdict(grant) for grant in grants.values()}

@@ -19,8 +19,9 @@ import trio
 
 from cyfs_gateway.certs.source import CertificateSource
 from cyfs_gateway.io.certs.endtls import end_tls
+from cyfs_gateway.io.share.book import GrantBook
 from cyfs_gateway.share.section import Service
-from cyfs_gateway.share.visits import Answer, Book, Forward, judge
+from cyfs_gateway.share.visits import Answer, Forward, judge
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, CyfsError, Refused
 from tunnels.endpoint import Endpoint
@@ -66,7 +67,7 @@ class ShareDoor:
     def __init__(
         self,
         services: Mapping[str, Service],
-        book: Callable[[], Book],
+        book: GrantBook,
         certificates: Callable[[], CertificateSource | None],
         open_url: Callable[[str], Awaitable[Endpoint]],
         *,
@@ -75,8 +76,8 @@ class ShareDoor:
         self._services, self._book, self._certificates = services, book, certificates
         self._open_url, self._wall = open_url, wall
         self._visitors = 0
-        self._spent: dict[str, int] = {}
-        """Proofs that have counted, and until when they would."""
+        self._turn = trio.Lock()
+        """Of those who write down which proofs have counted."""
 
     async def visit(self, stream: trio.SocketStream, *, known_by: KnownBy = "") -> None:
         """Serve one visitor until it leaves; closes ``stream``.  ``known_by`` is what says where it comes from: the
@@ -151,12 +152,11 @@ class ShareDoor:
         visitor.served = True
         service = self._services.get(host)
         now = self._wall()
-        self._spent = {proof: until for proof, until in self._spent.items() if until > now}
-        verdict = judge(head, host, service, self._book(), now, self._spent, visitor.source)
+        verdict = judge(head, host, service, self._book.book, now, self._book.spent(now), visitor.source)
         keep = head.minor == 1 and b"close" not in tokens_of(head.fields, b"connection")
         if isinstance(verdict, Answer):
-            if verdict.spent is not None:
-                self._spent.update([verdict.spent])
+            if verdict.spent is not None and not await self._spend(*verdict.spent):
+                verdict = Answer(status=503, text="that this proof has been used cannot be written down")
             # A body that nobody wants is not read to its end: the connection ends with the answer.
             empty = not values_of(head.fields, b"transfer-encoding") and not values_of(head.fields, b"content-length")
             keep = keep and empty and verdict.status not in (400, 421)
@@ -172,6 +172,17 @@ class ShareDoor:
             return False
         async with way:
             return await _passed(visitor, _Reader(way), head, verdict, keep)
+
+    async def _spend(self, proof: str, until: int) -> bool:
+        """Whether it is certain that ``proof`` will not count again, over a restart neither."""
+        self._book.spend(proof, until)
+        async with self._turn:
+            try:
+                await trio.to_thread.run_sync(self._book.write_spent)
+            except OSError as fault:
+                _log.error("a link for one machine is not opened: %s", fault)
+                return False
+        return True
 
 
 async def _passed(visitor: _Reader, service: _Reader, head: RequestHead, going: Forward, keep: bool) -> bool:

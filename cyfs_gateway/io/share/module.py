@@ -41,7 +41,7 @@ class ShareModule:
         read = read_section(settings)
         book = await trio.to_thread.run_sync(GrantBook, host.home / "share")
         services = {service.host: service for service in read.services}
-        door = ShareDoor(services, lambda: book.book, lambda: host.certificates, host.open_url)
+        door = ShareDoor(services, book, lambda: host.certificates, host.open_url)
         faults: dict[str, str] = {}
         desk = _Desk(read, book, host.key_of)
         host.register_control("link", desk.link)

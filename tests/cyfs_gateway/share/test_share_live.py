@@ -190,6 +190,7 @@ async def test_a_link_for_one_machine_is_opened_there_and_nowhere_else(tmp_path:
         jar = str(tmp_path / "jar")
         assert await house.curl("-L", "-b", jar, "-c", jar, paths[1]) == "0 bytes for GET / HTTP/1.1"
         assert "used" in await house.curl(paths[1])
+        assert len(GrantBook(tmp_path / "share").spent(0)) == 1, "over a restart too"
         elsewhere = given["url"].replace(HOST, "evil.example")
         assert (await house.command("share", "open", elsewhere)).returncode == 2
         assert (await house.command("share", "photos", "--for", "ann")).returncode == 1
@@ -387,14 +388,44 @@ def test_a_book_that_cannot_be_read_admits_nobody_and_is_not_written_over(tmp_pa
     assert (tmp_path / "grants.json").read_text() == "{"
 
 
+def test_a_proof_that_has_counted_counts_after_a_restart_as_one(tmp_path: Path) -> None:
+    book = GrantBook(tmp_path)
+    book.spend("first", 1_800_000_100)
+    book.spend("second", 1_800_000_200)
+    book.write_spent()
+    again = GrantBook(tmp_path)
+    assert again.spent(1_800_000_000) == {"first": 1_800_000_100, "second": 1_800_000_200}
+    assert again.spent(1_800_000_150) == {"second": 1_800_000_200}
+    for nonsense in ("{", "[]", '{"first": "never"}'):
+        (tmp_path / "spent.json").write_text(nonsense)
+        with pytest.raises(ConfigFault):
+            GrantBook(tmp_path)
+
+
+async def test_a_link_for_one_machine_is_not_opened_where_that_cannot_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(booking.GrantBook, "write_spent", no_space)
+    anns = tmp_path / "ann"
+    key = KeyStore(anns).make_device("ann").public
+    async with sharing(tmp_path, echo) as house:
+        given = await house.link("--for", str(dev_did(key)))
+        said = await house.command("--home", str(anns), "share", "open", given["url"])
+        path = said.stdout.decode().strip().removeprefix(f"https://{HOST}")
+        answer = await house.curl("-i", path)
+        assert "503" in answer and "set-cookie" not in answer.lower()
+        assert "used" in await house.curl(path)
+
+
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_what_is_not_on_disk_was_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = GrantBook(tmp_path)
     grant = book.give("photos", HOST, until=2_000_000_000, note="", now=1_800_000_000)
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(booking, "write_atomic", full)
+    monkeypatch.setattr(booking, "write_atomic", no_space)
     with pytest.raises(OSError, match="No space"):
         book.give("photos", HOST, until=2_000_000_000, note="", now=1_800_000_000)
     with pytest.raises(OSError, match="No space"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from cyfs_gateway.flow import Identity
 from cyfs_gateway.io.acquaintance import Acquaintance, key_of
 from cyfs_gateway.io.leads import Leads
 from cyfs_gateway.io.peerflows import PeerFlow
@@ -93,10 +94,14 @@ class Gatekeeper:
 
     def expects(self, peer: Peer) -> bool:
         """Whether a module wants a tunnel from ``peer``, and so bounds how many of its kind there are."""
-        return self._engine.offers.wants(self._acquaintance.identity(peer))
+        return self._engine.offers.wants(self._coming(peer))
+
+    def _coming(self, peer: Peer) -> Identity:
+        """Who it is, and from where."""
+        return replace(self._acquaintance.identity(peer), source=peer.source)
 
     def _admit(self, peer: Peer) -> None:
-        rules, offers, identity = self._world().peer_rules, self._engine.offers, self._acquaintance.identity(peer)
+        rules, offers, identity = self._world().peer_rules, self._engine.offers, self._coming(peer)
         if rules is None:
             raise Refused("nobody is let in here")
         try:

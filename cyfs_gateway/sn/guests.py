@@ -2,7 +2,8 @@
 
 Who is registered may have a tunnel for as long as their document is in force and their account stands.  A stranger may
 have one only where strangers can become anything here, and then for some minutes and as one of so many: long enough to
-ask for an account, too short to live on.
+ask for an account, too short to live on.  Keys cost nothing, addresses do: an eighth of all places is the most that
+strangers from one network have, which is a /24 of IPv4 or a /48 of IPv6.
 
 Each device has a budget of questions that fills up steadily; who is over it waits, and so does nobody else.
 
@@ -11,7 +12,9 @@ Time is monotonic seconds where nothing else is said.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from cyfs_gateway.flow import Identity
@@ -21,6 +24,10 @@ from cyfs_ns.identity.did import Did, parse_did
 
 STAY: Final = 600.0
 """Seconds for which a stranger may have a tunnel."""
+_SHARE, _LEAST_SHARE = 8, 4
+"""One network has the how-manieth part of all places, and at least so many."""
+_LOOK: Final = 1.0
+"""Seconds from one search for guests who are members by now to the next."""
 _BURST, _INTERVAL = 40, 0.2
 """Questions of one device: so many at once, and one more every so many seconds."""
 _MOST_ASKERS = 65536
@@ -31,29 +38,55 @@ class Guests:
 
     def __init__(self, registry: Registry, most: int, wall: Callable[[], float], steady: Callable[[], float]) -> None:
         self._registry, self._most, self._wall, self._steady = registry, most, wall, steady
+        self._most_of = max(_LEAST_SHARE, most // _SHARE)
         self._until: dict[Did, float] = {}  # the first to go comes first
+        self._network: dict[Did, str] = {}
+        self._of: Counter[str] = Counter()
+        self._look_at = 0.0
 
     def __len__(self) -> int:
         return len(self._until)
 
     def wants(self, identity: Identity) -> bool:
-        """Whether a tunnel from somebody is wanted; a stranger's time begins when that is asked first."""
+        """Whether a tunnel from somebody is wanted.  A stranger's time begins when that is asked first with the address
+        it comes from; without one, whether there is any room."""
         device = device_of(identity)
         if device is None:
             return False
         if self.is_member(device):
-            self._until.pop(device, None)
+            self._drop(device)
             return True
         now = self._steady()
         if self._is_barred(device):
             return False
         if device not in self._until:
-            if len(self._until) >= self._most:
-                self._forget(now)
-            if len(self._until) >= self._most:
+            network = network_of(identity.source)
+            if not self._has_room(network, now):
                 return False
-            self._until[device] = now + STAY
+            if not identity.source:
+                return True
+            self._until[device], self._network[device] = now + STAY, network
+            self._of[network] += 1
         return now < self._until[device]
+
+    def _has_room(self, network: str, now: float) -> bool:
+        """Whether there is room for one more from ``network``, made by those whose time was over long ago, who may come
+        again, and who are members by now."""
+        while self._until and self._until[device := next(iter(self._until))] + STAY <= now:
+            self._drop(device)
+        is_full = len(self._until) >= self._most or self._of[network] >= self._most_of
+        if is_full and now >= self._look_at:
+            self._look_at = now + _LOOK
+            for device in filter(self.is_member, list(self._until)):
+                self._drop(device)
+        return len(self._until) < self._most and self._of[network] < self._most_of
+
+    def _drop(self, device: Did) -> None:
+        if self._until.pop(device, None) is not None:
+            network = self._network.pop(device)
+            self._of[network] -= 1
+            if not self._of[network]:
+                del self._of[network]
 
     def is_member(self, device: Did) -> bool:
         """Whether ``device`` is somebody's here, at this moment."""
@@ -70,10 +103,16 @@ class Guests:
         now = self._steady()
         return next((until for until in self._until.values() if until > now), None)
 
-    def _forget(self, now: float) -> None:
-        """Who is a member by now makes room, and whose time was over long ago, and may come again."""
-        left = {device: until for device, until in self._until.items() if until + STAY > now}
-        self._until = {device: until for device, until in left.items() if not self.is_member(device)}
+
+def network_of(source: str) -> str:
+    """By what strangers at an IP address are counted: their neighbourhood, of whose addresses one person may have all.
+    Whatever is no address is one neighbourhood."""
+    try:
+        address = ip_address(source)
+    except ValueError:
+        return ""
+    address = getattr(address, "ipv4_mapped", None) or address
+    return str(ip_network((address, 24 if address.version == 4 else 48), strict=False))
 
 
 def device_of(identity: Identity) -> Did | None:

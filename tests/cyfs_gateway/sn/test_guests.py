@@ -20,9 +20,10 @@ class Door:
         self.now, self.office = 0.0, Office(open=True)
         self.guests = Guests(self.office.registry, most, lambda: NOW + self.now, lambda: self.now)
 
-    def wants(self, who: Person, did: str = "") -> bool:
+    def wants(self, who: Person, did: str = "", source: str = "192.0.2.1") -> bool:
         device = str(who.did)
-        return self.guests.wants(Identity(did=did or device, host="", trust=Trust.KEY_PROVEN, device=device))
+        identity = Identity(did=did or device, host="", trust=Trust.KEY_PROVEN, device=device, source=source)
+        return self.guests.wants(identity)
 
     def joins(self, who: Person, name: str = "ood1") -> None:
         assert self.office.admit(OWNER, who, name).ok
@@ -63,6 +64,35 @@ def test_who_became_a_member_makes_room() -> None:
     assert door.wants(LAPTOP)
     assert door.wants(BOX)
     assert len(door.guests) == 1
+
+
+def test_no_network_has_all_places() -> None:
+    door, crowd = Door(64), [person(number) for number in range(10, 60)]
+    assert sum(door.wants(who, source=f"192.0.2.{number}") for number, who in enumerate(crowd)) == 8
+    assert sum(door.wants(who, source=f"2001:db8::{number}:0:1") for number, who in enumerate(crowd[8:])) == 8
+    assert door.wants(BOX, source="::ffff:198.51.100.1"), "elsewhere there is room"
+    assert door.wants(crowd[0], source="203.0.113.1"), "who has a place keeps it, from wherever"
+    assert len(door.guests) == 17
+    door.now = 2 * STAY
+    assert door.wants(LAPTOP, source="192.0.2.77"), "its network's places are free again"
+    assert len(door.guests) == 1
+
+
+def test_who_is_only_asked_about_takes_no_place() -> None:
+    door = Door(1)
+    assert door.wants(BOX, source="") and door.wants(LAPTOP, source="")
+    assert not len(door.guests)
+    assert door.wants(BOX)
+    assert not door.wants(LAPTOP, source="")
+
+
+def test_a_member_makes_room_in_its_network() -> None:
+    door, crowd = Door(8), [person(number) for number in range(10, 15)]
+    door.office(OWNER, Register("alice"))
+    assert [door.wants(who) for who in crowd] == [True] * 4 + [False]
+    door.joins(crowd[0])
+    door.now = 2.0
+    assert door.wants(crowd[4])
 
 
 def test_who_was_barred_is_no_stranger_again_and_who_was_removed_is() -> None:

@@ -93,7 +93,9 @@ def lease_name(said: str, domain: str) -> str:
 def by_name(leases: Iterable[Lease], domain_of: Callable[[str], str]) -> dict[str, dict[str, list[Lease]]]:
     """Per domain (``domain_of`` an address) and name, the leases of the one device that holds the name.
 
-    Two devices that claim one name: the one whose lease lasts longest has it, as the newcomer has with dnsmasq.
+    Two devices that claim one name: the one whose lease lasts longest has it, as the newcomer has with dnsmasq.  Most
+    DUIDs do not tell a mac, or tell that of another card: who is seen by IPv4 alone and who is seen by IPv6 alone are
+    taken for one device.
     """
     claims: dict[tuple[str, str], list[Lease]] = {}
     for lease in leases:
@@ -102,10 +104,25 @@ def by_name(leases: Iterable[Lease], domain_of: Callable[[str], str]) -> dict[st
             claims.setdefault((domain, name), []).append(lease)
     found: dict[str, dict[str, list[Lease]]] = {}
     for (domain, name), rivals in claims.items():
-        # Its IPv4 and IPv6 leases need not end together, so the family is not looked at; ties go to the smaller id.
-        holder = max(rivals, key=lambda lease: (lease.expires, lease.device)).device
-        found.setdefault(domain, {})[name] = [lease for lease in rivals if lease.device == holder]
+        holder = _newest(rivals)
+        held = [lease for lease in rivals if lease.device == holder]
+        families = {_is_ipv6(lease) for lease in held}
+        if len(families) == 1:
+            others = {lease.device for lease in rivals if _is_ipv6(lease) in families}
+            if unmet := [lease for lease in rivals if lease.device not in others]:
+                also = _newest(unmet)
+                held += [lease for lease in unmet if lease.device == also]
+        found.setdefault(domain, {})[name] = held
     return found
+
+
+def _newest(leases: Iterable[Lease]) -> str:
+    """The device with the lease that lasts longest, whatever its family: they need not end together."""
+    return max(leases, key=lambda lease: (lease.expires, lease.device)).device
+
+
+def _is_ipv6(lease: Lease) -> bool:
+    return ":" in lease.ip
 
 
 def _line(line: str) -> list[Lease]:

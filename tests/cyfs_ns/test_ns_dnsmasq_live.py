@@ -541,15 +541,18 @@ def test_leases_give_the_same_names(more: str, links: Namespace, tmp_path: Path)
     leases = (
         f"{later} 02:00:00:00:00:01 192.168.5.101 laptop *\n{later} 02:00:00:00:00:02 192.168.5.102 * *\n"
         f"{later} 02:00:00:00:00:03 192.168.5.103 phone *\n"
+        f"duid 00:01:00:01:2a:00:00:00:02:00:00:00:00:99\n{later} 7 fd05::101 laptop 00:04:aa:bb:cc:dd\n"
     )
     (tmp_path / "leases").write_text(leases)
     (tmp_path / "same.conf").write_text(
         RIGHT_HERE.format(tmp=tmp_path)
-        + f"dhcp-range=192.168.5.100,192.168.5.200,1h\ndhcp-leasefile={tmp_path}/leases\ndhcp-ttl=7\n{more}"
+        + f"dhcp-range=192.168.5.100,192.168.5.200,1h\ndhcp-range=fd05::100,fd05::200,1h\n"
+        f"dhcp-leasefile={tmp_path}/leases\ndhcp-ttl=7\n{more}"
     )
     questions = [
         "laptop.lan A", "laptop A", "laptop.lan AAAA", "phone.lan A", "nas.lan A", "gone.lan A",
         "101.5.168.192.in-addr.arpa PTR", "103.5.168.192.in-addr.arpa PTR",
+        f"{dns.reversename.from_address('fd05::101')} PTR",
     ]  # fmt: skip
     theirs, ours = told_by_both(
         tmp_path / "same.conf", 53, lambda client: [f"{each}: {shown(client.ask(each))}" for each in questions], links

@@ -118,6 +118,18 @@ def test_of_two_devices_with_one_name_the_newer_lease_has_it() -> None:
     assert guests == {"lan": {"box": old}, "guest": {"box": [new]}}
 
 
+def test_who_is_seen_by_one_family_and_who_by_the_other_alone_are_one() -> None:
+    four, six = Lease("10.0.0.1", MAC, MAC, "box", 100.0), Lease("fd00::1", "", "0004aa", "box", 50.0)
+    longer, older = Lease("fd00::2", "", "0004bb", "box", 300.0), Lease("fd00::3", "", "0004cc", "box", 60.0)
+    for leases, told in (
+        ([four, six], [four, six]),
+        ([four, six, older], [four, older]),
+        ([four, six, longer], [longer, four]),
+        ([six, older], [older]),
+    ):
+        assert by_name(leases, lambda ip: "lan") == {"lan": {"box": told}}
+
+
 def test_a_name_that_fits_nowhere_is_none() -> None:
     assert lease_name("x" * 63, ".".join(["d" * 47] * 4)) == ""
     assert lease_name("x" * 61, ".".join(["d" * 47] * 4)) == "x" * 61

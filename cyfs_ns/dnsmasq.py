@@ -33,9 +33,10 @@ LEASE_FILE = "/var/lib/misc/dnsmasq.leases"
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _MAX_DEPTH = 16
 _MAX_STALE = 2_592_000  # seconds; dnsmasq's "for ever" is a month here
-_META = ",:.#/"
+_META = ",:."
 _HIDDEN = {ord(char): chr(0xE000 + at) for at, char in enumerate(_META)}
 _SHOWN = {0xE000 + at: char for at, char in enumerate(_META)}
+_SIGNS = re.compile(r'[\s"\\;()@$]')
 _ESCAPES = {"t": "\t", "b": "\b", "r": "\r", "n": "\n", "e": "\x1b"}
 
 Level: TypeAlias = Literal["error", "warning", "note"]
@@ -402,7 +403,7 @@ class _Reader:
         name, *target = _fields(value)
         if len(target) != 1:
             raise _Lost("it has no target")
-        self.record(_record(name, "PTR", target[0] + "."))
+        self.record(_record(name, "PTR", _spelt(target[0]) + "."))
 
     def mx(self, value: str, place: str) -> None:
         name, *rest = _fields(value)
@@ -609,7 +610,12 @@ def _name(text: str) -> str:
 def _record(owner: str, kind: str, data: str, ttl: str = "") -> str:
     if not owner:
         raise _Wrong
-    return " ".join(filter(None, (owner, ttl, kind, data.replace("..", "."))))
+    return " ".join(filter(None, (_spelt(owner), ttl, kind, data.replace("..", "."))))
+
+
+def _spelt(name: str) -> str:
+    """A name in which the signs mean nothing, where zone files give them a meaning: services have spaces in theirs."""
+    return _SIGNS.sub(lambda sign: f"{chr(92)}{ord(sign[0]):03d}", name)
 
 
 def _quoted(text: str) -> str:

@@ -56,7 +56,7 @@ from cyfs_ns.message import rtype_text
 from cyfs_ns.names import ip as canonical_ip
 from cyfs_ns.peer import Peer
 from cyfs_ns.policy import Client, Policy, View
-from cyfs_ns.query import AD, NOTIMP, NXDOMAIN, RA, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
+from cyfs_ns.query import AD, NOERROR, NOTIMP, NXDOMAIN, RA, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
 from cyfs_ns.ratelimit import RateLimit
 from cyfs_ns.records import HINFO, data_text, data_wire
 from cyfs_ns.reply import CNAME, Reply, make_reply, records, render, shape_of, with_ttls
@@ -569,6 +569,10 @@ class NameServer:
     async def _asked(self, query: Query, name: str, peer: Peer, view: View, judgement: Judgement, tell: Tell) -> Given:
         """The answer of the cache or the upstreams, held against the rules for answers."""
         given = await self._lookup.find(query, name, peer, view.spec.group, tell)
+        if given.reply.rcode == NXDOMAIN and not given.reply.counts[0] and self._exists(query.name):
+            # Said to who has just heard its address from us, it would deny that as well (RFC 8020).
+            tell("names of the house", "the name is known here by another type")
+            given = given._replace(reply=given.reply._replace(rcode=NOERROR, flags=given.reply.flags & ~AD))
         if _ALIAS in given.reply.body and query.rtype not in (CNAME, _ANY):
             given = await self._chased(query, name, peer, view, given, tell, _MAX_ALIASES)
         if self._lets_be and view.silent:

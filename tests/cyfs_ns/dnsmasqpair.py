@@ -45,7 +45,7 @@ class Here:
 
 @dataclass
 class Upstream:
-    """A server of a few records; ``*`` for a name is every name without one."""
+    """A server of a few records; ``*`` for a name is every name without one, ``NXDOMAIN`` for a type denies it."""
 
     records: Sequence[str] = ()
     """``NAME TTL TYPE DATA``."""
@@ -74,7 +74,7 @@ class Upstream:
         if not reply.answer:
             owner, ttl, _, _, data = _SOA.split(None, 4)
             reply.authority.append(dns.rrset.from_text(owner, int(ttl), "IN", "SOA", data))
-            if not owned:
+            if not owned or owned[0][2] == "NXDOMAIN":
                 reply.set_rcode(dns.rcode.NXDOMAIN)
         return reply
 

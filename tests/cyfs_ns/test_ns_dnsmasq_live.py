@@ -176,6 +176,7 @@ WORLD = [
     "private.plex.example 300 A 10.1.2.4", "bogus.example 300 A 203.0.113.66", "net.example 300 A 203.0.114.7",
     "forged.example 300 A 203.0.113.99", "alias.example 300 A 203.0.115.7", "long.example 7200 A 198.51.100.2",
     "short.example 5 A 198.51.100.3", "gone.example 300 PTR nobody.",
+    "no.example 0 NXDOMAIN -", "x.pool.no.example 0 NXDOMAIN -", "a.no.example 0 NXDOMAIN -",
 ]  # fmt: skip
 OTHER = ["* 300 A 203.0.113.2", "* 300 AAAA 2001:db8::2", "* 300 PTR there.corp.example."]
 
@@ -247,6 +248,15 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "mx-host=lan,mail.lan,50\nmx-target=post.example\n"
         "mx-host=usual.example\ncaa-record=lan,0,issue,ca.example\nhost-record=both.lan,10.0.0.1,10.0.0.2,fd00::1\n",
         ["raw.example TYPE65280", "lan MX", "usual.example MX", "lan CAA", "both.lan A", "both.lan AAAA"],
+    ),
+    "known by another type": (
+        USUAL + "host-record=no.example,10.0.0.1\naddress=/pool.no.example/10.9.9.9\n",
+        ["no.example A", "no.example TXT", "x.pool.no.example A", "x.pool.no.example TXT", "a.no.example TXT"],
+    ),
+    "in quotes": (
+        USUAL + 'ptr-record=_http._tcp.lan,"New Employee; Page._http._tcp.lan"\naddress="/pool.example/10.9.9.9"\n'
+        'txt-record="New Employee; Page._http._tcp.lan","a=b, c"\n',
+        ["_http._tcp.lan PTR", "x.pool.example A", "new\\032employee\\;\\032page._http._tcp.lan TXT"],
     ),
     "subnets of clients": (
         USUAL + "domain=usual.lan\ndomain=guest.lan,192.168.2.0/24,local\nexpand-hosts\naddn-hosts={tmp}/plain\n",

@@ -537,6 +537,7 @@ class World:
                 records=by_resolver(self.resolver, identity.validators),
                 addresses=addresses_by(lambda: self.resolver, self._at_home),
                 dial=self.dial_by_rules,
+                writes_behind=True,
             )
         return self._trusted
 

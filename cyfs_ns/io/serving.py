@@ -308,6 +308,7 @@ class Serving:
                 records=local_first(lambda: self.server.local, self._resolver_now, around.identity.validators),
                 addresses=addresses_by(self._resolver_now, lambda host: self.server.local.addresses(host)),
                 dial=around.download or plain_dial(mark=around.mark, interface=around.interface),
+                writes_behind=True,
             )
         return self._trusted
 

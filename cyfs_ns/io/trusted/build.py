@@ -44,12 +44,13 @@ def build_trusted(
     tls: ssl.SSLContext | None = None,
     wall: Callable[[], float] = time.time,
     timeout: float = 10.0,
+    writes_behind: bool = False,
 ) -> TrustedNames:
     """Trusted names as ``config`` wants them, with the pins and documents of the identity home ``home``.
 
     ``records`` asks DNS and ``addresses`` finds hosts, both through what the caller resolves with; ``dial`` opens
-    streams to addresses.  ``tls`` replaces the system's trust in certificates; ``timeout`` is as for
-    :class:`TrustedNames`.  Nothing is asked or written yet.
+    streams to addresses.  ``tls`` replaces the system's trust in certificates; ``timeout`` and ``writes_behind`` are as
+    for :class:`TrustedNames`.  Nothing is asked or written yet.
     Raises ``ConfigFault`` for Ethereum nodes that cannot make a quorum.
     """
     store = TrustStore(home)
@@ -64,7 +65,7 @@ def build_trusted(
     providers += [UniversalResolver(base, fetch, bridges=config.bridges, wall=wall) for base in config.resolvers]
     if config.ens is not None:
         providers.append(_ens(config, config.ens, addresses, dial, tls, wall))
-    return TrustedNames(providers, store, wall=wall, timeout=timeout)
+    return TrustedNames(providers, store, wall=wall, timeout=timeout, writes_behind=writes_behind)
 
 
 def _ens(

@@ -6,6 +6,9 @@ asked about that zone again for some seconds.
 What was found is remembered for as long as its facts last; the same question of many is asked once; how much is under
 way and remembered is bounded.  What was believed by a pin is kept on disk, and is the mark behind which nothing goes
 back.
+
+A disk takes tens of milliseconds for that.  Whoever asks waits for it only where somebody else may have believed
+something newer meanwhile: in a process that lives on the disk is written behind the answer.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ class TrustedNames:
     """Asks ``providers`` and keeps what is believed in ``store``.
 
     ``timeout``: seconds for one step of a plan.  ``wall`` tells seconds since 1970, ``clock`` is monotonic.
+    ``writes_behind``: nobody waits for the disk who need not; for a process that lives on after the answer.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class TrustedNames:
         timeout: float = 10.0,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        writes_behind: bool = False,
     ) -> None:
         self._providers = {provider.card.name: provider for provider in providers}
         if len(self._providers) != len(providers):
@@ -82,6 +87,9 @@ class TrustedNames:
         self._room = trio.CapacityLimiter(_AT_ONCE)
         # In a crowd whoever came last for the lock on the disk might never get it: who keeps something waits here.
         self._keeping = trio.CapacityLimiter(1)
+        self._writes_behind = writes_behind
+        self._turns = self._turns_over = 0
+        """How often something was to be kept so far, and was."""
 
     def plan(self, ask: Ask) -> Plan:
         """Whom :meth:`resolve` would ask."""
@@ -143,6 +151,7 @@ class TrustedNames:
         return await self._carry_out(ask)
 
     async def _carry_out(self, ask: Ask) -> Outcome:
+        turns = self._turns_over
         try:
             anchors = await trio.to_thread.run_sync(self.store.anchors)
             resolution = Resolution(self.plan(ask), anchors)
@@ -159,9 +168,17 @@ class TrustedNames:
                         about = resolution.pinned if end is not None else None
                         nursery.start_soon(self._ask_one, name, resolution, left, about)
             now = self._wall()
-            if not await self._keep(resolution, now):
-                # Somebody has believed a newer one meanwhile.
-                resolution.judge_by(await trio.to_thread.run_sync(self.store.anchors))
+            wanted = [accepted for accepted in resolution.accepted(now) if accepted.pinned]
+            if wanted and self._writes_behind and turns == self._turns:
+                # Nobody here has believed anything since we have read the marks, and whoever reads them from now on
+                # before ours are written waits for the disk.
+                self._turns += 1
+                trio.lowlevel.spawn_system_task(self._keep_behind, _key(ask), wanted, now)
+            elif wanted:
+                self._turns += 1
+                if not await self._keep(wanted, now):
+                    # Somebody has believed a newer one meanwhile.
+                    resolution.judge_by(await trio.to_thread.run_sync(self.store.anchors))
             return resolution.outcome(now)
         except (BadWire, OSError) as fault:
             self._remembered.pop(_key(ask), None)
@@ -204,11 +221,20 @@ class TrustedNames:
         if len(self._silent) < _MOST_SILENT:
             self._silent[name, about] = now + _SILENT
 
-    async def _keep(self, resolution: Resolution, now: float) -> bool:
+    async def _keep(self, wanted: Sequence[Accepted], now: float) -> bool:
         """Whether all that was believed is still the newest."""
-        wanted = [accepted for accepted in resolution.accepted(now) if accepted.pinned]
-        # In one turn: whoever had to wait again for each of theirs would be done when the whole crowd is.
-        return not wanted or await trio.to_thread.run_sync(self._keep_all, wanted, now, limiter=self._keeping)
+        try:
+            # In one turn: whoever had to wait again for each of theirs would be done when the whole crowd is.
+            return await trio.to_thread.run_sync(self._keep_all, wanted, now, limiter=self._keeping)
+        finally:
+            self._turns_over += 1
+
+    async def _keep_behind(self, key: _Key, wanted: Sequence[Accepted], now: float) -> None:
+        """As :meth:`_keep`, for nobody who waits; also when all else ends."""
+        with trio.CancelScope(shield=True):
+            if not await self._keep(wanted, now):
+                # Another process has believed a newer one: whoever asks next finds out.
+                self._remembered.pop(key, None)
 
     def _keep_all(self, wanted: Sequence[Accepted], now: float) -> bool:
         """As :meth:`_keep`, in a thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,13 +69,14 @@ class Records:
 
 
 class House:
-    def __init__(self, home: Path, *providers: Records) -> None:
+    def __init__(self, home: Path, *providers: Records, writes_behind: bool = False) -> None:
         self.now, self.store = float(NOW), TrustStore(home)
         self.names = TrustedNames(
             [TheName(self.wall), ThisMachine(self.store), WhatWasKept(self.store, self.wall), *providers],
             self.store,
             wall=self.wall,
             clock=self.wall,
+            writes_behind=writes_behind,
         )
 
     def wall(self) -> float:
@@ -301,6 +303,71 @@ async def test_all_that_is_new_of_one_waits_for_others_once(tmp_path: Path, monk
         for zone in zones:
             nursery.start_soon(house.ask, device_did("ood1", zone))
     assert len(kept) == 40 and kept[::2] == kept[1::2]
+
+
+class SlowDisk:
+    """Takes nothing from ``house`` before it ``may``."""
+
+    def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may, keep = threading.Event(), TrustStore.keep
+
+        def slow(store: TrustStore, accepted: Accepted, now: float) -> Change:
+            assert store is not house.store or self.may.wait(60)
+            return keep(store, accepted, now)
+
+        monkeypatch.setattr(TrustStore, "keep", slow)
+
+
+async def test_a_process_that_lives_on_answers_before_the_disk_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]), writes_behind=True)
+    house.pin()
+    disk = SlowDisk(house, monkeypatch)
+    assert own_key(await house.ask()) == NAS.public and not house.store.kept()
+    disk.may.set()
+    while len(house.store.kept()) < 2:  # noqa: ASYNC110
+        await trio.sleep(0.001)
+
+
+async def test_while_the_newest_is_being_written_nothing_older_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dns = Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)])
+    house = House(tmp_path, dns, writes_behind=True)
+    house.pin()
+    disk = SlowDisk(house, monkeypatch)
+    assert own_key(await house.ask()) == NAS.public
+    dns.tokens = [boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW - 2 * DAY)]
+    house.names.flush()
+
+    async def let_it_write() -> None:
+        while dns.asked < 2:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        disk.may.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_it_write)
+        said = await house.ask()
+    assert not isinstance(said, Found)
+    house.names.flush()
+    assert own_key(await house.ask()) == NAS.public  # as it was kept
+
+
+async def test_what_another_process_knows_better_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dns = Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE, iat=NOW - 2 * DAY)])
+    house = House(tmp_path, dns, writes_behind=True)
+    house.pin()
+    disk = SlowDisk(house, monkeypatch)
+    assert own_key(await house.ask()) == NAS.public
+    newer = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", PI, ALICE)]))
+    assert own_key(await newer.ask()) == PI.public
+    disk.may.set()
+    while house.names.peek(Ask(subject=OOD)) is not None:  # noqa: ASYNC110
+        await trio.sleep(0.001)
+    assert own_key(await house.ask()) == PI.public
 
 
 async def test_stale_only_for_those_who_take_it_and_only_while_the_document_lasts(tmp_path: Path) -> None:

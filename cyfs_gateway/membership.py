@@ -29,7 +29,7 @@ from cyfs_gateway.sn.talk import Here, Leased, Place
 from cyfs_gateway.sn.zoneupdate import LIFETIME, MOST_ADDRESSES, ZoneUpdate, write_update
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.keys import SecretKey
-from rtcp.nat.special import special
+from cyfs_ns.purposes import is_public
 
 AGAIN = 43_200.0
 """Seconds after which a word that says something is told again; the SN forgets it after a day."""
@@ -274,7 +274,7 @@ def sign_word(word: Word, *, domain: str, name: str, device: str, key: SecretKey
 def public_addresses(own: Iterable[str]) -> tuple[str, ...]:
     """Those of our addresses that mean the same to everybody, in an order that does not change by itself."""
     found = {ipaddress.ip_address(each) for each in own}
-    usable = sorted((each for each in found if special(each) is None), key=lambda each: (each.version, int(each)))
+    usable = sorted(filter(is_public, found), key=lambda each: (each.version, int(each)))
     return tuple(map(str, usable))[:MOST_ADDRESSES]
 
 

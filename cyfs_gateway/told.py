@@ -12,10 +12,10 @@ from typing import Final
 
 from cyfs_gateway.config.model import RtcpConfig
 from cyfs_ns.identity.did import Did
-from rtcp.nat.special import Special, special
+from cyfs_ns.purposes import Special, is_public, special
 from rtcp.party import Address
 
-_INSIDE: Final = frozenset(Special) - {Special.CARRIER, Special.TRANSLATOR}
+_BESIDE: Final = (Special.CARRIER, Special.TRANSLATOR)
 """Whoever shares our carrier's NAT with us comes from outside all the same."""
 
 
@@ -31,6 +31,6 @@ def believed(rtcp: RtcpConfig, names: Collection[Did], told: Address | None) -> 
     address = ip_address(told[0])
     address = getattr(address, "ipv4_mapped", None) or address
     is_known = not rtcp.proxy_from.isdisjoint(names)
-    if is_known or (is_sn_of(rtcp, names) and special(address) not in _INSIDE):
+    if is_known or (is_sn_of(rtcp, names) and (is_public(address) or special(address) in _BESIDE)):
         return str(address), told[1]
     return None

@@ -20,6 +20,7 @@ from cyfs_ns.blockanswer import negative_soa
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.judgement import BLOCKED, PASS, Action, Judgement
+from cyfs_ns.purposes import Special, networks_of
 from cyfs_ns.query import AD
 from cyfs_ns.reply import ANY, Reply, make_reply, records, rewritten
 from cyfs_ns.sets import CidrSet
@@ -171,8 +172,8 @@ _PRIVATE = CidrSet.of(
     for prefix in map(
         parse_prefix,
         (
-            *("0.0.0.0/8", "10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "255.255.255.255/32"),
-            *("::/128", "fc00::/7", "fe80::/10", "fec0::/10"),
+            *map(str, networks_of(Special.NOBODY, Special.PRIVATE, Special.LINK, Special.UNIQUE_LOCAL, Special.SITE)),
+            "255.255.255.255/32",
         ),
     )
     if prefix is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cyfs_ns.edns import Ecs, ecs_of
+from cyfs_ns.purposes import is_public
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class SubnetPolicy:
             if subnet.family == family:
                 return subnet
         address = ipaddress.ip_address(client.partition("%")[0])
-        if self.fixed or not address.is_global:
+        if self.fixed or not is_public(address):
             return self.fixed[0] if self.fixed else None
         return ecs_of(address.packed, self.bits6 if family == 2 else self.bits4)
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -35,7 +36,6 @@ from cyfs_gateway.sn.zonerecords import (
     Spoken,
     ZoneSettings,
     challenge_name,
-    is_public,
     name_records,
     own_labels,
     own_records,
@@ -48,6 +48,7 @@ from cyfs_ns.identity.proof import CLOCK_SKEW
 from cyfs_ns.identity.token import Token
 from cyfs_ns.local import LocalBuilder, LocalNames, LocalSettings
 from cyfs_ns.message import SOA, rtype_text
+from cyfs_ns.purposes import is_public
 from cyfs_ns.records import data_text
 from cyfs_ns.reply import Reply, rewritten
 from cyfs_ns.wire import Record, is_under, name_text, name_wire
@@ -277,7 +278,7 @@ class Zone:
     def _inner(self, update: ZoneUpdate) -> str:
         """An address in it that this zone does not tell; empty: there is none."""
         told = () if self.settings.private else update.addresses
-        return next((address for address in told if not is_public(address)), "")
+        return next((address for address in told if not is_public(ip_address(address))), "")
 
     def _affords(self, update: ZoneUpdate, now: float) -> bool:
         """Whether the device's budget has room for one more."""

@@ -23,7 +23,6 @@ CAA for a name is looked for upwards (RFC 8659 section 3), so that at the top ho
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,12 +215,6 @@ def believed_texts(texts: Iterable[str]) -> Iterator[str]:
         size += len(text)
         if published and not published.faults and size <= _MOST_DOCUMENTS:
             yield text
-
-
-def is_public(address: str) -> bool:
-    """Whether a canonical address means the same to everybody in the internet."""
-    ip = ipaddress.ip_address(address)
-    return ip.is_global and not ip.is_multicast
 
 
 def _told(settings: ZoneSettings, device: Spoken | None, *, straight: bool) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ from cyfs_ns.message import rtype_text
 from cyfs_ns.names import ip as canonical_ip
 from cyfs_ns.peer import Peer
 from cyfs_ns.policy import Client, Policy, View
+from cyfs_ns.purposes import is_public
 from cyfs_ns.query import AD, NOERROR, NOTIMP, NXDOMAIN, RA, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
 from cyfs_ns.ratelimit import RateLimit
 from cyfs_ns.records import HINFO, data_text, data_wire
@@ -344,7 +345,7 @@ class NameServer:
         An IPv6 network at home is as public as any, and all its devices would share one limit.
         """
         place = parse_address(ip)
-        return not ipaddress.ip_address(ip.partition("%")[0]).is_global or (place is not None and self.near.has(place))
+        return not is_public(ipaddress.ip_address(ip.partition("%")[0])) or (place is not None and self.near.has(place))
 
     def is_client(self, ip: str) -> bool:
         """Whether the one at a canonical address may ask at the doors, or may not by name."""

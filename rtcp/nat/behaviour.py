@@ -33,7 +33,7 @@ from itertools import pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 from cyfs_ns.errors import BadWire, Misuse
-from rtcp.nat.special import Special, special
+from cyfs_ns.purposes import Special, special
 from rtcp.nat.stun import Change, HostPort, Kind, Message, is_stun, read_message, write_request
 
 T = TypeVar("T")

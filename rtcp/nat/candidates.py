@@ -23,8 +23,8 @@ from enum import IntEnum
 from struct import Struct
 
 from cyfs_ns.errors import BadWire, Misuse
+from cyfs_ns.purposes import Special, is_public, special
 from rtcp.nat.behaviour import Dependence, NatBehaviour
-from rtcp.nat.special import Special, special
 
 MOST_CANDIDATES = 24
 MOST_ADDRESSES = 8
@@ -41,10 +41,6 @@ _HEAD = Struct(f">BBBBh{NONCE_SIZE}sB")
 _ITEM = Struct(f">BBHII{NETWORK_SIZE}s")
 _UDP_WORKS, _TCP_STEADY = 1, 2
 
-_HIDING = tuple(
-    ipaddress.IPv6Network(text)
-    for text in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-)
 _INSIDE = frozenset((Special.PRIVATE, Special.UNIQUE_LOCAL, Special.CARRIER))
 
 
@@ -313,5 +309,4 @@ def _order(candidate: Candidate) -> tuple[int, int]:
 def _is_somebody(candidate: Candidate) -> bool:
     """Whether a packet to it could reach one device, and that device is named by what we see."""
     ip = ipaddress.ip_address(candidate.address)
-    what = special(ip)
-    return (what is None or what in _INSIDE) and not any(ip in network for network in _HIDING)
+    return is_public(ip) or special(ip) in _INSIDE

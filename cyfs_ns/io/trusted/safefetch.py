@@ -23,6 +23,7 @@ from cyfs_ns import names
 from cyfs_ns.errors import BadWire, Refused, Unreachable
 from cyfs_ns.io.dial import Dial, plain_dial
 from cyfs_ns.io.http import Response, fetch
+from cyfs_ns.purposes import special
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
 """The addresses of a host, as text; none when it surely has none.  Raises ``Unreachable`` when that is not known."""
@@ -33,20 +34,6 @@ _UNFIT_SUFFIXES = ("eth", "did", "bns", "alt", "onion", "local", "localhost", "i
 _MOST_URL = 64 << 10
 _HOSTS_KEPT = 256
 
-_SPECIAL = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        # Every range of the registries for special purposes (RFC 6890 and after), whether or not somebody routes it.
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
-        *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24"),
-        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-    )
-)
-_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
-_SPECIAL_V6 = tuple(
-    ipaddress.IPv6Network(text)
-    for text in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
-)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -176,7 +163,8 @@ def host_of(url: str) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the Internet at large; what hides an IPv4 address in IPv6 is judged by that."""
+    """Whether an address is one of the Internet at large; what hides an IPv4 address in IPv6 is judged by that.
+    Documentation's are not: nobody has them, so whoever sends us there means somebody who is near us."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -188,6 +176,4 @@ def is_public(address: str) -> bool:
             parsed = parsed.ipv4_mapped
         elif parsed in _NAT64:
             parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
-        else:
-            return parsed in _GLOBAL_V6 and not any(parsed in special for special in _SPECIAL_V6)
-    return not any(parsed in special for special in _SPECIAL)
+    return special(parsed) is None

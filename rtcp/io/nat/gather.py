@@ -38,6 +38,7 @@ from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.io.dial import prepare
 from cyfs_ns.io.linkwatch import LinkWatch
 from cyfs_ns.links import AddressAppeared, AddressGone, Change, Home, Picture, WayFound, WayLost
+from cyfs_ns.purposes import Special, is_public, special
 from rtcp.io.nat.portmap import Mapper
 from rtcp.io.nat.punch import Datagrams, UdpSockets
 from rtcp.io.nat.stun import Observer, behaviour, observe_tcp, own_host
@@ -57,7 +58,6 @@ from rtcp.nat.candidates import (
     worth_offering,
 )
 from rtcp.nat.portmap import values
-from rtcp.nat.special import Special, special
 from rtcp.nat.stun import HostPort
 from rtcp.party import Address
 
@@ -410,5 +410,5 @@ def _merged(servers: Sequence[HostPort]) -> list[StunServer]:
 
 def _is_public(host: str) -> bool:
     with suppress(ValueError):
-        return special(ip_address(host)) is None
+        return is_public(ip_address(host))
     return False

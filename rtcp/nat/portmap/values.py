@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cyfs_ns.errors import BadWire, Misuse
-from rtcp.nat.special import special
+from cyfs_ns.purposes import is_public, special
 
 
 class Transport(Enum):
@@ -67,7 +67,8 @@ class Grant:
 def not_public(ip: str) -> str:
     """What keeps an address from being reached from everywhere, in words; empty: nothing.  Raises ``BadWire``."""
     try:
-        what = special(ipaddress.ip_address(ip))
+        address = ipaddress.ip_address(ip)
     except ValueError:
         raise BadWire(f"not an address: {ip[:50]!r}") from None
+    what = None if is_public(address) else special(address)
     return "" if what is None else what.value

@@ -123,7 +123,9 @@ def serve_sn(home: Path, config: Path, tls: int, device: str) -> None:
                 def take_peer(self, sock: object, source: object) -> None:
                     raise AssertionError("no peer comes to the SN by its ingress in this race")
 
-            settings = IngressSettings(domain="sn.example", tls=(("127.0.0.1", tls),), http=(), of_source=8192)
+            settings = IngressSettings(
+                domain="sn.example", tls=(("127.0.0.1", tls),), http=(), of_source=8192, rate=1 << 20
+            )
             keep_spare_memory()
             while gateway.peer_desk.standing(nas) is None:  # noqa: ASYNC110 - it has no event to give
                 await trio.sleep(0.02)

@@ -191,6 +191,7 @@ class IngressSettings:
 
     ``first``: until the first bytes have to be whole; ``opening``: until the device has to have answered; ``idle``: how
     long a stream may be silent, WebSockets too.  ``of_device`` and ``of_source``: streams at a time; ``total``: of all.
+    ``rate``: new ones a second, of which one source has a 32nd (:class:`~cyfs_gateway.sn.ingresscrowd.Pace`).
     ``half_open``: visitors whose first bytes are not whole, of all and (``half_open_of``) of one source.
     ``ports``: first and last of what is leased, None: nothing; ``leases``: of one device; ``lease``: how long one holds
     if it is not asked for again.  ``reflect``: octets that may go back to an unproven UDP source for each that came.
@@ -209,6 +210,7 @@ class IngressSettings:
     of_device: int = 1024
     of_source: int = 512
     total: int = 16384
+    rate: int = 4096
     half_open: int = 4096
     half_open_of: int = 64
     udp_sessions: int = 1024
@@ -221,6 +223,7 @@ _NUMBERS: Final = {
     "connections": ("total", 1, 1 << 20),
     "connections-of-device": ("of_device", 1, 1 << 20),
     "connections-of-source": ("of_source", 1, 1 << 20),
+    "connections-per-second": ("rate", 1, 1 << 20),
     "idle": ("idle", 10, 7 * 86400),
 }
 

@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from cyfs_gateway.sn.ingress import IngressSettings
-from cyfs_gateway.sn.ingresscrowd import source_of
+from cyfs_gateway.sn.ingresscrowd import Pace, source_of
 from cyfs_gateway.sn.quota import Denied, Later
 from cyfs_ns.errors import Refused
 from cyfs_ns.identity.did import Did
@@ -89,6 +89,7 @@ class Traffic:
         self._of_source: Counter[str] = Counter()
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = settings.total if descriptors < 0 else min(settings.total, max(1, (descriptors - _KEPT) // 3))
+        self._pace = Pace(settings.rate, steady())
         self.octets = 0
         """Carried so far, as far as they were told."""
         self.outcomes: Counter[str] = Counter()
@@ -109,6 +110,8 @@ class Traffic:
         if self._of_source[source] >= self._settings.of_source:
             raise Refused(f"{source} has {self._settings.of_source} streams already")
         self.ask(owner)
+        if not self._pace.allows(source, self._steady()):
+            raise Refused(f"{source}, or everybody together, opens streams too fast")
         ticket = Ticket(owner, device, source)
         self._of_device[device] += 1
         self._of_source[source] += 1

@@ -308,6 +308,34 @@ async def test_a_device_has_so_many_visitors(tmp_path: Path, nursery: trio.Nurse
         await until(lambda: len(stage.ingress.traffic) == 0)
 
 
+async def test_a_source_that_storms_is_told_to_wait_and_others_are_led(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def page(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    target = await serve(nursery, page)
+    line = f"name: plain, port: 80, target: 'tcp://127.0.0.1:{target}', {HOSTS}"
+    async with staged(tmp_path, line, rate=32) as stage:
+        storm: list[bytes] = []
+
+        async def visit(source: str) -> bytes:
+            stream = await connect(stage.http, source=source)
+            await stream.send_all(f"GET / HTTP/1.1\r\nHost: {PHOTOS}\r\n\r\n".encode())
+            return (await the_rest(stream))[9:12]
+
+        async def come() -> None:
+            storm.append(await visit("127.0.0.1"))
+
+        begun = time.monotonic()
+        async with trio.open_nursery() as visitors:
+            for _ in range(40):
+                visitors.start_soon(come)
+        led = storm.count(b"200")
+        assert 4 <= led <= 5 + time.monotonic() - begun, "four at once, and one a second"
+        assert await visit("127.0.0.9") == b"200"
+        assert stage.ingress.status()["visitors"] == {"led": led + 1, "too-many": 40 - led}
+
+
 async def test_a_drained_sn_receives_nobody_until_it_is_open_again(tmp_path: Path) -> None:
     async with nginx(tmp_path) as server, staged(tmp_path, *web(server)) as stage:
         stream = await connect(stage.http)

@@ -25,7 +25,7 @@ from cyfs_gateway.sn.ingress import (
     read_ingress,
     read_tls,
 )
-from cyfs_gateway.sn.ingresscrowd import Crowd, source_of
+from cyfs_gateway.sn.ingresscrowd import Crowd, Pace, source_of
 from cyfs_gateway.sn.requests import Register
 from cyfs_gateway.sniff import MORE
 from cyfs_ns.errors import ConfigFault
@@ -212,6 +212,7 @@ def test_settings_by_default_and_as_written() -> None:
     found = read_ingress(
         {"tls": "127.0.0.1:8443", "http": [8080, "[::1]:80"], "ports": "20000-20099", "leases": 2, "idle": 60}, SN
     )
+    assert read_ingress({"connections-per-second": 32}, SN).rate == 32
     assert found.tls == (("127.0.0.1", 8443),)
     assert found.http == (("", 8080), ("::1", 80))
     assert (found.ports, found.leases, found.idle) == ((20000, 20099), 2, 60)
@@ -256,3 +257,24 @@ def test_the_oldest_of_a_source_or_of_all_makes_room() -> None:
 def test_a_subscriber_is_one_source() -> None:
     assert source_of("192.0.2.1") == "192.0.2.1"
     assert source_of("2001:db8:1:2:3::4") == source_of("2001:db8:1:2:ffff::") != source_of("2001:db8:1:3::")
+
+
+def test_a_source_comes_no_faster_than_its_share_and_leaves_the_rest_to_others() -> None:
+    pace = Pace(64, 0.0)
+    assert [pace.allows("a", 0.0) for _ in range(10)] == [True] * 8 + [False] * 2
+    assert pace.allows("b", 0.0), "another source has its own share"
+    assert [pace.allows("a", 1.0) for _ in range(3)] == [True, True, False], "two a second"
+
+
+def test_all_together_come_no_faster_than_the_whole() -> None:
+    pace = Pace(64, 0.0)
+    assert sum(pace.allows(str(number), 0.0) for number in range(200)) == 64
+    assert sum(pace.allows(str(number), 0.5) for number in range(200, 400)) == 32
+
+
+def test_a_storm_from_everywhere_costs_so_much_memory_and_no_more() -> None:
+    pace = Pace(1 << 20, 0.0)
+    for number in range(40_000):
+        pace.allows(str(number), 0.0)
+        assert len(pace) <= 8192
+    assert pace.allows("39999", 0.0) and len(pace) <= 8192, "who came of late is known"

@@ -88,6 +88,7 @@ class Leading:
         Raises ``Refused`` for an account that may not, and ``Unreachable``.
         """
         door = f"{known_as}.{_DOOR}" if known_as else _DOOR
+        first = _First(early)
         with ExitStack() as unless_it_opens:
             try:
                 if self._asked[asker.did] >= self._most:
@@ -100,15 +101,26 @@ class Leading:
                     unless_it_opens.callback(self._ledger.close, owner)
                 with trio.fail_after(_PATIENCE):
                     begun = await self._host.begin_to_peer(to.did, door, 1, source=source)
-                    passed, rest = await _pass_on(near, early, begun)
-            except trio.TooSlowError:
-                self.refused += 1
-                raise Unreachable(f"{to.did} did not answer in time", "connect_timeout") from None
-            except (Refused, Unreachable):
-                self.refused += 1
+                    await first.pass_on(near, begun)
+            except BaseException as fault:
+                # A device that would not have it does not pay for it.
+                self._charge_first(first.passed, asker.owner)
+                self.refused += isinstance(fault, Refused | Unreachable | trio.TooSlowError)
+                if isinstance(fault, trio.TooSlowError):
+                    raise Unreachable(f"{to.did} did not answer in time", "connect_timeout") from None
                 raise
             self.opened += 1
-            return Led(begun.pipe, asker.owner, to.owner, passed, rest, unless_it_opens.pop_all())
+            self._charge_first(first.passed, asker.owner, to.owner)
+            return Led(begun.pipe, asker.owner, to.owner, first.rest, unless_it_opens.pop_all())
+
+    def _charge_first(self, octets: int, asker: Did, asked: Did | None = None) -> None:
+        """``octets`` went out before the answer."""
+        if not octets:
+            return
+        self.octets += octets
+        self._ledger.charge(asker, Usage(up=octets))
+        if asked is not None and asked != asker:
+            self._ledger.charge(asked, Usage(down=octets))
 
     def _leave(self, device: Did) -> None:
         self._asked[device] -= 1
@@ -180,47 +192,49 @@ class Leading:
         return denied or max(later, key=lambda one: one.at, default=None)
 
 
-async def _pass_on(near: Endpoint, early: bytes, begun: Begun) -> tuple[int, bytes]:
-    """What ``near`` says until the other device has answered, ``early`` first, and not much: how many octets went, and
-    what is left.  Raises ``Refused`` and ``Unreachable``; its pipe is closed then, and when this is cancelled."""
-    far, passed, rest = begun.pipe, 0, early
+class _First:
+    """What is said first: ``passed`` octets of it went to the other device, ``rest`` is left."""
 
-    async def pass_on() -> None:
-        nonlocal passed, rest
+    def __init__(self, early: bytes) -> None:
+        self.passed, self.rest = 0, early
+
+    async def pass_on(self, near: Endpoint, begun: Begun) -> None:
+        """What ``near`` says until the other device has answered, and not much.  Raises ``Refused`` and
+        ``Unreachable``; its pipe is closed then, and when this is cancelled."""
+        fault: Refused | Unreachable | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, near, begun.pipe)
+                try:
+                    await begun.answered()
+                except (Refused, Unreachable) as no:
+                    fault = no
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            begun.pipe.close()  # a yes may come in the moment in which this is cancelled
+            raise
+        if fault is not None:
+            raise fault
+
+    async def _send(self, near: Endpoint, far: Endpoint) -> None:
         with suppress(OSError):  # whoever carries it finds out
-            while passed < _EARLY:
-                while rest:
-                    taken = far.send(rest)
-                    passed, rest = passed + taken, rest[taken:]
-                rest = await receive_some(near, _EARLY)
-                if not rest:
+            while self.passed < _EARLY:
+                while self.rest:
+                    taken = far.send(self.rest)
+                    self.passed, self.rest = self.passed + taken, self.rest[taken:]
+                self.rest = await receive_some(near, _EARLY)
+                if not self.rest:
                     return
-
-    fault: Refused | Unreachable | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pass_on)
-            try:
-                await begun.answered()
-            except (Refused, Unreachable) as no:
-                fault = no
-            nursery.cancel_scope.cancel()
-    except BaseException:
-        far.close()  # a yes may come in the moment in which this is cancelled
-        raise
-    if fault is not None:
-        raise fault
-    return passed, rest
 
 
 class Led:
     """A stream that stands, for the owners of both sides, who are charged; ``held`` is given back at its end.
 
-    ``passed`` octets of whoever asked for it went out before; ``early`` is to go first.
+    ``early`` is to go first.
     """
 
-    def __init__(self, far: Endpoint, asker: Did, asked: Did, passed: int, early: bytes, held: ExitStack) -> None:
-        self.far, self.asker, self.asked, self.passed, self.early = far, asker, asked, passed, early
+    def __init__(self, far: Endpoint, asker: Did, asked: Did, early: bytes, held: ExitStack) -> None:
+        self.far, self.asker, self.asked, self.early = far, asker, asked, early
         self._held = held
 
     def close(self) -> None:
@@ -236,6 +250,6 @@ class _Carried:
 
     def __init__(self, led: Led, relay: Relay, now: float) -> None:
         self.led, self.relay, self.looked = led, relay, now
-        self.up, self.down = -led.passed, 0
+        self.up = self.down = 0
         self.held_until = now
         self.is_busy = True

@@ -12,12 +12,16 @@ import trio.testing
 
 from cyfs_gateway.io.rtcp import _Answered
 from cyfs_gateway.io.sn.leading import Leading
+from cyfs_gateway.sn.meter import NOTHING, Usage
 from cyfs_ns.errors import Refused, Unreachable
-from cyfs_ns.identity.did import dev_did
+from cyfs_ns.identity.did import Did, dev_did
 from tests.cyfs_gateway.membership.test_answered import pair
-from tests.cyfs_ns.identity.identities import ALICE, NAS, PI
+from tests.cyfs_ns.identity.identities import ALICE, MALLORY, NAS, PI
 
-ASKER, ASKED = (SimpleNamespace(did=dev_did(one.public), owner=dev_did(ALICE.public)) for one in (NAS, PI))
+ASKER, ASKED = (
+    SimpleNamespace(did=dev_did(one.public), owner=dev_did(whose.public))
+    for one, whose in ((NAS, ALICE), (PI, MALLORY))
+)
 
 
 class Ledger:
@@ -25,6 +29,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self.inside = 0
+        self.charged: dict[Did, Usage] = {}
+
+    def charge(self, owner: Did, used: Usage) -> None:
+        self.charged[owner] = self.charged.get(owner, NOTHING).plus(used)
 
     def open(self, owner: Any) -> str:
         self.inside += 1
@@ -66,7 +74,7 @@ def house() -> tuple[Leading, Begun, Ledger]:
 
 
 async def test_what_is_said_first_does_not_wait_for_the_answer() -> None:
-    leading, begun, _ = house()
+    leading, begun, ledger = house()
     near, client = pair()
     led: Any = None
 
@@ -83,13 +91,14 @@ async def test_what_is_said_first_does_not_wait_for_the_answer() -> None:
                 got += await begun.far.receive_some(64)
             assert led is None
             begun.said.set()
-    assert (led.passed, led.early) == (len(got), b"")
+    assert led.early == b""
+    assert ledger.charged == {ASKER.owner: Usage(up=len(got)), ASKED.owner: Usage(down=len(got))}
     led.close()
     near.close()
 
 
 async def test_no_more_goes_out_than_another_device_holds_and_the_rest_is_kept() -> None:
-    leading, begun, _ = house()
+    leading, begun, ledger = house()
     near, client = pair()
     early = bytes(1 << 20)
     with trio.fail_after(60):
@@ -101,7 +110,7 @@ async def test_no_more_goes_out_than_another_device_holds_and_the_rest_is_kept()
 
             nursery.start_soon(say_yes)
             led = await leading.open(ASKER, ASKED, None, near, early)  # type: ignore[arg-type]
-    assert led.passed + len(led.early) == len(early) and led.early
+    assert led.early and ledger.charged[ASKER.owner].up + len(led.early) == len(early)
     led.close()
     near.close()
     await client.aclose()
@@ -112,10 +121,18 @@ async def test_a_no_leaves_nothing(no: Refused | Unreachable) -> None:
     leading, begun, ledger = house()
     near, client = pair()
     begun.no = no
-    begun.said.set()
-    with pytest.raises(type(no)):
-        await leading.open(ASKER, ASKED, None, near, b"hello")  # type: ignore[arg-type]
+
+    async def say_no() -> None:
+        assert await begun.far.receive_some(64) == b"hello"
+        begun.said.set()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say_no)
+            with pytest.raises(type(no)):
+                await leading.open(ASKER, ASKED, None, near, b"hello")  # type: ignore[arg-type]
     assert ledger.inside == 0 and leading.refused == 1
+    assert ledger.charged == {ASKER.owner: Usage(up=5)}, "who asked pays for what was carried; who said no does not"
     near.close()
     await client.aclose()
 

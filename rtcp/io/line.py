@@ -50,6 +50,7 @@ class Line:
         "_pipe",
         "_reactor",
         "carrier",
+        "heard_at",
         "portion",
     )
 
@@ -64,6 +65,8 @@ class Line:
         leg: bool,
     ) -> None:
         self.carrier = carrier
+        self.heard_at = float("-inf")
+        """When the peer gave its last sign of life here, in trio's time."""
         self.portion = _LEG_PORTION if leg else TURN
         """How many bytes are put into records at once."""
         self._pipe, self._reactor, self._hear, self._heard = pipe, reactor, hear, heard

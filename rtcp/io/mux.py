@@ -8,7 +8,7 @@ waited for: a carrier that is called, a request that is judged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -325,7 +325,7 @@ class MuxedTunnel:
     def _hear(self, line: Line, untrusted: bytes | memoryview) -> None:
         now = self._now()
         if untrusted:
-            self.last_heard = now
+            self.last_heard = line.heard_at = now
             self._machine.receive(line.carrier, untrusted, now)
         else:
             self._machine.lost(line.carrier, now)
@@ -380,6 +380,22 @@ class MuxedTunnel:
         """What control travels on; None: nothing, for now."""
         line = self._lines.get(carrier) if (carrier := self._machine.carrier) is not None else None
         return None if line is None else line.pipe
+
+    def heard_along(self, pipe: Pipe) -> float:
+        """When the peer gave its last sign of life by the way that ``pipe`` goes, in trio's time."""
+        way = way_of(pipe)
+        return max((line.heard_at for line in self._lines.values() if way_of(line.pipe) == way), default=float("-inf"))
+
+    def strays(self, rank: int) -> list[int]:
+        """The legs that go by a way worse than ``rank`` (``Way.rank``)."""
+        channels = ((self._machine.carries(carrier), line) for carrier, line in self._lines.items())
+        return [channel for channel, line in channels if channel and way_of(line.pipe).rank > rank]
+
+    async def bring(self, legs: Sequence[int], connect: Connect) -> None:
+        """Have ``legs`` go over what ``connect`` opens, for each anew; those for which it fails stay where they are."""
+        async with trio.open_nursery() as nursery:
+            for leg in legs:
+                nursery.start_soon(self._follow, leg, connect)
 
     async def move(self, connect: Connect) -> None:
         """Go on over what ``connect`` opens, for each channel anew; until that stands all stays where it is.

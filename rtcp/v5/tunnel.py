@@ -163,17 +163,23 @@ class Tunnel(Hearing):
         """The one that control is on."""
         return self._control.carrier
 
+    def carries(self, carrier: RecordLayer) -> int | None:
+        """Which channel is on ``carrier``; None: none is."""
+        channel = self._carriers.get(carrier)
+        return channel.number if channel is not None and channel.carrier is carrier else None
+
     # Carriers
 
     def claim(self, channel: int, now: float, *, unasked: bool = False) -> Claim | None:
         """What message 3 of a call for ``channel`` says, just before it is sent; ``attach`` follows.  None: the call is
-        not wanted any more, or another one is out.  ``unasked``: the shell knows a better way than the one it is on."""
+        not wanted any more, or another one is out.  ``unasked``: the shell knows a better way than the one it is on, and
+        than that of the call that is out."""
         self._now = now
         found = self._channel(channel)
         if found is None or (found.calls is None and not unasked):
             return None
         if found.pending is not None:
-            if now - found.pending_at < _ABANDON:
+            if now - found.pending_at < _ABANDON and not unasked:
                 return None
             self._retire(found.pending)
         found.pending_at = now

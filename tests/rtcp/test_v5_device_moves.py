@@ -20,6 +20,7 @@ from rtcp.io.pipe import Pipe, listen
 from rtcp.io.udp.endpoint import UdpEndpoint
 from rtcp.io.udp.pipe import UdpPipe
 from rtcp.io.udp.sockets import open_sockets
+from rtcp.io.wayname import way_of
 from rtcp.party import Local
 from tests.rtcp.pair import ALICE, BOB, MALLORY
 from tests.rtcp.test_v5_device_takeover import drink, pour
@@ -146,6 +147,25 @@ async def test_bulk_travels_on_the_new_way_and_the_old_one_is_closed():
                 assert got < size
                 await until(lambda: not here.roads["tcp"].standing)
                 assert len(here.roads["tcp 2"].standing) == 2
+            pipe.close()
+
+
+async def test_a_leg_that_went_elsewhere_is_brought_back_under_its_bulk():
+    async with pair("udp") as here:
+        with trio.fail_after(60):
+            pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+            best = way_of(here.tunnel.pipe).rank
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pour, pipe, 64 << 20)
+                nursery.start_soon(drink, pipe, 64 << 20)
+                await until(lambda: here.tunnel._machine.legs)
+                (leg,) = here.tunnel._machine.legs
+                await here.tunnel.bring([leg], here.ways["tcp"])
+                assert here.tunnel.strays(best) == [leg]
+                silent, before = here.tunnel.pipe, here.tunnel.heard_along(here.tunnel.pipe)
+                await here.tunnel.bring([leg], here.ways["udp"])
+                assert here.tunnel.strays(best) == []
+                await until(lambda: here.tunnel.heard_along(silent) > before)
             pipe.close()
 
 

@@ -22,7 +22,7 @@ What a peer makes us do is bounded: one search in ``_PAUSE`` seconds, probes by 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from typing import Final
@@ -54,7 +54,7 @@ _LOOK_DIRECT: Final = 0.4
 _LONGEST: Final = 20.0
 """Seconds that a search, all told, may take."""
 _PAUSE: Final = 2.0
-"""Seconds from one search to the next, whoever wants it."""
+"""Seconds from one search to the next, whoever wants it; and from one call for stray legs to the next."""
 _TICK: Final = 0.05
 """Seconds from one look at what was said to the next."""
 _PING: Final = 5.0
@@ -91,7 +91,8 @@ class Ways:
         self._detour: Detour | None = None
         self._busy_until = self._heard = self._next_look = self._began_at = 0.0
         self._moving = trio.CancelScope()
-        self._is_over = self._is_watched = self._is_moving = self._is_searching = False
+        self._is_over = self._is_watched = self._is_moving = self._is_searching = self._is_bringing = False
+        self._next_bring = 0.0
         self._searched_at = float("-inf")
         self._wished_at = float("-inf")
         self._wanted = ""
@@ -193,10 +194,27 @@ class Ways:
         if tunnel.busy_until <= self._busy_until:
             return
         self._busy_until = tunnel.busy_until
-        if tunnel.last_heard > self._heard and self._road is not None:
-            self._heard = tunnel.last_heard
-            self._race.heard(self._road.way, now)
+        if self._road is not None and (pipe := tunnel.pipe) is not None:
+            heard = tunnel.heard_along(pipe)  # a leg may go elsewhere, and what comes there says nothing of this way
+            if heard > self._heard:
+                self._heard = heard
+                self._race.heard(self._road.way, now)
+            self._call_strays(tunnel, self._road, now)
         self._race.used(now)
+
+    def _call_strays(self, tunnel: MuxedTunnel, road: Road, now: float) -> None:
+        """A leg whose carrier was called while the way was in doubt went another, and this one held: bring it back."""
+        if self._is_moving or self._is_bringing or now < self._next_bring:
+            return
+        if strays := tunnel.strays(road.way.rank):
+            self._is_bringing = True
+            self._nursery.start_soon(self._bring, tunnel, strays, road)
+
+    async def _bring(self, tunnel: MuxedTunnel, strays: Sequence[int], road: Road) -> None:
+        try:
+            await tunnel.bring(strays, partial(self._by, road))
+        finally:
+            self._is_bringing, self._next_bring = False, self._now() + _PAUSE
 
     def stood(self) -> None:
         """Control is on another pipe: by our move, or because the one before is gone."""
@@ -292,7 +310,8 @@ class Ways:
             pipe = tunnel.pipe
             trip = await tunnel.ping()
             if tunnel.pipe is pipe:  # else another way brought the answer
-                self._pong(way, trip)
+                # A download lets the answer wait in line, which says nothing of the way.
+                self._pong(way, min(trip, pipe.round_trip) if isinstance(pipe, UdpPipe) else trip)
 
     async def _try(self, road: Road) -> None:
         """Whether somebody answers there; the handshake will tell who."""

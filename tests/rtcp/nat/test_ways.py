@@ -10,6 +10,7 @@ from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
 from rtcp.io.nat.ground import PATHS, PATHS_PORT
 from rtcp.io.udp.pipe import UdpPipe
+from rtcp.io.wayname import way_of
 from rtcp.nat.race import Report
 from rtcp.nat.signals import Again, Bound, write_signal
 from tests.rtcp.nat.village import ALICES, BOBS, BOBS_DID, RANDOM, RELAYS, SN, village
@@ -106,6 +107,23 @@ async def test_when_the_relay_it_began_by_dies_with_the_way_another_one_carries(
             here.silent.clear()
             here.internet.cut.clear()
             await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
+
+
+async def test_a_leg_that_stayed_on_the_relay_comes_along_while_the_tunnel_is_direct():
+    async with village() as here:
+        with trio.fail_after(60):
+            pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+            tunnel = here.tunnel
+            await load(here, until_true=lambda: isinstance(tunnel.pipe, UdpPipe))
+            direct = way_of(tunnel.pipe).rank
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pour, pipe, 64 << 20)
+                nursery.start_soon(drink, pipe, 64 << 20)
+                await until(lambda: tunnel._machine.legs)
+                await tunnel.bring(tunnel._machine.legs, lambda: here.alice.open_stream(SN, "bob", 1))
+                await until(lambda: tunnel._machine.legs and not tunnel.strays(direct))
+                assert isinstance(tunnel.pipe, UdpPipe)
+            pipe.close()
 
 
 async def test_it_looks_for_ways_when_it_stands_and_not_again_while_it_is_direct():

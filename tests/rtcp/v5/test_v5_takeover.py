@@ -298,6 +298,24 @@ def test_the_first_carrier_that_breaks_ends_the_call():
     assert duet.alice.ended.end is End.LOST
 
 
+def test_a_call_for_a_better_way_takes_the_place_of_the_one_that_is_out():
+    duet = standing()
+    tunnel = duet.alice.tunnel
+    first = tunnel.claim(0, duet.now, unasked=True)
+    hung, _ = duet.lay(duet.alice, 0)
+    assert tunnel.attach(hung.carrier, 0, duet.now)
+    assert tunnel.claim(0, duet.now) is None
+    claim = tunnel.claim(0, duet.now, unasked=True)
+    pipe, end = duet.lay(duet.alice, 0)
+    assert tunnel.attach(pipe.carrier, 0, duet.now)
+    assert duet.arrive(end, claim) is None
+    duet.talk()
+    assert hung.closed
+    assert tunnel.carrier is pipe.carrier
+    assert claim.move > first.move
+    assert not duet.alice.ended
+
+
 def test_news_of_the_network_asks_at_once():
     duet = standing()
     duet.alice.tunnel.network_changed(duet.now)

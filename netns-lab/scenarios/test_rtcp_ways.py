@@ -36,6 +36,8 @@ from tunnels.io.reactor import Reactor
 from tunnels.io.relay import Relay
 
 TCP, UDP, STUN = 2980, 2980, 3479
+FILM = 81
+"""What comes from there comes at the speed of a film, and not as fast as can be."""
 CUT = "table inet cut { chain way { type filter hook forward priority -400; meta l4proto udp drop; }; }"
 BLOCK = secrets.token_bytes(1 << 16)
 
@@ -90,6 +92,8 @@ async def pour(request: StreamRequest) -> None:
     try:
         while True:
             await send_all(pipe, BLOCK)
+            if request.port == FILM:
+                await trio.sleep(0.02)
     except OSError:
         pipe.close()
 
@@ -219,9 +223,9 @@ class Download:
         self.first = 0.0
         self.stalled = 0.0
 
-    async def run(self, body: Body, far: Body, *, task_status=trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, body: Body, far: Body, port: int = 80, *, task_status=trio.TASK_STATUS_IGNORED) -> None:
         began = trio.current_time()
-        pipe = await body.live.open_stream(far.did, None, 80)
+        pipe = await body.live.open_stream(far.did, None, port)
         task_status.started()
         last = None
         try:
@@ -294,4 +298,51 @@ async def test_where_udp_is_blocked_connections_cross_and_the_tunnel_moves_there
         assert here.one.explained(here.other).startswith("tcp ")
         got = download.got
         await until(lambda: download.got > got + (1 << 20))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_running_stream_over_many_cuts_and_reboots_of_a_nat(lab, capsys):
+    """A cut ends when the download goes on; the next begins when all of the tunnel is direct again."""
+    one, other, server = homes(lab, HOME, PORT_RESTRICTED)
+    async with lab.up(timeout=280), world(one, other, server) as here, trio.open_nursery() as nursery:
+        router = one[0].ports[0].network.router
+        await here.one.live.tunnel(here.server.did)
+        download = Download()
+        await nursery.start(download.run, here.one, here.other, FILM)
+        tunnel = here.one.tunnel(here.other)
+        stalls, backs = [], []
+
+        async def goes_on() -> None:
+            got = download.got
+            await until(lambda: download.got > got + (1 << 18))
+
+        async def direct() -> None:
+            await until(lambda: has_moved(tunnel))
+            await goes_on()
+
+        await direct()
+        for _ in range(20):
+            download.stalled = 0.0
+            await router.run("nft", "-f", "-", stdin=CUT)
+            await until(lambda: not isinstance(tunnel.pipe, UdpPipe))
+            await goes_on()
+            stalls.append(download.stalled)
+            await router.run("nft", "delete", "table", "inet", "cut")
+            await direct()
+        wan, lan = (port.addresses[0].partition("/")[0] for port in router.ports)
+        for _ in range(5):
+            await router.run("nft", "flush", "ruleset")
+            await router.run("conntrack", "-F")
+            await trio.sleep(2)
+            await router.run("nft", "-f", "-", stdin=HOME.ruleset(wan, lan))
+            began = trio.current_time()
+            await goes_on()
+            await direct()
+            backs.append(trio.current_time() - began)
+        assert here.one.tunnel(here.other) is tunnel
+        with capsys.disabled():
+            stalls.sort()
+            told = ", ".join(f"{stall * 1e3:.0f}" for stall in stalls)
+            print(f"\nms without a byte at {len(stalls)} cuts: {told}; p95 {stalls[-1 - len(stalls) // 20] * 1e3:.0f}")
+            print("s from the NAT's return to the direct way: " + ", ".join(f"{back:.1f}" for back in sorted(backs)))
         nursery.cancel_scope.cancel()

@@ -115,6 +115,7 @@ def serve_sn(home: Path, config: Path, tls: int, device: str) -> None:
             class Seat:
                 reactor, home = gateway.reactor, gateway.home
                 open_to_peer = staticmethod(gateway.peer_desk.open_standing)
+                ask_peer = staticmethod(gateway.peer_desk.ask_standing)
                 open_datagrams_to_peer = staticmethod(gateway.peer_desk.open_standing_datagrams)
 
                 def standing(self, device: object) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cyfs_ns.authority import Authority
     from cyfs_ns.identity.did import Did
     from cyfs_ns.identity.keys import PublicKey
+    from rtcp.io.pipe import Answered, GiveUp
     from rtcp.party import Address
 
 ENTRY_POINTS = "cyfs_gateway.modules"
@@ -167,6 +168,11 @@ class Host(Protocol):
     ) -> Endpoint:
         """A stream to ``host`` (None: that machine itself) at ``port``, through a tunnel to ``device`` that stands; no
         tunnel is made.  ``source``: whence what is carried came.  Raises ``Refused``, ``Unreachable``."""
+
+    def ask_peer(
+        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+    ) -> GiveUp | None:
+        """As :meth:`open_to_peer`, for whoever is no task; None: it takes one, and ``then`` hears nothing."""
 
     async def begin_to_peer(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         """As :meth:`open_to_peer`, that waits for no answer."""

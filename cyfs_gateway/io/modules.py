@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from cyfs_ns.authority import Authority, Statement
     from cyfs_ns.identity.did import Did
     from cyfs_ns.identity.keys import PublicKey
-    from rtcp.io.pipe import DatagramPipe
+    from rtcp.io.pipe import Answered, DatagramPipe, GiveUp
     from rtcp.party import Address
 
 _DNS_SECONDS: Final = 10.0
@@ -261,6 +261,11 @@ class _Seat:
         self, device: Did, host: str | None, port: int, *, source: Address | None = None
     ) -> Endpoint:
         return await self._modules.gateway.peer_desk.open_standing(device, host, port, source=source)
+
+    def ask_peer(
+        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+    ) -> GiveUp | None:
+        return self._modules.gateway.peer_desk.ask_standing(device, host, port, then, source=source)
 
     async def begin_to_peer(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         return await self._modules.gateway.peer_desk.begin_standing(device, host, port, source=source)

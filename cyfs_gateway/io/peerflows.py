@@ -131,20 +131,25 @@ class PeerFlow(Carried):
         if asked is not None and has_scheme(asked):
             self._read_url(asked)
             return await self._engine.decide(flow, None)
-        own = asked is None or is_own(asked)
-        if own:
+        found = self._find_service(is_own)
+        if found is not None:
+            return self._serve_by(*found)
+        return await self._engine.offers.find(flow) or await self._engine.decide(flow, None)
+
+    def _find_service(self, is_own: Callable[[str], bool]) -> tuple[ServiceConfig, Verdict] | None:
+        """Which service of this machine is asked for, and where the flow goes, whatever it is for.  Raises
+        ``Refused``."""
+        flow, asked, rules = self.flow, self._request.host, self._world.peer_rules
+        assert rules is not None
+        if asked is None or is_own(asked):
             flow.dst_ip = _HERE
-        elif asked is not None:
-            try:
-                host = parse_host(asked.encode())
-            except BadWire as bad:
-                raise Refused(str(bad)) from bad
-            flow.dst_ip, flow.host = (host, "") if is_ip(host) else ("", host)
-            offered = await self._engine.offers.find(flow)
-            if offered is not None:
-                return offered
-        found = rules.service(flow, "" if own else flow.host) if own or flow.host else None
-        return await self._engine.decide(flow, None) if found is None else self._serve_by(*found)
+            return rules.service(flow, "")
+        try:
+            host = parse_host(asked.encode())
+        except BadWire as bad:
+            raise Refused(str(bad)) from bad
+        flow.dst_ip, flow.host = (host, "") if is_ip(host) else ("", host)
+        return None if not flow.host or host.endswith(ANSWERED) else rules.service(flow, host)
 
     def _serve_by(self, service: ServiceConfig, verdict: Verdict) -> Decision:
         flow, host = self.flow, service.target.host
@@ -153,14 +158,13 @@ class PeerFlow(Carried):
         return Decision(verdict, self._world.outbounds["DIRECT"], ("DIRECT",), None)
 
     def _decide_at_once(self, is_own: Callable[[str], bool]) -> Decision | None:
-        """If it is for a service of this machine; None: something may have to be waited for."""
+        """If it is for a service of this machine; None: something may have to be waited for.  Raises ``Refused``."""
         rules, request = self._world.peer_rules, self._request
         if rules is None or request.purpose is not Purpose.STREAM or not isinstance(request, MuxedRequest):
             return None
-        if request.host is not None and (has_scheme(request.host) or not is_own(request.host)):
+        if request.host is not None and has_scheme(request.host):
             return None
-        self.flow.dst_ip = _HERE
-        found = rules.service(self.flow, "")
+        found = self._find_service(is_own)
         if found is None:
             return None
         decided = self._serve_by(*found)
@@ -171,7 +175,7 @@ class PeerFlow(Carried):
         """Join what listens on this machine with the peer, if it answers in no time."""
         engine, flow, leaf, request = self._engine, self.flow, decided.leaf, self._request
         assert isinstance(request, MuxedRequest) and self._service is not None
-        if self._service.proxy_protocol or not isinstance(leaf, Direct):
+        if not isinstance(leaf, Direct):
             return False
         self.decision = decided
         try:
@@ -179,6 +183,8 @@ class PeerFlow(Carried):
             if far is None:
                 return False
             try:
+                if self._service.proxy_protocol:
+                    far.send(self._proxy_header())  # which any connection takes whole that has just begun
                 near = request.accept_now()
                 try:
                     engine.check_descriptor(near.fileno())

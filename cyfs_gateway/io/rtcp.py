@@ -164,6 +164,15 @@ class PeerDesk:
         """As :meth:`cyfs_gateway.host.Host.open_to_peer`."""
         return await (await self._stands(device)).open_stream(host, port, source=source)
 
+    def ask_standing(
+        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+    ) -> GiveUp | None:
+        """As :meth:`cyfs_gateway.host.Host.ask_peer`."""
+        from rtcp.io.mux import MuxedTunnel
+
+        tunnel = self.standing(device)
+        return tunnel.ask_stream(host, port, then, source=source) if isinstance(tunnel, MuxedTunnel) else None
+
     async def begin_standing(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         """As :meth:`cyfs_gateway.host.Host.begin_to_peer`."""
         from rtcp.io.mux import MuxedTunnel

@@ -2,8 +2,8 @@
 
 A visitor walks from its door to a relay inside the reactor.  Its first bytes are looked at where they lie, in the
 kernel, and read by nobody before the relay: so a connection that turns out to be a device's is handed on whole, and a
-crowd of half-open ones costs no memory of ours.  Only while a stream through a tunnel is being opened has a visitor a
-task.
+crowd of half-open ones costs no memory of ours.  A visitor has a task only where a stream through a tunnel cannot be
+asked for at once.
 
 Whom a visitor can hold up is bounded: half-open ones by number, in all and for each source, and by time; streams by
 number for each device, for each source and in all.  Who comes to nobody, or to somebody who is away, is told so in the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLRDHUP
 from typing import Any, Final
@@ -47,9 +47,11 @@ from cyfs_gateway.sn.ingresscrowd import Crowd, source_of
 from cyfs_gateway.sn.ingressleases import Lease, Network
 from cyfs_gateway.sn.registry import NameEntry
 from cyfs_gateway.sniff import MORE
-from cyfs_ns.errors import Misuse, Refused, Unreachable
+from cyfs_ns.errors import CyfsError, Misuse, Refused, Unreachable
 from cyfs_ns.identity.did import Did
+from rtcp.io.pipe import GiveUp
 from rtcp.party import Address
+from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import READABLE
 from tunnels.io.relay import Relay
 from tunnels.io.waiting import TcpEndpoint
@@ -88,6 +90,8 @@ class Ingress:
         self.host, self.settings, self.own = host, settings, own
         self.traffic = Traffic(settings, meter)
         self.half_open: Crowd[_Visitor] = Crowd(settings.half_open, settings.half_open_of)
+        self.opening: set[_Visitor] = set()
+        """Those whose way is being opened."""
         self._find, self._wall = find, wall
         self._nursery: trio.Nursery | None = None
         self._doors: list[TcpDoor] = []
@@ -111,7 +115,7 @@ class Ingress:
             if self._ports is not None:
                 self._ports.close()
                 self._ports = None
-            for visitor in self.half_open:
+            for visitor in [*self.half_open, *self.opening]:
                 visitor.close("the ingress is over")
             self.traffic.close()
 
@@ -182,10 +186,10 @@ class Ingress:
         device = None if machine is None else machine.device.did
         return entry, device if device is not None and self.host.standing(device) else None
 
-    def start(self, visitor: _Visitor, wanted: Wanted, device: Did) -> None:
+    def start(self, open_: Callable[[trio.CancelScope], Awaitable[None]], scope: trio.CancelScope) -> None:
         """Open the way for a visitor in a task."""
         assert self._nursery is not None
-        self._nursery.start_soon(visitor.open, wanted, device)
+        self._nursery.start_soon(open_, scope)
 
 
 class _Way:
@@ -229,13 +233,14 @@ class _Visitor:
     __slots__ = (
         "_address",
         "_fd",
+        "_give_up",
         "_ingress",
         "_is_parting",
         "_pieces",
         "_reactor",
-        "_scope",
         "_sock",
         "_ticket",
+        "_wanted",
         "_way",
         "deadline",
         "slot",
@@ -247,7 +252,9 @@ class _Visitor:
         self._fd = sock.fileno()
         self._pieces = 0
         self._is_parting = False
-        self._scope: trio.CancelScope | None = None
+        self._give_up: GiveUp | None = None
+        """Ends the opening of a stream that is under way."""
+        self._wanted: Wanted | None = None
         self._ticket: Ticket | None = None
         self.slot = 0
         self.deadline = reactor.now + ingress.settings.first
@@ -302,52 +309,82 @@ class _Visitor:
         except Refused as refused:
             self._turn_away(self._way.busy("there is too much to carry"), str(refused), "too-many")
             return
-        self._leave()
+        ingress, way = self._ingress, self._way
+        ingress.half_open.leave(self)
+        ingress.opening.add(self)
+        self._wanted = wanted
         self._reactor.rehandle(self._fd, self._meanwhile)
-        self._ingress.start(self, wanted, device)
+        self.deadline = self._reactor.now + ingress.settings.opening
+        self._reactor.reschedule(self)
+        self._give_up = ingress.host.ask_peer(device, wanted.host, way.port, self._answered, source=self._address)
+        if self._give_up is None:
+            self._open_in_task()
 
     def _meanwhile(self, events: int) -> None:
         """Something is heard of a visitor whose way is being opened."""
         if events & (EPOLLHUP | EPOLLERR):
             self.close("it went away")
 
-    async def open(self, wanted: Wanted, device: Did) -> None:
-        """Open the way and have the reactor go on."""
+    def _open_in_task(self) -> None:
+        scope = trio.CancelScope()
+        self._give_up = scope.cancel
+        self._ingress.start(self._open, scope)
+
+    async def _open(self, scope: trio.CancelScope) -> None:
+        far: Endpoint | CyfsError | None = None
         try:
-            await self._open(wanted, device)
+            with scope:
+                far = await self._await_stream()
         except BaseException as fault:
             self.close("the ingress is over")
             if not isinstance(fault, Exception):
                 raise
-            _log.exception("a visitor of %s failed in a way nobody foresaw", wanted.host)
+            _log.exception("a visitor from %s failed in a way nobody foresaw", self._address[0])
+            return
+        self._reactor.freshen()
+        if self._give_up is not None:
+            self._answered(far)
+        elif far is not None and not isinstance(far, CyfsError):
+            far.close()  # it came in the moment in which it was given up
 
-    async def _open(self, wanted: Wanted, device: Did) -> None:
-        host, way = self._ingress.host, self._way
-        with trio.CancelScope(deadline=trio.current_time() + self._ingress.settings.opening) as self._scope:
+    async def _await_stream(self) -> Endpoint | CyfsError:
+        wanted, ticket = self._wanted, self._ticket
+        assert wanted is not None and ticket is not None
+        host, port = self._ingress.host, self._way.port
+        try:
+            return await host.open_to_peer(ticket.device, wanted.host, port, source=self._address)
+        except (Refused, Unreachable) as fault:
+            return fault
+        except OSError as fault:
+            return Unreachable(str(fault), "tunnel_open")
+
+    def _answered(self, far: Endpoint | CyfsError | None) -> None:
+        """What became of the stream that was asked for; None: it takes a task."""
+        wanted, way = self._wanted, self._way
+        assert wanted is not None
+        self._give_up = None
+        if far is None:
+            self._open_in_task()
+        elif isinstance(far, Refused):
+            self._turn_away(way.closed(wanted), str(far), "not-served")
+        elif isinstance(far, CyfsError):
+            self._turn_away(way.away(wanted.host), str(far), "away")
+        else:
             try:
-                far = await host.open_to_peer(device, wanted.host, way.port, source=self._address)
-            except Refused as refused:
-                self._turn_away(way.closed(wanted), str(refused), "not-served")
-                return
-            except (Unreachable, OSError) as fault:
-                self._turn_away(way.away(wanted.host), str(fault), "away")
-                return
-        if self._scope.cancelled_caught:
-            if self._fd >= 0:
-                self._turn_away(way.away(wanted.host), "the device does not answer", "away")
-            return
-        if self._fd < 0:
-            far.close()
-            return
-        ticket, self._scope = self._ticket, None
+                self._join(far, wanted)
+            except OSError as fault:
+                far.close()
+                self.close(str(fault))
+
+    def _join(self, far: Endpoint, wanted: Wanted) -> None:
+        ingress, reactor, ticket = self._ingress, self._reactor, self._ticket
         assert ticket is not None
-        self._count("led")
-        reactor = self._reactor
-        reactor.freshen()
         reactor.rewatch(self._fd, READABLE)
-        client = self._sock if way.is_tls else PinnedClient(self._sock, wanted.host, reactor)
-        idle = self._ingress.settings.idle
-        ticket.moving = Relay(reactor, client, far, idle=idle, on_close=self._ended, a_watched=True)
+        ingress.opening.remove(self)
+        reactor.unschedule(self)
+        self._count("led")
+        client = self._sock if self._way.is_tls else PinnedClient(self._sock, wanted.host, reactor)
+        ticket.moving = Relay(reactor, client, far, idle=ingress.settings.idle, on_close=self._ended, a_watched=True)
 
     def _ended(self, relay: Relay, why: str) -> None:
         self._fd = -1
@@ -367,13 +404,12 @@ class _Visitor:
         if self._fd < 0:
             return
         _log.debug("%s: %s", self._address[0], why)
-        self._scope, self._is_parting = None, True
+        self._give_up, self._is_parting = None, True
         self._reactor.rehandle(self._fd, self._part)
         self.deadline = self._reactor.now + _PARTING
-        if self.slot:
-            self._reactor.reschedule(self)
-        else:
-            self._reactor.schedule(self)
+        self._reactor.reschedule(self)
+        if self in self._ingress.opening:
+            self._ingress.opening.remove(self)
             out = self._ingress.half_open.enter(self, source_of(self._address[0]))
             if out is not None:
                 out.close("there are too many half-open ones")
@@ -405,6 +441,11 @@ class _Visitor:
 
     def expire(self) -> None:
         """It took too long."""
+        if self._give_up is not None:
+            assert self._wanted is not None
+            self._give_up()
+            self._turn_away(self._way.away(self._wanted.host), "the device does not answer", "away")
+            return
         if not self._is_parting:
             self._count("slow")
         self.close("too slow")
@@ -429,9 +470,11 @@ class _Visitor:
         if why:
             _log.debug("%s: %s", self._address[0], why)
         self._leave()
+        self._ingress.opening.discard(self)
         self._reactor.closing(self._fd)
         self._fd = -1
         self._sock.close()
         self._give_back()
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._give_up is not None:
+            give_up, self._give_up = self._give_up, None
+            give_up()

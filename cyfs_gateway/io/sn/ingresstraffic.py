@@ -20,7 +20,7 @@ from cyfs_gateway.sn.ingresscrowd import Pace, source_of
 from cyfs_gateway.sn.quota import Denied, Later
 from cyfs_ns.errors import Refused
 from cyfs_ns.identity.did import Did
-from rtcp.io.pipe import DatagramPipe
+from rtcp.io.pipe import Answered, DatagramPipe, GiveUp
 from rtcp.party import Address
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
@@ -45,6 +45,9 @@ class IngressHost(Protocol):
     async def open_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None
     ) -> Endpoint: ...
+    def ask_peer(
+        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+    ) -> GiveUp | None: ...
     async def open_datagrams_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None
     ) -> DatagramPipe:

@@ -22,7 +22,7 @@ from cyfs_gateway.sn.quota import Denied, Later
 from cyfs_gateway.sn.registry import Host, NameEntry
 from cyfs_ns.identity.did import Did, host_of_did
 from cyfs_ns.identity.revision import Revision
-from rtcp.io.pipe import DatagramPipe
+from rtcp.io.pipe import Answered, DatagramPipe, GiveUp
 from rtcp.party import Address
 from tests.cyfs_gateway.io.inprocess import Living, living, until
 from tests.cyfs_gateway.sn.sn_people import SN, Person, person
@@ -67,6 +67,12 @@ class Seat:
     ) -> Endpoint:
         self.opened.append((host, port, source))
         return await self._gateway.peer_desk.open_standing(device, host, port, source=source)
+
+    def ask_peer(
+        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+    ) -> GiveUp | None:
+        self.opened.append((host, port, source))
+        return self._gateway.peer_desk.ask_standing(device, host, port, then, source=source)
 
     async def open_datagrams_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None

@@ -23,11 +23,11 @@ class Local:
     device_doc_jwt: str | None = field(default=None, repr=False)
     bridges: Bridges | None = None
     listen_port: int = 2980
+    canonical: Did = field(init=False)
+    """The identity that is its key: found out once, since each stream that a peer asks for is compared with it."""
 
-    @property
-    def canonical(self) -> Did:
-        """The identity that is its key."""
-        return dev_did(self.key.public)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "canonical", dev_did(self.key.public))
 
     def host(self, did: Did) -> str:
         """The host form of ``did``, as both sides must write it: it goes into the keys.  Raises ``BadWire``."""

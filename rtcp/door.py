@@ -2,8 +2,9 @@
 
 Whoever connects takes a *place* and, with each step that proves more, a place further in.  Each stage has its own
 bounds, so who cannot prove anything never crowds out who can.  At the outer two a newcomer pushes out whoever has been
-there longest: slow ones cannot keep the door shut, they are closed by the next.  Further in it is the newcomer that
-has to wait, since those before it have proved more.
+there longest: slow ones cannot keep the door shut, they are closed by the next.  Who has said its message 1 and waits
+for us is not slow: there the newcomer is turned away, or an overloaded device would do its work for those who are gone
+by then.  Further in it is the newcomer that has to wait, since those before it have proved more.
 
 Sources that a tunnel comes from, or came from within ten minutes, are *known*: a quarter of all places is theirs alone,
 strangers never get the last quarter of the door's rate, and they pay for handshakes only, not for the connections that
@@ -58,14 +59,15 @@ class DoorLimits:
 
 
 class Place:
-    """Somebody from ``source`` stands at ``stage`` since ``since``; ``known`` when it came."""
+    """Somebody from ``source`` stands at ``stage`` since ``since``; ``known`` when it came, ``heard`` if it waits for
+    us."""
 
-    __slots__ = ("anonymous", "in_reserve", "known", "since", "source", "stage")
+    __slots__ = ("anonymous", "heard", "in_reserve", "known", "since", "source", "stage")
 
     def __init__(self, source: str, known: bool, now: float) -> None:
         self.source, self.known, self.since = source, known, now
         self.stage: Stage | None = None
-        self.in_reserve = self.anonymous = False
+        self.in_reserve = self.anonymous = self.heard = False
 
 
 class _Room:
@@ -75,24 +77,32 @@ class _Room:
         self._reserved = most // 4
         self._most = most - self._reserved
         self.common: dict[Place, None] = {}
+        self.heard: dict[Place, None] = {}
+        """Of the common ones, those who wait for us."""
         self.reserve: dict[Place, None] = {}
 
     def has_room(self, place: Place) -> bool:
-        return len(self.common) < self._most or (place.known and len(self.reserve) < self._reserved)
+        return len(self.common) + len(self.heard) < self._most or (place.known and len(self.reserve) < self._reserved)
 
     def add(self, place: Place) -> None:
         place.in_reserve = place.known and len(self.reserve) < self._reserved
         (self.reserve if place.in_reserve else self.common)[place] = None
 
     def drop(self, place: Place) -> None:
-        del (self.reserve if place.in_reserve else self.common)[place]
+        del (self.reserve if place.in_reserve else self.heard if place.heard else self.common)[place]
+
+    def hear(self, place: Place) -> None:
+        if not place.in_reserve and not place.heard:
+            del self.common[place]
+            self.heard[place] = None
+        place.heard = True
 
     def oldest(self) -> Place | None:
-        """Who would have to go; those in reserve never do."""
+        """Who would have to go; those in reserve never do, nor those who wait for us."""
         return next(iter(self.common), None)
 
     def is_half_full(self) -> bool:
-        return 2 * (len(self.common) + len(self.reserve)) > self._most + self._reserved
+        return 2 * (len(self.common) + len(self.heard) + len(self.reserve)) > self._most + self._reserved
 
 
 class Door:
@@ -126,8 +136,16 @@ class Door:
             return None
         room = self._rooms[Stage.KNOCKING]
         if not room.has_room(place):
-            self._evict(room.oldest())
+            oldest = room.oldest()
+            if oldest is None:
+                return None
+            self._evict(oldest)
         return self._put(place, Stage.KNOCKING, now)
+
+    def hear(self, place: Place) -> None:
+        """It has said its message 1, and goes on as soon as we do."""
+        if place.stage is Stage.KNOCKING:
+            self._rooms[Stage.KNOCKING].hear(place)
 
     def may_shake_hands(self, place: Place, now: float) -> bool:
         """Whether whoever stands there may begin a handshake.  A stranger paid for that on entering."""
@@ -225,6 +243,7 @@ class Door:
         if stage is None:
             return
         self._rooms[stage].drop(place)
+        place.heard = False
         self._long.pop(place, None)
         if stage is Stage.DECIDING:
             _less(self._deciding_from, place.source)
@@ -233,10 +252,9 @@ class Door:
             self._anonymous -= place.anonymous
         place.stage = None
 
-    def _evict(self, place: Place | None) -> None:
-        if place is not None:
-            self._take_out(place)
-            self._evicted.append(place)
+    def _evict(self, place: Place) -> None:
+        self._take_out(place)
+        self._evicted.append(place)
 
 
 def _less(counter: Counter[str], source: str) -> None:

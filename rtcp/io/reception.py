@@ -174,8 +174,11 @@ class Reception:
     ) -> None:
         """Somebody begins a handshake with ``knock``."""
         answer = Answer((fifth.commons.own,), fifth.commons.parameters, entropy=secrets.token_bytes(ENTROPY), now=begun)
-        # A Hello cannot show beforehand that it knows our key, so it waits behind those that can.
-        is_doubtful = read_first(knock) is First.HELLO and self._door.is_busy(trio.current_time())
+        # A Hello cannot show beforehand that it knows our key, so it waits behind those that can, and makes room.
+        is_hello = read_first(knock) is First.HELLO
+        is_doubtful = is_hello and self._door.is_busy(trio.current_time())
+        if not is_hello:
+            self._door.hear(place)
         async with self._gate.one(last=is_doubtful):
             answer.receive_data(knock, trio.current_time())
         event = await next_event(answer, pipe)

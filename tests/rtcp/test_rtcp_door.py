@@ -47,6 +47,21 @@ def test_the_oldest_who_says_nothing_makes_room():
     assert door.begin_proof(places[1], 1)
 
 
+def test_who_waits_for_us_is_not_pushed_out():
+    door = Door(0, SMALL)
+    places = entered(door, 6)
+    for place in places[:5]:
+        door.hear(place)
+    assert door.enter(address(90), 1) is not None and evicted(door) == [places[5]]
+    door.hear(last := door.enter(address(91), 1))
+    assert len(evicted(door)) == 1 and door.enter(address(92), 1) is None
+    assert door.is_busy(1)
+    assert door.begin_proof(places[0], 1)
+    door.leave(last, 1)
+    assert entered(door, 2, 1, start=93) and evicted(door) == []
+    assert stand(door, address(95), 1) is not None and len(evicted(door)) == 1, "those who are silent go"
+
+
 def test_who_proves_itself_has_a_second():
     door = Door(0, SMALL)
     first = [place for n in range(6) if door.begin_proof(place := door.enter(address(n), 0), 0)]

@@ -45,7 +45,7 @@ from rtcp.link import Link
 from rtcp.party import Local, Remote
 from rtcp.v5.calling import ANSWER_WAIT, NATIVE_ENTROPY, VERDICT_WAIT, Call, ResponderProven
 from rtcp.v5.events import Ended
-from rtcp.v5.keys import device_key
+from rtcp.v5.keys import DeviceKey, device_key
 from rtcp.v5.payloads import Introduction, Parameters
 from rtcp.v5.tunnel import Tunnel
 
@@ -57,6 +57,8 @@ _ROUND_TRIP = 0.001
 _CONNECT_WAIT = 10.0
 _LONGEST = 30.0
 _GIVE_UP = 90.0
+_BEGUN_AT_ONCE = 32
+"""Attempts of ``back`` that are begun between two looks at those that are under way."""
 _MOST_OPEN = 400
 """Connections of a flood that are kept open."""
 
@@ -102,9 +104,10 @@ class Four:
 class Five:
     """A dialled tunnel of version 5."""
 
-    def __init__(self, peer: PublicKey, name: str, key: SecretKey | None = None) -> None:
-        key = key or SecretKey(secrets.token_bytes(32))
-        self._key, self._name, self._document = device_key(key), str(named(name)) if name else "", document(name, key)
+    def __init__(self, peer: PublicKey, name: str, own: DeviceKey | None = None) -> None:
+        key = SecretKey(secrets.token_bytes(32))
+        self._key = own or device_key(key)
+        self._name, self._document = str(named(name)) if name else "", document(name, key)
         entropy = secrets.token_bytes(NATIVE_ENTROPY)
         self._call: Call | None = Call.native(self._key, peer, entropy=entropy, now=time.monotonic())
         self._tunnel: Tunnel | None = None
@@ -311,7 +314,7 @@ class _Return:
     """One member of those who come back, from its first attempt until it stands."""
 
     def __init__(self, number: int, source: str) -> None:
-        self.key, self.source = member(number), source
+        self.key, self.source = device_key(member(number)), source
         self.patience = Backoff(longest=_LONGEST)
         self.device: Five | None = None
         self.sock: socket.socket | None = None
@@ -405,14 +408,16 @@ def come_back(peer: PublicKey, to: tuple[str, int], count: int) -> None:
 
     while standing < count and time.monotonic() - started < _GIVE_UP:
         now = time.monotonic()
-        while waiting and waiting[0][0] <= now:
+        for _ in range(_BEGUN_AT_ONCE):
+            if not waiting or waiting[0][0] > now:
+                break
             one = everybody[number := heapq.heappop(waiting)[1]]
             fd = one.begin(peer, to, now)
             attempts += 1
             there[fd] = one
             epoll.register(fd, select.EPOLLOUT)
             heapq.heappush(ticking, (one.until, fd, number))
-        turn(0.05)
+        turn(0 if waiting and waiting[0][0] <= now else 0.05)
     took = time.monotonic() - started
     usual = "; ".join(f"{why} {times} times" for why, times in reasons.most_common(3))
     said = {"version": 5, "count": standing, "errors": attempts - count, "last_error": usual, "seconds": took}

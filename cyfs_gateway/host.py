@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cyfs_gateway.flow import Identity
+from cyfs_ns.errors import Refused
 from cyfs_ns.metrics import Metric
 from tunnels.endpoint import Endpoint
 
@@ -35,8 +36,13 @@ Changed = Callable[[Iterable[bytes]], None]
 Offer = Callable[[Identity, Endpoint], Awaitable[None]]
 """Serves one stream of a peer, which is closed when it returns.  What it raises costs that stream alone."""
 Judge = Callable[[Identity], bool]
-"""Whether a tunnel from somebody is wanted.  Asked again of those who have one whenever that may have changed."""
+"""Whether a tunnel from somebody is wanted.  Asked again of those who have one whenever that may have changed.  Raises
+``Barred``."""
 Metrics = Callable[[], Iterable[Metric]]
+
+
+class Barred(Refused):
+    """Somebody whom a module knows is not wanted; the text is for them."""
 
 
 class Begun(Protocol):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cyfs_gateway.flow import Identity
+from cyfs_gateway.host import Barred
 from cyfs_gateway.io.acquaintance import Acquaintance, key_of
 from cyfs_gateway.io.leads import Leads
 from cyfs_gateway.io.peerflows import PeerFlow
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
     from cyfs_gateway.io.tracker import Tracked
     from cyfs_gateway.io.world import World
+
+_UNWANTED = "not wanted any more"
 
 _log = logging.getLogger("cyfs.peers")
 
@@ -76,7 +79,7 @@ class Gatekeeper:
                 return Standing(key=proven.key, about=as_key, by_key=True)
             self._turned_away.tell(fault)
             if isinstance(fault, Refused) and not self._engine.offers.expected:
-                raise Refused(f"who {did} is cannot be told here") from fault
+                raise Refused(f"nothing here proves who {did} is, and strangers are not let in") from fault
             raise Unreachable(f"who {did} is cannot be found out just now", "pre_connect_dns") from fault
         return Standing(key=known.key, about=known.identity)
 
@@ -85,6 +88,9 @@ class Gatekeeper:
         try:
             check_not_revoked(key_of(peer), await self._acquaintance.anchors_of_now())
             self._admit(peer)
+        except Barred as no:
+            self._turned_away.tell(no)
+            raise
         except Refused as no:
             self._turned_away.tell(no)
             raise Refused(f"no tunnel for {peer.did}") from no
@@ -94,7 +100,10 @@ class Gatekeeper:
 
     def expects(self, peer: Peer) -> bool:
         """Whether a module wants a tunnel from ``peer``, and so bounds how many of its kind there are."""
-        return self._engine.offers.wants(self._coming(peer))
+        try:
+            return self._engine.offers.wants(self._coming(peer))
+        except Barred:
+            return False
 
     def _coming(self, peer: Peer) -> Identity:
         """Who it is, and from where."""
@@ -175,17 +184,17 @@ class Gatekeeper:
             if not one.peer.dialled and not at_length:
                 self._admit(one.peer)
         except Refused as no:
-            self._put_out(one, str(no))
+            self._put_out(one, str(no), told=str(no) if isinstance(no, Barred) else _UNWANTED)
             return False
         except Unreachable:
             return True  # whoever has begun by then judges again
         return True
 
-    def _put_out(self, one: Insider, why: str) -> None:
-        """End its tunnel, and what it does here."""
+    def _put_out(self, one: Insider, why: str, *, told: str = _UNWANTED) -> None:
+        """End its tunnel, which it is ``told`` the reason of, and what it does here."""
         _log.warning("the tunnel to %s ends: %s", one.peer.did, why)
         if isinstance(one.tunnel, MuxedTunnel):
-            one.tunnel.close(CloseCode.REFUSED, "not wanted any more")
+            one.tunnel.close(CloseCode.REFUSED, told)
         elif one.tunnel is not None:
             one.tunnel.close()
         for flow in self._engine.tracker:

@@ -125,10 +125,17 @@ class Member:
         here, course = self.course.here, self.course
         told: dict[str, Any] = {"sn": str(self.config.sn.peer), "domain": self.domain, "name": course.name}
         if not self.stands:
-            return {**told, "tunnel": "none", "why": self._away or "not reached yet"}
+            return {**told, "tunnel": "none", "why": self._why_away}
         seen = "" if here is None else here.seen
         leads = [one.name if one.kind == "name" else f"{one.kind}:{one.port}" for one in course.leads]
         return {**told, "tunnel": "stands", "since": int(self.since), "seen": seen, "leads": leads, "why": course.why}
+
+    @property
+    def _why_away(self) -> str:
+        """Why there is no tunnel: what came of the last call, or how the last tunnel ended."""
+        if self._away or self.tunnel is None:
+            return self._away or "not reached yet"
+        return f"the tunnel ended: {self.tunnel.end.why if self.tunnel.end is not None else 'it broke'}"
 
     # News
 
@@ -139,7 +146,7 @@ class Member:
             return
         if what is self.tunnel:
             return
-        self.tunnel, self.since, self._away = what, time.time(), "the tunnel broke"
+        self.tunnel, self.since, self._away = what, time.time(), ""
         self.course.anew()
         self._wake()
 

@@ -18,6 +18,7 @@ import trio
 from cyfs_gateway.flow import ANSWERED, Identity
 from cyfs_gateway.host import (
     ENTRY_POINTS,
+    Barred,
     Begun,
     Changed,
     ControlMethod,
@@ -215,6 +216,8 @@ class _Seat:
         def guarded(identity: Identity) -> bool:
             try:
                 return judge(identity)
+            except Barred:
+                raise
             except Exception as fault:
                 self._blame(fault)
                 return False

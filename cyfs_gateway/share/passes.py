@@ -121,7 +121,7 @@ def check_proof(untrusted: str, grant: Grant, spent: Container[str], now: float)
     token = read_token(untrusted, "proof", MOST_TOKEN)
     key = parse_did(grant.whose).key
     if key is None or not token.verify(key):
-        raise BadWire(f"the proof is not by {grant.whose}")
+        raise Refused("this proof is not by the machine that the link is for")
     claims = token.claims
     if claims.keys() != _PROOF_CLAIMS or claims["kind"] != "share-proof":
         raise Refused("this is no proof")

@@ -119,7 +119,7 @@ def _opened(method: bytes, said: str, service: Service, book: Book, now: float, 
                 raise Refused("too many have opened links just now")
             used = check_proof(proof, grant, spent, now)
         elif slash:
-            raise BadWire("there is more than a link")
+            raise Refused("this link needs no proof: it opens as it was given")
     except BadWire:
         return Answer(status=403, text="this is no link of ours")
     except Refused as fault:

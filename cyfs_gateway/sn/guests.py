@@ -18,6 +18,7 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 
 from cyfs_gateway.flow import Identity
+from cyfs_gateway.host import Barred
 from cyfs_gateway.sn.registry import Registry
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did, parse_did
@@ -49,7 +50,7 @@ class Guests:
 
     def wants(self, identity: Identity) -> bool:
         """Whether a tunnel from somebody is wanted.  A stranger's time begins when that is asked first with the address
-        it comes from; without one, whether there is any room."""
+        it comes from; without one, whether there is any room.  Raises ``Barred`` for who has a suspended account."""
         device = device_of(identity)
         if device is None:
             return False
@@ -57,8 +58,8 @@ class Guests:
             self._drop(device)
             return True
         now = self._steady()
-        if self._is_barred(device):
-            return False
+        if why := self._barred(device):
+            raise Barred(f"the account is barred here: {why}")
         if device not in self._until:
             network = network_of(identity.source)
             if not self._has_room(network, now):
@@ -93,10 +94,11 @@ class Guests:
         found = self._registry.device(device)
         return found is not None and self._wall() < found.expires
 
-    def _is_barred(self, device: Did) -> bool:
+    def _barred(self, device: Did) -> str:
+        """Why its account is suspended; empty: it is not, or there is none."""
         known = self._registry.known_device(device)
         account = None if known is None else self._registry.account(known.owner)
-        return account is not None and bool(account.suspended)
+        return "" if account is None else account.suspended
 
     def next_deadline(self) -> float | None:
         """When the time of the next stranger is over; None: there is none."""

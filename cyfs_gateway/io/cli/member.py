@@ -10,7 +10,7 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from cyfs_gateway.sn.requests import Action
     from cyfs_gateway.sn.talk import Ask, Reply
 
+_T = TypeVar("_T")
+
 _NEXT_SECOND = 1.1
+_NO_WAY = (403, 504)
+"""What the gateway answers when the way to the SN, and not the way to the gateway, is the trouble."""
+_STATUS = "How things stand with it shows: cyfs-gateway status"
+_BY_KEY = (
+    "A host name is enough only where documents that its owner signed say the key behind it. Name the SN by its key,\n"
+    "did:dev:..., as `peer` in rtcp/sn of the configuration; cyfs-gateway status shows it."
+)
 _sn_argument = click.argument("sn_name", metavar="SN")
 
 
@@ -47,9 +56,11 @@ class _Desk:
             with telling():
                 put_out(self.out, self._signed(action, self._offline_domain()) + "\n")
             return
-        said = running_in_trio(self.place, lambda controller: self._asked(controller, action))
+        from cyfs_gateway.sn.requests import described
+
+        domain, said = running_in_trio(self.place, lambda controller: self._asked(controller, action))
         ask(self.place, "POST", "cyfs", "memberships")
-        _show(said, self.as_json)
+        _show(said, self.as_json, f"{domain}: {described(action)}: ")
 
     def _signed(self, action: Action, domain: str, *, asked: bool = False) -> str:
         """``asked``: they have said yes to it already."""
@@ -73,19 +84,20 @@ class _Desk:
             raise ConfigFault("what is signed for later needs the domain of the SN, as sn.example, and no DID")
         return names.name(self.sn)
 
-    async def _asked(self, controller: Controller, action: Action) -> Reply:
+    async def _asked(self, controller: Controller, action: Action) -> tuple[str, Reply]:
+        """The SN's domain, and its answer."""
         import trio
 
         from cyfs_gateway.sn.admission import Code
         from cyfs_gateway.sn.talk import No, Submit
 
-        async def work(talk: Conversation) -> Reply:
+        async def work(talk: Conversation) -> tuple[str, Reply]:
             domain = await _domain_of(talk, self.sn)
             reply = await talk.ask(Submit(self._signed(action, domain)))
             if isinstance(reply, No) and reply.code == Code.REPLAYED:
                 await trio.sleep(_NEXT_SECOND)  # another one was signed a moment ago
                 reply = await talk.ask(Submit(self._signed(action, domain, asked=True)))
-            return reply
+            return domain, reply
 
         return await _with(controller, self.sn, work)
 
@@ -203,7 +215,9 @@ def point(desk: _Desk, name: str, device: str) -> None:
 @click.option("--issuer", "issuers", multiple=True, metavar="CA", help="A certificate authority that may; repeated.")
 @_of_owner
 def publish(desk: _Desk, name: str, boot: Path | None, issuers: tuple[str, ...]) -> None:
-    """Have documents of yours stand in the DNS beside a name, and nothing else.
+    """Have documents of yours stand in the DNS beside a name.
+
+    What is not given here does not stand there any more.
 
     \b
     Example:
@@ -222,7 +236,9 @@ def publish(desk: _Desk, name: str, boot: Path | None, issuers: tuple[str, ...])
 @click.option("--device", default="", metavar="DID", help="The machine. [default: this one]")
 @_of_owner
 def leave(desk: _Desk, device: str) -> None:
-    """Have a machine of yours known no more at an SN; a newer document brings it back.
+    """Have a machine of yours known no more at an SN.
+
+    A newer document brings it back.
 
     \b
     Example:
@@ -237,7 +253,9 @@ def leave(desk: _Desk, device: str) -> None:
 @_sn_argument
 @_of_owner
 def recover(desk: _Desk) -> None:
-    """Start again after a theft: all your machines at an SN go, and no document signed until now brings one back.
+    """Start again at an SN after a theft.
+
+    All your machines there go, and no document signed until now brings one back.
 
     \b
     Example:
@@ -253,7 +271,9 @@ def recover(desk: _Desk) -> None:
 @click.argument("document", type=click.Path(path_type=Path))
 @_of_owner
 def rekey(desk: _Desk, document: Path) -> None:
-    """Tell an SN your new key: DOCUMENT is your owner's document, signed with it.
+    """Tell an SN your new key.
+
+    DOCUMENT is your owner's document, signed with it.
 
     \b
     Example:
@@ -289,7 +309,9 @@ def close_account(desk: _Desk) -> None:
 @home_option
 @pass_place
 def submit(place: Place, sn_name: str, file: Path, as_json: bool) -> None:
-    """Send a request that was signed elsewhere (--print) in the last minutes.
+    """Send a request that was signed elsewhere.
+
+    It was made with --print or -o, and is good for ten minutes.
 
     \b
     Example:
@@ -310,7 +332,9 @@ def submit(place: Place, sn_name: str, file: Path, as_json: bool) -> None:
 @home_option
 @pass_place
 def show_names(place: Place, sn_name: str, as_json: bool) -> None:
-    """Show what is yours at an SN: your names, what leads here, and how it sees this machine.
+    """Show what is yours at an SN.
+
+    These are your names and what leads here, and how it sees this machine.
 
     \b
     Example:
@@ -328,9 +352,10 @@ def show_names(place: Place, sn_name: str, as_json: bool) -> None:
 @home_option
 @pass_place
 def expose(place: Place, sn_name: str, what: str, as_json: bool) -> None:
-    """Have an SN lead visitors of a host name or a public port to this machine, for as long as its tunnel stands.
+    """Have an SN lead visitors to this machine.
 
-    Port 0 is any that is free.  To have it so always, write it under expose of the SN in the configuration.
+    They come by a host name or a public port, for as long as the tunnel stands.  Port 0 is any that is free.  To have
+    it so always, write it under expose of the SN in the configuration.
 
     \b
     Example:
@@ -389,16 +414,34 @@ def _simply(place: Place, sn_name: str, what: Ask, as_json: bool, *, look: bool 
     _show(said, as_json)
 
 
-async def _with(controller: Controller, sn_name: str, work: Callable[[Conversation], Awaitable[Reply]]) -> Reply:
+async def _with(controller: Controller, sn_name: str, work: Callable[[Conversation], Awaitable[_T]]) -> _T:
+    """What ``work`` brings home from the SN.  Whatever fails behind our gateway is said of the SN."""
     from cyfs_gateway.io.member import PORT
     from cyfs_gateway.io.sntalk import HOST, Conversation
+    from cyfs_ns.errors import BadWire, Refused, Unreachable
+    from cyfs_ns.io.client import ApiFault
 
     body = {"peer": sn_name, "host": HOST, "port": PORT, "network": "tcp"}
-    talk = Conversation(await controller.stream("cyfs", "streams", body=body))
+    try:
+        talk = Conversation(await controller.stream("cyfs", "streams", body=body))
+    except ApiFault as fault:
+        if fault.status not in _NO_WAY:
+            raise
+        raise _failed(sn_name, fault, _STATUS if sn_name.startswith("did:") else _BY_KEY) from None
     try:
         return await work(talk)
+    except Unreachable as fault:
+        raise _failed(
+            sn_name, fault, f"Whether it was done shows later: cyfs-gateway sn names {printable(sn_name)}"
+        ) from None
+    except (BadWire, Refused) as fault:
+        raise _failed(sn_name, fault, _STATUS) from None
     finally:
         talk.close()
+
+
+def _failed(sn_name: str, fault: Exception, hint: str) -> click.ClickException:
+    return click.ClickException(f"{printable(sn_name)}: {printable(str(fault))}\n{hint}")
 
 
 async def _domain_of(talk: Conversation, sn_name: str) -> str:
@@ -414,9 +457,9 @@ async def _domain_of(talk: Conversation, sn_name: str) -> str:
     return here.domain
 
 
-def _show(reply: Reply, as_json: bool) -> None:
-    """The answer; a no ends the command with 1."""
-    from cyfs_gateway.sn.talk import No, write_reply
+def _show(reply: Reply, as_json: bool, begun: str = "") -> None:
+    """The answer, ``begun`` before what it says in words; a no ends the command with 1."""
+    from cyfs_gateway.sn.talk import No, Submitted, write_reply
     from cyfs_ns.identity.strictjson import read_object
 
     told = read_object(write_reply(reply))
@@ -424,10 +467,14 @@ def _show(reply: Reply, as_json: bool) -> None:
         if as_json:
             print_json(told)
             raise SystemExit(1)
-        raise click.ClickException(printable(reply.why or reply.code))
+        raise click.ClickException(printable(begun + (reply.why or reply.code)))
     body = told["ok"]
     if as_json:
         print_json(body)
+    elif isinstance(reply, Submitted):
+        click.echo(printable(begun + reply.why))
+        if reply.told:
+            facts({name: _text(value) for name, value in reply.told.items()})
     elif isinstance(body, dict):
         facts({name: _text(value) for name, value in body.items() if value not in ("", [], {})} or {"done": "yes"})
 

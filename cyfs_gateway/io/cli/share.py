@@ -71,7 +71,9 @@ def link(place: Place, service: str, until: str, note: str, whose: str, qr: bool
 @home_option
 @pass_place
 def open_(place: Place, url: str, as_json: bool) -> None:
-    """Open a link that is for this machine: print it with a proof, for a browser, once and within two minutes.
+    """Open a link that is for this machine.
+
+    It is printed with a proof, by which a browser here opens it once and within two minutes.
 
     \b
     Example:
@@ -124,8 +126,9 @@ def list_(place: Place, as_json: bool) -> None:
     rows = []
     for each in said["links"]:
         until = f"{datetime.fromtimestamp(each['until'], UTC):%Y-%m-%d %H:%M} UTC"
-        rows.append([each["id"], each["service"], each["host"], until, each["note"], "over" if each["expired"] else ""])
-    table(("ID", "SERVICE", "HOST", "UNTIL", "NOTE", ""), rows)
+        state = "over" if each["expired"] else "good"
+        rows.append([each["id"], each["service"], each["host"], until, state, each["whose"] or "anybody", each["note"]])
+    table(("ID", "SERVICE", "HOST", "UNTIL", "STATE", "FOR", "NOTE"), rows)
 
 
 @share.command()
@@ -134,7 +137,9 @@ def list_(place: Place, as_json: bool) -> None:
 @home_option
 @pass_place
 def revoke(place: Place, id: str, as_json: bool) -> None:
-    """Take the link ID back; whoever is in by it is out with the next request.
+    """Take the link ID back.
+
+    Whoever is in by it is out with the next request.
 
     \b
     Example:

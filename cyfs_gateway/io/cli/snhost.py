@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cyfs_gateway.io.cli.common import (
     table,
 )
 from cyfs_ns.io.cli.common import facts
+from cyfs_ns.io.tables import bytes_text
 from cyfs_ns.printable import printable
 
 _OFF = "no SN runs here: the configuration has no section sn (cyfs-gateway sn init DOMAIN writes one)"
@@ -44,9 +45,10 @@ def _control(place: Place, method: str, **body: Any) -> Mapping[str, Any]:
 def init(
     place: Place, domain: str, addresses: tuple[str, ...], owners: tuple[str, ...], out: Path | None, as_json: bool
 ) -> None:
-    """Write the configuration of an SN for DOMAIN, and say what its registrar has to be told.
+    """Write the configuration of an SN for DOMAIN.
 
-    This machine gets a key if it has none. A file that is there already is left alone.
+    It says what the registrar has to be told, how to start it, and by what devices belong to it.  This machine gets a
+    key if it has none. A file that is there already is left alone.
 
     \b
     Example:
@@ -115,7 +117,7 @@ def users(place: Place, who: str, as_json: bool) -> None:
             " ".join(one["names"]) or "-",
             one["owner"],
             f"{one['here']}/{one['devices']}",
-            _size(one["up"] + one["down"]),
+            bytes_text(one["up"] + one["down"]),
             one["state"],
         )
         for one in told["users"]
@@ -152,8 +154,8 @@ def usage(place: Place, month: datetime | None, as_json: bool) -> None:
     rows = [
         (
             " ".join(one["names"]) or one["owner"],
-            _size(one["up"]),
-            _size(one["down"]),
+            bytes_text(one["up"]),
+            bytes_text(one["down"]),
             f"{one['seconds'] / 3600:.1f} h",
             one["streams"],
         )
@@ -168,9 +170,10 @@ def usage(place: Place, month: datetime | None, as_json: bool) -> None:
 @home_option
 @pass_place
 def drain(place: Place, off: bool, as_json: bool) -> None:
-    """Have the SN begin nothing new, so that it can be ended without breaking much.
+    """Have the SN begin nothing new.
 
-    What runs goes on; devices go to their other SNs for what is new. How much is left shows sn status.
+    Then it can be ended without breaking much: what runs goes on; devices go to their other SNs for what is new. How
+    much is left shows sn status.
 
     \b
     Example:
@@ -191,7 +194,9 @@ def drain(place: Place, off: bool, as_json: bool) -> None:
 @home_option
 @pass_place
 def invite(place: Place, uses: int, days: int, note: str, as_json: bool) -> None:
-    """Make an invitation code, which lets somebody have an account at the SN; it is shown this once.
+    """Make a code by which somebody gets an account at the SN.
+
+    It is shown this once.
 
     \b
     Example:
@@ -233,7 +238,7 @@ def suspend(place: Place, who: str, why: str, off: bool, as_json: bool) -> None:
 @home_option
 @pass_place
 def audit(place: Place, newest: int, as_json: bool) -> None:
-    """Show what was asked of the SN's books, by whom, and what came of it.
+    """Show what the SN was asked, by whom, and what came of it.
 
     \b
     Example:
@@ -258,22 +263,21 @@ def _show_status(told: Mapping[str, Any]) -> None:
             "addresses": ", ".join(told["addresses"]),
             "STUN, relay": ", ".join(told["udp"]),
             "ingress": ", ".join(told["ingress"]) or "off",
-            "open to": {"none": "its owners"}.get(told["open"], told["open"]) + (", draining" * told["draining"]),
-            "accounts": f"{told['accounts']}, with {told['names']} names and {told['devices']} devices",
-            "here now": f"{told['here']} devices, {told['guests']} guests",
-            "streams": f"{told['streams']} between members ({_size(told['stream_bytes'])} so far)",
-            "relay": f"{told['relay_sessions']} sessions ({_size(told['relay_bytes'])} so far)",
+            "open to": _open_to(told) + (", draining" * told["draining"]),
+            "owners": ", ".join(told["owners"]) or "none; say whose it is: sn/owners in the configuration",
+            "accounts": f"{told['accounts']} (names: {told['names']}, devices: {told['devices']})",
+            "here now": f"devices: {told['here']}, guests: {told['guests']}",
+            "streams": f"{told['streams']} between members ({bytes_text(told['stream_bytes'])} so far)",
+            "relay": f"{told['relay_sessions']} sessions ({bytes_text(told['relay_bytes'])} so far)",
             "visitors": told["visitors"],
         }
     )
 
 
-def _size(octets: float) -> str:
-    units: Sequence[str] = ("B", "KiB", "MiB", "GiB", "TiB")
-    at = 0
-    while octets >= 1024 and at < len(units) - 1:
-        octets, at = octets / 1024, at + 1
-    return f"{octets:.0f} {units[at]}" if at == 0 else f"{octets:.1f} {units[at]}"
+def _open_to(told: Mapping[str, Any]) -> str:
+    """Who may have an account."""
+    strangers = {"none": "", "invited": "who has an invitation", "anyone": "anyone"}[told["open"]]
+    return strangers if told["open"] == "anyone" else " and ".join(filter(None, ("its owners", strangers)))
 
 
 def _day(when: float) -> str:

@@ -59,8 +59,25 @@ def status(place: Place, as_json: bool) -> None:
             known["owned by"] = document["fault"] or document["owner"]
     for name, value in known.items():
         click.echo(f"{name + ':':<15}{printable(str(value))}")
-    for part in ("listeners", "memberships", "modules"):
-        _show_part(part, said.get(part))
+    _show_part("listeners", said.get("listeners"))
+    _show_part("memberships", [_membership(one) for one in said.get("memberships", ())])
+    _show_part("modules", said.get("modules"))
+
+
+def _membership(told: Mapping[str, Any]) -> str:
+    """How things stand with one SN, in a line."""
+    from cyfs_ns.io.cli.identifying import day
+
+    name = f"{told['domain']} ({told['sn']})" if told["domain"] else told["sn"]
+    if told["tunnel"] != "stands":
+        return f"{name}: no tunnel; {told['why']}"
+    parts = [
+        f"as {told['name']}" if told["name"] else "",
+        f"tunnel since {day(told['since'])}",
+        f"seen as {told['seen']}" if told["seen"] else "",
+        f"leads {', '.join(told['leads'])} here" if told["leads"] else "",
+    ]
+    return f"{name}: {', '.join(filter(None, parts))}" + (f"; {told['why']}" if told["why"] else "")
 
 
 def _show_part(name: str, content: Any) -> None:

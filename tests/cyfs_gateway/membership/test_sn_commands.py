@@ -30,6 +30,7 @@ class Desk:
 
     base: Path
     sn: str
+    relay: Living
     home: Living
 
     async def run(self, *words: str, who: str = "home") -> Result:
@@ -56,7 +57,7 @@ async def desk(base: Path) -> AsyncIterator[Desk]:
     async with living(sn.house.home, sn.house.config.replace("listeners: []", "")) as relay:
         await until(lambda: "domain" in relay.gateway.status()["modules"]["sn"])  # who comes before has to come again
         async with living(base / "home", f"rtcp: {{udp: false, sn: [{sn.entry}]}}\nrules: ['MATCH,DIRECT']\n") as home:
-            found = Desk(base, str(sn.house.did), home)
+            found = Desk(base, str(sn.house.did), relay, home)
             await until(lambda: "has no account here" in found.why())
             yield found
 
@@ -97,6 +98,41 @@ async def test_a_request_is_signed_where_no_network_is_and_sent_from_elsewhere(t
         await until(lambda: here.why() == "")
         again = await here.run("sn", "submit", here.sn, str(file), "--json")
         assert again.exit_code == 1 and json.loads(again.stdout)["no"] == "replayed"
+
+
+async def test_an_sn_that_dies_meanwhile_is_not_taken_for_a_gateway_that_is_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(*_: object) -> None:
+        raise OSError("a disk that is gone")
+
+    async with desk(tmp_path) as here:
+        monkeypatch.setattr("cyfs_gateway.io.sn.desk.Desk._submit", dies)
+        done = await here.run("sn", "join", here.sn, "--name", "alice", "--yes")
+        assert done.exit_code == 1
+        assert f"Error: {here.sn}: the SN is gone" in done.stderr, done.stderr
+        assert f"Whether it was done shows later: cyfs-gateway sn names {here.sn}" in done.stderr
+        assert "Start one with" not in done.stderr
+
+
+async def test_who_is_suspended_is_told_why(tmp_path: Path) -> None:
+    async with desk(tmp_path) as here:
+        assert (await here.run("sn", "join", here.sn, "--name", "alice", "--yes")).exit_code == 0
+        await until(lambda: here.why() == "")
+        await here.relay.gateway.control("sn", "suspend", {"of": "alice", "why": "abuse reported on 3 May"})
+        await until(lambda: here.why() == "the tunnel ended: the account is barred here: abuse reported on 3 May")
+        done = await here.run("sn", "names", here.sn)
+        assert done.exit_code == 1
+        assert "the account is barred here: abuse reported on 3 May" in done.stderr, done.stderr
+        said = await here.run("status")
+        assert f"{here.sn}): no tunnel; the tunnel ended: the account is barred here: abuse" in said.stdout, said.stdout
+
+
+async def test_an_sn_without_documents_is_named_by_its_key(tmp_path: Path) -> None:
+    async with desk(tmp_path) as here:
+        done = await here.run("sn", "names", "sn.example")
+        assert done.exit_code == 1
+        assert "Name the SN by its key" in done.stderr, done.stderr
 
 
 def test_what_is_signed_for_later_says_for_whom(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from sn_people import NOW, Office, Person, person
 
 from cyfs_gateway.flow import Identity
+from cyfs_gateway.host import Barred
 from cyfs_gateway.sn.guests import STAY, Budgets, Guests
 from cyfs_gateway.sn.requests import Register, Remove
 from cyfs_gateway.sn.upkeep import suspend
@@ -105,8 +107,9 @@ def test_who_was_barred_is_no_stranger_again_and_who_was_removed_is() -> None:
     account = door.office.registry.account(OWNER.did)
     assert account is not None
     door.office.registry.apply([suspend(account, "spam")])
-    assert not door.wants(BOX)
-    assert not door.wants(LAPTOP)
+    for device in (BOX, LAPTOP):
+        with pytest.raises(Barred, match="spam"):
+            door.wants(device)
     assert door.wants(MALLORY)
 
 

@@ -31,6 +31,13 @@ def cli(context: click.Context, home: Path | None, controller: str, secret_file:
     \b
     Example:
       cyfs-gateway run -c config.yaml
+
+    \b
+    Exit codes:
+      0  done
+      1  it failed, or was refused
+      2  wrong usage
+      3  no gateway is running there
     """
     context.obj = Place((home or default_home(os.environ, os.geteuid())).absolute(), controller, secret_file)
 

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 def explain(
     place: Place, target: str, udp: bool, source: str, process: str, config: Path | None, as_json: bool
 ) -> None:
-    """Say what would happen to a connection and why, without making it.
+    """Say what would happen to a connection, and why.
 
-    Asks the running gateway, or reads FILE when one is given.
+    Nothing is sent to the target.  Asks the running gateway, or reads FILE when one is given.
 
     \b
     Example:
@@ -137,7 +137,9 @@ def _show_explanation(said: Mapping[str, Any]) -> None:
 @home_option
 @pass_place
 def dns(place: Place, name: str, rtype: str, whole: bool, client: str, as_json: bool) -> None:
-    """Ask the gateway's resolver, or explain what its name server tells clients.
+    """Ask the gateway's name servers.
+
+    With --explain the way of an answer is told, as its own name server gives it to clients.
 
     \b
     Example:

@@ -30,7 +30,7 @@ def certs() -> None:
 @home_option
 @pass_place
 def list_(place: Place, as_json: bool) -> None:
-    """List certificates: for what, how they are, until when, and what is wrong.
+    """List certificates, how they are, and until when.
 
     \b
     Example:
@@ -59,10 +59,10 @@ def list_(place: Place, as_json: bool) -> None:
 @home_option
 @pass_place
 def renew(place: Place, name: str, as_json: bool) -> None:
-    """Order the certificate NAME anew, or all of them, however long they are still good.
+    """Order the certificate NAME, or all of them, anew.
 
-    Authorities count orders: this is for certificates that must not be used any more, and for trying again at once
-    what went wrong.
+    That is done however long they are still good.  Authorities count orders: this is for certificates that must not be
+    used any more, and for trying again at once what went wrong.
 
     \b
     Example:

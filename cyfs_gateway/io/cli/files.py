@@ -19,10 +19,10 @@ from cyfs_ns.printable import printable
 @home_option
 @pass_place
 def send(place: Place, words: tuple[str, ...], retry: float, as_json: bool) -> None:
-    """Send files to another device, where `cyfs-gateway receive` waits for them.
+    """Send files to another device.
 
-    PEER is a DID or host name.  What was interrupted goes on where it stopped when it is sent again.  Exits with 1 when
-    a file was not taken.
+    `cyfs-gateway receive` has to wait for them there.  PEER is a DID or host name.  What was interrupted goes on
+    where it stopped when it is sent again.  Exits with 1 when a file was not taken.
 
     \b
     Example:

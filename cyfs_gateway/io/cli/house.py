@@ -50,9 +50,9 @@ def run(place: Place, config: Path | None) -> None:
 @home_option
 @pass_place
 def check(place: Place, config: Path | None, as_json: bool) -> None:
-    """Say everything that is wrong with a configuration file, with its place.
+    """Say everything that is wrong with a configuration.
 
-    Exits with 1 when there are errors; warnings alone are no failure.
+    Each fault comes with its place in the file.  Exits with 1 when there are errors; warnings alone are no failure.
 
     \b
     Example:
@@ -80,9 +80,9 @@ def check(place: Place, config: Path | None, as_json: bool) -> None:
 @home_option
 @pass_place
 def cleanup(place: Place) -> None:
-    """Remove the nftables rules and routes that a killed gateway left behind.
+    """Remove what a killed gateway left in the kernel.
 
-    It touches what gateways of every home directory made, so stop them first.
+    These are nftables rules and routes.  It touches what gateways of every home directory made, so stop them first.
 
     \b
     Example:

@@ -28,9 +28,10 @@ from cyfs_ns.printable import printable
 @home_option
 @pass_place
 def tunnels(place: Place, words: tuple[str, ...], watch: bool, as_json: bool) -> None:
-    """Show the tunnels to other devices, and what is known of tunnel URLs; or try one URL.
+    """Show the tunnels to other devices, or try a tunnel URL.
 
-    With forget the tunnels to PEER, a DID or host name, are closed, and what is remembered of it is forgotten.
+    What is known of tunnel URLs is shown, too.  With forget the tunnels to PEER, a DID or host name, are closed, and
+    what is remembered of it is forgotten.
 
     \b
     Example:

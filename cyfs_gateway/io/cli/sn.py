@@ -9,7 +9,9 @@ from cyfs_gateway.io.cli import member, snhost
 
 @click.group()
 def sn() -> None:
-    """Belong to an SN, a public relay that leads others to this machine; or be one.
+    """Belong to an SN, or run one.
+
+    An SN is a public relay that leads others to this machine.
 
     \b
     Example:

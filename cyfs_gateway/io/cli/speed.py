@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 @home_option
 @pass_place
 def speedtest(place: Place, peer: str, seconds: float, as_json: bool) -> None:
-    """Measure the way to another device: round-trip times idle and under load, and both directions.
+    """Measure the way to another device.
 
-    PEER is a DID or host name; it answers devices of the same owner, and whom its configuration lets (rtcp, speedtest).
+    That is round-trip times idle and under load, and the rate in both directions.  PEER is a DID or host name; it
+    answers devices of the same owner, and whom its configuration lets (rtcp, speedtest).
 
     \b
     Example:

@@ -44,10 +44,10 @@ def nc(place: Place, peer: str, behind: str) -> None:
 @home_option
 @pass_place
 def forward(place: Place, pairs: tuple[str, ...], udp: bool, as_json: bool) -> None:
-    """Listen here, and carry every connection to another device, until interrupted.
+    """Listen here, and carry every connection to another device.
 
-    LOCAL is a port on loopback, or ADDRESS:PORT; port 0 finds one.  REMOTE is PEER:PORT, or PEER/HOST:PORT for a host
-    behind it.  Several pairs may be given.
+    That goes on until interrupted.  LOCAL is a port on loopback, or ADDRESS:PORT; port 0 finds one.  REMOTE is
+    PEER:PORT, or PEER/HOST:PORT for a host behind it.  Several pairs may be given.
 
     \b
     Example:

@@ -133,9 +133,9 @@ def providers(place: Place, as_json: bool) -> None:
 @home_option
 @pass_place
 def reload(place: Place, config: Path | None) -> None:
-    """Load the configuration again, or another one, without touching open connections.
+    """Load the configuration again, or another one.
 
-    All of the new configuration runs afterwards, or all of the old.
+    All of the new configuration runs afterwards, or all of the old.  Open connections go on.
 
     \b
     Example:

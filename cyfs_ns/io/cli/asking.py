@@ -57,11 +57,12 @@ def resolve(
     config: Path | None,
     home: Path,
 ) -> None:
-    """Ask name servers for the records of NAME: addresses (A) unless TYPE says otherwise.
+    """Ask name servers for the records of NAME.
 
-    An IP address as NAME asks for its name.  Without @SERVER the system's servers are asked; several are asked at
-    once, and the first good answer counts.  A server is written as in a Clash file: 1.1.1.1, tcp://1.1.1.1,
-    tls://dns.google, https://dns.google/dns-query.  A class (CH) may follow the type.
+    These are addresses (A) unless TYPE says otherwise.  An IP address as NAME asks for its name.  Without @SERVER the
+    system's servers are asked; several are asked at once, and the first good answer counts.  A server is written as
+    in a Clash file: 1.1.1.1, tcp://1.1.1.1, tls://dns.google, https://dns.google/dns-query.  A class (CH) may follow
+    the type.
 
     With --trust the answer is a key, documents and addresses, and below each the evidence it stands on.
 

@@ -85,7 +85,12 @@ def _of_newcomer(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def owner() -> None:
-    """Make an owner's key, and bring it back from its words."""
+    """Make an owner's key, and bring it back from its words.
+
+    \b
+    Example:
+      cyfs-gateway id owner new --name alice --zone home.example
+    """
 
 
 @owner.command()
@@ -123,9 +128,9 @@ def new(newcomer: _Newcomer, words_to: Path | None) -> None:
 @owner.command()
 @_of_newcomer
 def restore(newcomer: _Newcomer) -> None:
-    """Bring an owner's key back from its 24 words, read from the terminal or from standard input.
+    """Bring an owner's key back from its 24 words.
 
-    The document is signed anew.
+    They are read from the terminal or from standard input.  The document is signed anew.
 
     \b
     Example:
@@ -166,9 +171,10 @@ def words(pem: Path | None, yes: bool, home: Path) -> None:
 @out_option
 @identity_home_option
 def request(name: str | None, full_name: str | None, zone: str, did: str, out: Path | None, home: Path) -> None:
-    """Ask the owner, whose key is elsewhere, to sign their own document anew.
+    """Ask the owner to sign their own document anew.
 
-    What is not said stays as it was signed last.  The file holds no secret, and is good for three days.
+    This is for an owner whose key is elsewhere.  What is not said stays as it was signed last.  The file holds no
+    secret, and is good for three days.
 
     \b
     Example:

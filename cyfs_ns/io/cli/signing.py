@@ -89,7 +89,14 @@ def _at_desk(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def sign() -> None:
-    """Sign documents with the owner's key, which may live on a machine without a network."""
+    """Sign documents with the owner's key.
+
+    It may live on a machine without a network: requests and documents are files.
+
+    \b
+    Example:
+      cyfs-gateway id sign device ood1.request -o ood1.jwt
+    """
 
 
 @sign.command()
@@ -100,9 +107,10 @@ def sign() -> None:
 @click.option("--did", default="", metavar="DID", help="Who the owner is.")
 @_at_desk
 def owner(desk: _Desk, request: Path | None, name: str | None, full_name: str | None, zone: str, did: str) -> None:
-    """Sign the owner's own document anew: with another name or zone, or for longer.
+    """Sign the owner's own document anew.
 
-    What is not said stays as it was.  The wish may come from another machine in the file REQUEST: id owner request.
+    It may get another name or zone, or be good for longer.  What is not said stays as it was.  The wish may come from
+    another machine in the file REQUEST: id owner request.
 
     \b
     Example:
@@ -222,7 +230,9 @@ def boot(desk: _Desk, zone: str, oods: tuple[str, ...], sn: str | None) -> None:
 )
 @_at_desk
 def zone(desk: _Desk, zone: str, oods: tuple[str, ...], sn: str | None, files: tuple[Path, ...]) -> None:
-    """Sign the whole of a zone: its machines with their documents, and its boot document.
+    """Sign the whole of a zone.
+
+    That is its machines with their documents, and its boot document.
 
     \b
     Example:

@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import trio
 from click.testing import CliRunner, Result
@@ -263,11 +265,22 @@ def test_explain_of_a_broken_file_is_an_error_and_no_traceback(tmp_path: Path) -
     assert (result.exit_code, "rules" in result.stderr) == (1, True), result.exception
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_an_example(command: str) -> None:
-    result = CliRunner().invoke(cli, [command, "--help"], prog_name="cyfs-gateway")
+def below(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
+    """The words of every command, groups among them."""
+    for name, command in group.commands.items():
+        yield (*words, name)
+        if isinstance(command, click.Group):
+            yield from below(command, *words, name)
+
+
+@pytest.mark.parametrize("words", list(below(cli)), ids=" ".join)
+def test_every_command_explains_itself_with_an_example(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*words, "--help"], prog_name="cyfs-gateway", terminal_width=80)
     assert result.exit_code == 0
-    assert re.search(rf"Example:\n +(sudo )?cyfs-gateway {command}\b", result.stdout)
+    said = " ".join(words).replace("share link", "share")
+    assert re.search(rf"Example:\n.*cyfs-gateway {said}\b", result.stdout)
+    listed = result.stdout.partition("\nCommands:\n")[2]
+    assert "..." not in listed, "what a command is for has room in a line"
 
 
 def test_the_manual_names_every_command_and_no_other() -> None:

@@ -79,7 +79,7 @@ def _way(leaf: Outbound, addresses: Sequence[str], target: Target) -> str:
         return "dropped in silence"
     spec = getattr(leaf, "spec", None)
     server, port = getattr(spec, "server", ""), getattr(spec, "port", 0)
-    through = f" at {Target(server, port)}" if server else ""
+    through = f" at {Target(server, port) if port else server}" if server else ""
     return f"{target} through {leaf.name} ({leaf.kind}{through})"
 
 

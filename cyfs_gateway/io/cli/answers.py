@@ -160,7 +160,9 @@ def dns(place: Place, name: str, rtype: str, whole: bool, client: str, as_json: 
         print_json(said)
         return
     if said["Status"]:
-        raise click.ClickException(f"the answer is an error, DNS code {said['Status']}")
+        from cyfs_ns.message import rcode_text
+
+        raise click.ClickException(printable(f"{name}: the answer is {rcode_text(said['Status'])}"))
     table(("NAME", "TTL", "DATA"), [(one["name"], one["TTL"], one["data"]) for one in said.get("Answer", ())])
 
 

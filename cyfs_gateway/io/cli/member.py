@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 _NEXT_SECOND = 1.1
 _NO_WAY = (403, 504)
 """What the gateway answers when the way to the SN, and not the way to the gateway, is the trouble."""
-_STATUS = "How things stand with it shows: cyfs-gateway status"
+_STATUS = "How things stand with it: cyfs-gateway status"
 _BY_KEY = (
     "A host name is enough only where documents that its owner signed say the key behind it. Name the SN by its key,\n"
     "did:dev:..., as `peer` in rtcp/sn of the configuration; cyfs-gateway status shows it."
@@ -432,7 +432,7 @@ async def _with(controller: Controller, sn_name: str, work: Callable[[Conversati
         return await work(talk)
     except Unreachable as fault:
         raise _failed(
-            sn_name, fault, f"Whether it was done shows later: cyfs-gateway sn names {printable(sn_name)}"
+            sn_name, fault, f"Whether it was done will show: cyfs-gateway sn names {printable(sn_name)}"
         ) from None
     except (BadWire, Refused) as fault:
         raise _failed(sn_name, fault, _STATUS) from None

@@ -481,7 +481,7 @@ def _name_server_paths() -> Router[Handler]:
     def find(api: Api) -> Served:
         serving = api.gateway.name_server
         if serving is None:
-            raise HttpFault(503, "no name server runs: the configuration says so with dns.enable and dns.listen")
+            raise HttpFault(503, "no name server runs here: dns.enable and dns.listen in the configuration start one")
         return Served(serving, lambda: api.gateway.started)
 
     return Router(routes(find, "/dns"))

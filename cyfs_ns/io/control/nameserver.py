@@ -154,7 +154,7 @@ async def _explain(asked: _Asked[A]) -> Reply:
 def _ring(asked: _Asked[A]) -> Ring:
     ring = asked.serving.ring
     if ring is None:
-        raise HttpFault(404, "no query log is kept: the configuration says so with dns.query-log")
+        raise HttpFault(404, "no query log is kept: dns.query-log in the configuration starts one")
     return ring
 
 

@@ -111,7 +111,7 @@ async def test_an_sn_that_dies_meanwhile_is_not_taken_for_a_gateway_that_is_off(
         done = await here.run("sn", "join", here.sn, "--name", "alice", "--yes")
         assert done.exit_code == 1
         assert f"Error: {here.sn}: the SN is gone" in done.stderr, done.stderr
-        assert f"Whether it was done shows later: cyfs-gateway sn names {here.sn}" in done.stderr
+        assert f"Whether it was done will show: cyfs-gateway sn names {here.sn}" in done.stderr
         assert "Start one with" not in done.stderr
 
 

@@ -116,7 +116,8 @@ async def test_what_the_operator_sees_and_does(tmp_path: Path) -> None:
 
             shown = await said("status")
             assert f"domain:      {SN}" in shown
-            assert "here now:    1 devices" in shown
+            assert "here now:    devices: 1, guests: " in shown
+            assert f"owners:      {OWNER.did}" in shown
             users = await said("users", "alice")
             assert str(OWNER.did) in users
             assert str(BOX.did) in users

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import heapq
+import resource
 import select
 import socket
 from collections.abc import Awaitable, Callable, Collection
@@ -32,6 +33,7 @@ from cyfs_ns.io.light import Word
 _ROOM = 4096  # more than the 1232 we offer to take, for servers that do not care
 _MAX_STRAYS = 64
 _MOST_SPARE = 64
+_SPARE_PART = 16  # of the descriptors that the process may have: the others have the better use for theirs
 _RESTED = 8  # sockets for which one look is worth the while
 _SWEPT = 2  # questions that are over, to forget with each new one: more than come, so that they never pile up for long
 _AT_ONCE = 64  # each takes all the way to its client, so more would hold up everybody else for too long
@@ -199,6 +201,7 @@ class Sockets:
         """Without a port, and empty."""
         self._resting: list[tuple[int, socket.socket]] = []
         """With their families: without a port since the last look, and perhaps not empty."""
+        self._most_spare = min(_MOST_SPARE, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SPARE_PART)
         self._deadlines: list[tuple[float, int, Datagram]] = []
         self._count = count()
         self._due = inf
@@ -247,7 +250,7 @@ class Sockets:
         if self._asking.get(number) is not asking:
             return
         del self._asking[number]
-        full = len(self._spare[family]) + len(self._resting) >= _MOST_SPARE
+        full = len(self._spare[family]) + len(self._resting) >= self._most_spare
         if not plain or full or self._epoll.closed or _connect(number, _NOWHERE, len(_NOWHERE)):
             sock.close()
         else:

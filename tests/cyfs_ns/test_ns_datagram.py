@@ -120,6 +120,17 @@ async def test_a_few_sockets_are_enough_for_questions_one_by_one(server: socket.
     assert len(kept) < 15
 
 
+async def test_no_more_sockets_are_kept_than_the_process_can_spare(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (64, 64))
+    crowd = [ask(server)[0] for _ in range(20)]
+    kept = [asking._sock for asking in crowd]
+    for asking in crowd:
+        asking.close()
+    assert sum(sock.fileno() >= 0 for sock in kept) == 4
+
+
 def test_no_octet_is_given_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[bytes] = []
 

@@ -222,6 +222,9 @@ class Serving:
         await self._staging.acquire()
         try:
             return await self._stage(config, hosts, around)
+        except OSError as fault:  # no descriptor, no room: so it cannot be had now
+            self._staging.release()
+            raise ConfigFault(str(fault)) from fault
         except BaseException:
             self._staging.release()
             raise

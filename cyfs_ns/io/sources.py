@@ -97,11 +97,11 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 def is_local(address: str) -> bool:
-    """Whether a canonical address is one of this machine's."""
+    """Whether a canonical address is one of this machine's, as far as can be told without a descriptor to ask with."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True

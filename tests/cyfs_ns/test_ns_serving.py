@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dns.exception
 import dns.message
@@ -27,8 +29,11 @@ from cyfs_ns.config.dns import DnsConfig
 from cyfs_ns.config.load import load_dns
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.hot import HotClient, HotEntry
+from cyfs_ns.io import serving as serving_module
 from cyfs_ns.io.doors import wanted_doors
+from cyfs_ns.io.house import House
 from cyfs_ns.io.serving import Serving
+from cyfs_ns.io.sources import is_local
 from cyfs_ns.querylog import from_line
 from cyfs_ns.wire import name_wire
 from tests.freeport import free_port
@@ -164,6 +169,33 @@ async def test_what_cannot_be_built_changes_nothing(tmp_path: Path, keys: dict[s
         with pytest.raises(ConfigFault, match=wrong):
             await house.change(config(server, port, **keys), {})
         assert shown(await ask(port, "www.example")) == ["www.example 300 A 198.51.100.1"]
+
+
+async def test_without_descriptors_nothing_changes_and_nothing_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, hosts = free_port(), tmp_path / "hosts"
+    hosts.write_text("192.0.2.1 nas.lan\n")
+
+    def starved(*args: object, **more: object) -> House:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with udp_server(WWW) as server, serving(tmp_path, config(server, port, hosts_files=[str(hosts)])) as house:
+        with monkeypatch.context() as patched:
+            patched.setattr(serving_module, "build_house", starved)
+            with pytest.raises(ConfigFault, match="Too many open files"):
+                await house.change(config(server, port), {})
+            await house.reread()
+            assert "Too many open files; what was there stays" in caplog.text
+            assert shown(await ask(port, "nas.lan")) == ["nas.lan 60 A 192.0.2.1"]
+        await house.change(config(server, port), {})
+        assert shown(await ask(port, "nas.lan")) == []
+
+
+def test_whose_an_address_is_can_be_asked_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_local("127.0.0.1") and not is_local("192.0.2.1")
+    monkeypatch.setattr(socket, "socket", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    assert not is_local("127.0.0.1")
 
 
 async def test_files_that_change_are_read_again(tmp_path: Path) -> None:

@@ -70,9 +70,16 @@ def hasty() -> Iterator[None]:
 
 @asynccontextmanager
 async def keeping(
-    home: Path, ca: Pebble, section: dict[str, Any], publisher: TxtPublisher | None = None, ahead: float = 0.0
+    home: Path,
+    ca: Pebble,
+    section: dict[str, Any],
+    publisher: TxtPublisher | None = None,
+    ahead: float = 0.0,
+    *,
+    doors: bool = True,
 ) -> AsyncIterator[Kept]:
-    """Keep what ``section`` wants, from ``ca``, with proof doors where it looks.  The clock is looked at often."""
+    """Keep what ``section`` wants, from ``ca``, with proof doors where it looks unless others are.  The clock is looked
+    at often."""
     settings = read_settings(
         {"agree": True, "directory": ca.directory, "trust": ca.trust, "contact": "me@home.test", **section}
     )
@@ -85,12 +92,13 @@ async def keeping(
         binding=settings.binding,
     )
     certificates = Certificates(settings, store, acme, Answers(lambda name: publisher), wall=clock)
-    doors = ProofDoors(certificates)
+    proof_doors = ProofDoors(certificates)
     with patch("cyfs_gateway.io.certs.keeper.LOOK", 0.05), hasty():
         async with trio.open_nursery() as nursery:
-            await nursery.start(doors.serve_http, ("127.0.0.1", ca.http))
-            await nursery.start(doors.serve_tls, ("127.0.0.1", ca.tls))
+            if doors:
+                await nursery.start(proof_doors.serve_http, ("127.0.0.1", ca.http))
+                await nursery.start(proof_doors.serve_tls, ("127.0.0.1", ca.tls))
             await nursery.start(certificates.run)
-            assert not doors.faults
+            assert not proof_doors.faults
             yield Kept(certificates, store, clock)
             nursery.cancel_scope.cancel()

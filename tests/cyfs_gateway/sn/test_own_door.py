@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -13,13 +14,18 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from cryptography import x509
 from websockets.sync.client import connect
 
+from cyfs_gateway.certs.source import ACME_TLS, CertificateSource
+from cyfs_gateway.io.certs.contexts import proof_context
 from cyfs_gateway.io.sn import owndoor
 from cyfs_gateway.io.sn.ingress import Ingress
 from cyfs_gateway.io.sn.owndoor import HALF_OPEN_OF, OwnDoor
 from cyfs_gateway.sn.ingress import Alert, IngressSettings, alert
 from rtcp.party import Address
+from tests.cyfs_gateway.certs.keeping import keeping
+from tests.cyfs_gateway.certs.pebbleca import pebble, zone
 from tests.cyfs_gateway.io.inprocess import until
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
@@ -34,8 +40,11 @@ class Certificates:
     """Of the SN."""
 
     context: ssl.SSLContext | None
+    proof: ssl.SSLContext | None = None
 
     def certificate_for(self, sni: str, alpn: Sequence[str] = (), *, speak: Sequence[str] = ("http/1.1",)) -> Any:
+        if ACME_TLS in alpn:
+            return self.proof if sni == SN else None
         return self.context if sni == SN else None
 
     def proof_for(self, host: str, path: str) -> bytes | None:
@@ -71,13 +80,21 @@ class Stage:
 
 @asynccontextmanager
 async def staged(tmp_path: Path, *, certified: bool = True) -> AsyncIterator[Stage]:
-    reactor, ca = Reactor(), trustme.CA()
+    ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(SN).configure_cert(context)
-    taken: list[tuple[Endpoint, Address]] = []
-    source = Certificates(context if certified else None)
-    door = OwnDoor(SN, lambda: source, lambda stream, address: taken.append((stream, address)))
-    settings = IngressSettings(domain=SN, tls=(("127.0.0.1", 0),), http=(("127.0.0.1", 0),))
+    async with standing(tmp_path, SN, Certificates(context if certified else None), ca) as stage:
+        yield stage
+
+
+@asynccontextmanager
+async def standing(
+    tmp_path: Path, name: str, source: CertificateSource, ca: trustme.CA, *, tls: int = 0, http: int = 0
+) -> AsyncIterator[Stage]:
+    """The SN ``name`` with certificates of ``source``, at ports."""
+    reactor, taken = Reactor(), list[tuple[Endpoint, Address]]()
+    door = OwnDoor(name, lambda: source, lambda stream, address: taken.append((stream, address)))
+    settings = IngressSettings(domain=name, tls=(("127.0.0.1", tls),), http=(("127.0.0.1", http),))
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.run)
         ingress = Ingress(House(reactor, tmp_path), lambda _: None, settings, lambda *_: None, own=door.enter)  # type: ignore[arg-type]
@@ -193,3 +210,52 @@ def _hello(stage: Stage) -> bytes:
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()
     return outgoing.read()
+
+
+# Authorities come by the same door
+
+
+async def test_an_authority_sees_the_proof_and_no_device_does(tmp_path: Path) -> None:
+    proof = proof_context(SN, digest := hashlib.sha256(b"the key authorization").digest())
+    source = Certificates(None, proof)
+    async with standing(tmp_path, SN, source, trustme.CA()) as stage:
+        authority = ssl.create_default_context()
+        authority.check_hostname, authority.verify_mode = False, ssl.CERT_NONE
+        authority.set_alpn_protocols(["acme-tls/1"])
+        async with await stage.connected(tls=True) as raw:
+            visit = trio.SSLStream(raw, authority, server_hostname="SN.example.", https_compatible=True)
+            await visit.do_handshake()
+            assert visit.selected_alpn_protocol() == "acme-tls/1"
+            shown = x509.load_der_x509_certificate(visit.getpeercert(binary_form=True))
+            names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            assert names.get_values_for_type(x509.DNSName) == [SN]
+            (told,) = [each for each in shown.extensions if each.oid.dotted_string == "1.3.6.1.5.5.7.1.31"]
+            assert told.critical and told.value.public_bytes() == b"\x04\x20" + digest
+            assert await visit.receive_some() == b"", "it is over (RFC 8737 section 3)"
+        await until(lambda: len(stage.door.half_open) == 0)
+        assert not stage.taken
+        source.proof = None
+        async with await stage.connected(tls=True) as raw:
+            visit = trio.SSLStream(raw, authority, server_hostname=SN, https_compatible=True)
+            with pytest.raises(trio.BrokenResourceError):
+                await visit.do_handshake()
+
+
+@pytest.mark.parametrize("challenge", ["http-01", "tls-alpn-01"])
+async def test_a_real_authority_certifies_the_sn_by_its_own_door(tmp_path: Path, challenge: str) -> None:
+    name = "sn.home.test"
+    (folder := tmp_path / "knot").mkdir()
+    (there := tmp_path / "pebble").mkdir()
+    with zone(folder) as dns, pebble(there, dns.port) as authority:
+        wanted = {"names": [name], "challenge": challenge}
+        async with (
+            keeping(tmp_path, authority, wanted, doors=False) as kept,
+            standing(tmp_path, name, kept.certificates, trustme.CA(), tls=authority.tls, http=authority.http) as stage,
+        ):
+            await kept.obtained(name)
+            trusting = ssl.create_default_context(cadata=authority.roots())
+            async with await stage.connected(tls=True) as raw:
+                device = trio.SSLStream(raw, trusting, server_hostname=name, https_compatible=True)
+                await device.do_handshake()
+                assert (await answered(device, b"GET / HTTP/1.1\r\nHost: sn.home.test\r\n\r\n"))[9:12] == b"404"
+            assert not stage.taken

@@ -38,8 +38,8 @@ class DoorLimits:
     for one source.
 
     A source may come ``per_second`` times after a ``burst``, known ones four times as often; all together
-    ``door_per_second``.  ``sources`` are remembered, known ones for ``known_for`` seconds; whoever proves itself has
-    ``proving_grace`` seconds before it can be pushed out.
+    ``door_per_second``.  How often ``sources`` came is remembered, and that ``known`` ones are that, for ``known_for``
+    seconds; whoever proves itself has ``proving_grace`` seconds before it can be pushed out.
     """
 
     knocking: int = 1024
@@ -54,6 +54,7 @@ class DoorLimits:
     burst: int = 32
     door_per_second: float = 1000
     sources: int = 4096
+    known: int = 65_536
     known_for: float = 600
     proving_grace: float = 1
 
@@ -193,7 +194,7 @@ class Door:
         if place.stage is Stage.STANDING:
             self._known_until.pop(place.source, None)
             self._known_until[place.source] = now + self._limits.known_for
-            if len(self._known_until) > self._limits.sources:
+            if len(self._known_until) > self._limits.known:
                 self._known_until.popitem(last=False)
         self._take_out(place)
 

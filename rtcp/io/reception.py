@@ -25,7 +25,7 @@ from rtcp.events import HelloProven, LinkEvent, PeerConfirmed, TunnelOpened
 from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.commons import Connect
 from rtcp.io.fifth import Fifth
-from rtcp.io.gate import Gate
+from rtcp.io.gate import Gate, Turn
 from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import Pipe, log, receive_some
 from rtcp.io.roll import Roll
@@ -137,7 +137,7 @@ class Reception:
         elif self._fifth is not None:
             await self._answer(self._fifth, pipe, knock, begun, place, address)
         else:
-            await self._respond(pipe, knock, begun, place, address)
+            await self._respond(pipe, knock, begun, place, address, Turn.KNOWN if place.known else Turn.STRANGER)
 
     async def _knock(self, pipe: Pipe, place: Place) -> bytes:
         """All of the first packet: the id of a stream, a Hello, or message 1.
@@ -179,7 +179,8 @@ class Reception:
         is_doubtful = is_hello and self._door.is_busy(trio.current_time())
         if not is_hello:
             self._door.hear(place)
-        async with self._gate.one(last=is_doubtful):
+        turn = Turn.KNOWN if place.known else Turn.DOUBTFUL if is_doubtful else Turn.STRANGER
+        async with self._gate.one(turn):
             answer.receive_data(knock, trio.current_time())
         event = await next_event(answer, pipe)
         if isinstance(event, Met):
@@ -188,7 +189,7 @@ class Reception:
             event = await next_event(answer, pipe, self._gate)
         match event:
             case OldHello(data) if 4 in fifth.versions:
-                await self._respond(pipe, data, begun, place, address)
+                await self._respond(pipe, data, begun, place, address, turn)
                 return
             case OldHello():
                 raise BadWire("it speaks version 4 alone")
@@ -293,7 +294,9 @@ class Reception:
 
     # Version 4
 
-    async def _respond(self, pipe: Pipe, hello: bytes, begun: float, place: Place, address: Address) -> None:
+    async def _respond(
+        self, pipe: Pipe, hello: bytes, begun: float, place: Place, address: Address, turn: Turn
+    ) -> None:
         """Somebody wants a tunnel of version 4, and said ``hello``."""
         link = Link.respond(
             self._roll.local,
@@ -306,7 +309,7 @@ class Reception:
         )
         tunnel = Tunnel(link, pipe, self._shared)
         try:
-            async with self._gate.one():
+            async with self._gate.one(turn):
                 link.receive_data(hello, trio.current_time())
             event = await tunnel.next_event()
             if isinstance(event, HelloProven):

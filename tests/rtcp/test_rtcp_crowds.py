@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 import trio
@@ -18,7 +19,7 @@ from cyfs_ns.identity.did import dev_did
 from cyfs_ns.identity.keys import SecretKey
 from rtcp.door import DoorLimits, Stage
 from rtcp.io.device import Device
-from rtcp.io.gate import Gate
+from rtcp.io.gate import Gate, Turn
 from rtcp.io.pipe import TcpPipe
 from rtcp.io.shaking import next_event
 from rtcp.v5.calling import Call, ResponderProven
@@ -337,10 +338,10 @@ def test_many_messages_at_once_are_worked_on_eight_in_a_turn():
     async def main() -> None:
         gate, order = Gate(), []
 
-        async def stranger(number: int, last: bool) -> None:
-            async with gate.one(last=last):
+        async def stranger(number: int, turn: Turn) -> None:
+            async with gate.one(turn):
                 turns[-1] += 1
-                order.append((number, last))
+                order.append(turn)
 
         class Turns(trio.abc.Instrument):
             def before_run(self) -> None: ...
@@ -352,8 +353,10 @@ def test_many_messages_at_once_are_worked_on_eight_in_a_turn():
         with trio.move_on_after(5):
             async with trio.open_nursery() as nursery:
                 for number in range(100):
-                    nursery.start_soon(stranger, number, number % 2 == 0)
-        assert len(order) == 100 and not any(last for _, last in order[8:48])
+                    nursery.start_soon(stranger, number, Turn(2 - number % 3))
+        assert len(order) == 100
+        worked = [order[at : at + 8] for at in range(8, 100, 8)]  # in one turn any of them may be first
+        assert all(max(before) <= min(after) for before, after in pairwise(worked))
         async with gate.one():
             pass
 

@@ -210,7 +210,7 @@ def test_the_door_is_busy_over_half_of_its_places_or_its_rate():
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["enter", "long", "prove", "decide", "stand", "leave", "wait"]),
+            st.sampled_from(["enter", "hear", "long", "prove", "decide", "stand", "leave", "wait"]),
             st.integers(0, 60),
             st.booleans(),
         ),
@@ -232,6 +232,8 @@ def test_whatever_happens_no_stage_holds_more_than_it_may(steps):
                 now += which / 10
             case _ if place is None:
                 pass
+            case "hear":
+                door.hear(place)
             case "long":
                 door.long_hello(place)
             case "prove" if place.stage is Stage.KNOCKING:
@@ -253,3 +255,25 @@ def test_whatever_happens_no_stage_holds_more_than_it_may(steps):
         door.leave(place, now)
     assert [len(room.common) + len(room.reserve) for room in door._rooms.values()] == [0] * 4
     assert not door._long and not door._deciding_from and not door._standing_from and door._anonymous == 0
+
+
+def test_members_come_back_through_a_storm_from_everywhere():
+    """Ten thousand members at as many addresses, and a flood of whole first messages from as many others."""
+    door, now = Door(0), 0.0
+    members = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(10_000)]
+    for source in members:
+        place = stand(door, source, now)
+        assert place is not None
+        door.leave(place, now)
+        now += 0.01
+    for n in range(20_000):
+        now += 0.0005
+        place = door.enter(address(n), now)
+        if place is not None:
+            door.hear(place)
+        if n % 10 == 0:
+            back = door.enter(members[n // 10], now)
+            assert back is not None and door.may_shake_hands(back, now)
+            assert door.begin_proof(back, now)
+            door.leave(back, now)
+    assert not evicted(door)

@@ -17,7 +17,10 @@ from sn_people import person
 from cyfs_gateway.sn.requests import Register
 from cyfs_gateway.sn.talk import (
     Here,
+    Lease,
+    Leased,
     No,
+    Place,
     RelaySession,
     RelayWith,
     Submit,
@@ -26,6 +29,8 @@ from cyfs_gateway.sn.talk import (
     Updated,
     Where,
 )
+from cyfs_ns.errors import Refused
+from tests.cyfs_gateway.io.inprocess import connect, exactly, serve, the_rest
 from tests.cyfs_gateway.membership.membership_houses import PROGRAM, House, killed_at_last, udp_port
 from tests.cyfs_gateway.sn.zonehosts import program
 from tests.freeport import free_port
@@ -41,7 +46,7 @@ async def kdig(port: int, *words: str) -> list[str]:
 
 
 @asynccontextmanager
-async def program_sn(base: Path) -> AsyncIterator[tuple[SnAlone, SnHouse]]:
+async def program_sn(base: Path, http: str = "[]") -> AsyncIterator[tuple[SnAlone, SnHouse]]:
     """An SN by the file that ``sn init`` writes, but for its ports; not started."""
     door, dns = free_port(), free_port()
     settle(base / "sn", HOST)
@@ -56,7 +61,7 @@ async def program_sn(base: Path) -> AsyncIterator[tuple[SnAlone, SnHouse]]:
         ("listen: 2980", f"listen: '127.0.0.1:{door}'"),
         ("listen: 3478", f"listen: '127.0.0.1:{udp_port()}'"),
         ("tls: [443]", "tls: []"),
-        ("http: [80]", "http: []"),
+        ("http: [80]", f"http: {http}"),
         ("nameserver: [1.1.1.1, 9.9.9.9]", "nameserver: ['127.0.0.1:9']\n  use-system-hosts: false"),
         (f"domain: {SN}\n", f"domain: {SN}\n  private-addresses: true\n"),
     ):
@@ -131,6 +136,66 @@ async def test_what_the_operator_sees_and_does(tmp_path: Path) -> None:
             assert await kdig(sn.dns, f"alice.{SN}") == []
         for words, code in ((("suspend", "alice"), 2), (("suspend", "nobody", "--off"), 1), (("users", "nobody"), 1)):
             assert (await house.command("sn", *words)).returncode == code
+
+
+async def test_a_suspended_account_is_served_no_more_from_that_moment(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def echo(stream: trio.SocketStream) -> None:
+        async for piece in stream:
+            await stream.send_all(piece)
+
+    http, first, target = free_port(), free_port(), await serve(nursery, echo)
+    to = f"target: 'tcp://127.0.0.1:{target}', public: true"
+    ingress = f"['127.0.0.1:{http}']\n    ports: {first}-{first + 9}"
+    asked = f"GET / HTTP/1.1\r\nHost: photos.alice.{SN}\r\n\r\n".encode()
+
+    async with program_sn(tmp_path, ingress) as (house, sn):
+        await house.start()
+        services = f"""
+  sn: [{{peer: '{HOST.did}', at: '127.0.0.1:{sn.port}'}}]
+  services:
+    - {{name: web, port: 80, hosts: [+.alice.{SN}], {to}}}
+    - {{name: ssh, port: 22, {to}}}
+"""
+        async with machine(sn, BOX, services) as box, machine(sn, LAPTOP) as laptop:
+            await join(box, OWNER, "alice")
+            await join(laptop, OWNER, "", "laptop")
+            leased = await box.ask(Lease(Place("tcp", name="ssh")))
+            assert isinstance(leased, Leased)
+            assert isinstance(await box.ask(RelayWith(LAPTOP.did)), RelaySession)
+            browser, shell = await connect(http), await connect(leased.place.port)
+            for stream in (browser, shell):
+                await stream.send_all(asked)
+                assert await exactly(stream, len(asked)) == asked
+
+            done = await house.command("sn", "suspend", "alice", "--why", "it sends spam")
+            assert done.returncode == 0, done.stderr
+            for stream in (browser, shell):
+                assert await the_rest(stream) == b"", "what runs is cut"
+            assert await kdig(sn.dns, f"alice.{SN}") == []
+            late = await connect(http)
+            await late.send_all(asked)
+            assert (await the_rest(late))[9:12] in (b"404", b"502")
+            with pytest.raises(OSError, match="refused"):
+                await connect(leased.place.port)
+            (user,) = (await house.told("sn", "users", "alice"))["users"]
+            assert (user["state"], user["devices"]) == ("it sends spam", 2)
+            shown = (await house.command("sn", "users")).stdout.decode()
+            assert "it sends spam" in shown
+            status = await house.told("sn", "status")
+            assert (status["relay_sessions"], status["visitors"]) == (0, 0)
+            await house.until(lambda said: not said["modules"]["sn"]["here"])
+            for one in (box, laptop):
+                with pytest.raises(Refused):
+                    await one.ask(Where())
+
+            assert (await house.command("sn", "suspend", "alice", "--off")).returncode == 0
+            assert await kdig(sn.dns, f"alice.{SN}") == ["198.51.100.1"]
+            here = await box.ask(Where())
+            assert isinstance(here, Here)
+            assert here.names == ("alice",), "its names waited"
+            again = await connect(http)
+            await again.send_all(asked)
+            assert await exactly(again, len(asked)) == asked
 
 
 class SnAlone(House):

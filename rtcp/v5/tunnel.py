@@ -172,8 +172,8 @@ class Tunnel(Hearing):
 
     def claim(self, channel: int, now: float, *, unasked: bool = False) -> Claim | None:
         """What message 3 of a call for ``channel`` says, just before it is sent; ``attach`` follows.  None: the call is
-        not wanted any more, or another one is out.  ``unasked``: the shell knows a better way than the one it is on, and
-        than that of the call that is out."""
+        not wanted any more, or another one is out.  ``unasked``: the shell knows a better way than the one it is on,
+        and than that of the call that is out."""
         self._now = now
         found = self._channel(channel)
         if found is None or (found.calls is None and not unasked):

@@ -367,3 +367,19 @@ def test_ten_thousand_idle_sessions_are_small():
     sessions, grown = map(int, done.stdout.split())
     assert sessions == 10_001
     assert grown < 10_000 * 2048
+
+
+def test_what_others_say_in_the_name_of_a_session_is_charged_to_nobody():
+    stage = Stage()
+    _, near, far = stage.bound()
+    real = [(near.wrap(b"hello", stage.now), b"a"), (far.wrap(bytes(500), stage.now), b"b")]
+    for datagram, source in real:
+        assert stage.forward(datagram, source) is not None
+    large = near.wrap(bytes(1200), stage.now)
+    for number in range(1000):
+        for source in (b"stranger", b"from everywhere %d" % number):
+            assert stage.forward(large, source) is None
+            stage.relay.hear(large, source, "door", stage.now)
+    stage.relay.end_account("anna", "over")
+    (ended,) = stage.ended
+    assert sum(stage.asked) - ended.unused == sum(len(datagram) for datagram, _ in real), "all else is given back"

@@ -74,9 +74,23 @@ _TABLE: Final = sorted(
 )
 
 
+def _ladder(version: int) -> list[tuple[int, dict[int, Special | None]]]:
+    """Networks of each size, the narrowest first, by the bits that all their addresses share."""
+    ladder: dict[int, dict[int, Special | None]] = {}
+    for network, what in _TABLE:
+        if network.version == version:
+            free = network.max_prefixlen - network.prefixlen
+            ladder.setdefault(free, {})[int(network.network_address) >> free] = what
+    return list(ladder.items())
+
+
+_LADDERS: Final = {4: _ladder(4), 6: _ladder(6)}
+
+
 def special(address: Ip) -> Special | None:
     """What ``address`` is for; None: for one machine, as any other."""
-    return next((what for network, what in _TABLE if address in network), None)
+    number = int(address)
+    return next((of[number >> free] for free, of in _LADDERS[address.version] if number >> free in of), None)
 
 
 def is_public(address: Ip) -> bool:

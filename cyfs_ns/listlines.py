@@ -39,6 +39,8 @@ MAX_LINE = 4096
 """Longest line read, in bytes; a longer one is a fault."""
 _FAULTS_KEPT = 8
 _PROBED = 400  # lines looked at to tell the format
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<")  # what comes with status 200 from a portal, or for a list that has gone
+_LOOKED_AT = 4096  # octets in which a file that is no text shows it
 _MAX_PER_LINE = 64  # names of one hosts or dnsmasq line
 
 BLOCK_HERE = Rule(Effect.BLOCK)
@@ -73,6 +75,9 @@ def read_list(
         raise BadWire(f"a list of {len(untrusted)} bytes is over the limit of {max_bytes}")
     if format == "auto":
         format = detect(untrusted)
+    if format != "mrs" and (_PAGE.match(untrusted) or b"\0" in untrusted[:_LOOKED_AT]):
+        # Words that stand alone on a line of it would be names to block, in the place of all that were.
+        raise BadWire("a web page or some other file, no list")
     match format:
         case "mrs":
             return _from_lines(read_domains(untrusted, max_bytes).entries(), _CLASH, _clash, tally)

@@ -182,7 +182,7 @@ async def test_nothing_bad_replaces_the_good_list(kind: str, make: Make, web: We
         case "status":
             web.status = 500
         case "page":
-            web.body = b"<html>\n<title>gone</title>\n</html>\n"
+            web.body = b"\n<!DOCTYPE html>\n<script>\nelse\n</script>\nlogin.example.com\nhere\n</html>\n"
         case "empty":
             web.body = b""
         case "broken mrs":

@@ -301,13 +301,15 @@ def test_bounds_are_faults_of_the_list_that_passes_them(monkeypatch: pytest.Monk
 def test_what_is_no_list_at_all_is_told_and_harms_no_other():
     sources = [
         (ListSource(name="page", format="auto"), b"<!DOCTYPE html>\n<html><body>Not found</body></html>\n"),
+        (ListSource(name="portal", format="adblock"), b"\xef\xbb\xbf\n<html>\nelse\nlogin.example.com\n</html>\n"),
+        (ListSource(name="wide", format="domains"), b"a.example\n\0b.example\nc.example\n"),
         (ListSource(name="broken", format="mrs"), b"\x28\xb5\x2f\xfd\x00"),
         (ListSource(name="packed", format="auto"), gzip.compress(b"a.example")),
         (ListSource(name="good", format="auto"), b"a.example\n"),
     ]
     lists = ListSet(compile_lists(sources))
-    assert [report.entries for report in lists.reports] == [0, 0, 0, 1]
-    assert all(report.faults for report in lists.reports[:3])
+    assert [report.entries for report in lists.reports] == [0, 0, 0, 0, 0, 1]
+    assert all(report.faults for report in lists.reports[:5])
     big = ListSet(compile_lists([(ListSource(name="big"), b"a.example\n" * 10)], max_bytes=50))
     assert "over the limit" in big.reports[0].faults[0]
 

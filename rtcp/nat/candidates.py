@@ -277,7 +277,7 @@ def worth_offering(candidates: Iterable[Candidate], *, private: bool) -> tuple[C
 
 
 def worth_probing(theirs: Offer, ours: Offer, own: Collection[str], *, private: bool) -> tuple[Candidate, ...]:
-    """What of the peer's offer we send packets to, the best first.
+    """What of the peer's offer we send packets to, the best first; what is on a network of ours is ``Kind.LAN``.
 
     ``own``: the addresses of our interfaces; ``private``: whether this peer may make us probe private addresses.
     """
@@ -285,7 +285,7 @@ def worth_probing(theirs: Offer, ours: Offer, own: Collection[str], *, private: 
     our_places = {(c.transport, c.address, c.port) for c in ours.candidates}
     chosen: list[Candidate] = []
     addresses: set[str] = set()
-    for c in sorted(theirs.candidates, key=_order):
+    for c in sorted((_seen_from(networks, c) for c in theirs.candidates), key=_order):
         if c.kind is Kind.RELAY or not _is_somebody(c) or (c.private and not private):
             continue
         if (c.transport, c.address, c.port) in our_places or (c.address in own and c.network not in networks):
@@ -294,6 +294,11 @@ def worth_probing(theirs: Offer, ours: Offer, own: Collection[str], *, private: 
             addresses.add(c.address)
             chosen.append(c)
     return tuple(chosen)
+
+
+def _seen_from(networks: Collection[bytes], theirs: Candidate) -> Candidate:
+    shared = theirs.kind in (Kind.HOST, Kind.IPV6) and theirs.network in networks
+    return replace(theirs, kind=Kind.LAN) if shared else theirs
 
 
 def predicted(seen: Candidate, delta: int, steps: Iterable[int]) -> list[Candidate]:

@@ -1,8 +1,9 @@
 """Which of several ways to a peer carries the traffic, and why: a relay at once, something better when it answers.
 
 A way is *trusted* for 6.5 s after something of the peer came over it; relays always, until they break.  Of the trusted
-ways the best carries: direct UDP, then direct TCP, then a relay, by UDP if it can be; among equals the quicker, but
-only if it is clearly quicker (losses count as time), so that two alike do not take turns.
+ways the best carries: direct UDP, then direct TCP, then a relay, by UDP if it can be; among equals one that stays on a
+network both are on, for a router that turns packets round has better to do; then the quicker, but only if it is clearly
+quicker (losses count as time), so that two alike do not take turns.
 
 **Pings** go over the way in use every 3 s while the peers talk, and stop 45 s after.  One that stays unanswered, or
 data that nothing comes back for, makes us *doubt*: it is pinged again at once, and when that stays unanswered too the
@@ -66,6 +67,11 @@ class Way:
     @property
     def rank(self) -> int:
         return 2 * self.relayed + self.transport
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it leads out of a network that both are on, or there is none."""
+        return self.kind is not Kind.LAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,9 +317,9 @@ class Race:
         fresh = state.heard is not None and (now - state.heard < TRUST or (self.steady and state is self._current))
         return fresh and state.rtt is not None and state.unanswered < _DOUBTS and not state.proof
 
-    def _worth(self, state: _State) -> tuple[int, float]:
+    def _worth(self, state: _State) -> tuple[int, bool, float]:
         rtt = 1.0 if state.rtt is None else state.rtt
-        return state.way.rank, rtt * (1 + 5 * state.loss)
+        return state.way.rank, state.way.leaves, rtt * (1 + 5 * state.loss)
 
     def _decide(self, now: float) -> None:
         before = self._current
@@ -355,9 +361,9 @@ class Race:
         return state.way.relayed and not state.broken, state.heard or 0.0
 
     def _clearly_better(self, best: _State, than: _State | None) -> bool:
-        if than is None or best.way.rank != than.way.rank:
+        if than is None or (best.way.rank, best.way.leaves) != (than.way.rank, than.way.leaves):
             return True
-        (_, new), (_, old) = self._worth(best), self._worth(than)
+        new, old = self._worth(best)[2], self._worth(than)[2]
         return new < old * _FRACTION and new < old - _MARGIN
 
     def _reason(self, best: _State, before: _State | None, *, stays: bool) -> str:
@@ -368,7 +374,7 @@ class Race:
             return f"{before.way.name} {'broke' if before.broken else silent}"
         if before.way.relayed and best.way.relayed:
             return self._why  # why there is no direct way stays as it was
-        if before.way.rank != best.way.rank:
+        if before.way.rank != best.way.rank or before.way.leaves != best.way.leaves:
             return "direct" if before.way.relayed else "a better kind of way"
         return f"quicker than {before.way.name}"
 

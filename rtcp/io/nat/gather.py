@@ -118,6 +118,7 @@ class Gatherer:
         """What TCP is punched from; 0: nothing."""
         self._tcp: tuple[HostPort, HostPort] | None = None
         """That place, and how all see it; None: each in another way, or it is not known."""
+        self._tcp_doubted = False
         self._seen: dict[HostPort, HostPort] = {}
         """By server, how it sees the socket; of the last round."""
         self._seen_at = float("-inf")
@@ -177,6 +178,7 @@ class Gatherer:
     def doubt(self) -> None:
         """A router may have begun anew, and see to other ports: how others see us is asked again before it is told."""
         self._seen_at = float("-inf")
+        self._tcp_doubted = self._tcp is not None
 
     def network_changed(self) -> None:
         """An address or a way out is another: what was seen of us, and by which NAT, was elsewhere."""
@@ -276,6 +278,7 @@ class Gatherer:
         for server in four:
             with suppress(Unreachable):
                 found.append(await observe_tcp(server, place, mark=self._mark))
+        self._tcp_doubted = False
         is_alike = len(set(found)) == 1 and (len(found) > 1 or found[0].port == place.port)
         self._tcp = (place, found[0]) if is_alike else None
 
@@ -305,8 +308,11 @@ class Gatherer:
                 servers = await self._known_servers()
                 self._want_survey(servers)
                 nat = self.nat
-                if servers and nat.udp and (nat.predictable or not self._is_seen):
-                    await self._see(share, servers, fresh=nat.predictable)
+                async with trio.open_nursery() as nursery:
+                    if self._tcp_doubted:
+                        nursery.start_soon(self._look_at_tcp, servers)
+                    if servers and nat.udp and (nat.predictable or not self._is_seen):
+                        await self._see(share, servers, fresh=nat.predictable)
 
     async def _see(self, share: Datagrams, servers: Sequence[HostPort], *, fresh: bool) -> None:
         if not fresh:

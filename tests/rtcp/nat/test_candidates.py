@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -179,12 +180,19 @@ def test_our_own_address_is_probed_only_as_another_port_of_a_network_we_share():
     ours = offer(at("192.168.1.2", 5000, Kind.HOST, network=HOME))
     neighbour = at("192.168.1.2", 6000, Kind.HOST, network=HOME)
     for far, chosen in (
-        (neighbour, (neighbour,)),
+        (neighbour, (replace(neighbour, kind=Kind.LAN),)),
         (at("192.168.1.2", 5000, Kind.HOST, network=HOME), ()),
         (at("192.168.1.2", 6000, Kind.HOST, network=ELSEWHERE), ()),
         (at("192.168.1.2", 6000, Kind.HOST), ()),
     ):
         assert worth_probing(offer(far), ours, {"192.168.1.2"}, private=True) == chosen
+
+
+def test_what_is_on_a_network_of_ours_comes_first_and_a_relay_there_is_a_relay():
+    ours = offer(at("192.168.1.2", 5000, Kind.HOST, network=HOME))
+    near = at("192.168.1.3", 5000, Kind.HOST, network=HOME)
+    theirs = offer(at("198.51.100.7", 5000, Kind.HOST), near, at("192.168.1.4", 5000, Kind.RELAY, network=HOME))
+    assert [c.kind for c in worth_probing(theirs, ours, (), private=True)] == [Kind.LAN, Kind.HOST]
 
 
 def test_our_own_place_outside_is_not_probed_and_another_port_of_it_is():

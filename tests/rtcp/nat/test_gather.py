@@ -105,6 +105,24 @@ async def test_what_is_in_doubt_is_asked_again_and_told_where_nobody_answers(aut
     assert places(await here.offer(share, False), Kind.OBSERVED) == [(Transport.UDP, "198.51.100.7", 4343)]
 
 
+async def test_a_tcp_port_that_is_in_doubt_is_asked_about_again(autojump_clock, monkeypatch):
+    share, here = Share(lambda to: (0.02, OUTSIDE)), Place(ONE, TWO, homes=["192.168.1.20"], way="192.168.1.20")
+    seen = [HostPort("198.51.100.7", 5000)]
+
+    async def see(server, place, *, mark):
+        await trio.sleep(0.02)
+        return seen[-1]
+
+    monkeypatch.setattr("rtcp.io.nat.gather.observe_tcp", see)
+    monkeypatch.setattr("rtcp.io.nat.gather.own_host", lambda *_: "192.168.1.20")
+    here._tcp_port = 4999
+    await here._look_at_tcp([ONE, TWO])
+    seen.append(HostPort("198.51.100.7", 6000))
+    assert (Transport.TCP, "198.51.100.7", 5000) in places(await here.offer(share, True), Kind.OBSERVED)
+    here.doubt()
+    assert (Transport.TCP, *seen[-1]) in places(await here.offer(share, True), Kind.OBSERVED)
+
+
 async def test_after_a_change_of_network_nothing_is_believed(autojump_clock):
     share, here = Share(lambda to: (0.02, OUTSIDE)), Place(ONE)
     await here.offer(share, False)

@@ -176,7 +176,16 @@ def test_two_alike_do_not_take_turns(day):
     day.add(LAN, 0.001)
     day.live(1)
     assert day.race.current is LAN
-    assert day.race.explain(day.now).why.startswith("quicker than udp ")
+    assert day.race.explain(day.now).why == "a better kind of way"
+
+
+def test_what_stays_on_a_shared_network_wins_over_a_router_that_is_as_quick(day):
+    day.say()
+    day.add(PUNCHED, 0.002)
+    day.live(1)
+    day.add(LAN, 0.003)
+    day.live(60, talk=1)
+    assert [use.way for _, use in day.uses] == [RELAY, PUNCHED, LAN]
 
 
 def test_a_way_that_dies_under_traffic_is_left_within_a_second(day):

@@ -347,7 +347,20 @@ def _checked(section: Section, key: str, check: Callable[[str], object]) -> tupl
 
 
 def _fake_filter(section: Section, mode: FilterMode) -> tuple[str, ...]:
-    return _checked(section, "fake-ip-filter", lambda entry: fake_filter(mode, (entry,), _any_set))
+    def check(entry: str) -> None:
+        fake_filter(mode, (entry,), _any_set)
+
+    if mode == "rule":
+        return _checked(section, "fake-ip-filter", check)
+    found = []
+    for at, node, text in section.items("fake-ip-filter"):
+        try:
+            check(text)
+            found.append(text)
+        except ConfigFault as fault:
+            # Files that go round list what some device sends as its server's name: "Mijia Cloud".
+            section.reader.warn(at, node, f"no name is like that: {fault}; left out")
+    return tuple(found)
 
 
 def _fake_usual(mode: FilterMode) -> tuple[str, ...]:

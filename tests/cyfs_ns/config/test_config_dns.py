@@ -164,7 +164,6 @@ WRONG = [
     ("enhanced-mode: fake", "/dns/enhanced-mode", "fake-ip"),
     ("fake-ip-range: fd00::/64", "/dns/fake-ip-range", "IPv4 prefix"),
     ("fake-ip-range6: 198.18.0.0/16", "/dns/fake-ip-range6", "IPv6 prefix"),
-    ("fake-ip-filter: ['a b']", "/dns/fake-ip-filter/0", "a b"),
     ("fake-ip-filter: ['a,real-ip']\n  fake-ip-filter-mode: rule", "/dns/fake-ip-filter/0", "TYPE,payload"),
     ("fake-ip-filter-mode: gray", "/dns/fake-ip-filter-mode", "whitelist"),
     ("fake-ip-ttl: 90000", "/dns/fake-ip-ttl", "86400"),
@@ -196,6 +195,7 @@ def one_error(loaded: LoadedDns) -> Fault:
         ("fallback-filter: {geo-ip: true}", "/dns/fallback-filter/geo-ip", "geoip"),
         ("prefer-h3: true", "/dns/prefer-h3", "HTTP/3"),
         ("nameserver: [quic://1.1.1.1]", "/dns/nameserver/0", "left out"),
+        ("fake-ip-filter: ['Mijia Cloud', '+.lan']", "/dns/fake-ip-filter/0", "no name is like that"),
     ],
 )
 def test_what_has_no_effect_is_a_warning(text: str, path: str, words: str) -> None:

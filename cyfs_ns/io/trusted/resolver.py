@@ -8,17 +8,19 @@ way and remembered is bounded.  What was believed by a pin is kept on disk, and 
 back.
 
 A disk takes tens of milliseconds for that.  Whoever asks waits for it only where somebody else may have believed
-something newer meanwhile: in a process that lives on the disk is written behind the answer.
+something newer meanwhile: in a process that lives on the disk is written behind the answer, a moment after it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import trio
 
@@ -51,8 +53,31 @@ _STALE = 7 * 86_400.0
 _PATIENCE = 2.0  # seconds for all who are asked, where what is held here will do
 _SILENT = 10.0  # seconds for which who did not answer in that time is not asked
 _MOST_SILENT = 1024
+_FIRST = 0.2  # seconds in which whoever was answered has better use for this machine than what is written behind
 
 _Key = tuple[Did, frozenset[Kind], Trust, Trust, int]
+
+
+class _Writing:
+    """What is being written down in one directory."""
+
+    def __init__(self) -> None:
+        self.begun = self.done = 0
+        """How often so far."""
+        self.is_behind = False
+        """Whether somebody was answered before it is done."""
+        self.hurry, self.over = trio.Event(), trio.Event()
+        """Of what is behind an answer: somebody waits for it, and it is done."""
+
+    async def caught_up(self) -> None:
+        """Until nothing is behind an answer."""
+        while self.is_behind:
+            self.hurry.set()
+            await self.over.wait()
+
+
+_writing: dict[Path, _Writing] = {}
+"""Of this process, since a change of the configuration exchanges whoever asks."""
 
 
 class TrustedNames:
@@ -88,8 +113,7 @@ class TrustedNames:
         # In a crowd whoever came last for the lock on the disk might never get it: who keeps something waits here.
         self._keeping = trio.CapacityLimiter(1)
         self._writes_behind = writes_behind
-        self._turns = self._turns_over = 0
-        """How often something was to be kept so far, and was."""
+        self._writing = _writing.setdefault(Path(os.path.realpath(store.path)), _Writing())
 
     def plan(self, ask: Ask) -> Plan:
         """Whom :meth:`resolve` would ask."""
@@ -151,8 +175,10 @@ class TrustedNames:
         return await self._carry_out(ask)
 
     async def _carry_out(self, ask: Ask) -> Outcome:
-        turns = self._turns_over
+        writing = self._writing
         try:
+            await writing.caught_up()
+            done = writing.done
             anchors = await trio.to_thread.run_sync(self.store.anchors)
             resolution = Resolution(self.plan(ask), anchors)
             end: float | None = None
@@ -169,13 +195,15 @@ class TrustedNames:
                         nursery.start_soon(self._ask_one, name, resolution, left, about)
             now = self._wall()
             wanted = [accepted for accepted in resolution.accepted(now) if accepted.pinned]
-            if wanted and self._writes_behind and turns == self._turns:
+            if wanted and self._writes_behind and done == writing.begun:
                 # Nobody here has believed anything since we have read the marks, and whoever reads them from now on
-                # before ours are written waits for the disk.
-                self._turns += 1
+                # waits until ours are written.
+                writing.begun += 1
+                writing.is_behind, writing.hurry, writing.over = True, trio.Event(), trio.Event()
                 trio.lowlevel.spawn_system_task(self._keep_behind, _key(ask), wanted, now)
             elif wanted:
-                self._turns += 1
+                await writing.caught_up()
+                writing.begun += 1
                 if not await self._keep(wanted, now):
                     # Somebody has believed a newer one meanwhile.
                     resolution.judge_by(await trio.to_thread.run_sync(self.store.anchors))
@@ -227,14 +255,19 @@ class TrustedNames:
             # In one turn: whoever had to wait again for each of theirs would be done when the whole crowd is.
             return await trio.to_thread.run_sync(self._keep_all, wanted, now, limiter=self._keeping)
         finally:
-            self._turns_over += 1
+            self._writing.done += 1
 
     async def _keep_behind(self, key: _Key, wanted: Sequence[Accepted], now: float) -> None:
         """As :meth:`_keep`, for nobody who waits; also when all else ends."""
+        writing = self._writing
         with trio.CancelScope(shield=True):
+            with trio.move_on_after(_FIRST):
+                await writing.hurry.wait()
             if not await self._keep(wanted, now):
                 # Another process has believed a newer one: whoever asks next finds out.
                 self._remembered.pop(key, None)
+        writing.is_behind = False
+        writing.over.set()
 
     def _keep_all(self, wanted: Sequence[Accepted], now: float) -> bool:
         """As :meth:`_keep`, in a thread."""

@@ -561,7 +561,12 @@ class Connection:
         """Open the way in this task.  Faults end the connection, unless the head start still runs."""
         with scope:
             try:
-                upstream = await self.decision.leaf.open_stream(self._target())
+                leaf, target = self.decision.leaf, self._target()
+                if isinstance(leaf, Leaf) and (self._answered or self._request is None):
+                    # It waits for no yes, or had one: a no can be told in one way only, now or later.
+                    upstream = await leaf.hasten_stream(target)
+                else:
+                    upstream = await leaf.open_stream(target)
             except (CyfsError, OSError) as fault:
                 self._give_up = None
                 if self._upstream is None and not self._closed:

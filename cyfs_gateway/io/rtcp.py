@@ -234,6 +234,13 @@ class PeerDesk:
         device, peer = await self.reach(did, **way)
         return await device.open_stream(peer, host, port, source=source, **way)
 
+    async def hasten_stream(
+        self, did: Did, host: str | None, port: int, *, source: Address | None = None, **way: Unpack[Way]
+    ) -> Pipe:
+        """As :meth:`rtcp.io.device.Device.hasten_stream`."""
+        device, peer = await self.reach(did, **way)
+        return await device.hasten_stream(peer, host, port, source=source, **way)
+
     def ask_stream(
         self,
         did: Did,

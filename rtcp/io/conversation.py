@@ -254,6 +254,8 @@ class MuxedStream:
 
         Who waits for neither side of it is told all the same, as of a connection that hangs up.
         """
+        if self._closed:  # before the peer said no to it
+            return
         if not (keep and self._ended):
             self._drop_unread()
         if self._fault is None:

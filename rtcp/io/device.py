@@ -34,7 +34,9 @@ from rtcp.events import End
 from rtcp.handshake import ENTROPY_SIZE
 from rtcp.io.alarms import Alarms
 from rtcp.io.answers import TunnelOver
+from rtcp.io.asking import Begun
 from rtcp.io.commons import Commons, Connect
+from rtcp.io.conversation import MuxedStream
 from rtcp.io.dialling import Dial, Road, Roads
 from rtcp.io.fifth import Fifth, Introduced, Met, Old, Version5
 from rtcp.io.judging import MuxedRequest
@@ -323,6 +325,42 @@ class _Wish(Generic[_Opened]):
             self.opened = None
 
 
+class _Haste:
+    """A stream that is used as soon as a tunnel can carry it, whatever its peer says to it later."""
+
+    def __init__(self, begin: Callable[[MuxedTunnel], Begun[MuxedStream]]) -> None:
+        self._begin = begin
+        self.over = trio.Event()
+        """Set when it is there, or there is nothing to wait for: the tunnel stands, or ``fault`` says why not."""
+        self.opened: MuxedStream | None = None
+        self.fault: Exception | None = None
+
+    def begin(self, tunnel: MuxedTunnel) -> None:
+        """``tunnel`` leads to a proven peer."""
+        if self.over.is_set():
+            return
+        with suppress(Unreachable):  # else it is asked for when the tunnel stands
+            begun = self._begin(tunnel)
+            begun.is_used()
+            self.opened = begun.pipe
+            self.over.set()
+
+    def fail(self, fault: Exception) -> None:
+        """No tunnel came of it."""
+        if not self.over.is_set():
+            self.fault = fault
+        elif isinstance(fault, CyfsError):
+            log.info("what was asked for early came to nothing: %s", fault)
+        else:
+            log.error("a tunnel failed in a way nobody foresaw", exc_info=fault)
+
+    def close(self) -> None:
+        """It is not wanted any more."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
+
+
 class Device:
     """Made by :func:`open_device`."""
 
@@ -342,7 +380,7 @@ class Device:
         self._flights: Merged[tuple[Did, str], AnyTunnel] = Merged()
         self._devices: Merged[TunnelKey, AnyTunnel] = Merged()
         self._resting: dict[tuple[Did, str], tuple[float, CyfsError]] = {}
-        self._wishes: dict[tuple[Did, str], set[_Wish[Any]]] = {}
+        self._wishes: dict[tuple[Did, str], set[_Wish[Any] | _Haste]] = {}
         """By the name that is dialled, and the way."""
         self._called: dict[TunnelKey, set[tuple[Did, str]]] = {}
         """By which names a device is being called."""
@@ -389,6 +427,30 @@ class Device:
         ``Unreachable``.
         """
         return await self._through(did, via, at, lambda tunnel: tunnel.open_stream(host, port, source=source))
+
+    async def hasten_stream(
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+        source: Address | None = None,
+    ) -> Pipe:
+        """As ``open_stream``, for a program that talks already and waits for no yes.
+
+        If a tunnel has to be made it is enough that the peer has proven itself (§3.5 of docs/rtcp-v5.md): what is said
+        goes out behind the request, and a no breaks the stream.  Who was not reached the last time is waited for all
+        the same, so that whoever tries again hears why.
+        """
+        key = _name(did, via)
+        if not self.closed and self._stands(did, via) is None and key not in self._resting:
+            haste = _Haste(lambda tunnel: tunnel.begin_stream(host, port, source=source))
+            opened = await self._ask_in_haste(haste, key, partial(self.tunnel, did, via=via, at=at))
+            if opened is not None:
+                return opened
+        return await self.open_stream(did, host, port, via=via, at=at, source=source)
 
     def ask_stream(
         self,
@@ -595,9 +657,7 @@ class Device:
             wish.close()
             raise
         finally:
-            self._wishes[key].discard(wish)
-            if not self._wishes[key]:
-                del self._wishes[key]
+            self._forget_wish(key, wish)
         if is_asked:
             fault = wish.fault
         else:
@@ -605,6 +665,39 @@ class Device:
         if fault is not None:
             raise fault
         return wish.opened
+
+    async def _ask_in_haste(
+        self, haste: _Haste, key: tuple[Did, str], make: Callable[[], Awaitable[AnyTunnel]]
+    ) -> MuxedStream | None:
+        """Make a tunnel, which goes on when the peer has proven itself, and with it whoever asked.  None: it stands."""
+        scope = trio.CancelScope()
+
+        async def make_it() -> None:
+            try:
+                with scope:
+                    await make()
+            except Exception as fault:
+                haste.fail(fault)
+            finally:
+                haste.over.set()
+                self._forget_wish(key, haste)
+
+        self._wishes.setdefault(key, set()).add(haste)
+        self._shared.nursery.start_soon(make_it)
+        try:
+            await haste.over.wait()
+        except BaseException:
+            scope.cancel()
+            haste.close()
+            raise
+        if haste.fault is not None:
+            raise haste.fault
+        return haste.opened
+
+    def _forget_wish(self, key: tuple[Did, str], wish: _Wish[Any] | _Haste) -> None:
+        self._wishes[key].discard(wish)
+        if not self._wishes[key]:
+            del self._wishes[key]
 
     def _introduced(self, ways: Introduced | None, tunnel: MuxedTunnel, pipe: Pipe) -> None:
         """All but the peer's verdict is there: whoever waits for it may ask, and ``ways`` after them."""

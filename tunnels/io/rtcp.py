@@ -71,6 +71,16 @@ class Opener(Protocol):
         at: int | None = None,
         source: Address | None = None,
     ) -> Endpoint: ...
+    async def hasten_stream(
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        *,
+        via: Carrier | None = None,
+        at: int | None = None,
+        source: Address | None = None,
+    ) -> Endpoint: ...
     def ask_stream(
         self,
         did: Did,
@@ -313,6 +323,12 @@ class RtcpProxy(Leaf):
     async def open_stream(self, target: Target) -> Endpoint:
         way, target = self._way(target)
         return await way.open_stream(target)
+
+    async def hasten_stream(self, target: Target) -> Endpoint:
+        peer, target = self._peer(target)
+        return await self._device.hasten_stream(
+            peer, target.host or None, target.port, via=self.carrier, at=self.port, source=self._source
+        )
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
         if not self.udp:

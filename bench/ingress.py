@@ -1,12 +1,18 @@
 """The public ingress of an SN against HAProxy doing the same: TLS passed through by server name, unopened, to nginx.
 
-What each contestant does is not the same.  HAProxy connects to nginx itself, on the machine it runs on: it asks nobody
-and encrypts nothing.  Ours has nginx at home, behind a tunnel: the SN opens a stream on the tunnel that the box at home
-keeps, seals what visitors say, and the box at home opens that and connects to nginx.  Each byte of ours is sealed and
-opened once more, and passes one process more.
+All begin at the SN's port and end in nginx at home; they differ in how they get there.
 
-The contestant, HAProxy or the SN, has one CPU.  The other is everybody else's: the load, nginx, and, of ours, the box
-at home, which would be another machine.  So *of its CPU* is the SN's alone, and home's is told beside it.
+* *ours*: the SN reads the name, and asks for a stream on the tunnel that the box at home keeps.  It seals what visitors
+  say; the box at home opens that, finds the service by its rules and connects to nginx.
+* *haproxy*: one HAProxy for the SN, which reads the name and connects to another at home, which connects to nginx.
+  That is the same way: two processes, and each visitor connected once more at each.  But it does less: nobody is asked,
+  nothing is sealed, and the SN can dial the home, which no SN can whose members are behind NATs.
+* *haproxy alone*: HAProxy for the SN, which connects to nginx itself.  There is no home to pass, so this is the cost of
+  the first half.
+* *direct*: the load talks to nginx.
+
+Who is in the place of the SN has one CPU.  The other is everybody else's: the load, nginx, and the box at home, which
+would be another machine.  So *of its CPU* is the SN's alone, and home's is told beside it.
 
 * *sn-ingress-bulk*: one download after another of a file of 64 MB, by curl;
 * *sn-ingress-requests*: small pages over 32 connections that are kept, by wrk;
@@ -54,6 +60,7 @@ from tunnels.io.reactor import Reactor
 NAME = "photos.alice.sn.example"
 SIZE = 64 << 20
 CONNECTIONS = 32
+_ALONE = "haproxy alone"
 _FILES = 5
 """Downloads of each curl: one connection."""
 _NGINX = """
@@ -79,13 +86,22 @@ defaults
   timeout connect 5s
   timeout client 60s
   timeout server 60s
+"""
+_BY_NAME = """
 frontend visitors
-  bind 127.0.0.1:{tls}
+  bind 127.0.0.1:{here}
   tcp-request inspect-delay 5s
   tcp-request content accept if {{ req_ssl_hello_type 1 }}
   use_backend home if {{ req_ssl_sni -i {name} }}
 backend home
-  server nginx 127.0.0.1:{port}
+  server home 127.0.0.1:{there}
+"""
+_PASSED_ON = """
+frontend sn
+  bind 127.0.0.1:{here}
+  default_backend nginx
+backend nginx
+  server nginx 127.0.0.1:{there}
 """
 
 
@@ -157,9 +173,14 @@ def _staged(folder: Path, program: str) -> Iterator[tuple[int, dict[str, _Entry]
     with (folder / "www" / "large").open("wb") as file:
         file.truncate(SIZE)
     (folder / "hosts").write_text(f"127.0.0.1 localhost {NAME}\n")
-    nginx, rtcp, sn_tls, ha_tls = (stage.free_port() for _ in range(4))
+    nginx, rtcp, sn_tls, ha_tls, ha_home, ha_alone = (stage.free_port() for _ in range(6))
     (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=nginx))
-    (folder / "haproxy.conf").write_text(_HAPROXY.format(tls=ha_tls, port=nginx, name=NAME))
+    for name, what, here, there in (
+        ("haproxy", _BY_NAME, ha_tls, ha_home),
+        ("haproxy-home", _PASSED_ON, ha_home, nginx),
+        ("haproxy-alone", _BY_NAME, ha_alone, nginx),
+    ):
+        (folder / f"{name}.conf").write_text(_HAPROXY + what.format(here=here, there=there, name=NAME))
     keys = {who: dev_did(KeyStore(folder / who).make_device(who).public) for who in ("sn", "home")}
     host = host_of_did(keys["sn"], case_safe=True).lower()
     quiet = "log-level: warning\ndns: {enable: false}\nmixed-port: 0\nrules: ['MATCH,REJECT']\n"
@@ -178,7 +199,9 @@ rtcp:
         "nginx": (["nginx", "-c", f"{folder}/nginx.conf", "-e", f"{folder}/log"], stage.LOAD_CPU, nginx),
         "home": ([program, "run", "-c", f"{folder}/home.yaml", "--home", f"{folder}/home"], stage.LOAD_CPU, 0),
         "sn": (sn, stage.PROXY_CPU, sn_tls),
+        "haproxy-home": (["haproxy", "-f", f"{folder}/haproxy-home.conf"], stage.LOAD_CPU, ha_home),
         "haproxy": (["haproxy", "-f", f"{folder}/haproxy.conf"], stage.PROXY_CPU, ha_tls),
+        "haproxy-alone": (["haproxy", "-f", f"{folder}/haproxy-alone.conf"], stage.PROXY_CPU, ha_alone),
     }
     with ExitStack() as running:
         pids = {}
@@ -190,7 +213,8 @@ rtcp:
             pids[name] = child.pid
         entries = {
             "ours": _Entry(sn_tls, (pids["sn"],), pids["home"]),
-            "haproxy": _Entry(ha_tls, (pids["haproxy"],)),
+            "haproxy": _Entry(ha_tls, (pids["haproxy"],), pids["haproxy-home"]),
+            _ALONE: _Entry(ha_alone, (pids["haproxy-alone"],)),
             "direct": _Entry(nginx),
         }
         yield pids["nginx"], entries
@@ -245,9 +269,10 @@ def race(name: str, plan: Plan) -> list[Figure]:
     is_bulk = name == "sn-ingress-bulk"
     unit, cost, scale, cost_scale = ("Gb/s", "s/GB", 8e-9, 1e9) if is_bulk else ("/s", "µs each", 1, 1e6)
     with tempfile.TemporaryDirectory(prefix="bench-") as home, _staged(Path(home), program) as (nginx, entries):
-        who = [each for each in entries if (plan.direct if each == "direct" else not plan.who or each in plan.who)]
+        wanted = {*(plan.who or entries), "direct"} - (set() if plan.direct else {"direct"})
+        who = [each for each in entries if each in wanted or (each == _ALONE and "haproxy" in wanted)]
         figures = {each: Figure(name, each, unit, cost_unit=cost, planned=plan.rounds) for each in who}
-        at_home: list[float] = []
+        at_home: dict[str, list[float]] = {each: [] for each in who}
         for turn in plan.allowance.turns(plan.rounds, lambda: [*figures.values()]):
             for each, figure in figures.items():
                 if figure.failed:
@@ -262,11 +287,12 @@ def race(name: str, plan: Plan) -> list[Figure]:
                     spent = stage.cpu_seconds(to.home) if to.home else 0.0
                     sample = one_round(figure, take, to.pids, helpers, scale, cost_scale)
                     if to.home:
-                        at_home.append((stage.cpu_seconds(to.home) - spent) / sample.count * cost_scale)
+                        at_home[each].append((stage.cpu_seconds(to.home) - spent) / sample.count * cost_scale)
                 except (Failed, OSError, subprocess.TimeoutExpired) as failure:
                     figure.failed = str(failure)
-        if at_home:
-            figures["ours"].note = f"the box at home: {number(median(at_home))} {cost}"
+        for each, spent_there in at_home.items():
+            if spent_there:
+                figures[each].note = f"the box at home: {number(median(spent_there))} {cost}"
     return list(figures.values())
 
 

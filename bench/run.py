@@ -106,9 +106,10 @@ NOTES = """
 * `sn-tcp-relay`: HAProxy (`nbthread 1`, `splice-auto`) joins two connections and looks at nothing; the SN opens what
   one device's tunnel brings and seals it anew for the other's.  The load is both ends; for *ours* it is two devices,
   which seal and open as much as the SN does, so look at the CPU.
-* `sn-ingress-...`: TLS that is passed on by server name, by HAProxy (`nbthread 1`) to nginx beside it; by the SN by
-  a tunnel of version 5 to a gateway at home, and by that to nginx.  So ours is encrypted once more and passes one
-  process more.  The SN or HAProxy has one CPU; the load, nginx and the gateway at home share the other.
+* `sn-ingress-...`: TLS that is passed on by server name to nginx, by two processes: the SN and, through a tunnel of
+  version 5, a gateway at home; or two HAProxies (`nbthread 1`), which is the same way without tunnel and encryption.
+  *haproxy alone* knows no home, and connects to nginx itself.  The SN, or the HAProxy in its place, has one CPU; the
+  load, nginx and what is at home share the other.
 * `sn-reconnect`: 10,000 registered devices, each with a key, an account and an address of its own, dial an SN that has
   just been started, all at the same moment, and try again as devices do.  They are one process, and the work of their
   side of the handshakes has the other CPU.

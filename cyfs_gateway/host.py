@@ -176,9 +176,17 @@ class Host(Protocol):
         tunnel is made.  ``source``: whence what is carried came.  Raises ``Refused``, ``Unreachable``."""
 
     def ask_peer(
-        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+        self,
+        device: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        source: Address | None = None,
+        first: bytes = b"",
     ) -> GiveUp | None:
-        """As :meth:`open_to_peer`, for whoever is no task; None: it takes one, and ``then`` hears nothing."""
+        """As :meth:`open_to_peer`, for whoever is no task; ``first`` is said behind the request, before the peer has
+        agreed.  None: it takes a task, nothing was said, and ``then`` hears nothing."""
 
     async def begin_to_peer(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         """As :meth:`open_to_peer`, that waits for no answer."""

@@ -266,9 +266,16 @@ class _Seat:
         return await self._modules.gateway.peer_desk.open_standing(device, host, port, source=source)
 
     def ask_peer(
-        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+        self,
+        device: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        source: Address | None = None,
+        first: bytes = b"",
     ) -> GiveUp | None:
-        return self._modules.gateway.peer_desk.ask_standing(device, host, port, then, source=source)
+        return self._modules.gateway.peer_desk.ask_standing(device, host, port, then, source=source, first=first)
 
     async def begin_to_peer(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         return await self._modules.gateway.peer_desk.begin_standing(device, host, port, source=source)

@@ -165,13 +165,22 @@ class PeerDesk:
         return await (await self._stands(device)).open_stream(host, port, source=source)
 
     def ask_standing(
-        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+        self,
+        device: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        source: Address | None = None,
+        first: bytes = b"",
     ) -> GiveUp | None:
         """As :meth:`cyfs_gateway.host.Host.ask_peer`."""
         from rtcp.io.mux import MuxedTunnel
 
         tunnel = self.standing(device)
-        return tunnel.ask_stream(host, port, then, source=source) if isinstance(tunnel, MuxedTunnel) else None
+        if not isinstance(tunnel, MuxedTunnel):
+            return None
+        return tunnel.ask_stream(host, port, then, source=source, first=first)
 
     async def begin_standing(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         """As :meth:`cyfs_gateway.host.Host.begin_to_peer`."""

@@ -70,14 +70,20 @@ class Asking:
         """As ``open_stream``, that waits for no answer.  Raises ``TunnelOver`` and ``Unreachable``."""
         return self._ask(write_target(Purpose.STREAM, host, port, source), self._standing.stream)
 
-    def ask_stream(self, host: str | None, port: int, source: Address | None, then: Answered) -> GiveUp | None:
-        """As ``open_stream`` for whoever is no task; None: it takes one, and ``then`` hears nothing."""
+    def ask_stream(
+        self, host: str | None, port: int, source: Address | None, then: Answered, first: bytes = b""
+    ) -> GiveUp | None:
+        """As ``open_stream`` for whoever is no task, with all of ``first`` behind the request; None: it takes one, and
+        ``then`` hears nothing."""
         if not self._machine.is_up:
             return None
         try:
             number, stream = self._begin(write_target(Purpose.STREAM, host, port, source), self._standing.stream)
         except Unreachable:
             return None  # whoever awaits it is told, or waits until it can be asked
+        if first and self._machine.send(number, first, self._now()) < len(first):
+            self.put_away(number, stream)
+            return None
         asked = self._asked[number] = _Asked(self, number, stream, then)
         self._soon()
         return asked.give_up

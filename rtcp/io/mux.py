@@ -205,10 +205,11 @@ class MuxedTunnel:
         return self._asking.begin_stream(host, port, source)
 
     def ask_stream(
-        self, host: str | None, port: int, then: Answered, *, source: Address | None = None
+        self, host: str | None, port: int, then: Answered, *, source: Address | None = None, first: bytes = b""
     ) -> GiveUp | None:
-        """Like ``open_stream`` for whoever is no task; None: it takes one, and ``then`` hears nothing."""
-        return self._asking.ask_stream(host, port, source, then)
+        """Like ``open_stream`` for whoever is no task, but all of ``first`` goes out, or it is not asked; None: it
+        takes a task, and ``then`` hears nothing."""
+        return self._asking.ask_stream(host, port, source, then, first)
 
     async def open_datagrams(self, host: str | None, port: int, *, source: Address | None = None) -> DatagramPipe:
         """Like ``open_stream``, for datagrams."""

@@ -2,8 +2,9 @@
 
 A visitor walks from its door to a relay inside the reactor.  Its first bytes are looked at where they lie, in the
 kernel, and read by nobody before the relay: so a connection that turns out to be a device's is handed on whole, and a
-crowd of half-open ones costs no memory of ours.  A visitor has a task only where a stream through a tunnel cannot be
-asked for at once.
+crowd of half-open ones costs no memory of ours.  What was looked at of TLS goes to the device behind the request for a
+stream, so that the SN costs no round trip, and is taken from the kernel when the device has agreed.  A visitor has a
+task only where a stream through a tunnel cannot be asked for at once.
 
 Whom a visitor can hold up is bounded: half-open ones by number, in all and for each source, and by time; streams by
 number for each device, for each source and in all.  Who comes to nobody, or to somebody who is away, is told so in the
@@ -49,7 +50,7 @@ from cyfs_gateway.sn.registry import NameEntry
 from cyfs_gateway.sniff import MORE
 from cyfs_ns.errors import CyfsError, Misuse, Refused, Unreachable
 from cyfs_ns.identity.did import Did
-from rtcp.io.pipe import GiveUp
+from rtcp.io.pipe import GiveUp, break_off
 from rtcp.party import Address
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import READABLE
@@ -238,6 +239,7 @@ class _Visitor:
         "_is_parting",
         "_pieces",
         "_reactor",
+        "_sent",
         "_sock",
         "_ticket",
         "_wanted",
@@ -251,6 +253,8 @@ class _Visitor:
         self._reactor = reactor = ingress.host.reactor
         self._fd = sock.fileno()
         self._pieces = 0
+        self._sent = 0
+        """Octets that went to the device, and lie in the kernel still."""
         self._is_parting = False
         self._give_up: GiveUp | None = None
         """Ends the opening of a stream that is under way."""
@@ -278,7 +282,7 @@ class _Visitor:
             if not said or events & EPOLLRDHUP or self._pieces > _MOST_PIECES:
                 self.close("it went away, or says too little")
         elif isinstance(first, Wanted):
-            self._lead(first)
+            self._lead(first, said)
         elif isinstance(first, TurnedAway):
             self._turn_away(first.answer, first.why, "unreadable")
         else:
@@ -288,7 +292,7 @@ class _Visitor:
             self._reactor.forget(self._fd)
             self._ingress.host.take_peer(self._sock, self._address)
 
-    def _lead(self, wanted: Wanted) -> None:
+    def _lead(self, wanted: Wanted, said: bytes) -> None:
         own = self._ingress.own
         if own is not None and wanted.host == self._ingress.settings.domain:
             self._count("own")
@@ -316,9 +320,13 @@ class _Visitor:
         self._reactor.rehandle(self._fd, self._meanwhile)
         self.deadline = self._reactor.now + ingress.settings.opening
         self._reactor.reschedule(self)
-        self._give_up = ingress.host.ask_peer(device, wanted.host, way.port, self._answered, source=self._address)
+        first = said if way.is_tls else b""  # of HTTP each word is looked at on its way
+        ask = ingress.host.ask_peer
+        self._give_up = ask(device, wanted.host, way.port, self._answered, source=self._address, first=first)
         if self._give_up is None:
             self._open_in_task()
+        else:
+            self._sent = len(first)
 
     def _meanwhile(self, events: int) -> None:
         """Something is heard of a visitor whose way is being opened."""
@@ -364,6 +372,7 @@ class _Visitor:
         assert wanted is not None
         self._give_up = None
         if far is None:
+            self._sent = 0
             self._open_in_task()
         elif isinstance(far, Refused):
             self._turn_away(way.closed(wanted), str(far), "not-served")
@@ -373,12 +382,16 @@ class _Visitor:
             try:
                 self._join(far, wanted)
             except OSError as fault:
+                break_off(far)
                 far.close()
                 self.close(str(fault))
 
     def _join(self, far: Endpoint, wanted: Wanted) -> None:
         ingress, reactor, ticket = self._ingress, self._reactor, self._ticket
         assert ticket is not None
+        if self._sent:
+            self._sock.recv(self._sent)
+            ticket.told = -self._sent
         reactor.rewatch(self._fd, READABLE)
         ingress.opening.remove(self)
         reactor.unschedule(self)

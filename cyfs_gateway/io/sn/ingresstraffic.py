@@ -46,7 +46,14 @@ class IngressHost(Protocol):
         self, device: Did, host: str | None, port: int, *, source: Address | None = None
     ) -> Endpoint: ...
     def ask_peer(
-        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+        self,
+        device: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        source: Address | None = None,
+        first: bytes = b"",
     ) -> GiveUp | None: ...
     async def open_datagrams_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None
@@ -71,7 +78,8 @@ class Moving(Protocol):
 
 class Ticket:
     """A stream of ``device`` for a visitor; ``source`` is by what that one is counted, empty if nobody counts here.
-    ``moving`` is set once there is something.  ``held``: until when (monotonic seconds) it is to wait."""
+    ``moving`` is set once there is something; ``told`` is how many octets of it were charged, below 0 for those that
+    went before.  ``held``: until when (monotonic seconds) it is to wait."""
 
     __slots__ = ("device", "held", "moving", "owner", "source", "told")
 

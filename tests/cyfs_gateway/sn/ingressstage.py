@@ -69,10 +69,17 @@ class Seat:
         return await self._gateway.peer_desk.open_standing(device, host, port, source=source)
 
     def ask_peer(
-        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None = None
+        self,
+        device: Did,
+        host: str | None,
+        port: int,
+        then: Answered,
+        *,
+        source: Address | None = None,
+        first: bytes = b"",
     ) -> GiveUp | None:
         self.opened.append((host, port, source))
-        return self._gateway.peer_desk.ask_standing(device, host, port, then, source=source)
+        return self._gateway.peer_desk.ask_standing(device, host, port, then, source=source, first=first)
 
     async def open_datagrams_to_peer(
         self, device: Did, host: str | None, port: int, *, source: Address | None = None

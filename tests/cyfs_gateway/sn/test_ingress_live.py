@@ -299,7 +299,9 @@ class Silent:
         self.asked: list[Answered] = []
         self.given_up = 0
 
-    def ask(self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None) -> GiveUp:
+    def ask(
+        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None, first: bytes
+    ) -> GiveUp:
         self.asked.append(then)
         return self._give_up
 
@@ -346,6 +348,36 @@ async def test_a_request_that_has_to_be_made_again_is_awaited(tmp_path: Path, mo
         silent.asked[0](None)
         assert b" 200 " in await the_rest(stream)
         assert stage.ingress.status()["visitors"] == {"led": 1}
+
+
+def client_hello(host: str) -> bytes:
+    out = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname=host)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return out.read()
+
+
+async def test_what_goes_before_the_answer_arrives_once_and_is_charged(tmp_path: Path, nursery: trio.Nursery) -> None:
+    heard = bytearray()
+
+    async def listen(stream: trio.SocketStream) -> None:
+        async for piece in stream:
+            heard.extend(piece)
+
+    target = await serve(nursery, listen)
+    line = f"name: tls, port: 443, target: 'tcp://127.0.0.1:{target}', {HOSTS}"
+    async with staged(tmp_path, line) as stage:
+        stream = await connect(stage.tls)
+        hello = client_hello(PHOTOS)
+        await stream.send_all(hello)
+        await until(lambda: stage.ingress.status()["visitors"] == {"led": 1})
+        await stream.send_all(b"and more")
+        await until(lambda: len(heard) == len(hello) + 8)
+        await stream.aclose()
+        await until(lambda: len(stage.ingress.traffic) == 0)
+    assert heard == hello + b"and more"
+    assert stage.books.charged == len(heard)
 
 
 @pytest.mark.parametrize("versions", ["[4]", "[5]"])

@@ -219,6 +219,16 @@ def race(name: str, plan: Plan) -> list[Figure]:
         return list(figures.values())
 
 
+def strangers_from_now(pids: Sequence[int]) -> Callable[[], float]:
+    """Tells how many CPUs' worth of time went to others since: neither to this run nor to the processes ``pids``."""
+
+    def others() -> float:
+        return stage.busy_seconds() - stage.own_seconds() - sum(map(stage.cpu_seconds, pids))
+
+    before, began = others(), time.monotonic()
+    return lambda: max(0.0, (others() - before) / (time.monotonic() - began))
+
+
 def one_round(
     figure: Figure,
     take_sample: Callable[[], Sample],
@@ -232,19 +242,14 @@ def one_round(
     def contestant() -> float:
         return sum(stage.cpu_seconds(pid) for pid in pids)
 
-    def known() -> float:
-        return stage.own_seconds() + sum(map(stage.cpu_seconds, helpers)) + contestant()
-
     spent = contestant()
-    strangers = stage.busy_seconds() - known()
-    began = time.monotonic()
+    strangers = strangers_from_now([*helpers, *pids])
     sample = take_sample()
-    took = time.monotonic() - began  # with what the load waited for answers that were lost
-    strangers = stage.busy_seconds() - known() - strangers
+    others = strangers()  # with the time in which the load waited for answers that were lost
     if sample.count == 0:
         raise Failed(f"nothing came through ({sample.errors} errors)")
     figure.rounds.append(sample.count / sample.seconds * scale)
-    figure.strangers.append(max(0.0, strangers / took))
+    figure.strangers.append(others)
     figure.errors += sample.errors
     if sample.p99_ms is not None:
         figure.p99_ms.append(sample.p99_ms)

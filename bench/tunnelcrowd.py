@@ -347,7 +347,7 @@ def come_back(peer: PublicKey, to: tuple[str, int], count: int) -> None:
     there: dict[int, _Return] = {}
     ticking: list[tuple[float, int, int]] = []
     """When who is to be looked at: an attempt to begin, to be given up, or a tunnel's deadline; by number."""
-    started = time.monotonic()
+    started, worked = time.monotonic(), time.process_time()
     waiting = [(started, number) for number in range(count)]
     numbers = {id(one): number for number, one in enumerate(everybody)}
     standing, attempts, reasons = 0, 0, Counter[str]()
@@ -419,8 +419,10 @@ def come_back(peer: PublicKey, to: tuple[str, int], count: int) -> None:
             heapq.heappush(ticking, (one.until, fd, number))
         turn(0 if waiting and waiting[0][0] <= now else 0.05)
     took = time.monotonic() - started
+    worked = (time.process_time() - worked) / took
     usual = "; ".join(f"{why} {times} times" for why, times in reasons.most_common(3))
     said = {"version": 5, "count": standing, "errors": attempts - count, "last_error": usual, "seconds": took}
+    said["cpu"] = worked
     print(json.dumps(said), flush=True)
     while not select.select([0], [], [], 0)[0]:
         turn(0.5)

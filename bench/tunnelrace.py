@@ -20,7 +20,7 @@ from pathlib import Path
 
 import stage
 import tunnelrivals as lab_
-from measures import Plan, Sample, one_round, run_load
+from measures import Plan, Sample, one_round, run_load, strangers_from_now
 from report import Figure
 from stage import Failed
 from tunnelrivals import Lab, Pair, Way
@@ -242,21 +242,26 @@ def idle(plan: Plan) -> list[Figure]:
 def flood(plan: Plan) -> list[Figure]:
     """The echo of a standing tunnel while strangers flood the door of its other end, and while nobody does, in turn."""
     load, seconds = _LOADS["rtcp-echo"], min(plan.seconds, 2)
-    quiet = Figure("rtcp-flood", "nobody floods: echo p99", "ms")
-    flooded = {kind: Figure("rtcp-flood", f"{kind}: echo p99", "ms") for kind in FLOODS}
+    planned = min(plan.rounds, _MOST_ROUNDS)
+    quiet = Figure("rtcp-flood", "nobody floods: echo p99", "ms", planned=planned)
+    flooded = {kind: Figure("rtcp-flood", f"{kind}: echo p99", "ms", planned=planned) for kind in FLOODS}
     with _lab() as lab:
-        lab.upstream()
+        upstream = lab.upstream().pid
         pair = _pair(lab, plan)
         way = pair.ways[0]
 
-        def p99() -> float:
+        def measure(figure: Figure, *flooders: int) -> None:
+            strangers = strangers_from_now([*way.pids, upstream, *flooders])
             found = _sample(lab, way, load, seconds).p99_ms
             assert found is not None
-            return found
+            figure.strangers.append(strangers())
+            figure.rounds.append(found)
 
-        p99()
-        for _ in range(min(plan.rounds, _MOST_ROUNDS)):
-            quiet.rounds.append(p99())
+        for turn in plan.allowance.turns(planned, lambda: [quiet, *flooded.values()]):
+            if not turn:
+                _sample(lab, way, load, seconds)
+                continue
+            measure(quiet)
             for kind, figure in flooded.items():
                 if figure.failed:
                     continue
@@ -264,7 +269,7 @@ def flood(plan: Plan) -> list[Figure]:
                     with crowd(lab, pair.key, "flood", kind, FLOOD, seconds + 1, gently=True) as strangers:
                         told_by(lab, strangers)
                         spent = stage.cpu_seconds(pair.far)
-                        figure.rounds.append(p99())
+                        measure(figure, strangers.pid)
                         spent = stage.cpu_seconds(pair.far) - spent
                         told = told_by(lab, strangers)
                 except (Failed, OSError) as failure:

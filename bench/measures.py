@@ -276,20 +276,23 @@ def _ask_through_socks(socks: int, echo: int) -> None:
 
 def start(plan: Plan) -> list[Figure]:
     """Start-up time and idle memory, each start with an empty state directory."""
-    begin = {r.name: Figure("start", r.name, "s") for r, _ in plan.contestants if r.name in ("ours", "sing-box")}
+    names = [rival.name for rival, _ in plan.contestants if rival.name in ("ours", "sing-box")]
+    begin = {name: Figure("start", name, "s", planned=plan.rounds) for name in names}
     idle = {name: Figure("idle", name, "MB") for name in begin}
-    for _ in range(plan.rounds):
-        for rival, program in plan.contestants:
+    for turn in plan.allowance.turns(plan.rounds, lambda: [*begin.values()]):
+        for rival, program in plan.contestants if turn else ():
             if rival.name not in begin or begin[rival.name].failed:
                 continue
             with contextlib.ExitStack() as running:
                 home = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-                to, _ = running.enter_context(_upstream(home, with_http=False))
+                to, upstream = running.enter_context(_upstream(home, with_http=False))
                 began = time.monotonic()
                 listeners, child, log = running.enter_context(_started(rival, program, home, to))
+                strangers = strangers_from_now([child.pid, upstream])
                 try:
                     _until_served(listeners.socks, to.echo, child, log)
                     begin[rival.name].rounds.append(time.monotonic() - began)
+                    begin[rival.name].strangers.append(strangers())
                     time.sleep(2)
                     idle[rival.name].rounds.append(stage.rss_mb(child.pid))
                 except (Failed, OSError) as failure:

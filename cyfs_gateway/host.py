@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cyfs_ns.authority import Authority
     from cyfs_ns.identity.did import Did
     from cyfs_ns.identity.keys import PublicKey
-    from rtcp.io.pipe import Answered, GiveUp
     from rtcp.party import Address
 
 ENTRY_POINTS = "cyfs_gateway.modules"
@@ -180,13 +179,14 @@ class Host(Protocol):
         device: Did,
         host: str | None,
         port: int,
-        then: Answered,
+        then: Callable[[Any], None],
         *,
         source: Address | None = None,
         first: bytes = b"",
-    ) -> GiveUp | None:
-        """As :meth:`open_to_peer`, for whoever is no task; ``first`` is said behind the request, before the peer has
-        agreed.  None: it takes a task, nothing was said, and ``then`` hears nothing."""
+    ) -> Callable[[], None] | None:
+        """As :meth:`open_to_peer`, for whoever is no task (``rtcp.io.pipe.Answered``, ``GiveUp``); ``first`` is said
+        behind the request, before the peer has agreed.  None: it takes a task, nothing was said, and ``then`` hears
+        nothing."""
 
     async def begin_to_peer(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         """As :meth:`open_to_peer`, that waits for no answer."""

@@ -1,4 +1,5 @@
-"""How long somebody waits who asks for something at home for the first time, through the SN: the first byte, cold.
+"""How long somebody waits who asks for something at home for the first time, through the SN: the first byte, cold; and
+how long after that the tunnel goes there directly.
 
 Cold is a laptop whose gateway has just begun, belongs to its SN, and has never dialled the box, nor the box heard of
 it.  Both are as far from the SN as half of the round trip between them, and as far from their resolver.
@@ -7,11 +8,13 @@ it.  Both are as far from the SN as half of the round trip between them, and as 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
+import time
 from statistics import median
 
 import pytest
-from netnslab import Link, need
+from netnslab import Gateway, Link, need
 from sn_story import BOX, BY_SOCKS, MARK, Story
 
 ROUNDS = 3
@@ -21,7 +24,7 @@ ROUNDS = 3
 async def test_the_first_byte_through_the_sn(lab, capsys, round_trip):
     need("curl", "dig", "knotd", "unbound", "nginx")
     story = Story(lab, link=Link(delay=round_trip / 4) if round_trip else None)
-    took = []
+    took, direct = [], []
     async with story.lab.up(timeout=300):
         await story.prepared(story.sn)
         async with story.run(story.sn) as at_sn:
@@ -44,10 +47,20 @@ async def test_the_first_byte_through_the_sn(lab, capsys, round_trip):
                     await story.reaches(at_laptop, story.sn)
                     await at_laptop.api("/cyfs/memberships", method="POST")
                     await story.belongs(at_laptop, story.sn)
+                    asked = time.time()
                     seen, first = await story.page(story.laptop, f"http://{BOX}/", *BY_SOCKS)
                     logs = "\n".join(f"--- {one.host.name}\n{one.process.text()}" for one in (at_laptop, at_box, at_sn))
                     assert MARK in seen, f"{seen}\n{logs}"
                     took.append(first)
+                    await story.goes("udp ", at_laptop, at_box, at_sn)
+                    direct.append((moved(at_laptop) - asked) * 1e3 - first)
     with capsys.disabled():
-        each = ", ".join(f"{one:.0f}" for one in took)
-        print(f"\nfirst byte at {round_trip * 1e3:.0f} ms: {median(took):.0f} ms ({each})")
+        for what, all_of_them in (("first byte", took), ("direct after that", direct)):
+            each = ", ".join(f"{one:.0f}" for one in all_of_them)
+            print(f"\n{what} at {round_trip * 1e3:.0f} ms: {median(all_of_them):.0f} ms ({each})", end="")
+
+
+def moved(gateway: Gateway) -> float:
+    """When its tunnel to the box went directly first, by the clock that its log has."""
+    lines = (json.loads(line) for line in gateway.process.text().splitlines() if line.startswith("{"))
+    return next(line["time"] for line in lines if f"{BOX} goes by udp " in line["message"])

@@ -128,7 +128,8 @@ class Member:
             return {**told, "tunnel": "none", "why": self._why_away}
         seen = "" if here is None else here.seen
         leads = [one.name if one.kind == "name" else f"{one.kind}:{one.port}" for one in course.leads]
-        return {**told, "tunnel": "stands", "since": int(self.since), "seen": seen, "leads": leads, "why": course.why}
+        why = course.why if self.answers else "nothing carries the tunnel at the moment"
+        return {**told, "tunnel": "stands", "since": int(self.since), "seen": seen, "leads": leads, "why": why}
 
     @property
     def _why_away(self) -> str:

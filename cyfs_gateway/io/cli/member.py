@@ -347,7 +347,7 @@ def show_names(place: Place, sn_name: str, as_json: bool) -> None:
 
 @click.command()
 @_sn_argument
-@click.argument("what", metavar="HOST|tcp:PORT|udp:PORT")
+@click.argument("what", metavar="HOST | tcp:PORT[/SERVICE]")
 @json_option
 @home_option
 @pass_place
@@ -360,16 +360,19 @@ def expose(place: Place, sn_name: str, what: str, as_json: bool) -> None:
     \b
     Example:
       cyfs-gateway sn expose sn.example photos.alice.sn.example
-      cyfs-gateway sn expose sn.example tcp:0
+      cyfs-gateway sn expose sn.example tcp:0/ssh
     """
     from cyfs_gateway.sn.talk import Lease
 
-    _simply(place, sn_name, Lease(_place_of(what)), as_json, look=True)
+    wanted = _place_of(what)
+    if wanted.kind != "name" and not wanted.port and not wanted.name:
+        raise click.UsageError(f"port 0, any that is free, needs the service that it leads to: {wanted.kind}:0/SERVICE")
+    _simply(place, sn_name, Lease(wanted), as_json, look=True)
 
 
 @click.command()
 @_sn_argument
-@click.argument("what", metavar="HOST|tcp:PORT|udp:PORT")
+@click.argument("what", metavar="HOST | tcp:PORT[/SERVICE]")
 @json_option
 @home_option
 @pass_place
@@ -482,6 +485,8 @@ def _show(reply: Reply, as_json: bool, begun: str = "") -> None:
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_text(one)}" for key, one in value.items() if one not in ("", 0))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
@@ -490,13 +495,16 @@ def _place_of(text: str) -> Any:
     from cyfs_ns import names
     from cyfs_ns.errors import BadWire
 
-    kind, colon, port = text.partition(":")
+    kind, colon, rest = text.partition(":")
+    port, _, service = rest.partition("/")
     if colon and kind in ("tcp", "udp") and port.isascii() and port.isdigit() and int(port) < 65536:
-        return Public("tcp" if kind == "tcp" else "udp", port=int(port))
+        return Public("tcp" if kind == "tcp" else "udp", int(port), service)
     try:
         return Public("name", name=names.name(text))
     except BadWire as bad:
-        raise click.UsageError(printable(f"a host name, tcp:PORT or udp:PORT is wanted: {bad}")) from None
+        raise click.UsageError(
+            printable(f"a host name, tcp:PORT or udp:PORT, perhaps with /SERVICE, is wanted: {bad}")
+        ) from None
 
 
 def _device(place: Place, text: str) -> Any:

@@ -283,7 +283,7 @@ class Desk:
         if self._ingress is None:
             raise Refused("this SN receives no visitors")
         if not place.port and not place.name:
-            return No(MALFORMED, "which port, or for which service?")
+            return No(MALFORMED, "port 0, any that is free, needs the service that it leads to")
         if place.kind == "name":
             entry = self.find(place.name)
             if entry is None or entry.owner != member.owner:

@@ -76,7 +76,7 @@ async def test_the_life_of_an_account(tmp_path: Path) -> None:
         wanted = challenge("home.example", OWNER, "sn.example")
         bound = await here.run("sn", "bind", here.sn, "home.example", "--yes")
         assert bound.exit_code == 1 and wanted.value in bound.stderr and wanted.name in bound.stderr
-        nothing = await here.run("sn", "expose", here.sn, "tcp:0")
+        nothing = await here.run("sn", "expose", here.sn, "tcp:0/ssh")
         assert (nothing.exit_code, nothing.stderr) == (1, "Error: this SN receives no visitors\n")
         assert (await here.told("leave", here.sn, "--yes"))["why"] == "removed"
         assert not (await here.told("names", here.sn))["knows"]
@@ -146,10 +146,15 @@ def test_what_is_signed_for_later_says_for_whom(tmp_path: Path) -> None:
     assert read_request(done.output.strip(), "sn.example", time.time()).issuer == OWNER
 
 
-@pytest.mark.parametrize("what", ["tcp:x", "tcp:99999", "..", "sctp:9"])
+@pytest.mark.parametrize("what", ["tcp:x", "tcp:99999", "..", "sctp:9", "tcp:x/ssh"])
 def test_what_cannot_be_exposed_is_wrong_usage(tmp_path: Path, what: str) -> None:
     done = CliRunner().invoke(cli, ["--home", str(tmp_path), "sn", "expose", "sn.example", what])
     assert (done.exit_code, "a host name, tcp:PORT or udp:PORT" in done.output) == (2, True)
+
+
+def test_any_free_port_is_for_a_service(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["--home", str(tmp_path), "sn", "expose", "sn.example", "udp:0"])
+    assert (done.exit_code, "udp:0/SERVICE" in done.output) == (2, True)
 
 
 def test_without_a_gateway_it_says_so(tmp_path: Path) -> None:

@@ -395,7 +395,12 @@ class Registrar:
                 return Verdict(Code.OK, "known")
             change = judge(held.mark, mark, account.least_iat)
             if not change.acceptable or mark == held.mark:
-                return Verdict(Code.STALE, change.value if held.removed is None else "its owner removed this machine")
+                return Verdict(
+                    Code.STALE,
+                    change.value
+                    if held.removed is None
+                    else "its owner removed this machine; a document signed after that brings it back",
+                )
         elif held is not None and held.removed is None:
             return Verdict(Code.TAKEN, f"{did} is a machine of {held.owner}, who has to remove it first")
         elif mark.iat < account.least_iat:

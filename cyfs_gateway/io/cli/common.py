@@ -117,10 +117,23 @@ def asking(place: Place) -> Iterator[None]:
 
 
 def ask(
-    place: Place, method: str, *segments: str, query: Mapping[str, str | int] | None = None, body: object = None
+    place: Place,
+    method: str,
+    *segments: str,
+    query: Mapping[str, str | int] | None = None,
+    body: object = None,
+    unknown: str = "",
 ) -> Any:
+    """``unknown`` is said where the gateway knows nothing of the kind."""
+    from cyfs_ns.io.client import ApiFault
+
     with asking(place):
-        return place.client().call(method, *segments, query=query, body=body)
+        try:
+            return place.client().call(method, *segments, query=query, body=body)
+        except ApiFault as fault:
+            if fault.status != 404 or not unknown:
+                raise
+            raise click.ClickException(printable(unknown)) from None
 
 
 def ask_module(place: Place, section: str, method: str, body: Mapping[str, Any], *, off: str, unknown: str = "") -> Any:

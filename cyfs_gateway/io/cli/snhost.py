@@ -72,6 +72,11 @@ def init(
     click.echo(printable(f"  cyfs-gateway run -c {told['file']} --home {place.home}"))
     click.echo("\nDevices belong to it by this entry of their configuration:\n")
     click.echo(printable(f"  rtcp: {{sn: [{{peer: '{told['did']}', at: '{told['domain']}:2980'}}]}}"))
+    if not owners:
+        click.echo(
+            "\nIts owner is who signed this machine's document and is pinned here. Where nobody did, say in the file"
+        )
+        click.echo("whose it is (owners), or who else may have an account (open): else nobody may.")
 
 
 @click.command("status")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,6 +43,13 @@ def proxies(place: Place, as_json: bool) -> None:
     table(("NAME", "TYPE", "ALIVE", "DELAY", "NOW"), rows)
 
 
+def _outbound(place: Place, name: str) -> dict[str, Any]:
+    """What is known of an outbound or group."""
+    unknown = f"there is no outbound or group {name} (cyfs-gateway proxies shows them)"
+    said: dict[str, Any] = ask(place, "GET", "proxies", name, unknown=unknown)
+    return said
+
+
 @click.command()
 @click.argument("group")
 @click.argument("name")
@@ -54,6 +62,11 @@ def select(place: Place, group: str, name: str) -> None:
     Example:
       cyfs-gateway select Proxy my-server
     """
+    members = _outbound(place, group).get("all")
+    if members is None:
+        raise click.ClickException(printable(f"{group} is no group, so nothing is chosen in it"))
+    if name not in members:
+        raise click.ClickException(printable(f"{group} has no member {name}; there is {', '.join(members)}"))
     ask(place, "PUT", "proxies", group, body={"name": name})
 
 
@@ -72,14 +85,16 @@ def delay(place: Place, name: str, url: str, timeout: int, as_json: bool) -> Non
       cyfs-gateway delay my-server
     """
     query: dict[str, str | int] = {"timeout": timeout, **({"url": url} if url else {})}
-    if "all" in ask(place, "GET", "proxies", name):
+    members = _outbound(place, name).get("all")
+    if members is not None:
         said = ask(place, "GET", "group", name, "delay", query=query)
     else:
         said = {name: ask(place, "GET", "proxies", name, "delay", query=query)["delay"]}
     if as_json:
         print_json(said)
     else:
-        table(("NAME", "DELAY"), [(member, f"{milliseconds} ms") for member, milliseconds in said.items()])
+        rows = [(one, f"{said[one]} ms" if one in said else "no answer") for one in members or [name]]
+        table(("NAME", "DELAY"), rows)
 
 
 @click.command()

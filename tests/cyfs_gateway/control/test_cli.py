@@ -132,9 +132,11 @@ async def test_reload_sends_a_path_at_home_and_the_content_of_any_other(owner: O
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("select pick ghost", 1, "not found"),
+        ("select pick ghost", 1, "pick has no member ghost; there is "),
+        ("select ghost a", 1, "there is no outbound or group ghost"),
+        ("select a b", 1, "a is no group"),
         ("select auto a", 1, "Must be a Selector"),
-        ("delay ghost", 1, "not found"),
+        ("delay ghost", 1, "there is no outbound or group ghost"),
         ("delay a --url https://slow.example", 1, "Timeout"),
         ("dns a.example nonsense", 1, "unknown type"),
         ("explain http://[x]/", 2, "not an authority"),

@@ -48,6 +48,8 @@ async def explain(
     decision = await engine.decide(flow, None, notes=notes)
     leaf = decision.leaf
     addresses: tuple[str, ...] = (host,) if literal else tuple(world.peek(host) or ())
+    if addresses and not literal and not notes:
+        notes.append(f"{host} is {', '.join(addresses)}, which is known already")
     if leaf.kind == "Direct" and not addresses:
         try:
             addresses = tuple(await world.resolve(host))

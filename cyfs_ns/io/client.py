@@ -74,7 +74,8 @@ class Client:
             answer = connection.getresponse()
         except (OSError, http.client.HTTPException) as fault:
             connection.close()
-            raise Unreachable(f"no {self._whose} answers at {self._place}: {fault}", "connect_refused") from fault
+            why = fault.strerror if isinstance(fault, OSError) and fault.strerror else fault
+            raise Unreachable(f"no {self._whose} answers at {self._place}: {why}", "connect_refused") from fault
         if answer.status >= 300:
             with answer:
                 raise ApiFault(answer.status, _message(answer))

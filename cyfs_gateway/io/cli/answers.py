@@ -120,7 +120,7 @@ def _show_explanation(said: Mapping[str, Any]) -> None:
         ("verdict", " > ".join(said["chain"])),
         ("rule", said["rule"] if said["index"] < 0 else f"{said['rule']} (number {said['index']})"),
         ("why", said["why"]),
-        ("resolution", " ".join([said["resolution"], *said["addresses"]])),
+        ("resolution", said["resolution"]),
         ("way", said["way"]),
         *(("passed over", text) for text in said["passed"]),
     ]

@@ -43,7 +43,8 @@ class Controller:
         try:
             sock = await self._connected()
         except OSError as fault:
-            raise Unreachable(f"no gateway answers at {self.place}: {fault}", "connect_refused") from fault
+            why = fault.strerror or fault
+            raise Unreachable(f"no gateway answers at {self.place}: {why}", "connect_refused") from fault
         try:
             with trio.fail_after(_SECONDS):
                 await _ask(sock, self._request(segments, body, protocol))

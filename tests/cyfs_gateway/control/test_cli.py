@@ -260,6 +260,13 @@ def test_explain_works_by_a_file_alone(tmp_path: Path) -> None:
     assert json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)["chain"][-1] == "REJECT"
 
 
+def test_explain_tells_an_address_that_needs_no_question(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("hosts: {web.home: 192.0.2.1}\nrules: ['MATCH,DIRECT']\n")
+    result = CliRunner().invoke(cli, ["--home", str(tmp_path), "explain", "http://web.home/", "-c", str(file)])
+    assert "resolution:  web.home is 192.0.2.1, which is known already\n" in result.stdout, result.output
+
+
 def test_explain_of_a_broken_file_is_an_error_and_no_traceback(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("rules: ['NONSENSE']\n")

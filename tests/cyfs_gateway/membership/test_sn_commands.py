@@ -160,3 +160,4 @@ def test_any_free_port_is_for_a_service(tmp_path: Path) -> None:
 def test_without_a_gateway_it_says_so(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["--home", str(tmp_path), "sn", "names", "sn.example"])
     assert (done.exit_code, "Start one with" in done.output) == (3, True)
+    assert "cyfs-gateway.sock: No such file or directory\n" in done.output

@@ -196,7 +196,8 @@ class Membership:
         host = sn.config.at[0] if sn.config.at is not None else name
         if not host:
             return []
-        ways = [Carrier(f"tcp {Target(host, TLS_PORT)}", partial(self._at_port, host, TLS_PORT), leads=True)]
+        at_port = partial(self._at_port, host, TLS_PORT)
+        ways = [Carrier(f"tcp {Target(host, TLS_PORT)}", at_port, leads=True, is_blind=True)]
         if name:
             ways.append(Carrier(f"wss {name}", partial(self._by_websocket, host, TLS_PORT, name), leads=True))
             ways.append(Carrier(f"ws {name}", partial(self._by_websocket, host, HTTP_PORT, name), leads=True))

@@ -166,13 +166,15 @@ class Carrier:
 
     ``name`` makes tunnels by this way different from others.  A carrier that ``leads`` to the peer by itself needs no
     address; ``dial`` is then called with an empty one.  ``hasten``: as ``dial``, without waiting for a yes of whoever
-    leads there; what it opens may lead nowhere.
+    leads there; what it opens may lead nowhere.  ``is_blind``: that ``dial`` came to something does not tell that the
+    network lets through what follows.
     """
 
     name: str
     dial: Dial
     leads: bool = False
     hasten: Connect | None = None
+    is_blind: bool = False
 
 
 @asynccontextmanager
@@ -810,7 +812,12 @@ class Device:
         if relays and self._ground is not None:
             self._ground.expect()
         return [
-            Road(Way(relay.name, Kind.RELAY, Transport.TCP), partial(relay.dial, "", 0), hasten=relay.hasten)
+            Road(
+                Way(relay.name, Kind.RELAY, Transport.TCP),
+                partial(relay.dial, "", 0),
+                hasten=relay.hasten,
+                is_blind=relay.is_blind,
+            )
             for relay in relays[:_RELAYS]
             if relay.leads
         ]

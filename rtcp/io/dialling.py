@@ -46,13 +46,15 @@ Dial = Callable[[str, int], Awaitable[Pipe]]
 class Road:
     """One way to the peer, and how it is gone; ``address`` is what ``Paths`` remembers it by, if anything.
 
-    ``hasten`` opens a connection that may lead nowhere, for whoever finds out by what the peer says.
+    ``hasten`` opens a connection that may lead nowhere, for whoever finds out by what the peer says; a road that
+    ``is_blind`` has no other.
     """
 
     way: Way
     connect: Connect
     address: Address | None = None
     hasten: Connect | None = None
+    is_blind: bool = False
 
 
 class Roads:

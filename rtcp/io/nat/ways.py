@@ -358,11 +358,14 @@ class Ways:
         raise Unreachable(f"{road.way.name} does not answer", "connect_timeout")
 
     async def _go(self, road: Road) -> Pipe:
-        """By ``road``; by whichever relay answers first if it is one, since what was well a while ago may be gone."""
+        """By ``road``; by whichever relay answers first if it is one, since what was well a while ago may be gone.
+
+        Not by one of which an answer tells nothing: a network that lets only the web through takes it for the first.
+        """
         if not road.way.relayed or road.way.transport is Transport.UDP:
             return self._note(await road.connect(), road)
         relays = [each for each in self._roads.values() if each.way.relayed and each.way.transport is Transport.TCP]
-        first = [road, *(each for each in relays if each.way != road.way)]
+        first = [road, *(each for each in relays if each.way != road.way and not each.is_blind)]
         pipe, road = await Roads(first).race(Paths(), _HEAD_START)
         return self._note(pipe, road)
 

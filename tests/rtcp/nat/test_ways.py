@@ -109,6 +109,20 @@ async def test_when_the_relay_it_began_by_dies_with_the_way_another_one_carries(
             await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
 
 
+async def test_a_relay_that_cannot_tell_whether_it_leads_anywhere_is_no_stand_in():
+    async with village() as here:
+        here.names, here.blind = ("sn", "port", "other sn"), {"port"}
+        with trio.fail_after(60):
+            await here.alice.tunnel(BOBS_DID)
+            await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
+            here.dialled.clear()
+            here.silent.add("sn")
+            here.internet.cut.add(BOBS)
+            await load(here, until_true=lambda: here.tunnel.way == "other sn")
+            assert here.dialled[0] == "sn"
+            assert "port" not in here.dialled
+
+
 async def test_a_leg_that_stayed_on_the_relay_comes_along_while_the_tunnel_is_direct():
     async with village() as here:
         with trio.fail_after(60):

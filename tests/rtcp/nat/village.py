@@ -159,6 +159,10 @@ class Village:
     """What relays streams goes by these."""
     silent: set[str] = field(default_factory=set)
     """Names by which nobody is reached any more."""
+    blind: set[str] = field(default_factory=set)
+    """Names by which whoever is reached need not be the relay."""
+    dialled: list[str] = field(default_factory=list)
+    """By which name the relay was gone to, each time."""
     addresses: list[Address] = field(default_factory=lambda: [("192.0.2.77", 2980)])
     """Where Bob is said to be."""
 
@@ -218,11 +222,15 @@ async def village(
                     return []
 
                 async def through(name: str, _host: str, _port: int) -> Pipe:
+                    made.dialled.append(name)
                     if name in made.silent:
                         await trio.sleep_forever()
                     return await device.open_stream(SN, "bob", 1)
 
-                return [Carrier(name, partial(through, name), leads=True) for name in made.names]
+                return [
+                    Carrier(name, partial(through, name), leads=True, is_blind=name in made.blind)
+                    for name in made.names
+                ]
 
             return relays
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import dns.flags
 import dns.message
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nameserving import (
@@ -32,6 +34,7 @@ from cyfs_ns.links import Home
 from cyfs_ns.peer import Peer
 from cyfs_ns.query import read_query
 from cyfs_ns.reply import make_reply
+from cyfs_ns.routersets import Addition
 
 WWW = {("www.example", "A"): ["300 A 198.51.100.1"]}
 
@@ -564,6 +567,50 @@ async def test_addresses_of_answers_are_told_on_by_the_name_that_was_asked() -> 
         for name in ("www.example", "r.example", "b.example", "none.example"):
             await lab.ask(name)
         assert heard == [("www.example", ["198.51.100.1"]), ("r.example", ["198.51.100.1"]), ("none.example", [])]
+
+
+async def test_nobody_hears_of_an_address_before_it_stands_in_its_sets() -> None:
+    class Feeder:
+        def __init__(self) -> None:
+            self.asked, self.done = trio.Event(), trio.Event()
+            self.added: list[bytes] = []
+
+        async def add(self, additions: Sequence[Addition]) -> None:
+            self.added += [each.address for each in additions]
+            self.asked.set()
+            await self.done.wait()
+
+    feeder, answers = Feeder(), list[list[str]]()
+
+    def prepare(server: NameServer) -> None:
+        server._feeder = feeder  # type: ignore[assignment]
+
+    async def ask() -> None:
+        answers.append(shown(await lab.ask("www.example")))
+
+    config = {"nftset": ["/example/4#inet#t#s"]}
+    async with name_server(config, WWW, prepare=prepare) as lab, trio.open_nursery() as clients:
+        clients.start_soon(ask)
+        await feeder.asked.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (feeder.added, answers) == ([bytes((198, 51, 100, 1))], [])
+        feeder.done.set()
+    assert answers == [["www.example 300 A 198.51.100.1"]]
+
+
+async def test_the_mark_of_a_connection_goes_on_every_question_for_it() -> None:
+    class Marks:
+        def mark(self, protocol: int, client: tuple[str, int], local: tuple[str, int]) -> int:
+            return 7 if (protocol, client, local) == (17, (CLIENT, 5353), ("192.168.1.1", 53)) else 0
+
+    def prepare(server: NameServer) -> None:
+        server._marks = Marks()  # type: ignore[assignment]
+
+    for keys in ({}, {"fallback": ["192.0.2.54"]}):
+        async with name_server({"connmark": True, **keys}, WWW, prepare=prepare) as lab:
+            for name in ("www.example", "elsewhere.example"):
+                await lab.server.serve(query_wire(name), Peer(CLIENT, 5353, "udp", "192.168.1.1", "", local_port=53))
+            assert [asked.options["mark"] for asked in lab.upstreams.asked] == [7, 7]
 
 
 async def test_fake_answers_are_ready_made_with_their_ttl_and_dropped_when_freed() -> None:

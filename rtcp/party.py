@@ -34,7 +34,8 @@ class Local:
         return host_of_did(did, self.bridges)
 
     def answers_to(self, did: Did) -> bool:
-        return did.canonical in {one.canonical for one in (self.did, self.canonical, *self.also)}
+        asked = did.canonical
+        return asked in (self.canonical, self.did.canonical) or any(asked == one.canonical for one in self.also)
 
 
 Address = tuple[str, int]

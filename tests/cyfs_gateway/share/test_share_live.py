@@ -160,7 +160,7 @@ async def test_a_link_opens_a_service_in_any_browser_until_it_is_taken_back(tmp_
         cookie = await house.jar()
         assert "401" in await house.curl("-i", "-H", f"Cookie: {cookie}", "/", host=FILES), "of another service"
         listed = await house.command("share", "list")
-        assert b"Ann" in listed.stdout and given["id"].encode() in listed.stdout
+        assert b"Ann" in listed.stdout and given["id"].encode() in listed.stdout and b"anybody" in listed.stdout
         done = await house.command("share", "revoke", given["id"])
         assert done.stdout == b"taken back: photos Ann\n"
         heard = len(house.heard)

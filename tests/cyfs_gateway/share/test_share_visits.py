@@ -116,8 +116,13 @@ def test_nothing_else_proves_that_machine(said: str) -> None:
     assert found.status == 403 and not found.fields and found.spent is None
 
 
+def test_another_machine_is_told_that_the_link_is_not_for_it() -> None:
+    assert follow(proof(EVE)).text == "this proof is not by the machine that the link is for"
+
+
 def test_a_link_for_everybody_takes_no_proof_and_few_proofs_are_remembered() -> None:
-    assert follow(proof(id=GRANT.id), GRANT).status == 403
+    needless = follow(proof(id=GRANT.id), GRANT)
+    assert (needless.status, needless.text) == (403, "this link needs no proof: it opens as it was given")
     assert follow(proof(), spent=set(map(str, range(MOST_SPENT)))).status == 403
 
 

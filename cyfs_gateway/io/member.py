@@ -123,7 +123,8 @@ class Member:
     def status(self) -> dict[str, Any]:
         """As ``cyfs-gateway status`` shows it."""
         here, course = self.course.here, self.course
-        told: dict[str, Any] = {"sn": str(self.config.sn.peer), "domain": self.domain, "name": course.name}
+        at = self.config.at[0] if self.config.at is not None else ""
+        told: dict[str, Any] = {"sn": str(self.config.sn.peer), "at": at, "domain": self.domain, "name": course.name}
         if not self.stands:
             return {**told, "tunnel": "none", "why": self._why_away}
         seen = "" if here is None else here.seen

@@ -32,8 +32,8 @@ _NO_WAY = (403, 504)
 """What the gateway answers when the way to the SN, and not the way to the gateway, is the trouble."""
 _STATUS = "How things stand with it: cyfs-gateway status"
 _BY_KEY = (
-    "A host name is enough only where documents that its owner signed say the key behind it. Name the SN by its key,\n"
-    "did:dev:..., as `peer` in rtcp/sn of the configuration; cyfs-gateway status shows it."
+    "rtcp/sn of the configuration has no SN at this host name; for another one documents of an owner are wanted.\n"
+    "Name the SN by its key there, as {peer: 'did:dev:...', at: 'HOST:2980'}; whoever runs it says which."
 )
 _sn_argument = click.argument("sn_name", metavar="SN")
 
@@ -58,7 +58,8 @@ class _Desk:
             return
         from cyfs_gateway.sn.requests import described
 
-        domain, said = running_in_trio(self.place, lambda controller: self._asked(controller, action))
+        sn = _as_configured(self.place, self.sn)
+        domain, said = running_in_trio(self.place, lambda controller: self._asked(controller, sn, action))
         ask(self.place, "POST", "cyfs", "memberships")
         _show(said, self.as_json, f"{domain}: {described(action)}: ")
 
@@ -84,7 +85,7 @@ class _Desk:
             raise ConfigFault("what is signed for later needs the domain of the SN, as sn.example, and no DID")
         return names.name(self.sn)
 
-    async def _asked(self, controller: Controller, action: Action) -> tuple[str, Reply]:
+    async def _asked(self, controller: Controller, sn: str, action: Action) -> tuple[str, Reply]:
         """The SN's domain, and its answer."""
         import trio
 
@@ -92,14 +93,14 @@ class _Desk:
         from cyfs_gateway.sn.talk import No, Submit
 
         async def work(talk: Conversation) -> tuple[str, Reply]:
-            domain = await _domain_of(talk, self.sn)
+            domain = await _domain_of(talk, sn)
             reply = await talk.ask(Submit(self._signed(action, domain)))
             if isinstance(reply, No) and reply.code == Code.REPLAYED:
                 await trio.sleep(_NEXT_SECOND)  # another one was signed a moment ago
                 reply = await talk.ask(Submit(self._signed(action, domain, asked=True)))
             return domain, reply
 
-        return await _with(controller, self.sn, work)
+        return await _with(controller, sn, work)
 
 
 def _of_owner(command: Callable[..., None]) -> Callable[..., None]:
@@ -138,8 +139,8 @@ def _of_owner(command: Callable[..., None]) -> Callable[..., None]:
 def join(desk: _Desk, name: str, code: str) -> None:
     """Get a name at an SN, and an account if you have none there.
 
-    SN is its DID, or its host name where documents say its key as surely as rtcp/require wants it.  The gateway has to
-    know the way to it: put it into rtcp/sn of its configuration.
+    SN is the host name that rtcp/sn of the configuration has it at, or its DID.  Another host name will do where
+    documents say its key as surely as rtcp/require wants it.
 
     \b
     Example:
@@ -408,13 +409,24 @@ COMMANDS = (
 def _simply(place: Place, sn_name: str, what: Ask, as_json: bool, *, look: bool = False) -> None:
     """Ask one thing, and show the answer.  ``look``: what the gateway knows of the SN is another after it."""
 
+    sn = _as_configured(place, sn_name)
+
     async def work(controller: Controller) -> Reply:
-        return await _with(controller, sn_name, lambda talk: talk.ask(what))
+        return await _with(controller, sn, lambda talk: talk.ask(what))
 
     said = running_in_trio(place, work)
     if look:
         ask(place, "POST", "cyfs", "memberships")
     _show(said, as_json)
+
+
+def _as_configured(place: Place, sn_name: str) -> str:
+    """The DID of the SN that the configuration has at this host name, and no other there; else ``sn_name`` itself."""
+    if sn_name.startswith("did:"):
+        return sn_name
+    host = sn_name.lower().removesuffix(".")
+    found = {one["sn"] for one in ask(place, "GET", "cyfs", "status").get("memberships", ()) if one["at"] == host}
+    return str(found.pop()) if len(found) == 1 else sn_name
 
 
 async def _with(controller: Controller, sn_name: str, work: Callable[[Conversation], Awaitable[_T]]) -> _T:

@@ -132,7 +132,15 @@ async def test_an_sn_without_documents_is_named_by_its_key(tmp_path: Path) -> No
     async with desk(tmp_path) as here:
         done = await here.run("sn", "names", "sn.example")
         assert done.exit_code == 1
-        assert "Name the SN by its key" in done.stderr, done.stderr
+        assert "Name the SN by its key there" in done.stderr, done.stderr
+
+
+async def test_an_sn_is_named_by_the_host_that_the_configuration_has_it_at(tmp_path: Path) -> None:
+    async with desk(tmp_path) as here:
+        at = here.home.gateway.status()["memberships"][0]["at"]
+        done = await here.run("sn", "join", at.upper(), "--name", "alice", "--yes")
+        assert (done.exit_code, done.stdout) == (0, "sn.example: register alice: welcome\n"), done.stderr
+        assert (await here.told("names", at))["domain"] == "sn.example"
 
 
 def test_what_is_signed_for_later_says_for_whom(tmp_path: Path) -> None:

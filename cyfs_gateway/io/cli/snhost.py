@@ -177,8 +177,8 @@ def usage(place: Place, month: datetime | None, as_json: bool) -> None:
 def drain(place: Place, off: bool, as_json: bool) -> None:
     """Have the SN begin nothing new.
 
-    Then it can be ended without breaking much: what runs goes on; devices go to their other SNs for what is new. How
-    much is left shows sn status.
+    Then it can be ended without breaking much: what runs goes on; devices go to their other SNs for what is new.
+    sn status shows how much is left.
 
     \b
     Example:

@@ -5,7 +5,6 @@ Bytes are moved by a reactor of the command's own; the gateway's moves them on.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -87,8 +86,7 @@ class _Forwarder:
     async def serve(self, listener: trio.SocketListener, remote: Remote) -> None:
         async def carry(stream: trio.SocketStream) -> None:
             plain = stream.socket
-            near = TcpEndpoint(int(plain.family), int(plain.type), 0, os.dup(plain.fileno()))
-            plain.close()
+            near = TcpEndpoint(int(plain.family), int(plain.type), 0, plain.detach())
             await self._carry(near, remote)
 
         await trio.serve_listeners(carry, [listener])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -279,6 +281,32 @@ async def test_many_at_once_are_carried_side_by_side(tmp_path: Path, nursery: tr
         for stream in streams:
             await stream.aclose()
         await until(lambda: not both.laptop.gateway.connections())
+
+
+async def test_without_descriptors_a_connection_is_refused_and_the_others_are_carried(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    target = await serve(nursery, echo)
+    async with (
+        pair(tmp_path, service("web", target, 80)) as both,
+        both.running("laptop", "forward", "--json", "0", f"{PHOTOS}:80") as process,
+    ):
+        port = int(json.loads(await line(process))["listen"].rpartition(":")[2])
+        async with await connect(port) as before:
+            await before.send_all(b"here")
+            assert await exactly(before, 4) == b"here"
+            usual = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+            used = {int(name) for name in os.listdir(f"/proc/{process.pid}/fd")}
+            free = next(number for number in itertools.count() if number not in used)
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (free + 1, usual[1]))  # one is left
+            with pytest.raises((OSError, trio.BrokenResourceError)):  # cut, perhaps before we hear that it stood
+                async with await connect(port) as refused:
+                    await refused.receive_some()
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, usual)
+            async with await connect(port) as after:
+                for stream in (before, after):
+                    await stream.send_all(b"still")
+                    assert await exactly(stream, 5) == b"still"
 
 
 @pytest.mark.parametrize("versions", ["[4]", "[5]"])

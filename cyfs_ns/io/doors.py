@@ -216,6 +216,8 @@ class Doors:
             place = f"[{key.host}]:{key.port}" if ":" in key.host else f"{key.host}:{key.port}"
             on = f" on {key.interface}" if key.interface else ""
             why = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+            if isinstance(fault, OSError) and fault.filename:
+                why = f"{fault.filename}: {why}"
             if key.kind == "crew":
                 raise ConfigFault(f"the workers cannot listen: {why}") from fault
             raise ConfigFault(f"cannot listen at {key.kind} {place}{on}: {why}") from fault

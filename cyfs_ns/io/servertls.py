@@ -22,7 +22,7 @@ _log = logging.getLogger("cyfs.ns.tls")
 class ServerTls:
     """Certificate and key from ``certificate`` and ``key`` (the same file may hold both), with ``alpn`` on offer.
 
-    The constructor reads the files and raises ``OSError`` or ``ssl.SSLError``; later faults are logged.
+    The constructor reads the files and raises ``OSError`` or ``ValueError``; later faults are logged.
     """
 
     def __init__(self, certificate: Path, key: Path, alpn: Sequence[str]) -> None:
@@ -41,7 +41,12 @@ class ServerTls:
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(self._alpn)
         # A password would be asked for on the terminal, and the house would wait for it.
-        context.load_cert_chain(self._certificate, self._key, password=_no_password)
+        try:
+            context.load_cert_chain(self._certificate, self._key, password=_no_password)
+        except ssl.SSLError as fault:
+            files = " and ".join(dict.fromkeys((str(self._certificate), str(self._key))))
+            reason = f" ({fault.reason})" if fault.reason else ""
+            raise ValueError(f"{files}: no certificate with its key, as PEM{reason}") from fault
         return context
 
     def refresh(self) -> bool:
@@ -52,7 +57,7 @@ class ServerTls:
                 return False
             self._seen = look
             self.context = self._load()
-        except (OSError, ValueError) as fault:  # SSLError is an OSError
+        except (OSError, ValueError) as fault:
             _log.warning("the certificate %s stays as it was: %s", self._certificate, fault)
             return False
         _log.info("a new certificate from %s is in use", self._certificate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import json
 import os
@@ -32,6 +33,7 @@ from cyfs_ns.hot import HotClient, HotEntry
 from cyfs_ns.io import serving as serving_module
 from cyfs_ns.io.doors import wanted_doors
 from cyfs_ns.io.house import House
+from cyfs_ns.io.selfsigned import make_certificate
 from cyfs_ns.io.serving import Serving
 from cyfs_ns.io.sources import is_local
 from cyfs_ns.querylog import from_line
@@ -169,6 +171,23 @@ async def test_what_cannot_be_built_changes_nothing(tmp_path: Path, keys: dict[s
         with pytest.raises(ConfigFault, match=wrong):
             await house.change(config(server, port, **keys), {})
         assert shown(await ask(port, "www.example")) == ["www.example 300 A 198.51.100.1"]
+
+
+async def test_a_certificate_that_is_none_is_told_by_its_file(tmp_path: Path) -> None:
+    port, wrong, good = free_port(), tmp_path / "wrong.pem", tmp_path / "good.pem"
+    wrong.write_text("<html>\n")
+    good.write_bytes(make_certificate(["ns.example"], datetime.datetime.now(datetime.UTC)))
+    other = tmp_path / "other.pem"
+    other.write_bytes(make_certificate(["ns.example"], datetime.datetime.now(datetime.UTC)))
+    async with udp_server(WWW) as server, serving(tmp_path, config(server, port)) as house:
+        for certificate, key, told in (
+            (wrong, wrong, f"{wrong}: no certificate with its key"),
+            (good, other, f"{good} and {other}: no certificate with its key"),
+            (tmp_path / "gone.pem", good, f"{tmp_path}/gone.pem: No such file"),
+        ):
+            keys = {"listen_tls": f"127.0.0.1:{free_port()}", "tls_cert": str(certificate), "tls_key": str(key)}
+            with pytest.raises(ConfigFault, match=f"cannot listen at tls .*: {told}"):
+                await house.change(config(server, port, **keys), {})
 
 
 async def test_without_descriptors_nothing_changes_and_nothing_ends(

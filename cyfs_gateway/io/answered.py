@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from cyfs_ns.errors import CyfsError
 from tunnels.endpoint import Checkable, Endpoint
-from tunnels.io.waiting import break_off
+from tunnels.io.waiting import break_off, carries_sealed
 
 _AT_ONCE = 4096
 
@@ -68,6 +68,9 @@ class Answered:
         """As :class:`tunnels.endpoint.Checkable` has it, where there is something to check."""
         if isinstance(self._inner, Checkable):
             self._inner.check()
+
+    def carries_sealed(self) -> None:
+        carries_sealed(self._inner)
 
     def break_off(self) -> None:
         break_off(self._inner)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 import trio
 
 from cyfs_ns.errors import Refused, Unreachable
 from rtcp.io.commons import Commons, Connect
-from rtcp.io.pipe import Pipe, log
+from rtcp.io.pipe import Pipe, TcpPipe, log
 from rtcp.io.shaking import next_event
 from rtcp.party import Peer
 from rtcp.v5.calling import NATIVE_ENTROPY, Call, ResponderProven
 from rtcp.v5.established import Established
-from rtcp.v5.payloads import Introduction
+from rtcp.v5.payloads import Feature, Introduction
 from rtcp.v5.tunnel import Tunnel
 
 _CALL_SECONDS = 10.0
@@ -64,9 +65,13 @@ async def _call_by(
         if claim is None:
             pipe.close()
             return None
+        parameters = shared.parameters
+        is_bare = isinstance(pipe, TcpPipe) and machine.may_bare(channel)
+        if is_bare:
+            parameters = replace(parameters, features=parameters.features | Feature.BARE)
         said = Introduction(
             key=shared.own.public,
-            parameters=shared.parameters,
+            parameters=parameters,
             boot=shared.boot,
             tunnel=machine.id,
             channel=claim.channel,
@@ -75,7 +80,7 @@ async def _call_by(
         )
         established = call.go_on(said)
         assert established is not None
-        if not machine.attach(established.carrier, channel, clock()):
+        if not machine.attach(established.carrier, channel, clock(), bare=is_bare):
             pipe.close()
             return None
     except BaseException:

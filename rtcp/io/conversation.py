@@ -10,10 +10,13 @@ import os
 from collections import deque
 from collections.abc import Callable
 from select import EPOLLERR, EPOLLIN
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import trio
 
 from cyfs_ns.errors import Unreachable
-from rtcp.io.pipe import Reactor
+from rtcp.io.bare import BareLeg
+from rtcp.io.pipe import Reactor, TcpPipe
 from rtcp.io.readiness import Readiness
 from rtcp.v5.frames import MOST_DATAGRAM, Stop
 
@@ -24,6 +27,10 @@ _SMALL = 8192
 _MOST_NESTED = 8
 """Tunnels whose streams carry the next tunnel are told within each other so deep; what is deeper waits for the reactor,
 since a peer may nest more than there is stack."""
+
+
+_Given = TypeVar("_Given")
+_Got = TypeVar("_Got")
 
 
 class _Depth:
@@ -37,7 +44,10 @@ class Talk(Protocol):
 
     def send(self, conversation: int, data: bytes | memoryview) -> int: ...
     def consumed(self, conversation: int, size: int) -> None: ...
-    def finish(self, conversation: int) -> None: ...
+    def finish(self, conversation: int, bared: int = 0, /) -> None: ...
+    def sealed(self, conversation: int) -> None: ...
+    def cut(self, conversation: int) -> None: ...
+    def carried(self) -> None: ...
     def stop(self, conversation: int) -> None: ...
     def reset(self, conversation: int, code: Stop) -> None: ...
     def send_datagram(self, conversation: int, data: bytes | memoryview) -> None: ...
@@ -59,6 +69,7 @@ class MuxedStream:
 
     __slots__ = (
         "_arrived",
+        "_bare",
         "_closed",
         "_ended",
         "_fault",
@@ -69,6 +80,7 @@ class MuxedStream:
         "_is_over",
         "_is_telling",
         "_lent",
+        "_nursery",
         "_reactor",
         "_ready",
         "_talk",
@@ -86,6 +98,8 @@ class MuxedStream:
         """Its reader has seen the end, and waits for nothing more."""
         self._lent = 0
         self._fault: OSError | None = None
+        self._bare: BareLeg | None = None
+        self._nursery: trio.Nursery | None = None
 
     @property
     def waiting(self) -> int:
@@ -100,6 +114,8 @@ class MuxedStream:
             if self._ended:
                 self._is_over = True
                 return 0
+            if self._fault is None and (bare := self._bare) is not None and bare.receives:
+                return self._by(bare.recv_into, buffer)
             raise self._fault or BlockingIOError
         got, size = 0, len(buffer)
         while arrived and got < size:
@@ -115,6 +131,8 @@ class MuxedStream:
             got += n
         if not arrived and not self._ended:
             self._ready.set_readable(False)
+            if self._bare is not None:
+                self._bare.resume()
         self._talk.consumed(self._id, got)
         return got
 
@@ -125,6 +143,8 @@ class MuxedStream:
             if self._ended:
                 self._is_over = True
                 return b""
+            if self._fault is None and (bare := self._bare) is not None and bare.receives:
+                return self._by(bare.lend, most)
             raise self._fault or BlockingIOError
         lent = arrived.popleft()
         if len(lent) > most:
@@ -138,6 +158,8 @@ class MuxedStream:
             lent = memoryview(b"".join(pieces))
         if not arrived and not self._ended and self._ready.is_readable:
             self._ready.set_readable(False)
+            if self._bare is not None:
+                self._bare.resume()
         if self._is_telling:
             self._lent += len(lent)
         else:
@@ -149,6 +171,8 @@ class MuxedStream:
             raise self._fault
         if self._finished:
             raise BrokenPipeError("this side has finished sending")
+        if (bare := self._bare) is not None and bare.sends:
+            return self._by(bare.send, data)
         n = self._talk.send(self._id, data)
         if n < len(data):
             self._ready.set_writable(False)
@@ -168,7 +192,14 @@ class MuxedStream:
     def shutdown_write(self) -> None:
         if not self._finished and self._fault is None:
             self._finished = True
-            self._talk.finish(self._id)
+            self._finish()
+
+    def _finish(self) -> None:
+        self._talk.finish(self._id, 0 if self._bare is None else self._bare.sent)
+
+    def carries_sealed(self) -> None:
+        """Its users have sealed what it carries from here on for the far end, so its leg may be bare."""
+        self._talk.sealed(self._id)
 
     def break_off(self) -> None:
         """Before ``close``: the peer shall not take what it got for all there was."""
@@ -176,6 +207,8 @@ class MuxedStream:
             self._fault = ConnectionAbortedError("broken off")
             self._drop_unread()
             self._talk.reset(self._id, Stop.TARGET_RESET)
+            if self._bare is not None:
+                self._bare.break_off()
 
     def check(self) -> None:
         """Raises the ``OSError`` that ended it, unless all that the peer had to say was said before."""
@@ -191,6 +224,9 @@ class MuxedStream:
             self.shutdown_write()
             if not self._ended or self._arrived:
                 self._talk.stop(self._id)
+            if self._bare is not None:
+                assert self._nursery is not None
+                self._bare.close(self._nursery, done=self._ended)
         self._arrived.clear()
         self._talk.forget(self._id)
         self._ready.close()
@@ -204,8 +240,72 @@ class MuxedStream:
             self._is_announced = True
             self._reactor.soon(self._announce)
 
-    def peer_finished(self) -> None:
+    def peer_finished(self, bared: int = 0) -> None:
+        if self._bare is None or not self._bare.receives:
+            self._ended = True
+            self._announce_soon()
+            return
+        try:
+            self._bare.ends_at(bared)
+        except OSError as fault:
+            self._lose(fault)
+
+    def peer_stopped(self) -> None:
+        """Whatever we have to say is taken, and dropped."""
+        if self._bare is not None and not self._finished:
+            self._finish()
+            self._bare.is_stopped = True
+        self.has_room()
+
+    # Its bare leg
+
+    def has_bare_leg(self, pipe: TcpPipe, reactor: Reactor, nursery: trio.Nursery, clock: Callable[[], float]) -> None:
+        """``pipe`` is its own, which ``leg_ready`` and ``peer_shifted`` begin to use."""
+        if self._closed or self._fault is not None:
+            pipe.close()
+            return
+        self._bare, self._nursery = BareLeg(pipe, self._ready, self, reactor, clock), nursery
+
+    def leg_ready(self) -> None:
+        if self._bare is not None:
+            self._bare.sends = True
+            self.has_room()
+
+    def peer_shifted(self) -> None:
+        if self._bare is not None and self._fault is None and not self._closed:
+            self._bare.begin_receiving()
+
+    def bare_complete(self) -> None:
+        """All that the peer had to say over it was read."""
         self._ended = True
+        self._announce_soon()
+
+    def bare_cut(self) -> None:
+        """It ended, and the peer has not said so on control yet."""
+        self._talk.cut(self._id)
+
+    def bare_moved(self) -> None:
+        """Bytes go over it, of which the tunnel sees nothing."""
+        self._talk.carried()
+
+    def _by(self, what: Callable[[_Given], _Got], given: _Given) -> _Got:
+        """Do it on the bare leg, of which a fault is the stream's."""
+        try:
+            return what(given)
+        except BlockingIOError:
+            raise
+        except OSError as fault:
+            self._lose(fault)
+            raise
+
+    def _lose(self, fault: OSError) -> None:
+        assert self._bare is not None
+        self._fault = fault
+        self._drop_unread()
+        self._talk.reset(self._id, Stop.LOST)
+        self._bare.break_off()
+        self._ready.set_readable(True)
+        self._ready.set_writable(True)
         self._announce_soon()
 
     def _announce_soon(self) -> None:
@@ -232,6 +332,7 @@ class MuxedStream:
             else:
                 self._fresh = 0
             readable = bool(self._arrived) or (self._ended and not self._is_over) or self._fault is not None
+            readable = readable or (self._bare is not None and self._bare.is_paused)
             if readable is not self._ready.is_readable:
                 self._ready.set_readable(readable)
 
@@ -260,6 +361,8 @@ class MuxedStream:
             self._drop_unread()
         if self._fault is None:
             self._fault = ConnectionResetError(why)
+            if self._bare is not None:
+                self._bare.break_off()
         self._ready.set_readable(True)
         self._ready.set_writable(True)
         self._announce_soon()

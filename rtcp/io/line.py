@@ -122,6 +122,17 @@ class Line:
             self._owed.clear()
             self._pipe.close()
 
+    def release(self, last: bytes) -> Pipe | None:
+        """Send ``last``, then let go of the pipe; None: it does not even take that, and is closed."""
+        if last:
+            self.send([last])
+        if self.is_clogged:
+            self.close()
+            return None
+        self._closed = True
+        self._reactor.forget(self._fd)
+        return self._pipe
+
     async def _linger(self) -> None:
         pipe = self._pipe
         try:

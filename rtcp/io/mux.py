@@ -23,7 +23,7 @@ from rtcp.io.commons import Commons, Connect
 from rtcp.io.conversation import Conversations, MuxedStream
 from rtcp.io.judging import Judging
 from rtcp.io.line import Line
-from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, log, watch_no_more
+from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, TcpPipe, carries_sealed, log, watch_no_more
 from rtcp.io.wayname import way_of
 from rtcp.nat.race import Report, Way
 from rtcp.party import Peer
@@ -308,6 +308,7 @@ class MuxedTunnel:
     ) -> None:
         """What the handshake left stands, or is about to; ``owed`` is left to say of it, ``early`` came behind it."""
         watch_no_more(pipe)  # the tunnel has a pulse, which costs an idle device less
+        carries_sealed(pipe)
         carrier = established.carrier
         line = self._lines[carrier] = Line(carrier, pipe, self._shared.reactor, self._hear, self._heard, leg=leg)
         if owed:
@@ -316,9 +317,10 @@ class MuxedTunnel:
             self._hear(line, early)
         self._turn()
 
-    def join(self, established: Established, claim: Claim, seen: Address | None) -> Close | None:
-        """The peer called a carrier.  None: ``take_carrier`` follows; else this is to be said."""
-        verdict = self._machine.join(established.carrier, claim, seen, self._now())
+    def join(self, established: Established, claim: Claim, seen: Address | None, *, bare: bool = False) -> Close | None:
+        """The peer called a carrier, and it may be ``bare``.  None: ``take_carrier`` follows; else this is to be
+        said."""
+        verdict = self._machine.join(established.carrier, claim, seen, self._now(), bare=bare)
         if verdict is not None:
             self._turn()
         return verdict
@@ -513,12 +515,12 @@ class MuxedTunnel:
             case ev.DatagramArrived(number, _, payload):
                 if (flow := self._flows.get(number)) is not None:
                     flow.take(payload)
-            case ev.PeerFinished(number):
+            case ev.PeerFinished(number, bared):
                 if (stream := self._streams.get(number)) is not None:
-                    stream.peer_finished()
+                    stream.peer_finished(bared)
             case ev.PeerStopped(number):
                 if (stream := self._streams.get(number)) is not None:
-                    stream.has_room()  # whatever it has to say is taken, and dropped
+                    stream.peer_stopped()
             case ev.Answered(number, code, _):
                 self._asking.answered(number, code)
             case ev.Reset(number, code):
@@ -543,8 +545,27 @@ class MuxedTunnel:
                 self.is_draining = True
             case ev.Ended():
                 self._ended(event)
-            case ev.LegReady():
-                pass
+            case ev.BareLegStands(number, carrier, first):
+                self._bare(number, carrier, first)
+            case ev.LegReady(number):
+                if (stream := self._streams.get(number)) is not None:
+                    stream.leg_ready()
+            case ev.PeerShifted(number):
+                if (stream := self._streams.get(number)) is not None:
+                    stream.peer_shifted()
+
+    def _bare(self, number: int, carrier: RecordLayer, first: bytes) -> None:
+        """A connection becomes the stream's own."""
+        line, stream = self._lines.pop(carrier), self._streams.get(number)
+        pipe = line.release(first)
+        if stream is not None and isinstance(pipe, TcpPipe):
+            stream.has_bare_leg(pipe, self._shared.reactor, self._shared.nursery, self._now)
+            return
+        if pipe is not None:
+            pipe.close()
+        if stream is not None:
+            stream.broke(why_reset(Stop.LOST))
+        self._machine.reset(number, Stop.LOST, self._now())
 
     def _stood(self) -> None:
         if self.ways is not None and self.end is None:
@@ -600,8 +621,19 @@ class MuxedTunnel:
         if not self._is_heard and self._machine.has_news:
             self._soon()
 
-    def finish(self, conversation: int) -> None:
-        self._machine.finish(conversation, self._now())
+    def finish(self, conversation: int, bared: int = 0) -> None:
+        self._machine.finish(conversation, self._now(), bared)
+        self._soon()
+
+    def sealed(self, conversation: int) -> None:
+        self._machine.sealed(conversation)
+
+    def cut(self, conversation: int) -> None:
+        self._machine.cut(conversation, self._now())
+        self._soon()
+
+    def carried(self) -> None:
+        self._machine.carried(self._now())
         self._soon()
 
     def stop(self, conversation: int) -> None:

@@ -27,7 +27,7 @@ from rtcp.io.commons import Connect
 from rtcp.io.fifth import Fifth
 from rtcp.io.gate import Gate, Turn
 from rtcp.io.mux import MuxedTunnel
-from rtcp.io.pipe import Pipe, log, receive_some
+from rtcp.io.pipe import Pipe, TcpPipe, log, receive_some
 from rtcp.io.roll import Roll
 from rtcp.io.shaking import next_event, part
 from rtcp.io.tunnel import Shared, Tunnel
@@ -214,7 +214,8 @@ class Reception:
         if tunnel is None or tunnel.peer.device != dev_did(said.key):
             return Close(CloseCode.UNKNOWN_TUNNEL, 0, "no such tunnel")
         claim = Claim(said.channel, said.move, said.expect)
-        verdict = tunnel.join(answer.established, claim, _seen(address))
+        bare = Feature.BARE in said.parameters.features and isinstance(pipe, TcpPipe)
+        verdict = tunnel.join(answer.established, claim, _seen(address), bare=bare)
         if verdict is None:
             accepted = answer.accept()
             assert accepted is not None

@@ -22,12 +22,14 @@ _MOST_PIECES = 64
 
 class Stream:
     """A byte stream.  ``ours``: we opened it; ``opening``: its OPEN, while that waits; ``said``: it is sent, or came;
-    ``answered``: with yes; ``cancelled``: with which code we gave it up before its OPEN was sent."""
+    ``answered``: with yes; ``cancelled``: with which code we gave it up before its OPEN was sent; ``sealed``: our
+    program says that what it carries is sealed end to end; ``bared``: how many bytes we sent on its bare leg."""
 
     __slots__ = (
         "allowance",
         "answered",
         "asked_leg",
+        "bared",
         "bulk",
         "cancelled",
         "control_unread",
@@ -47,6 +49,7 @@ class Stream:
         "rush",
         "rush_at",
         "said",
+        "sealed",
         "shifted",
         "starved",
         "stop_code",
@@ -64,11 +67,11 @@ class Stream:
         self.answered = False
         self.cancelled: int | None = None
         self.leg: Leg | None = None
-        self.wants_leg = self.asked_leg = False
+        self.wants_leg = self.asked_leg = self.sealed = False
         # the sending half
         self.allowance = allowance
         self.pieces: list[bytes | memoryview] = []
-        self.waiting = 0
+        self.waiting = self.bared = 0
         self.bulk = opening.bulk
         self.rush, self.rush_at = 0, 0.0
         self.full_at: float | None = None
@@ -86,6 +89,11 @@ class Stream:
     def is_gone(self) -> bool:
         """Whether nothing of it travels any more."""
         return self.finished and self.ended
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether its leg stands and is bare."""
+        return self.leg is not None and self.leg.bare
 
     def wait(self, piece: bytes | memoryview) -> None:
         """``piece`` is to be sent."""

@@ -65,9 +65,10 @@ class DataArrived(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PeerFinished:
-    """The peer's bytes are complete."""
+    """The peer's bytes are complete; ``bared`` of them came, or are still to come, over the bare leg."""
 
     id: int
+    bared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,23 @@ class LegReady:
     channel: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BareLegStands:
+    """Send ``first`` on the pipe of ``carrier``; from then on the pipe is the stream's, for bytes as they are, in each
+    direction from ``LegReady`` and ``PeerShifted`` on.  The carrier is forgotten."""
+
+    id: int
+    carrier: RecordLayer = field(repr=False)
+    first: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerShifted:
+    """The peer's bytes come over the bare leg from here on."""
+
+    id: int
+
+
 @dataclass(frozen=True, slots=True)
 class Alive:
     """A PING was answered after ``round_trip`` seconds."""
@@ -147,6 +165,8 @@ TunnelEvent: TypeAlias = (
     | Reset
     | DatagramArrived
     | LegReady
+    | BareLegStands
+    | PeerShifted
     | Alive
     | Draining
     | Ended

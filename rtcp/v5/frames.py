@@ -31,6 +31,8 @@ DGRAM: Final = 0x08
 LEG: Final = 0x09
 LEG_ASK: Final = 0x0A
 SHIFT: Final = 0x0B
+BARE: Final = 0x0C
+END: Final = 0x0D
 WELCOME: Final = 0x10
 PING: Final = 0x11
 PONG: Final = 0x12
@@ -144,7 +146,7 @@ def frame_u32(kind: int, conversation: int, value: int) -> bytes:
 
 
 def frame_u64(kind: int, conversation: int, value: int) -> bytes:
-    """CREDIT, ACK."""
+    """CREDIT, ACK, END."""
     return _HEAD_U64.pack(kind << 56 | 8 << 40 | conversation, value)
 
 

@@ -24,6 +24,7 @@ from rtcp.v5.events import (
     DataArrived,
     Draining,
     PeerFinished,
+    PeerShifted,
     PeerStopped,
     Reset,
 )
@@ -182,6 +183,15 @@ class Hearing(Talking):
             return  # it overtook the SHIFT
         self._peer_ended(stream)
 
+    def _on_end(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:
+        bared = f.read_u64(payload)
+        stream = self._live(conversation)
+        if stream is None:
+            return
+        if not isinstance(stream, Stream) or stream.ended or not (stream.peer_shifted and stream.is_bare):
+            raise BadWire("END where none may be")
+        self._peer_ended(stream, bared)
+
     def _on_reset(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:
         code = f.read_u8(payload)
         found = self._live(conversation)
@@ -201,7 +211,8 @@ class Hearing(Talking):
             raise BadWire("STOP where none may be")
         if stream.finished or stream.stop_seen:
             return
-        stream.stop_seen = stream.finishing = True
+        stream.stop_seen = True
+        stream.finishing = not (stream.shifted and stream.is_bare)  # else its program knows what went there
         dropped = stream.drop_waiting()
         if not stream.shifted:
             self._waiting -= dropped
@@ -288,7 +299,7 @@ class Hearing(Talking):
                 raise BadWire(f"a carrier is wanted for leg {number}, which nobody announced")
         elif leg.conversation != conversation:
             raise BadWire(f"leg {number} is another conversation's")
-        elif leg.ours and leg.channel.calls is None:
+        elif leg.ours and not leg.bare and leg.channel.calls is None:
             self._start_calls(leg.channel, Why.BROKEN, now)
 
     def _on_shift(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:
@@ -301,6 +312,11 @@ class Hearing(Talking):
             raise BadWire("SHIFT where none may be")
         if stream.leg is None or stream.leg.channel.number != number:
             raise BadWire(f"SHIFT to leg {number}, which is not the stream's")
+        if stream.leg.bare:
+            stream.peer_shifted = True
+            self._events.append(PeerShifted(conversation))
+            self._settle(stream)
+            return
         stream.peer_shifted = True
         if stream.raw:
             self._deliver(stream, memoryview(bytes(stream.raw)))
@@ -363,11 +379,11 @@ class Hearing(Talking):
         else:
             events.append(DataArrived(stream.id, [payload]))
 
-    def _peer_ended(self, stream: Stream) -> None:
+    def _peer_ended(self, stream: Stream, bared: int = 0) -> None:
         stream.ended = True
         self._outbox.forget(stream.id)
         if stream.held is None and not stream.stopped:
-            self._events.append(PeerFinished(stream.id))
+            self._events.append(PeerFinished(stream.id, bared))
         self._check_gone(stream)
 
     def _live(self, conversation: int) -> Conversation | None:
@@ -418,6 +434,8 @@ ON_CONTROL: Mapping[int, _Handler] = _ANYWHERE | {
     f.LEG: Hearing._on_leg,
     f.LEG_ASK: Hearing._on_leg_ask,
     f.SHIFT: Hearing._on_shift,
+    f.END: Hearing._on_end,
     f.DRAIN: Hearing._on_drain,
 }
-"""What may come in which records, but WELCOME, which only begins a carrier, and DATA, which has no time for a table."""
+"""What may come in which records, but WELCOME and BARE, which only begin a carrier, and DATA, which has no time for a
+table."""

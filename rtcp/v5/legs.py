@@ -8,6 +8,7 @@ count up by two on each side, so one number says which are past.
 from __future__ import annotations
 
 from cyfs_ns.errors import BadWire
+from rtcp.v5.carrier import RecordLayer
 from rtcp.v5.channel import Channel
 from rtcp.v5.limits import Bounds
 
@@ -15,17 +16,31 @@ ACK_EVERY = 512 << 10
 
 
 class Leg:
-    """``ours``: we announced it and call its carriers.  ``until``: when it is over if no carrier stands by then, or,
-    once its conversation was reset by us, if the peer has not closed it.  ``finish``: FIN is to be sent on it;
+    """``ours``: we announced it and call its carriers.  ``bare``: it rose, and carries bytes as they are;
+    ``offered``: the carrier over which we said that it may.  ``until``: when it is over if no carrier stands by then,
+    or, once its conversation was reset by us, if the peer has not closed it.  ``finish``: FIN is to be sent on it;
     ``finished``: the peer's came."""
 
-    __slots__ = ("busy_until", "channel", "conversation", "finish", "finished", "ours", "reset", "rose", "until")
+    __slots__ = (
+        "bare",
+        "busy_until",
+        "channel",
+        "conversation",
+        "finish",
+        "finished",
+        "offered",
+        "ours",
+        "reset",
+        "rose",
+        "until",
+    )
 
     def __init__(self, number: int, conversation: int, bounds: Bounds, now: float, *, ours: bool) -> None:
         self.channel = Channel(number, bounds.leg_kept, ACK_EVERY)
         self.conversation, self.ours = conversation, ours
+        self.offered: RecordLayer | None = None
         self.until: float | None = now + bounds.leg_rises
-        self.rose = self.reset = self.finish = self.finished = False
+        self.rose = self.bare = self.reset = self.finish = self.finished = False
         self.busy_until = now
 
 

@@ -32,6 +32,8 @@ class Feature(IntFlag):
     LEGS = 2
     DATAGRAMS = 4
     PACKETS = 8
+    BARE = 16
+    """Only in message 3 for a leg: it may be bare (§8.8)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ def read_parameters(untrusted: bytes) -> Parameters:
     try:
         return Parameters(
             ciphers=Cipher(ciphers & 0b11),
-            features=Feature(features & 0b1111),
+            features=Feature(features & 0b11111),
             port=port,
             stream_credit=stream,
             tunnel_credit=tunnel,

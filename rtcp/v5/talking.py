@@ -23,6 +23,7 @@ from rtcp.v5.conversations import Conversation, Flow, Ids, Stream, unread_of
 from rtcp.v5.credit import Allowance, Pool, Window
 from rtcp.v5.events import (
     Answered,
+    BareLegStands,
     DataArrived,
     DatagramArrived,
     Ended,
@@ -247,6 +248,8 @@ class Talking(ABC):
         if not (stream.ours or stream.answered):
             raise Misuse("bytes before the answer")
         room = self._room(stream)
+        if stream.shifted and stream.is_bare:
+            return 0  # it was told that it sends there
         if stream.leg is None:
             self._want_leg_if_due(stream, now)
         if room < size:
@@ -267,13 +270,20 @@ class Talking(ABC):
                 self._outbox.ring(stream)
         return size
 
-    def finish(self, conversation: int, now: float) -> None:
-        """No more bytes follow those taken."""
+    def sealed(self, conversation: int) -> None:
+        """What the stream carries is sealed end to end by others: its leg may be bare, if the peer's program says so,
+        too."""
+        stream = self._stream(conversation)
+        if stream is not None:
+            stream.sealed = True
+
+    def finish(self, conversation: int, now: float, bared: int = 0) -> None:
+        """No more bytes follow those taken, and the ``bared`` ones that went over the bare leg."""
         self._now = now
         stream = self._stream(conversation)
         if stream is None or stream.finishing:
             return
-        stream.finishing = True
+        stream.finishing, stream.bared = True, bared
         self._starved.pop(conversation, None)
         self._settle(stream)
 
@@ -307,6 +317,17 @@ class Talking(ABC):
             self._drop(stream)
         elif stream.said and not stream.ended:
             self._put(f.frame_u8(f.STOP, conversation, code))
+
+    def cut(self, conversation: int, now: float) -> None:
+        """The bare leg ended before its time, unless the END of the peer's bytes is still on its way."""
+        self._now = now
+        stream = self._stream(conversation)
+        if stream is not None and not stream.ended:
+            self._orphan(stream)
+
+    def carried(self, now: float) -> None:
+        """Bytes go over a bare leg."""
+        self._busy_until = now + BUSY_FOR
 
     def reset(self, conversation: int, code: int, now: float) -> None:
         """The conversation is over, and its peer is told."""
@@ -406,7 +427,7 @@ class Talking(ABC):
         found = self._conversations.get(leg.conversation)
         if isinstance(found, Flow):
             return len(found.queue) > 0
-        return found is not None and found.shifted and (found.waiting > 0 or found.starved)
+        return found is not None and found.shifted and not leg.bare and (found.waiting > 0 or found.starved)
 
     def _opened(self, conversation: Conversation, now: float) -> None:
         """The OPEN of ``conversation`` is on its way."""
@@ -426,24 +447,45 @@ class Talking(ABC):
         if not stream.said or stream.finished or not (stream.ours or stream.answered):
             return
         leg = stream.leg
-        if leg is not None and leg.rose and not stream.shifted and not (stream.finishing and not stream.waiting):
+        if (
+            leg is not None
+            and leg.rose
+            and not stream.shifted
+            and not (stream.finishing and not stream.waiting)
+            and (not leg.bare or (self._bares(stream) and not stream.waiting))
+        ):
             stream.shifted = True
             self._waiting -= stream.waiting
             self._put(f.frame_u32(f.SHIFT, stream.id, leg.channel.number))
             self._events.append(LegReady(stream.id, leg.channel.number))
-            if stream.starved:
+            if leg.bare:
+                stream.starved = False
+                self._starved.pop(stream.id, None)
+            elif stream.starved:
                 self._tell_room(stream)
         if stream.finishing and not stream.waiting:
             stream.finished = True
             if stream.shifted:
                 assert leg is not None
-                leg.finish = True
+                if leg.bare:
+                    self._put(f.frame_u64(f.END, stream.id, stream.bared))
+                else:
+                    leg.finish = True
             else:
                 self._put(f.frame(f.FIN, stream.id))
             self._check_gone(stream)
 
+    @staticmethod
+    def _bares(stream: Stream) -> bool:
+        """Whether ``stream`` goes over to its bare leg once nothing of it waits.  Who called it is the first, so that
+        nothing comes behind the WELCOME."""
+        leg = stream.leg
+        return leg is not None and leg.bare and (leg.ours or stream.peer_shifted)
+
     def _room(self, stream: Stream) -> int:
         """How many bytes of ``stream`` may wait more."""
+        if self._bares(stream):
+            return 0
         left = stream.allowance.left
         if stream.shifted:
             return min(left, _MOST_WAITING_ON_LEG - stream.waiting)
@@ -576,7 +618,9 @@ class Talking(ABC):
             if not conversation.shifted:
                 self._waiting -= dropped
         leg = conversation.leg
-        if leg is not None and self._legs.get(leg.channel.number) is leg:
+        if leg is not None and leg.bare:
+            self._legs.pop(leg.channel.number, None)
+        elif leg is not None and self._legs.get(leg.channel.number) is leg:
             leg.reset = reset
             if reset:
                 leg.until = self._now + self._bounds.leg_rises
@@ -671,6 +715,16 @@ class Talking(ABC):
             self._settle(found)
         elif found is not None:
             self._events.append(LegReady(found.id, leg.channel.number))
+
+    def _bare(self, leg: Leg, carrier: RecordLayer, first: bytes) -> None:
+        """The leg stands on ``carrier``, whose pipe is the stream's once ``first`` is sent there."""
+        leg.rose = leg.bare = True
+        leg.until = None
+        leg.channel.calls = leg.channel.pending = leg.channel.claimed = None
+        stream = self._conversations[leg.conversation]
+        assert isinstance(stream, Stream)
+        self._events.append(BareLegStands(stream.id, carrier, first))
+        self._settle(stream)
 
     def _close_leg_if_done(self, leg: Leg) -> None:
         """Its conversation is gone and nothing waits for an ACK; who has sent RESET leaves the CLOSE to the peer, which

@@ -150,8 +150,8 @@ class Tunnel(Hearing):
 
     @property
     def legs(self) -> list[int]:
-        """The channels of those that have risen."""
-        return [number for number, leg in self._legs.items() if leg.rose]
+        """The channels of those that have risen and go wherever control goes."""
+        return [number for number, leg in self._legs.items() if leg.rose and not leg.bare]
 
     def stands(self, carrier: RecordLayer) -> bool:
         """Whether a channel is on ``carrier``."""
@@ -176,7 +176,7 @@ class Tunnel(Hearing):
         and than that of the call that is out."""
         self._now = now
         found = self._channel(channel)
-        if found is None or (found.calls is None and not unasked):
+        if found is None or (found.calls is None and not unasked) or self._is_bare(channel):
             return None
         if found.pending is not None:
             if now - found.pending_at < _ABANDON and not unasked:
@@ -185,18 +185,34 @@ class Tunnel(Hearing):
         found.pending_at = now
         return found.claim()
 
-    def attach(self, carrier: RecordLayer, channel: int, now: float) -> bool:
-        """Message 3 with the last ``claim`` is out over ``carrier``; False: it is not wanted any more, so close it."""
+    def may_bare(self, channel: int) -> bool:
+        """Whether message 3 of a call for ``channel`` may offer that it is bare."""
+        leg = self._legs.get(channel)
+        stream = None if leg is None or leg.rose else self._conversations.get(leg.conversation)
+        return isinstance(stream, Stream) and stream.sealed
+
+    def _is_bare(self, channel: int) -> bool:
+        leg = self._legs.get(channel)
+        return leg is not None and leg.bare
+
+    def attach(self, carrier: RecordLayer, channel: int, now: float, *, bare: bool = False) -> bool:
+        """Message 3 with the last ``claim`` is out over ``carrier``, and offered it ``bare``; False: it is not wanted
+        any more, so close it."""
         self._now = now
         found = self._channel(channel)
         if found is None or found.claimed is None:
             return False
         found.pending, found.pending_at = carrier, now
         self._carriers[carrier] = found
+        if bare:
+            self._legs[channel].offered = carrier
         return True
 
-    def join(self, carrier: RecordLayer, claim: Claim, seen: Address | None, now: float) -> Close | None:
-        """The peer called ``carrier`` for a channel of this tunnel.  None: it stands; else say this on it, and close.
+    def join(
+        self, carrier: RecordLayer, claim: Claim, seen: Address | None, now: float, *, bare: bool = False
+    ) -> Close | None:
+        """The peer called ``carrier`` for a channel of this tunnel, and offers it ``bare``.  None: it stands; else say
+        this on it, and close.
 
         The peer's key has to be the tunnel's.
         """
@@ -206,7 +222,7 @@ class Tunnel(Hearing):
         if not self._join_rate.take(1, now):
             return Close(CloseCode.LIMIT, 1, "too many carriers")
         channel = self._channel(claim.channel)
-        if channel is None:
+        if channel is None or self._is_bare(claim.channel):  # which a stream has but once
             past = self._leg_numbers.is_past(claim.channel)
             return Close(CloseCode.DONE if past else CloseCode.UNKNOWN_CHANNEL)
         try:
@@ -219,8 +235,15 @@ class Tunnel(Hearing):
         for old in (channel.carrier, channel.pending):
             if old is not None:
                 self._retire(old)
+        bare = bare and self.may_bare(claim.channel)
         channel.moved_here(claim)
-        channel.welcome = f.write_welcome(channel.taken, seen)
+        welcome = f.write_welcome(channel.taken, seen)
+        if bare:
+            leg = self._legs[claim.channel]
+            agreed = welcome + f.frame(f.BARE, leg.conversation)
+            self._bare(leg, carrier, bytes(carrier.seal(Kind.LOOSE, (agreed,), now)))
+            return None
+        channel.welcome = welcome
         self._stand(channel, carrier, caller=False, now=now)
         if channel is self._control:
             self._events.append(Stands(None))
@@ -423,6 +446,9 @@ class Tunnel(Hearing):
             raise BadWire("a new tunnel that expects more than its first record")
         sent = channel.seal_next
         channel.moved_there(expect)
+        rest = plain[f.HEAD_SIZE + len(payload) :]
+        if self._agrees(channel, carrier, rest):
+            return None
         if first:
             channel.seal_next = sent
         elif channel.carrier is not None:
@@ -430,7 +456,19 @@ class Tunnel(Hearing):
         self._stand(channel, carrier, caller=True, now=now)
         if channel is self._control:
             self._events.append(Stands(seen))
-        return plain[f.HEAD_SIZE + len(payload) :]
+        return rest
+
+    def _agrees(self, channel: Channel, carrier: RecordLayer, rest: memoryview) -> bool:
+        """Whether the called side says behind its WELCOME that the leg is bare, as we offered; then it is."""
+        leg = self._legs.get(channel.number)
+        if leg is None or leg.offered is not carrier or rest != f.frame(f.BARE, leg.conversation):
+            return False
+        if leg.conversation in self._conversations:
+            del self._carriers[carrier]
+            self._bare(leg, carrier, b"")
+        else:
+            self._leg_over(leg, None, lost=False)
+        return True
 
     def _turned_away(self, channel: Channel, carrier: RecordLayer, said: Close, now: float) -> None:
         """CLOSE before WELCOME is about this carrier; two codes say more."""

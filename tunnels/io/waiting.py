@@ -15,6 +15,7 @@ import trio
 from cyfs_ns.errors import BadWire, Unreachable
 from rtcp.io.pipe import TcpPipe
 from rtcp.io.pipe import break_off as break_off
+from rtcp.io.pipe import carries_sealed as carries_sealed
 from rtcp.io.pipe import receive_some as receive_some
 from rtcp.io.pipe import send_all as send_all
 from tunnels.endpoint import Endpoint

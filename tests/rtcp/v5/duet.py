@@ -11,6 +11,7 @@ from rtcp.v5.channel import Claim
 from rtcp.v5.closing import Close
 from rtcp.v5.events import (
     Answered,
+    BareLegStands,
     CarrierRetired,
     CarrierWanted,
     ConversationRequested,
@@ -107,6 +108,8 @@ class Side:
         match event:
             case CarrierRetired(carrier, last):
                 self.duet.retired(carrier, last)
+            case BareLegStands(_, carrier, first):
+                self.duet.bared(carrier, first)
             case CarrierWanted():
                 self.wanted.append(event)
             case ConversationRequested(conversation, opening):
@@ -154,6 +157,8 @@ class Pipe:
     other: Pipe | None = None
     closed: bool = False
     """No more is written here, and nothing is read: what is in ``sent`` may still arrive."""
+    bare: bool = False
+    """It is a stream's own, and no tunnel's any more."""
 
 
 class Duet:
@@ -219,7 +224,7 @@ class Duet:
         """What the tunnels have to say goes into the pipes."""
         busy = False
         for pipe in list(self.pipes.values()):
-            if not pipe.closed:
+            if not pipe.closed and not pipe.bare:
                 tunnel = pipe.side.tunnel
                 on = tunnel._carriers.get(pipe.carrier)
                 is_late = on is not None and on.ack_at is not None and on.ack_at <= self.now
@@ -236,7 +241,7 @@ class Duet:
         data = bytes(pipe.sent[:size])
         del pipe.sent[:size]
         other = pipe.other
-        if other is None or other.closed or not (data or pipe.closed):
+        if other is None or other.closed or other.bare or not (data or pipe.closed):
             return False
         if data and other.side in self.deaf:
             self.overheard += [bytes(record.plain) for record in other.carrier.receive(data, self.now)]
@@ -253,11 +258,12 @@ class Duet:
         if claim is None:
             return None
         pipe, end = self.lay(side, channel)
-        assert side.tunnel.attach(pipe.carrier, channel, self.now)
+        bare = side.tunnel.may_bare(channel)
+        assert side.tunnel.attach(pipe.carrier, channel, self.now, bare=bare)
         if self.calls == "late":
             self.late.append((end, claim))
         else:
-            self.arrive(end, claim)
+            self.arrive(end, claim, bare=bare)
         return pipe
 
     def lay(self, side: Side, channel: int) -> tuple[Pipe, Pipe]:
@@ -267,9 +273,9 @@ class Duet:
         self._lay(pipe, end)
         return pipe, end
 
-    def arrive(self, end: Pipe, claim: Claim) -> Close | None:
+    def arrive(self, end: Pipe, claim: Claim, *, bare: bool = False) -> Close | None:
         """Message 3 arrives."""
-        said = end.side.tunnel.join(end.carrier, claim, None, self.now)
+        said = end.side.tunnel.join(end.carrier, claim, None, self.now, bare=bare)
         if said is not None:
             end.sent += end.carrier.seal(Kind.LOOSE, (said.frame(),), self.now)
             end.closed = True
@@ -285,6 +291,12 @@ class Duet:
             pipe.closed = True
             pipe.side.tunnel.lost(pipe.carrier, self.now)
         self.pipes = {one.carrier: one for one in self.pipes.values() if one.sent or not one.closed}
+
+    def bared(self, carrier: Carrier, first: bytes) -> None:
+        pipe = self.pipes.get(carrier)
+        if pipe is not None:
+            pipe.sent += first
+            pipe.bare = True
 
     def retired(self, carrier: Carrier, last: bytes) -> None:
         pipe = self.pipes.get(carrier)

@@ -421,7 +421,8 @@ def test_a_peer_gone_wild_ends_its_tunnel_and_nothing_else(seed):
             case 5:
                 plain = f.frame_u8(die.choice([f.RESET, f.STOP]), one, 32)
             case 6:
-                plain = die.choice([f.frame(f.FIN, one), f.write_answer(one, die.choice([0, 0, 5]))])
+                end = f.frame_u64(f.END, one, die.randint(0, 9))
+                plain = die.choice([f.frame(f.FIN, one), end, f.write_answer(one, die.choice([0, 0, 5]))])
             case 7:
                 plain = f.frame_u64(f.CREDIT, one, die.randint(0, 1 << 20))
             case 8:
@@ -434,7 +435,12 @@ def test_a_peer_gone_wild_ends_its_tunnel_and_nothing_else(seed):
                 joined = die.choice([0, leg | 1, leg])
                 mouth, ear = duet._carriers(joined)
                 moves[joined] = moves.get(joined, -1) + die.choice([1, 1, 0])
-                if tunnel.join(ear, Claim(joined, moves[joined], 0), None, duet.now) is None:
+                bare = die.random() < 0.3
+                if bare:
+                    for number in duet.bob.book:
+                        if duet.bob.told(number).opening in (WEB, BULK):
+                            tunnel.sealed(number)
+                if tunnel.join(ear, Claim(joined, moves[joined], 0), None, duet.now, bare=bare) is None:
                     mouths[joined], ears[joined] = mouth, ear
         if plain:
             tunnel.receive(ears[channel], mouths[channel].seal(kind, (plain,), duet.now), duet.now)

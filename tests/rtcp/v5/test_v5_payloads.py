@@ -118,7 +118,7 @@ def test_values_out_of_their_range(wrong):
 def test_bits_nobody_knows_mean_nothing():
     wire = bytearray(Parameters().write())
     wire[0] |= 0xFC
-    wire[1] |= 0xF0
+    wire[1] |= 0xE0
     assert read_parameters(bytes(wire)) == Parameters()
 
 

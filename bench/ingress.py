@@ -3,7 +3,8 @@
 All begin at the SN's port and end in nginx at home; they differ in how they get there.
 
 * *ours*: the SN reads the name, and asks for a stream on the tunnel that the box at home keeps.  It seals what visitors
-  say; the box at home opens that, finds the service by its rules and connects to nginx.
+  say, until there is so much that a bare leg carries it; the box at home opens that, finds the service by its rules
+  and connects to nginx.
 * *haproxy*: one HAProxy for the SN, which reads the name and connects to another at home, which connects to nginx.
   That is the same way: two processes, and each visitor connected once more at each.  But it does less: nobody is asked,
   nothing is sealed, and the SN can dial the home, which no SN can whose members are behind NATs.

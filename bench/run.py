@@ -103,11 +103,11 @@ NOTES = """
   without a flood are in between.
 * `sn-packets`, `sn-bulk...`: a relay between two sockets each, with the load's client and upstream in one C program.
   coturn is given channels beforehand and no credentials to check; ours has bound sides, rate limits and grants on.
-* `sn-tcp-relay`: HAProxy (`nbthread 1`, `splice-auto`) joins two connections and looks at nothing; the SN opens what
-  one device's tunnel brings and seals it anew for the other's.  The load is both ends; for *ours* it is two devices,
-  which seal and open as much as the SN does, so look at the CPU.
+* `sn-tcp-relay`: HAProxy (`nbthread 1`, `splice-auto`) joins two connections and looks at nothing; the SN
+  carries what is sealed between two devices as it is, by bare legs.  The load is both ends.
 * `sn-ingress-...`: TLS that is passed on by server name to nginx, by two processes: the SN and, through a tunnel of
-  version 5, a gateway at home; or two HAProxies (`nbthread 1`), which is the same way without tunnel and encryption.
+  version 5, a gateway at home; or two HAProxies (`nbthread 1`), which is the same way without tunnel and encryption
+  (of which bulk by TLS has none either: it goes by bare legs).
   *haproxy alone* knows no home, and connects to nginx itself.  The SN, or the HAProxy in its place, has one CPU; the
   load, nginx and what is at home share the other.
 * `sn-reconnect`: 10,000 registered devices, each with a key, an account and an address of its own, dial an SN that has

@@ -1,11 +1,13 @@
 """Octets between two members of an SN over TCP, through the SN, against HAProxy in TCP mode.
 
 HAProxy joins two connections and looks at nothing; with ``splice-auto`` the octets do not leave the kernel.  At the SN
-both devices have a tunnel, and what one says on its stream is opened there and sealed anew for the other.  What devices
-say on such a stream is sealed between the two besides, which the SN has nothing to do with and which is left out here.
+both devices have a tunnel, and what one says on its stream goes on to the other.  What devices say on such a stream is
+sealed between the two, which the SN has nothing to do with and which is left out here; so the stream gets a bare leg at
+both (section 8.8 of ``docs/rtcp-v5.md``), and the SN joins these as HAProxy does, once a first MiB has shown that it is
+worth it.
 
-The contestant has one CPU.  The load has the other: one process that is both ends.  For ours it is two devices, which
-seal and open as much as the SN does, so the rate is bounded by it as well; the SN's own cost stands beside it.
+The contestant has one CPU.  The load has the other: one process that is both ends; the contestant's own cost stands
+beside the rate.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from cyfs_ns.identity.keys import PublicKey, SecretKey
 from cyfs_ns.io.trusted.keystore import KeyStore
 from rtcp.io.device import Device, House, open_device
 from rtcp.io.fifth import Version5
-from rtcp.io.pipe import Pipe, TcpPipe, send_all
+from rtcp.io.pipe import Pipe, TcpPipe, carries_sealed, send_all
 from rtcp.io.tunnel import StreamRequest
 from rtcp.party import Found, Local
 from tunnels.io.reactor import Reactor
@@ -116,7 +118,9 @@ async def _members(port: int, key: str, seconds: float) -> dict[str, float]:
     found, sn = Found(sn_key, [("127.0.0.1", port)]), dev_did(sn_key)
 
     async def serve(request: StreamRequest) -> None:
-        await sink.take(await request.accept())
+        pipe = await request.accept()
+        carries_sealed(pipe)
+        await sink.take(pipe)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.run)
@@ -129,6 +133,7 @@ async def _members(port: int, key: str, seconds: float) -> dict[str, float]:
             reply = await Conversation(pipe).ask(Connect(dev_did(member(2).public)))
             if not isinstance(reply, Connected):
                 raise SystemExit(f"the SN says {reply}")
+            carries_sealed(pipe)
             told = await _flow(pipe, sink, seconds)
             nursery.cancel_scope.cancel()
     return told

@@ -19,6 +19,7 @@ from cyfs_gateway.flow import ANSWERED, PEER, Flow, Identity
 from cyfs_gateway.io.carried import Carried
 from cyfs_gateway.io.offers import Hosted
 from cyfs_gateway.rules.model import Verdict
+from cyfs_gateway.sn.ingress import TLS_PORT
 from cyfs_gateway.told import believed
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
 from cyfs_ns.names import is_ip
@@ -32,7 +33,7 @@ from tunnels.authority import parse_host
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.leaf import Direct
 from tunnels.io.relay import Relay
-from tunnels.io.waiting import send_all
+from tunnels.io.waiting import carries_sealed, send_all
 from tunnels.proxyproto import build_v2
 from tunnels.url import TunnelUrl, has_scheme
 from tunnels.url import parse as parse_url
@@ -111,7 +112,7 @@ class PeerFlow(Carried):
                 elif self.flow.network == "udp":
                     await self._carry_packets(self._open_packets, self._request.accept_datagrams)
                 else:
-                    await self._carry_stream(self._open_stream, self._request.accept)
+                    await self._carry_stream(self._open_stream, self._accept)
             if self._scope.cancelled_caught:
                 if self._why is not None:
                     raise Refused(self._why)
@@ -186,6 +187,7 @@ class PeerFlow(Carried):
                 if self._service.proxy_protocol:
                     far.send(self._proxy_header())  # which any connection takes whole that has just begun
                 near = request.accept_now()
+                self._know_sealed(near)
                 try:
                     engine.check_descriptor(near.fileno())
                     engine.reactor.freshen()
@@ -227,6 +229,16 @@ class PeerFlow(Carried):
             pipe.close()
             raise
         self._running = to.hand(identity, pipe, self._ended)
+
+    async def _accept(self) -> Endpoint:
+        pipe = await self._request.accept()
+        self._know_sealed(pipe)
+        return pipe
+
+    def _know_sealed(self, pipe: Endpoint) -> None:
+        """What an SN leads here, and says of that it is TLS, may come as it is."""
+        if self._service is not None and self._service.hosts and self._request.port == TLS_PORT:
+            carries_sealed(pipe)
 
     async def _open_stream(self) -> Endpoint:
         if self._url is not None:

@@ -55,7 +55,7 @@ from rtcp.party import Address
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import READABLE
 from tunnels.io.relay import Relay
-from tunnels.io.waiting import TcpEndpoint
+from tunnels.io.waiting import TcpEndpoint, carries_sealed
 
 _PEEK: Final = 4096
 """Octets of a first look: all that nearly every visitor says."""
@@ -396,6 +396,8 @@ class _Visitor:
         ingress.opening.remove(self)
         reactor.unschedule(self)
         self._count("led")
+        if self._way.is_tls:
+            carries_sealed(far)
         client = self._sock if self._way.is_tls else PinnedClient(self._sock, wanted.host, reactor)
         ticket.moving = Relay(reactor, client, far, idle=ingress.settings.idle, on_close=self._ended, a_watched=True)
 

@@ -30,7 +30,7 @@ from rtcp.party import Address
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
 from tunnels.io.relay import Relay
-from tunnels.io.waiting import receive_some
+from tunnels.io.waiting import carries_sealed, receive_some
 
 EVERY: Final = 0.25
 """Seconds from one look to the next."""
@@ -133,6 +133,8 @@ class Leading:
         stream = None
         try:
             self._host.reactor.freshen()
+            for end in (near, led.far):
+                carries_sealed(end)
             relay = Relay(
                 self._host.reactor, near, led.far, idle=_IDLE, on_close=lambda *_: over.set(), early=led.early
             )

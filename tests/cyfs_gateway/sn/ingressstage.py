@@ -24,6 +24,7 @@ from cyfs_ns.identity.did import Did, host_of_did
 from cyfs_ns.identity.revision import Revision
 from rtcp.io.pipe import Answered, DatagramPipe, GiveUp
 from rtcp.party import Address
+from rtcp.v5.legs import Leg
 from tests.cyfs_gateway.io.inprocess import Living, living, until
 from tests.cyfs_gateway.sn.sn_people import SN, Person, person
 from tests.freeport import free_port
@@ -150,6 +151,22 @@ class Stage:
     @property
     def http(self) -> int:
         return self.ingress.places[1][1]
+
+    @property
+    def bare_legs(self) -> int:
+        """Streams whose octets the SN carries as they are."""
+        return sum(leg.bare for leg in self._legs.values())
+
+    @property
+    def legs(self) -> int:
+        """Streams that have a connection of their own between the SN and home."""
+        return sum(leg.rose for leg in self._legs.values())
+
+    @property
+    def _legs(self) -> dict[int, Leg]:
+        tunnel: Any = self.seat._gateway.peer_desk.standing(NAS.did)
+        legs: dict[int, Leg] = tunnel._machine._legs
+        return legs
 
 
 def services(*lines: str) -> str:

@@ -465,7 +465,7 @@ async def test_who_is_over_the_pace_waits(tmp_path: Path, nursery: trio.Nursery)
         with (server.folder / "www" / "endless").open("wb") as file:
             file.truncate(1 << 40)
         nursery.start_soon(partial(curl, stage, f"https://{PHOTOS}/endless", "-o", "/dev/null", ca=server.root))
-        await until(lambda: stage.books.charged > MB)
+        await until(lambda: stage.bare_legs)
         stage.books.rest = time.monotonic() + 3600
         (ticket,) = stage.ingress.traffic._tickets
         await until(lambda: ticket.held)
@@ -476,6 +476,18 @@ async def test_who_is_over_the_pace_waits(tmp_path: Path, nursery: trio.Nursery)
         assert ticket.moving.down == before, "nothing moves"
         stage.books.rest, ticket.held = 0.0, 0.1  # an hour later
         await until(lambda: ticket.moving.down > before + MB)
+        stage.ingress.traffic.close()
+
+
+async def test_plain_http_stays_sealed_between_the_sn_and_home(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with nginx(tmp_path) as server, staged(tmp_path, *web(server)) as stage:
+        with (server.folder / "www" / "endless").open("wb") as file:
+            file.truncate(1 << 40)
+        nursery.start_soon(partial(curl, stage, f"http://{PHOTOS}/endless", "-o", "/dev/null", ca=server.root))
+        await until(lambda: stage.legs)
+        charged = stage.books.charged
+        await until(lambda: stage.books.charged > charged + 20 * MB)
+        assert stage.legs == 1 and not stage.bare_legs
         stage.ingress.traffic.close()
 
 

@@ -38,6 +38,7 @@ from cyfs_ns.errors import BadWire, Refused
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.metrics import render
 from cyfs_ns.trust.anchors import Pin
+from rtcp.io.device import Device
 from rtcp.nat.stun import read_message, write_request
 from tests.cyfs_gateway.io.inprocess import echo, serve, until
 from tunnels.endpoint import Endpoint
@@ -155,6 +156,11 @@ async def until_then(holds: Callable[[], object], then: Callable[[], None]) -> N
     then()
 
 
+def bare_legs(sn: Device) -> int:
+    """Streams whose octets the SN carries as they are, on all tunnels to it."""
+    return sum(leg.bare for tunnel in sn.tunnels() for leg in tunnel._machine._legs.values())  # type: ignore[union-attr]
+
+
 async def test_what_is_over_the_pace_is_held_and_what_is_over_the_month_is_cut(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
@@ -166,6 +172,10 @@ async def test_what_is_over_the_pace_is_held_and_what_is_over_the_month_is_cut(
     ):
         await members(sn, box, laptop)
         pipe = await laptop.tunnel_to(BOX.did)
+        with trio.fail_after(60):
+            device = await sn.house.gateway.peer_desk.device()
+            while bare_legs(device) < 2:
+                await send_all(pipe, bytes(1 << 20))
         await sn.control("quota", of="alice", quota={"rate": 262_144})
         with trio.move_on_after(60) as sending:
             nursery.start_soon(until_then, lambda: sn.module["held"], sending.cancel)

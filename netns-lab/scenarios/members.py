@@ -25,7 +25,7 @@ from tests.cyfs_ns.identity.identities import ALICE
 __all__ = ["INTERNET", "Member", "Sn", "members", "opened"]
 
 INTERNET = "5.1.1.0/24"
-"""Addresses that the program takes for public, as those for documentation are not."""
+"""Addresses that every program takes for public, as those for documentation are not."""
 _AT_A_TIME = 4
 """Programs that start at once: more only wait for each other."""
 

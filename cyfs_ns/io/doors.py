@@ -36,7 +36,7 @@ from cyfs_ns.hot import Hot
 from cyfs_ns.io.datagrams import open_udp
 from cyfs_ns.io.dial import interface_index
 from cyfs_ns.io.https import ALPN, https_door
-from cyfs_ns.io.selfsigned import ensure_certificate
+from cyfs_ns.io.selfsigned import ensure_certificate, memory_certificate
 from cyfs_ns.io.servertls import ServerTls
 from cyfs_ns.io.sources import is_local
 from cyfs_ns.io.streams import StreamDoor, StreamHall, bind_tcp, serve_door, tcp_door, tls_door
@@ -134,6 +134,8 @@ class Doors:
         self._binding = trio.Lock()
         """One at a time: who binds must know all of ours that stand at its ports."""
         self._nursery: trio.Nursery | None = None
+        self._unkept: Path | None = None
+        """A certificate of ours in memory, where the disk took none: doors need not wait for room."""
 
     def open_in(self, nursery: trio.Nursery) -> None:
         """Serve in tasks of ``nursery`` from now on."""
@@ -270,8 +272,18 @@ class Doors:
             "127.0.0.1",
             "::1",
         ]
-        path = ensure_certificate(self._home / "doors.pem", names)
-        return ServerTls(path, path, alpn)
+        path = self._home / "doors.pem"
+        try:
+            return ServerTls(ensure_certificate(path, names), path, alpn)
+        except ValueError as fault:
+            _log.warning("%s; it was made by this server, which makes another", fault)
+            path.unlink()
+            return ServerTls(ensure_certificate(path, names), path, alpn)
+        except OSError as fault:
+            if self._unkept is None:
+                _log.warning("a certificate was made that ends with this run, since it cannot be kept: %s", fault)
+                self._unkept = memory_certificate(names)
+            return ServerTls(self._unkept, self._unkept, alpn)
 
     # Serving
 

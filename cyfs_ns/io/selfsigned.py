@@ -7,6 +7,7 @@ no authority (so trusting it trusts nothing else), and is kept: the same certifi
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,9 +33,24 @@ def ensure_certificate(path: Path, names: Sequence[str]) -> Path:
     """
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        now = max(datetime.datetime.now(datetime.UTC), datetime.datetime.fromtimestamp(SET_SINCE, datetime.UTC))
-        write_atomic(path, make_certificate(names, now))
+        write_atomic(path, make_certificate(names, _now()))
     return path
+
+
+def memory_certificate(names: Sequence[str]) -> Path:
+    """The same in memory, for as long as this process lives: the path leads to a descriptor that stays open.
+
+    Raises ``OSError``.
+    """
+    file = os.memfd_create("certificate")
+    with open(file, "wb", closefd=False) as out:
+        out.write(make_certificate(names, _now()))
+    return Path(f"/proc/self/fd/{file}")
+
+
+def _now() -> datetime.datetime:
+    """Not before the clock could have been set, for at the very first start it may not be yet."""
+    return max(datetime.datetime.now(datetime.UTC), datetime.datetime.fromtimestamp(SET_SINCE, datetime.UTC))
 
 
 def make_certificate(names: Sequence[str], now: datetime.datetime) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,41 @@ async def test_a_change_while_a_door_opens_again_knows_of_that_door(
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
     assert "on purpose" in caplog.text
+
+
+async def test_a_certificate_that_cannot_be_kept_costs_no_door(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    tls, https = free_port(), free_port()
+    config = DoorsConfig(plain=(("127.0.0.1", free_port()),), tls=(("127.0.0.1", tls),), https=(("127.0.0.1", https),))
+    made = _doors(tmp_path / "file" / "home")
+    async with trio.open_nursery() as nursery:
+        made.open_in(nursery)
+        made.commit(config, await made.stage(config))
+        assert {*made.keys} == {*wanted_doors(config)}
+        assert await _shown(tls) == await _shown(https)
+        nursery.cancel_scope.cancel()
+    assert caplog.text.count("ends with this run") == 1
+
+
+async def test_a_damaged_certificate_of_ours_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    config = DoorsConfig(tls=(("127.0.0.1", port),))
+    (tmp_path / "doors.pem").write_text("half a certific")
+    made = _doors(tmp_path)
+    async with trio.open_nursery() as nursery:
+        made.open_in(nursery)
+        made.commit(config, await made.stage(config))
+        assert await _shown(port) in (tmp_path / "doors.pem").read_text()
+        nursery.cancel_scope.cancel()
+    assert "doors.pem: no certificate with its key" in caplog.text
+
+
+def _doors(home: Path) -> Doors:
+    hot = Hot({kind: HotDoor(lambda address: None) for kind in ("udp", "tcp", "tls", "https")})
+    return Doors(home, StreamHall(_Nothing(), _silence), hot, _silence)
+
+
+async def _shown(port: int) -> str:
+    return await trio.to_thread.run_sync(ssl.get_server_certificate, ("127.0.0.1", port))

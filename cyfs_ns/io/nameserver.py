@@ -56,7 +56,7 @@ from cyfs_ns.message import rtype_text
 from cyfs_ns.names import ip as canonical_ip
 from cyfs_ns.peer import Peer
 from cyfs_ns.policy import Client, Policy, View
-from cyfs_ns.purposes import is_public
+from cyfs_ns.purposes import Special, special
 from cyfs_ns.query import AD, NOERROR, NOTIMP, NXDOMAIN, RA, REFUSED, SERVFAIL, UDP_SIZE, Query, read_query
 from cyfs_ns.ratelimit import RateLimit
 from cyfs_ns.records import HINFO, data_text, data_wire
@@ -87,6 +87,14 @@ _OWN_WORD = Trust.HOST_SNAPSHOT
 _NO_RECORD = data_wire(HINFO, 'RFC8482 ""')
 _STRANGERS = "strangers"
 """Whose ready-made answers: no view of ours is called so, since theirs are tuples."""
+_INSIDE = frozenset(
+    {
+        *(Special.PRIVATE, Special.UNIQUE_LOCAL, Special.SITE, Special.LINK, Special.LOOPBACK),
+        *(Special.CARRIER, Special.TRANSLATOR, Special.BENCHMARK),
+    }
+)
+"""Nobody routes these from outside; others are special too, but lead to servers all over the world, or through
+translators to anybody who has IPv4."""
 
 DOORS = ("udp", "tcp", "tls", "https")
 
@@ -345,7 +353,8 @@ class NameServer:
         An IPv6 network at home is as public as any, and all its devices would share one limit.
         """
         place = parse_address(ip)
-        return not is_public(ipaddress.ip_address(ip.partition("%")[0])) or (place is not None and self.near.has(place))
+        purpose = special(ipaddress.ip_address(ip.partition("%")[0]))
+        return purpose in _INSIDE or (place is not None and self.near.has(place))
 
     def is_client(self, ip: str) -> bool:
         """Whether the one at a canonical address may ask at the doors, or may not by name."""

@@ -541,6 +541,11 @@ async def test_cookies_are_given_and_known_again() -> None:
         ({}, "2a00:1450:5::9", True),
         ({}, "192.168.1.7", False),
         ({}, "127.0.0.1", False),
+        ({}, "100.64.0.9", False),
+        ({}, "fd00::9", False),
+        ({}, "192.175.48.9", True),  # servers that everybody reaches
+        ({}, "64:ff9b::909:909", True),  # answers go through a translator to 9.9.9.9
+        ({}, "2002:909:909::9", True),
         ({}, "2001:4860:7::9", False),  # on our own link
         ({"rate-limit": 0}, "9.9.9.9", False),
     ],

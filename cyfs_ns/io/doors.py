@@ -274,11 +274,12 @@ class Doors:
         ]
         path = self._home / "doors.pem"
         try:
-            return ServerTls(ensure_certificate(path, names), path, alpn)
-        except ValueError as fault:
-            _log.warning("%s; it was made by this server, which makes another", fault)
-            path.unlink()
-            return ServerTls(ensure_certificate(path, names), path, alpn)
+            try:
+                return ServerTls(ensure_certificate(path, names), path, alpn)
+            except ValueError as fault:
+                _log.warning("%s; it was made by this server, which makes another", fault)
+                path.unlink()
+                return ServerTls(ensure_certificate(path, names), path, alpn)
         except OSError as fault:
             if self._unkept is None:
                 _log.warning("a certificate was made that ends with this run, since it cannot be kept: %s", fault)

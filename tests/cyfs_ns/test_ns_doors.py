@@ -129,6 +129,26 @@ async def test_a_damaged_certificate_of_ours_is_made_anew(tmp_path: Path, caplog
     assert "doors.pem: no certificate with its key" in caplog.text
 
 
+async def test_a_damaged_certificate_that_cannot_be_replaced_costs_no_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    tls, https = free_port(), free_port()
+    config = DoorsConfig(tls=(("127.0.0.1", tls),), https=(("127.0.0.1", https),))
+    (tmp_path / "doors.pem").write_text("half a certific")
+    monkeypatch.setattr("cyfs_ns.io.selfsigned.write_atomic", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    made = _doors(tmp_path)
+    async with trio.open_nursery() as nursery:
+        made.open_in(nursery)
+        made.commit(config, await made.stage(config))
+        assert await _shown(tls) == await _shown(https)
+        nursery.cancel_scope.cancel()
+    assert caplog.text.count("ends with this run") == 1
+
+
 def _doors(home: Path) -> Doors:
     hot = Hot({kind: HotDoor(lambda address: None) for kind in ("udp", "tcp", "tls", "https")})
     return Doors(home, StreamHall(_Nothing(), _silence), hot, _silence)

@@ -8,7 +8,8 @@ way and remembered is bounded.  What was believed by a pin is kept on disk, and 
 back.
 
 A disk takes tens of milliseconds for that.  Whoever asks waits for it only where somebody else may have believed
-something newer meanwhile: in a process that lives on the disk is written behind the answer, a moment after it.
+something newer meanwhile: in a process that lives on the disk is written behind the answer, a moment after it.  A kill
+in that moment takes the mark with it: what is believed after the start is as if nobody had asked.
 """
 
 from __future__ import annotations
@@ -260,14 +261,19 @@ class TrustedNames:
     async def _keep_behind(self, key: _Key, wanted: Sequence[Accepted], now: float) -> None:
         """As :meth:`_keep`, for nobody who waits; also when all else ends."""
         writing = self._writing
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(_FIRST):
-                await writing.hurry.wait()
-            if not await self._keep(wanted, now):
-                # Another process has believed a newer one: whoever asks next finds out.
-                self._remembered.pop(key, None)
-        writing.is_behind = False
-        writing.over.set()
+        try:
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(_FIRST):
+                    await writing.hurry.wait()
+                if not await self._keep(wanted, now):
+                    # Another process has believed a newer one: whoever asks next finds out.
+                    self._remembered.pop(key, None)
+        except Exception:  # nobody waits who could be told, and from here it would end the program
+            log.exception("what was believed of %s could not be kept: a fault of this program", key[0])
+            self._remembered.pop(key, None)
+        finally:
+            writing.is_behind = False
+            writing.over.set()
 
     def _keep_all(self, wanted: Sequence[Accepted], now: float) -> bool:
         """As :meth:`_keep`, in a thread."""

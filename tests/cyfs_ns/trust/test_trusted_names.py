@@ -365,6 +365,57 @@ async def test_while_the_newest_is_being_written_nothing_older_is_believed(
     assert own_key(said[0]) == NAS.public  # as it was kept
 
 
+async def test_whoever_read_the_marks_before_the_newest_was_believed_waits_until_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(Records):
+        heard, may = trio.Event(), trio.Event()
+
+        async def ask(self, ask: Ask) -> Outcome:
+            self.heard.set()
+            await self.may.wait()
+            return await super().ask(ask)
+
+    newest = Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)])
+    older = Late([boot(ALICE, "ood1"), mini("ood1", PI, ALICE, iat=NOW - 2 * DAY)])
+    house, said = House(tmp_path, newest, writes_behind=True), []
+    house.pin()
+    before = House(tmp_path, older, writes_behind=True)
+    disk = SlowDisk(house, monkeypatch)
+
+    async def ask() -> None:
+        said.append(await before.ask())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await older.heard.wait()
+        assert own_key(await house.ask()) == NAS.public
+        older.may.set()
+        await trio.testing.wait_all_tasks_blocked()
+        early = list(said)
+        disk.may.set()
+    assert not early and (isinstance(said[0], Refused | TooWeak) or own_key(said[0]) != PI.public), said
+
+
+async def test_a_fault_of_ours_in_writing_behind_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> Change:
+        raise RuntimeError("can't start new thread")
+
+    house = House(tmp_path, Records([boot(ALICE, "ood1"), mini("ood1", NAS, ALICE)]), writes_behind=True)
+    house.pin()
+    with monkeypatch.context() as patched:
+        patched.setattr(TrustStore, "keep", fails)
+        assert own_key(await house.ask()) == NAS.public
+        while house.names.peek(Ask(subject=OOD)) is not None:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+    assert "can't start new thread" in caplog.text
+    assert own_key(await house.ask()) == NAS.public
+    while len(house.store.kept()) < 2:  # noqa: ASYNC110
+        await trio.sleep(0.001)
+
+
 async def test_what_another_process_knows_better_is_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

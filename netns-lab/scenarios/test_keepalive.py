@@ -9,7 +9,7 @@ feels is how often the radio wakes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -47,6 +47,12 @@ async def counted(host: Host) -> dict[str, int]:
     return {f"{host.name} {each['name'].replace('_', ' ')}": each["packets"] for each in found}
 
 
+def bursts(counts: Sequence[int]) -> int:
+    """How often a count grew; a look into the midst of a sign of life sees it grow twice in a row."""
+    grew = [after != before for before, after in pairwise(counts)]
+    return sum(now and not before for before, now in pairwise([False, *grew]))
+
+
 async def test_an_idle_house_gives_a_sign_of_life_each_25_seconds(lab: Any, capsys: Any) -> None:
     need("nft")
     internet = lab.network(INTERNET, name="internet")
@@ -79,7 +85,7 @@ async def test_an_idle_house_gives_a_sign_of_life_each_25_seconds(lab: Any, caps
             await trio.sleep(LOOK)
             looks.append(await seen())
         packets = {key: looks[-1][key] - looks[0][key] for key in looks[0]}
-        times = {key: sum(after[key] != before[key] for before, after in pairwise(looks)) for key in looks[0]}
+        times = {key: bursts([look[key] for look in looks]) for key in looks[0]}
         told = "\n".join(f"{key:16} {packets[key]:3} packets, {times[key]:2} times" for key in packets)
         with capsys.disabled():
             print(f"\n{told}")

@@ -615,7 +615,7 @@ def _record(owner: str, kind: str, data: str, ttl: str = "") -> str:
 
 def _spelt(name: str) -> str:
     """A name in which the signs mean nothing, where zone files give them a meaning: services have spaces in theirs."""
-    return _SIGNS.sub(lambda sign: f"{chr(92)}{ord(sign[0]):03d}", name)
+    return _SIGNS.sub(lambda sign: "".join(f"{chr(92)}{octet:03d}" for octet in sign[0].encode()), name)
 
 
 def _quoted(text: str) -> str:

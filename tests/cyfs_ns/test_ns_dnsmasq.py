@@ -225,6 +225,7 @@ def test_records() -> None:
         "cname=www.lan,ftp.lan,nas.lan,30": ["www.lan 30 CNAME nas.lan.", "ftp.lan 30 CNAME nas.lan."],
         "txt-record=t.lan": ['t.lan TXT ""'],
         "ptr-record=5.1.168.192.in-addr.arpa,nas.lan": ["5.1.168.192.in-addr.arpa PTR nas.lan."],
+        'ptr-record="A (1)\u3000x.lan",nas.lan': ["A\\032\\0401\\041\\227\\128\\128x.lan PTR nas.lan."],
         "mx-host=lan,mail.lan,50": ["lan MX 50 mail.lan."],
         "srv-host=_sip._udp.lan,pbx.lan,5060,10,20": ["_sip._udp.lan SRV 10 20 5060 pbx.lan."],
         "srv-host=_none._tcp.lan": ["_none._tcp.lan SRV 0 0 1 ."],

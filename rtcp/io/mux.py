@@ -558,14 +558,14 @@ class MuxedTunnel:
         """A connection becomes the stream's own."""
         line, stream = self._lines.pop(carrier), self._streams.get(number)
         pipe = line.release(first)
-        if stream is not None and isinstance(pipe, TcpPipe):
+        if stream is None:  # closed just now, and what it has to say still goes over control
+            if pipe is not None:
+                pipe.close()
+        elif isinstance(pipe, TcpPipe):
             stream.has_bare_leg(pipe, self._shared.reactor, self._shared.nursery, self._now)
-            return
-        if pipe is not None:
-            pipe.close()
-        if stream is not None:
+        else:
             stream.broke(why_reset(Stop.LOST))
-        self._machine.reset(number, Stop.LOST, self._now())
+            self._machine.reset(number, Stop.LOST, self._now())
 
     def _stood(self) -> None:
         if self.ways is not None and self.end is None:
@@ -630,6 +630,10 @@ class MuxedTunnel:
 
     def cut(self, conversation: int) -> None:
         self._machine.cut(conversation, self._now())
+        self._soon()
+
+    def complete(self, conversation: int) -> None:
+        self._machine.complete(conversation, self._now())
         self._soon()
 
     def carried(self) -> None:

@@ -23,7 +23,8 @@ _MOST_PIECES = 64
 class Stream:
     """A byte stream.  ``ours``: we opened it; ``opening``: its OPEN, while that waits; ``said``: it is sent, or came;
     ``answered``: with yes; ``cancelled``: with which code we gave it up before its OPEN was sent; ``sealed``: our
-    program says that what it carries is sealed end to end; ``bared``: how many bytes we sent on its bare leg."""
+    program says that what it carries is sealed end to end; ``bared``: how many bytes we sent on its bare leg;
+    ``coming``: the peer said how many it sent there, and our program has not read them all."""
 
     __slots__ = (
         "allowance",
@@ -32,6 +33,7 @@ class Stream:
         "bared",
         "bulk",
         "cancelled",
+        "coming",
         "control_unread",
         "ended",
         "finished",
@@ -67,7 +69,7 @@ class Stream:
         self.answered = False
         self.cancelled: int | None = None
         self.leg: Leg | None = None
-        self.wants_leg = self.asked_leg = self.sealed = False
+        self.wants_leg = self.asked_leg = self.sealed = self.coming = False
         # the sending half
         self.allowance = allowance
         self.pieces: list[bytes | memoryview] = []
@@ -88,7 +90,12 @@ class Stream:
     @property
     def is_gone(self) -> bool:
         """Whether nothing of it travels any more."""
-        return self.finished and self.ended
+        return self.finished and self.ended and not self.coming
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether our program says nothing more on it, and hears nothing."""
+        return self.finishing and (self.ended or self.stopped)
 
     @property
     def is_bare(self) -> bool:

@@ -190,6 +190,7 @@ class Hearing(Talking):
             return
         if not isinstance(stream, Stream) or stream.ended or not (stream.peer_shifted and stream.is_bare):
             raise BadWire("END where none may be")
+        stream.coming = not stream.stopped
         self._peer_ended(stream, bared)
 
     def _on_reset(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:

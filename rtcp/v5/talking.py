@@ -309,7 +309,7 @@ class Talking(ABC):
         stream = self._stream(conversation)
         if stream is None or stream.stopped or not (stream.ours or stream.answered):
             return
-        stream.stopped, stream.stop_code = True, code
+        stream.stopped, stream.stop_code, stream.coming = True, code, False
         self._read(stream, stream.window.unread, now)
         stream.window.drop()
         self._outbox.forget(conversation)
@@ -324,6 +324,14 @@ class Talking(ABC):
         stream = self._stream(conversation)
         if stream is not None and not stream.ended:
             self._orphan(stream)
+
+    def complete(self, conversation: int, now: float) -> None:
+        """All that the peer said that it sent on the bare leg is read: nothing of the stream is held any more."""
+        self._now = now
+        stream = self._stream(conversation)
+        if stream is not None and stream.coming:
+            stream.coming = False
+            self._check_gone(stream)
 
     def carried(self, now: float) -> None:
         """Bytes go over a bare leg."""

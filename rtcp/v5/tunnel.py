@@ -189,7 +189,7 @@ class Tunnel(Hearing):
         """Whether message 3 of a call for ``channel`` may offer that it is bare."""
         leg = self._legs.get(channel)
         stream = None if leg is None or leg.rose else self._conversations.get(leg.conversation)
-        return isinstance(stream, Stream) and stream.sealed
+        return isinstance(stream, Stream) and stream.sealed and not stream.is_closed
 
     def _is_bare(self, channel: int) -> bool:
         leg = self._legs.get(channel)
@@ -463,7 +463,8 @@ class Tunnel(Hearing):
         leg = self._legs.get(channel.number)
         if leg is None or leg.offered is not carrier or rest != f.frame(f.BARE, leg.conversation):
             return False
-        if leg.conversation in self._conversations:
+        stream = self._conversations.get(leg.conversation)
+        if isinstance(stream, Stream) and not stream.is_closed:
             del self._carriers[carrier]
             self._bare(leg, carrier, b"")
         else:

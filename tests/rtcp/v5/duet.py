@@ -128,6 +128,8 @@ class Side:
             case PeerFinished(conversation):
                 assert not self.told(conversation).finished
                 self.told(conversation).finished = True
+                if self.reads:
+                    self.tunnel.complete(conversation, self.duet.now)
             case PeerStopped(conversation, code):
                 self.told(conversation).stopped = code
             case Reset(conversation, code):

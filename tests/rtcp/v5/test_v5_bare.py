@@ -81,6 +81,58 @@ def test_the_end_says_how_much_went_there():
         assert not side.tunnel.conversations and not side.tunnel._legs and not side.ended
 
 
+def told_of_more() -> tuple[Duet, int]:
+    """Both have finished, and bob has not read all that alice says she sent over the leg."""
+    duet, stream = bare()
+    duet.bob.reads = False
+    duet.bob.tunnel.finish(stream, duet.now, 0)
+    duet.alice.tunnel.finish(stream, duet.now, 1 << 60)
+    duet.talk()
+    return duet, stream
+
+
+def test_a_stream_is_past_when_what_was_said_to_come_is_read():
+    """Else who promises much would have as many connections as it likes."""
+    duet, stream = told_of_more()
+    assert list(duet.bob.tunnel._conversations) == [stream] and len(duet.bob.tunnel._legs) == 1
+    duet.bob.tunnel.complete(stream, duet.now)
+    duet.talk()
+    assert not any(side.tunnel.conversations or side.tunnel._legs or side.ended for side in duet.sides)
+
+
+@pytest.mark.parametrize("how", ["stop", "reset", "close"])
+def test_what_was_said_to_come_is_waited_for_by_nobody_who_wants_it_no_more(how):
+    duet, stream = told_of_more()
+    if how == "close":
+        duet.alice.tunnel.close(duet.now)
+    else:
+        getattr(duet.bob.tunnel, how)(stream, Stop.CANCELLED, duet.now)
+    duet.talk()
+    assert not duet.bob.tunnel.conversations and not duet.bob.tunnel._legs
+    assert (duet.bob.told(stream).reset == Stop.LOST) is (how == "close"), "its end is told"
+    assert how == "close" or not any(side.ended for side in duet.sides)
+
+
+@pytest.mark.parametrize("who", ["alice", "bob"])
+def test_a_leg_that_comes_when_its_program_has_closed_the_stream_takes_nothing_from_what_waits(who):
+    duet, stream = bare(calls="late")
+    closer, other = duet.sides if who == "alice" else reversed(duet.sides)
+    ((end, claim),) = duet.late
+    if who == "alice":
+        duet.arrive(end, claim, bare=True)
+    assert closer.tunnel.send(stream, bytes(60_000), duet.now) == 60_000
+    closer.tunnel.finish(stream, duet.now)
+    closer.tunnel.stop(stream, Stop.CANCELLED, duet.now)
+    if who == "bob":
+        duet.arrive(end, claim, bare=True)
+    duet.talk()
+    assert BareLegStands not in bare_events(closer)
+    assert len(other.told(stream).data) == 60_000 and other.told(stream).finished and other.told(stream).reset is None
+    other.tunnel.finish(stream, duet.now)
+    duet.sleep(1)
+    assert not any(side.tunnel.conversations or side.tunnel.legs or side.ended for side in duet.sides)
+
+
 def test_a_second_carrier_for_it_is_not_taken_whoever_calls():
     """Its id, stolen or not, is good for one connection."""
     duet, stream = bare()

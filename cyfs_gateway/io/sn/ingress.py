@@ -343,17 +343,16 @@ class _Visitor:
         try:
             with scope:
                 far = await self._await_stream()
+            self._reactor.freshen()
+            if self._give_up is not None:
+                self._answered(far)
+            elif far is not None and not isinstance(far, CyfsError):
+                far.close()  # it came in the moment in which it was given up
         except BaseException as fault:
             self.close("the ingress is over")
             if not isinstance(fault, Exception):
                 raise
             _log.exception("a visitor from %s failed in a way nobody foresaw", self._address[0])
-            return
-        self._reactor.freshen()
-        if self._give_up is not None:
-            self._answered(far)
-        elif far is not None and not isinstance(far, CyfsError):
-            far.close()  # it came in the moment in which it was given up
 
     async def _await_stream(self) -> Endpoint | CyfsError:
         wanted, ticket = self._wanted, self._ticket
@@ -381,10 +380,12 @@ class _Visitor:
         else:
             try:
                 self._join(far, wanted)
-            except OSError as fault:
+            except Exception as fault:
                 break_off(far)
                 far.close()
                 self.close(str(fault))
+                if not isinstance(fault, OSError):
+                    raise
 
     def _join(self, far: Endpoint, wanted: Wanted) -> None:
         ingress, reactor, ticket = self._ingress, self._reactor, self._ticket

@@ -20,6 +20,7 @@ import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Request, TextMessage
 
+from cyfs_gateway.io.sn import ingress
 from cyfs_gateway.io.sn.ingress import Ingress
 from cyfs_gateway.io.sn.ingresstraffic import EVERY
 from cyfs_gateway.sn.ingress import Alert, alert
@@ -348,6 +349,22 @@ async def test_a_request_that_has_to_be_made_again_is_awaited(tmp_path: Path, mo
         silent.asked[0](None)
         assert b" 200 " in await the_rest(stream)
         assert stage.ingress.status()["visitors"] == {"led": 1}
+
+
+async def test_a_fault_of_ours_costs_the_visitor_that_has_it_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("nobody foresaw it")
+
+    async with nginx(tmp_path) as server, staged(tmp_path, *web(server)) as stage:
+        with monkeypatch.context() as patched:
+            patched.setattr(stage.seat, "ask_peer", lambda *_, **__: None)
+            patched.setattr(ingress, "PinnedClient", fail)
+            assert await the_rest(await _asking(stage)) == b""
+        assert "nobody foresaw" in caplog.text and len(stage.ingress.traffic) == 0
+        assert not stage.ingress.half_open and not stage.ingress.opening
+        assert b" 200 " in await the_rest(await _asking(stage))
 
 
 def client_hello(host: str) -> bytes:

@@ -21,7 +21,7 @@ import trio
 
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
-from cyfs_gateway.host import Judge, Offer
+from cyfs_gateway.host import Barred, Judge, Offer
 from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
@@ -154,8 +154,20 @@ class Offers:
             del self._offered[name]
 
     def wants(self, identity: Identity) -> bool:
-        """Whether a module wants a tunnel from somebody whom the rules would not let in."""
-        return any(judge(identity) for judge in self.welcomes)
+        """Whether a module wants a tunnel from somebody whom the rules would not let in.
+
+        Raises ``Barred`` if none does, and one says why not.
+        """
+        barred: Barred | None = None
+        for judge in self.welcomes:
+            try:
+                if judge(identity):
+                    return True
+            except Barred as no:
+                barred = barred or no
+        if barred is not None:
+            raise barred
+        return False
 
     async def find(self, flow: Flow) -> Decision | None:
         """What ``flow`` asks for; None: nothing of ours.  Raises ``Refused``."""

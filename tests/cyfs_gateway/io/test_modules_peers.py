@@ -13,16 +13,33 @@ from inprocess import Living, until
 from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, PHOTOS, PI, dev, machine, published
 
 from cyfs_gateway.flow import Identity
-from cyfs_gateway.host import Host
+from cyfs_gateway.host import Barred, Host
 from cyfs_gateway.io.modules import Modules
+from cyfs_gateway.io.offers import Offers
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.txt import txt_record
 from cyfs_ns.metrics import single
+from cyfs_ns.trust.level import Trust
 from rtcp.io.device import Carrier
 from rtcp.io.pipe import receive_some, send_all
 from tests.freeport import free_port
 from tunnels.endpoint import Endpoint, Target
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_whom_one_module_bars_another_may_want_whichever_began_first(turned: bool) -> None:
+    def bar(who: Identity) -> bool:
+        raise Barred("not here")
+
+    somebody, offers = Identity(did="did:dev:x", host="", trust=Trust.NONE), Offers()
+    offers.welcomes += [bar, lambda who: False]
+    if turned:
+        offers.welcomes.reverse()
+    with pytest.raises(Barred, match="not here"):
+        offers.wants(somebody)
+    offers.welcomes.insert(0 if turned else 2, lambda who: True)
+    assert offers.wants(somebody)
 
 
 class Guest:

@@ -78,9 +78,9 @@ Cells = dict[tuple[str, str], Met]
 
 def provider(lab: Lab, core: Network, name: str, number: int) -> Network:
     """A network two routers away from the core."""
-    near = lab.network(f"198.18.{number}.0/24", f"2001:db8:{number}::/64", uplink=core, name=f"{name}1")
+    near = lab.network(f"5.1.{number}.0/24", f"2001:db8:{number}::/64", uplink=core, name=f"{name}1")
     number += 1
-    return lab.network(f"198.18.{number}.0/24", f"2001:db8:{number}::/64", uplink=near, name=f"{name}2")
+    return lab.network(f"5.1.{number}.0/24", f"2001:db8:{number}::/64", uplink=near, name=f"{name}2")
 
 
 def home(lab: Lab, uplink: Network, kind: Kind, side: str, link: Link | None = None) -> Device:

@@ -22,6 +22,7 @@ import yaml
 
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.filters import parse_alias
 from cyfs_ns.ifnames import parse_dynamic_host, parse_interface_name
 from cyfs_ns.printable import printable
 from cyfs_ns.synth import parse_synth
@@ -32,12 +33,14 @@ LEASE_FILE = "/var/lib/misc/dnsmasq.leases"
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _MAX_DEPTH = 16
+_EVERYTHING = ("#", "*")
 _MAX_STALE = 2_592_000  # seconds; dnsmasq's "for ever" is a month here
-_META = ",:."
+_META = ",:. \t\b\r\n\x1b"
 _HIDDEN = {ord(char): chr(0xE000 + at) for at, char in enumerate(_META)}
 _SHOWN = {0xE000 + at: char for at, char in enumerate(_META)}
 _SIGNS = re.compile(r'[\s"\\;()@$]')
-_ESCAPES = {"t": "\t", "b": "\b", "r": "\r", "n": "\n", "e": "\x1b"}
+_WHITE = "\t\v\f\r"
+_ESCAPES = {"t": "\t", "b": "\b", "r": "\r", "n": "\n", "e": "\x1b", '"': '"', "\\": "\\"}
 
 Level: TypeAlias = Literal["error", "warning", "note"]
 
@@ -261,17 +264,21 @@ class _Reader:
         domains, target = _domains(value)
         if domains and not target:
             self._local(domains)
-        elif not target:
+            return
+        if not target:
             raise _Wrong
-        elif not domains:
+        # A server for all names is one of the standard ones to dnsmasq.
+        parts = [domain for domain in domains if domain not in _EVERYTHING]
+        if len(parts) < len(domains) or not domains:
             self._lists.setdefault("servers", []).append(target)
-        else:
-            self._lists.setdefault("servers", []).append("/" + "/".join((*domains, target)))
+        if parts:
+            self._lists.setdefault("servers", []).append("/" + "/".join((*parts, target)))
 
     def _local(self, domains: list[str]) -> None:
         for domain in domains:
             if domain == "#" or domain.startswith("*"):
-                raise _Lost("a local domain is written whole")
+                self._lists.setdefault("servers", []).append(f"/{domain}/")
+                continue
             self._lists.setdefault("local-domains", []).append(_name(domain.removeprefix(".")) if domain else "")
 
     def rev_server(self, value: str, place: str) -> None:
@@ -286,24 +293,29 @@ class _Reader:
         if not domains or (target not in ("", "#") and not names.is_ip(target)):
             raise _Wrong
         for domain in domains:
-            if domain == "#":
+            if domain in _EVERYTHING:
                 self._note(place, "note", "a rewrite of every name also holds for names with servers of their own")
                 self._every += [target] if names.is_ip(target) else ["0.0.0.0", "::"] if target else ["NXDOMAIN"]
                 continue
-            if domain.startswith("*") and not domain.startswith("*."):
-                raise _Lost("a pattern begins with a whole label")
-            pattern = "." + _name(domain[2:]) if domain.startswith("*.") else "+." + _name(domain.removeprefix("."))
+            if not (domain or target):
+                self._local([domain])
+                continue
+            ending = domain.startswith("*") and not domain.startswith("*.")
+            pattern = _ending(domain[1:]) if ending else _below(domain) if domain else "*"
             if not target:
                 self._flags["block-answer"] = "nxdomain"
-                self._lists.setdefault("block", []).append(pattern)
+                self._lists.setdefault("block", []).append(f"/{re.escape(pattern[1:])}$/" if ending else pattern)
             else:
                 known = self._hosts.setdefault(pattern, [])
                 known += ["0.0.0.0", "::"] if target == "#" else [names.ip(target)]
 
     def alias(self, value: str, place: str) -> None:
-        if len(_fields(value)) not in (2, 3):
-            raise _Wrong
-        self._lists.setdefault("alias", []).append(_shown(value))
+        try:
+            parse_alias(_shown(value))
+        except ConfigFault as fault:
+            raise _Wrong(str(fault)) from None
+        # Of several that fit dnsmasq obeys the last.
+        self._lists.setdefault("alias", []).insert(0, _shown(value))
 
     def filter_windows(self, value: str, place: str) -> None:
         self._lists.setdefault("filter-types", []).extend(("SOA", "SRV"))
@@ -393,17 +405,19 @@ class _Reader:
         if not aliases or not target:
             raise _Wrong
         for alias in aliases:
-            self.record(_record(alias, "CNAME", target + ".", ttl))
+            self.record(_record(alias, "CNAME", _target(target), ttl))
 
     def txt(self, value: str, place: str) -> None:
-        name, *texts = _fields(value)
-        self.record(_record(name, "TXT", " ".join(map(_quoted, texts or [""]))))
+        name, *texts = value.split(",")
+        # Only before the first text are spaces nothing.
+        texts = [_shown(text) for text in (texts[0].lstrip(), *texts[1:])] if texts else [""]
+        self.record(_record(_shown(name.rstrip()), "TXT", " ".join(map(_quoted, texts))))
 
     def ptr(self, value: str, place: str) -> None:
         name, *target = _fields(value)
         if len(target) != 1:
             raise _Lost("it has no target")
-        self.record(_record(name, "PTR", _spelt(target[0]) + "."))
+        self.record(_record(name, "PTR", _target(target[0])))
 
     def mx(self, value: str, place: str) -> None:
         name, *rest = _fields(value)
@@ -419,7 +433,7 @@ class _Reader:
     def srv(self, value: str, place: str) -> None:
         name, *rest = _fields(value)
         target, port, priority, weight = (*rest, *["", "1", "0", "0"][len(rest) :])[:4]
-        self._services.append((place, name, f"{priority or 0} {weight or 0} {port or 1} {target}."))
+        self._services.append((place, name, f"{priority or 0} {weight or 0} {port or 1} {_target(target)}"))
 
     def naptr(self, value: str, place: str) -> None:
         fields = _fields(value)
@@ -427,7 +441,7 @@ class _Reader:
             raise _Wrong
         name, order, preference, flags, service, expression, replacement = (*fields, "")[:7]
         texts = " ".join(map(_quoted, (flags, service, expression)))
-        self.record(_record(name, "NAPTR", f"{order} {preference} {texts} {replacement}."))
+        self.record(_record(name, "NAPTR", f"{order} {preference} {texts} {_target(replacement)}"))
 
     def caa(self, value: str, place: str) -> None:
         name, flags, tag, text = _fields(value, 4)
@@ -512,7 +526,7 @@ class _Reader:
             self._mail.append((place, self.machine, "", "0"))
         for place, name, target, preference in self._mail:
             if exchange := target or usual:
-                self._late_record(place, name, "MX", f"{preference} {exchange}.")
+                self._late_record(place, name, "MX", f"{preference} {_target(exchange)}")
             else:
                 self._note(place, "warning", "mx-host: without a target it is this machine, whose name is not known")
         if self._local_mail and not usual:
@@ -552,18 +566,19 @@ def _unquoted(line: str) -> str:
             quoted = not quoted
         elif quoted:
             out.append(_escape(chars) if char == "\\" else char.translate(_HIDDEN))
-        elif char == "#" and (not out or out[-1].isspace()):
+        elif char == "#" and (not out or out[-1] == " "):
             break
         else:
-            out.append(char)
+            out.append(" " if char in _WHITE else char)
     if quoted:
         raise _Wrong("a quote without its second half")
     return "".join(out)
 
 
 def _escape(chars: Iterator[str]) -> str:
+    """What a backslash and the next character mean; a backslash before any other is one."""
     char = next(chars, "")
-    return _ESCAPES.get(char, char.translate(_HIDDEN))
+    return _ESCAPES.get(char, "\\" + char).translate(_HIDDEN)
 
 
 def _shown(text: str) -> str:
@@ -607,10 +622,24 @@ def _name(text: str) -> str:
         raise _Wrong(str(fault)) from None
 
 
+def _below(domain: str) -> str:
+    """The pattern for a domain, or after ``*.`` for all below it alone."""
+    return "." + _name(domain[2:]) if domain.startswith("*.") else "+." + _name(domain.removeprefix("."))
+
+
+def _ending(text: str) -> str:
+    """The pattern for all names that end so."""
+    return "*" + _name("x" + text)[1:]
+
+
 def _record(owner: str, kind: str, data: str, ttl: str = "") -> str:
     if not owner:
         raise _Wrong
-    return " ".join(filter(None, (_spelt(owner), ttl, kind, data.replace("..", "."))))
+    return " ".join(filter(None, (_spelt(owner), ttl, kind, data)))
+
+
+def _target(name: str) -> str:
+    return _spelt(name.removesuffix(".")) + "."
 
 
 def _spelt(name: str) -> str:

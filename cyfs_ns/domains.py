@@ -1,8 +1,10 @@
 """One value per domain pattern, with Clash's wildcards and Clash's order between them.
 
 ``a.example`` is that name; ``*.example`` has exactly one label where the star stands (any label may be a star);
-``.example`` is everything below; ``+.example`` is the name and everything below.  Where several match, the labels are
-compared from the right and at each step a literal label beats a star, which beats "everything below".
+``.example`` is everything below; ``+.example`` is the name and everything below; ``*corp.example`` is every name that
+ends so, within a label too (dnsmasq's, which Clash has not).  Where several match, the labels are compared from the
+right and at each step a literal label beats an ending of one, the longest first, which beats a star, which beats
+"everything below".
 
 This is for hand-written tables of thousands (``hosts``, ``nameserver-policy``), not for rule sets of a million.
 """
@@ -41,22 +43,28 @@ class DomainMap(Generic[T]):
     def get(self, name: str) -> T | None:
         """The value for a canonical name (:func:`cyfs_ns.names.name`), or ``None``."""
         found = self._exact.get(name)
-        if found is None and self._root.children:
+        if found is None and (self._root.children or self._root.endings):
             labels = name.split(".")
             return self._root.find(labels, len(labels) - 1)
         return found
 
     def _insert(self, pattern: str, value: T) -> None:
         bare = pattern[2:] if pattern.startswith("+.") else pattern.removeprefix(".")
-        # A star is checked as if it were the label "x"; names.name also maps Unicode patterns.
-        labels = bare.split(".")
+        ending = pattern.startswith("*") and pattern[1:2] not in ("", ".")
+        # A star is checked as if it were the letter "x"; names.name also maps Unicode patterns.
+        labels = ("x" + bare[1:] if ending else bare).split(".")
         clean = names.name(".".join("x" if label == "*" else label for label in labels)).split(".")
-        if bare == pattern and "*" not in labels:
+        if ending and not labels[0].isascii():
+            raise BadWire("the end of a label is written in ASCII")
+        if bare == pattern and not ending and "*" not in labels:
             self._exact[".".join(clean)] = value
             return
         node = self._root
-        for written, label in zip(reversed(labels), reversed(clean), strict=False):
+        for written, label in zip(labels[:0:-1] if ending else labels[::-1], reversed(clean), strict=False):
             node = node.children.setdefault("*" if written == "*" else label, _Node())
+        if ending:
+            node.endings[clean[0][1:]] = value
+            return
         if not pattern.startswith("."):
             node.value = value
         if bare != pattern:
@@ -64,18 +72,24 @@ class DomainMap(Generic[T]):
 
 
 class _Node(Generic[T]):
-    __slots__ = ("below", "children", "value")
+    __slots__ = ("below", "children", "endings", "value")
 
     def __init__(self) -> None:
         self.children: dict[str, _Node[T]] = {}
+        self.endings: dict[str, T] = {}
         self.value: T | None = None
         self.below: T | None = None
 
     def find(self, labels: list[str], at: int) -> T | None:
         if at < 0:
             return self.value
-        for key in (labels[at], "*"):
-            child = self.children.get(key)
-            if child is not None and (found := child.find(labels, at - 1)) is not None:
-                return found
+        label = labels[at]
+        child = self.children.get(label)
+        if child is not None and (found := child.find(labels, at - 1)) is not None:
+            return found
+        if self.endings and (fitting := [ending for ending in self.endings if label.endswith(ending)]):
+            return self.endings[max(fitting, key=len)]
+        star = self.children.get("*")
+        if star is not None and (found := star.find(labels, at - 1)) is not None:
+            return found
         return self.below

@@ -238,7 +238,10 @@ def _translated(number: int, aliases: Iterable[AliasRange]) -> int:
 
 
 def parse_alias(text: str) -> AliasRange:
-    """dnsmasq's ``[old|start-end],new[,mask]``, IPv4.  Raises ConfigFault."""
+    """dnsmasq's ``[old|start-end],new[,mask]``, IPv4; a range lies within one network of the mask.
+
+    Raises ConfigFault.
+    """
     fields = [field.strip() for field in text.split(",")]
     if len(fields) not in (2, 3):
         raise ConfigFault(f"{text[:80]!r} is not old,new or start-end,new,mask")
@@ -246,7 +249,10 @@ def parse_alias(text: str) -> AliasRange:
     mask = _ipv4(fields[2]) if len(fields) == 3 else 0xFFFFFFFF
     low = _ipv4(first)
     if dash:
-        return AliasRange(low, _ipv4(last), _ipv4(fields[1]), mask)
+        high = _ipv4(last)
+        if high < low or (low ^ high) & mask:
+            raise ConfigFault(f"{fields[0][:40]!r} is no range within one network of the mask")
+        return AliasRange(low, high, _ipv4(fields[1]), mask)
     return AliasRange(low & mask, low | (~mask & 0xFFFFFFFF), _ipv4(fields[1]), mask)
 
 

@@ -511,13 +511,13 @@ class LocalBuilder:
             bare = pattern[2:] if pattern.startswith("+.") else pattern.removeprefix(".")
             try:
                 node = _host_node(value, self.settings.ttl, "hosts")
-                if bare == pattern and "*" not in pattern.split("."):
+                if bare == pattern and "*" not in pattern:
                     owner = name_wire(names.name(pattern))
                     self._hosts.setdefault(owner, node)
                     for ip in value if isinstance(value, tuple) else ():
                         self._reverse_of(ip, owner, "hosts")
                 else:
-                    size = len(name_wire(".".join(label for label in bare.split(".") if label != "*")))
+                    size = len(name_wire(".".join(filter(None, (label.lstrip("*") for label in bare.split("."))))))
                     self._patterns[pattern] = (size, node)
             except BadWire as fault:
                 self._faults.append(f"{pattern}: {fault}")

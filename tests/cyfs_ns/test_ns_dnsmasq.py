@@ -121,8 +121,8 @@ def test_servers() -> None:
         "8.8.8.8", "1.1.1.1#5353@eth1", "/corp.example/lab/10.0.0.1#54", "/a.corp.example/#", "//10.0.0.2",
         "/*odd/10.0.0.3", "fe80::1%eth0", "/1.10.in-addr.arpa/10.0.0.4",
     ]  # fmt: skip
-    assert complaints("server=", "server=/x", "local=/*x/", "rev-server=x,1.1.1.1") == [
-        "main:1 error", "main:2 error", "main:3 warning", "main:4 error"
+    assert complaints("server=", "server=/x", "rev-server=x,1.1.1.1") == [
+        "main:1 error", "main:2 error", "main:3 error"
     ]  # fmt: skip
 
 
@@ -164,8 +164,21 @@ def test_addresses_for_whole_domains() -> None:
     section = dns("address=/ads.example/tracker.example/")
     assert (section["block"], section["block-answer"]) == (["+.ads.example", "+.tracker.example"], "nxdomain")
     assert only("rewrites", "address=/#/10.0.0.1") == {"*": ["10.0.0.1"]}
-    assert complaints("address=/x/y", "address=1.2.3.4", "address=/*x/1.2.3.4") == [
-        "main:1 error", "main:2 error", "main:3 warning"
+    assert complaints("address=/x/y", "address=1.2.3.4", "address=/x*/1.2.3.4") == [
+        "main:1 error", "main:2 error", "main:3 error"
+    ]  # fmt: skip
+
+
+def test_domains_by_their_end() -> None:
+    assert imported("address=/*-cdn.example/10.0.0.1", "address=//10.0.0.2").settings["hosts"] == {
+        "*-cdn.example": "10.0.0.1",
+        "*": "10.0.0.2",
+    }
+    assert only("block", "address=/*ads.example/") == [r"/ads\.example$/"]
+    assert only("local-domains", "address=//") == [""]
+    assert only("rewrites", "address=/*/10.0.0.1") == {"*": ["10.0.0.1"]}
+    assert only("servers", "local=/*corp/", "server=/#/10.0.0.1", "server=/*/a.example/10.0.0.2") == [
+        "/*corp/", "10.0.0.1", "10.0.0.2", "/a.example/10.0.0.2"
     ]  # fmt: skip
 
 
@@ -178,6 +191,14 @@ def test_answers_that_are_changed_or_refused() -> None:
     assert section["bogus-nxdomain"] == ["64.94.110.11", "10.0.0.0/8"]
     assert section["ignore-address"] == ["1.2.3.4"]
     assert section["alias"] == ["1.2.3.0,6.7.8.0,255.255.255.0"]
+    # Of several that fit dnsmasq obeys the last, we the first.
+    assert only("alias", "alias=1.2.3.0,6.7.8.0,255.255.255.0", "alias=1.2.3.4,5.6.7.8") == [
+        "1.2.3.4,5.6.7.8", "1.2.3.0,6.7.8.0,255.255.255.0"
+    ]  # fmt: skip
+    assert complaints(
+        "alias=1.2.3.4", "alias=1.2.3.0/24,5.6.7.8", "alias=1.2.3.4,5.6.7.8,24", "alias=1.2.3.4-1.2.3.9,5.6.7.8",
+        "alias=1.2.3.9-1.2.3.4,5.6.7.0,255.255.255.0",
+    ) == [f"main:{line} error" for line in range(1, 6)]  # fmt: skip
     assert section["filter-types"] == ["A", "AAAA", "TXT", "MX"]
     assert section["rebind-protection"] is True
     assert section["rebind-localhost"] is True

@@ -258,6 +258,57 @@ CASES: dict[str, tuple[str, list[str]]] = {
         'txt-record="New Employee; Page._http._tcp.lan","a=b, c"\n',
         ["_http._tcp.lan PTR", "x.pool.example A", "new\\032employee\\;\\032page._http._tcp.lan TXT"],
     ),
+    "quoted values": (
+        USUAL + r'''txt-record=t1.lan,"a\032b","back\\slash","tab\there","quo\"te"
+txt-record=t2.lan,"  padded  ",  bare  , "x"
+txt-record=t3.lan,"semi;colon # sign",plain#sign
+txt-record=t4.lan,"",x,""
+txt-record="t5.lan","v=spf1 include:a.example, ~all","wait..."
+txt-record=t6.lan,one "two, three" four,"end\n"
+txt-record = t7.lan ,  lead ,	tab	in
+cname="c1.lan",c2.lan,"na s.lan","30"
+cname=c3.lan,nas.lan.
+srv-host="_my svc._tcp.lan","na s.lan","5060","1","2"
+mx-host="m1.lan","na s.lan","50"
+mx-host=m2.lan,nas.lan.,5
+ptr-record=p1.lan,"na s.lan"
+naptr-record=na.lan,1,2,"u","E2U+sip","!^..*$!sip:a,b@c!",
+caa-record=ca.lan,0,issue,"ca.example; a..b"
+''',
+        [*(f"t{number}.lan TXT" for number in range(1, 8)), "c1.lan CNAME", "c2.lan CNAME", "c3.lan CNAME",
+         "_my\\032svc._tcp.lan SRV", "m1.lan MX", "m2.lan MX", "p1.lan PTR", "na.lan NAPTR", "ca.lan CAA"],
+    ),
+    "domains by their end": (
+        USUAL + "address=/*x.example/10.9.9.9\naddress=/*x.example/fd00::9\naddress=/ax.example/10.9.9.8\n"
+        "address=/*aax.example/10.9.9.7\naddress=/x.example/10.9.9.6\nserver=/bx.example/127.0.0.1#{other}\n"
+        "address=/*no.example/\naddress=/*null.example/#\naddress=/*.below.example/10.9.9.5\n"
+        "host-record=hx.example,10.9.9.4\n"
+        "server=/*y.example/127.0.0.1#{other}\nserver=/ay.example/#\nserver=/*.z.example/127.0.0.1#{other}\n"
+        "local=/*oc.example/\nlocal=/*.dot.example/\naddress=//10.9.9.3\n",
+        ["x.example A", "q.x.example A", "qx.example A", "a.qx.example A", "qx.example AAAA", "ax.example A",
+         "c.ax.example A", "aax.example A", "baax.example A", "bx.example A", "q.bx.example A", "hx.example A",
+         "qx.example TXT", "no.example A", "ano.example A", "b.ano.example AAAA", "null.example A",
+         "anull.example AAAA", "below.example A", "a.below.example A", "abelow.example A",
+         "y.example A", "by.example A", "ay.example A", "b.ay.example A", "z.example A", "a.z.example A",
+         "az.example A", "oc.example A", "a.boc.example TXT", "dot.example A", "a.dot.example A", "plain A",
+         "plain.x A"],
+    ),
+    "plain names have none": (USUAL + "address=//\n", ["plain A", "plain AAAA", "plain.example A"]),
+    "a server for every name": (
+        USUAL.replace("server=127.0.0.1#{up}\n", "") + "server=/#/127.0.0.1#{other}\n", ["a.example A", "plain A"],
+    ),
+    "nobody for every name": (
+        USUAL.replace("server=127.0.0.1#{up}\n", "") + "local=/#/\nserver=/y.example/127.0.0.1#{other}\n",
+        ["a.example A", "plain A", "y.example A"],
+    ),
+    "translated, the last that fits": (
+        USUAL + "alias=203.0.115.0,10.0.0.0,255.255.255.0\nalias=203.0.115.7,192.168.7.1\n", ["alias.example A"],
+    ),
+    "translated, one of a range": (
+        USUAL + "alias=203.0.115.5-203.0.115.9,192.168.7.0,255.255.255.0\n"
+        "alias=203.0.114.1-203.0.114.6,192.168.8.0,255.255.255.0\nalias=203.0.113.77,192.168.0.0,255.255.0.0\n",
+        ["alias.example A", "net.example A", "bogus.example A"],
+    ),
     "subnets of clients": (
         USUAL + "domain=usual.lan\ndomain=guest.lan,192.168.2.0/24,local\nexpand-hosts\naddn-hosts={tmp}/plain\n",
         ["one.usual.lan A", "two.guest.lan A", "none.guest.lan A", "2.2.168.192.in-addr.arpa PTR",

@@ -18,6 +18,9 @@ from cyfs_ns.errors import ConfigFault
         ("a.*.example", ["a.b.example"], ["a.example", "b.b.example", "a.b.c.example"]),
         ("+.BÜCHER.example", ["a.xn--bcher-kva.example"], ["bcher.example"]),
         ("*", ["nas"], ["nas.lan"]),
+        ("*ads.example", ["ads.example", "bads.example", "a.ads.example", "b.c-ads.example"], ["ds.example", "ads.a"]),
+        ("*-CDN.b.example", ["a-cdn.b.example", "c.a-cdn.b.example"], ["a-cdn.example", "cdn.b.example"]),
+        ("*ds", ["ads", "a.ds"], ["dsa", "ads.example"]),
     ],
 )
 def test_a_pattern_matches(pattern: str, hits: list[str], misses: list[str]) -> None:
@@ -32,12 +35,18 @@ def test_a_label_beats_a_star_beats_everything_below() -> None:
     assert [table.get(name) for name in asked] == ["below", "star", "exact", "below", "c", "c"]
 
 
+def test_a_label_beats_its_end_beats_a_star() -> None:
+    table = DomainMap({"*.example": "star", "*s.example": "s", "*ds.example": "ds", "+.ads.example": "ads"})
+    asked = ["a.example", "as.example", "b.as.example", "bads.example", "ads.example", "b.ads.example", "b.a.example"]
+    assert [table.get(name) for name in asked] == ["star", "s", "s", "ds", "ads", "ads", None]
+
+
 def test_every_bad_pattern_is_named() -> None:
-    with pytest.raises(ConfigFault, match=r"(?s)a b.*\+\.\+\.x.*\.\."):
-        DomainMap({"a b": 1, "+.+.x": 1, "..": 1, "fine.example": 1})
+    with pytest.raises(ConfigFault, match=r"(?s)a b.*\+\.\+\.x.*\.\..*\*ü.*x\*y.*\+\.\*z"):
+        DomainMap({"a b": 1, "+.+.x": 1, "..": 1, "*ü.example": 1, "x*y": 1, "+.*z": 1, "fine.example": 1})
 
 
-_labels = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
+_labels = st.lists(st.sampled_from(["a", "b", "c", "ba"]), min_size=1, max_size=4)
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -48,6 +57,8 @@ def _matches(pattern: str, name: str) -> bool:
         depth = pattern.count(".")
         labels = name.split(".")
         return len(labels) > depth and _matches(pattern[1:], ".".join(labels[-depth:]))
+    if pattern.startswith("*") and pattern[1:2] not in ("", "."):
+        return name.endswith(pattern[1:])
     wanted, labels = pattern.split("."), name.split(".")
     return len(wanted) == len(labels) and all(w in ("*", label) for w, label in zip(wanted, labels, strict=True))
 
@@ -55,7 +66,8 @@ def _matches(pattern: str, name: str) -> bool:
 @settings(max_examples=200)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["", ".", "+."]), st.lists(st.sampled_from("abc*"), min_size=1, max_size=4)),
+        st.tuples(st.sampled_from(["", ".", "+."]), st.lists(st.sampled_from("abc*"), min_size=1, max_size=4))
+        | st.tuples(st.just("*"), st.lists(st.sampled_from("abc"), min_size=1, max_size=4)),
         max_size=8,
     ),
     _labels,

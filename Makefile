@@ -47,8 +47,6 @@ clean:  ## forget everything that was made
 
 $(READY): pyproject.toml
 	@tools/make-venv
-	@touch $@
 
 $(READY_DEV): pyproject.toml
 	@tools/make-venv dev
-	@touch $(READY) $@

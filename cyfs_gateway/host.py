@@ -35,8 +35,10 @@ Changed = Callable[[Iterable[bytes]], None]
 Offer = Callable[[Identity, Endpoint], Awaitable[None]]
 """Serves one stream of a peer, which is closed when it returns.  What it raises costs that stream alone."""
 Judge = Callable[[Identity], bool]
-"""Whether a tunnel from somebody is wanted.  Asked again of those who have one whenever that may have changed.  Raises
-``Barred``."""
+"""Whether a tunnel from somebody is wanted.  Asked again of those who have one whenever that may have changed."""
+Bar = Callable[[Identity], str]
+"""Why somebody is to have no tunnel, however well they are known; empty: nothing is against them.  Asked as ``Judge``
+is, and of everybody."""
 Metrics = Callable[[], Iterable[Metric]]
 
 
@@ -133,9 +135,12 @@ class Host(Protocol):
         Whoever has a tunnel gets there: ``serve`` judges.  Raises ``ConfigFault`` where somebody answers already.
         """
 
-    def register_welcome(self, judge: Judge) -> Callable[[], None]:
+    def register_welcome(self, judge: Judge, bar: Bar | None = None) -> Callable[[], None]:
         """Let in tunnels from strangers that ``judge`` wants, beside those whom the rules let in; what comes back is to
         be called when it would judge otherwise than before.
+
+        Whom ``bar`` speaks against has to go, a pin and a rule that lets them in notwithstanding, unless another module
+        wants them.
 
         Who goes by a name of which nothing is known here is then met by its key alone.
         """

@@ -2,7 +2,7 @@
 
 Those who are inside are judged again whenever that may have changed (``vigil``), in two steps.  A key that is revoked
 here ends all it does at once, and so do rules for those who are a key and nothing else.  Whoever goes by a name is
-looked up, with whom that takes as long as others take to answer.
+looked up, with whom that takes as long as others take to answer.  Whom a module bars goes at once, known or not.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Gatekeeper:
         """Raises ``Refused`` if no tunnel from ``peer`` is wanted, ``Unreachable`` if that cannot be told now."""
         try:
             check_not_revoked(key_of(peer), await self._acquaintance.anchors_of_now())
+            self._engine.offers.check_not_barred(self._coming(peer))
             self._admit(peer)
         except Barred as no:
             self._turned_away.tell(no)
@@ -181,8 +182,10 @@ class Gatekeeper:
         """As far as is known here; whoever may not is put out.  ``at_length``: rules wait for who it is by now."""
         try:
             check_not_revoked(key_of(one.peer), anchors)
-            if not one.peer.dialled and not at_length:
-                self._admit(one.peer)
+            if not one.peer.dialled:
+                self._engine.offers.check_not_barred(self._coming(one.peer))
+                if not at_length:
+                    self._admit(one.peer)
         except Refused as no:
             self._put_out(one, str(no), told=str(no) if isinstance(no, Barred) else _UNWANTED)
             return False

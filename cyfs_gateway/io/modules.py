@@ -18,7 +18,7 @@ import trio
 from cyfs_gateway.flow import ANSWERED, Identity
 from cyfs_gateway.host import (
     ENTRY_POINTS,
-    Barred,
+    Bar,
     Begun,
     Changed,
     ControlMethod,
@@ -77,6 +77,7 @@ class _Seat:
         self._modules = modules
         self._offers: list[str] = []
         self._judges: list[Judge] = []
+        self._bars: list[Bar] = []
         self._names: list[Names] = []
         self._hosts: list[str] = []
         self._speaks = False
@@ -117,6 +118,8 @@ class _Seat:
                 self._modules.gateway.offers.remove(offer)
             for judge in self._judges:
                 self._modules.gateway.offers.welcomes.remove(judge)
+            for bar in self._bars:
+                self._modules.gateway.offers.bars.remove(bar)
             self._modules.gateway.offers.expected.discard(self)
             if self._judges:
                 self._modules.gateway.peer_desk.doubt()
@@ -210,20 +213,29 @@ class _Seat:
             raise ConfigFault(f"module {self.section}: {taken}") from None
         self._offers.append(host)
 
-    def register_welcome(self, judge: Judge) -> Callable[[], None]:
+    def register_welcome(self, judge: Judge, bar: Bar | None = None) -> Callable[[], None]:
         gateway = self._modules.gateway
 
         def guarded(identity: Identity) -> bool:
             try:
                 return judge(identity)
-            except Barred:
-                raise
             except Exception as fault:
                 self._blame(fault)
                 return False
 
+        def barred(identity: Identity) -> str:
+            assert bar is not None
+            try:
+                return bar(identity)
+            except Exception as fault:
+                self._blame(fault)
+                return ""
+
         gateway.offers.welcomes.append(guarded)
         self._judges.append(guarded)
+        if bar is not None:
+            gateway.offers.bars.append(barred)
+            self._bars.append(barred)
         gateway.offers.expected.discard(self)
         gateway.peer_desk.doubt()  # of who stayed inside meanwhile
         return gateway.peer_desk.doubt

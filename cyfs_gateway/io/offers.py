@@ -7,7 +7,7 @@ Each of the gateway's own has a guard, which is asked before anything is opened.
 the owner of this one, as far as a pin says who that is; strangers never.  What a module serves is for whoever has a
 tunnel, and the module judges.
 
-Here is also what a module thinks of strangers who want a tunnel at all (``wants``).
+Here is also what modules think of strangers who want a tunnel at all (``wants``), and whom they bar, stranger or not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import trio
 
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
-from cyfs_gateway.host import Barred, Judge, Offer
+from cyfs_gateway.host import Bar, Barred, Judge, Offer
 from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
@@ -129,6 +129,7 @@ class Offers:
         self._offered: dict[str, tuple[Guard, Open]] = {}
         self._hosted: dict[str, Hosted] = {}
         self.welcomes: list[Judge] = []
+        self.bars: list[Bar] = []
         self.expected: set[object] = set()
         """Modules that will judge who is wanted, and have not begun: until then nobody is turned away for long."""
         self.named: Collection[str] = ()
@@ -158,16 +159,17 @@ class Offers:
 
         Raises ``Barred`` if none does, and one says why not.
         """
-        barred: Barred | None = None
-        for judge in self.welcomes:
-            try:
-                if judge(identity):
-                    return True
-            except Barred as no:
-                barred = barred or no
-        if barred is not None:
-            raise barred
+        if any(judge(identity) for judge in self.welcomes):
+            return True
+        for bar in self.bars:
+            if why := bar(identity):
+                raise Barred(why)
         return False
+
+    def check_not_barred(self, identity: Identity) -> None:
+        """Raises ``Barred`` for whom a module speaks against, and none wants."""
+        if any(bar(identity) for bar in self.bars):
+            self.wants(identity)
 
     async def find(self, flow: Flow) -> Decision | None:
         """What ``flow`` asks for; None: nothing of ours.  Raises ``Refused``."""

@@ -3,7 +3,7 @@
 Nothing is changed here.  A verdict says yes or no, and why in a sentence for people; whoever carries it out applies its
 changes to the registry and writes them down as one.  The rules, in short:
 
-* The SN's own people always get an account; a stranger needs an invitation, unless the operator opened the door.
+* The SN's own people always get an account; others where the operator opened the door, or lets codes open it.
 * How often a neighbourhood may ask for names is bounded, and so is how many names an account has.  A name given up
   waits out its grace, and meanwhile only its last owner gets it back; waiting names count, or a patient squatter would
   take a hundred out of the world one by one.
@@ -108,7 +108,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How this SN is run.  ``owners`` are its own people; ``open`` lets strangers in without an invitation.
+    """How this SN is run.  ``owners`` are its own people; ``invites`` lets strangers in who have an invitation,
+    ``open`` all others.
 
     ``quota`` is the usual one, ``own_quota`` that of the SN's people.  ``grace`` is in seconds; ``hourly`` is how many
     names one neighbourhood (an IPv4 /24, an IPv6 /56) may ask for in an hour; ``most_accounts`` bounds the books.
@@ -116,6 +117,7 @@ class Policy:
 
     domain: str
     owners: Collection[Did] = frozenset()
+    invites: bool = False
     open: bool = False
     quota: Quota = USUAL
     own_quota: Quota = OWN
@@ -221,13 +223,14 @@ class Registrar:
         if owner not in policy.owners:
             if often := self._too_often(around, now):
                 return often
-            if action.code:
+            if action.code and policy.invites:
                 found = self._invitation(action.code, now)
                 if isinstance(found, Verdict):
                     return found
                 used, quota = (Change(found, replace(found, used=found.used + 1)),), found.quota
             elif not policy.open:
-                return Verdict(Code.CLOSED, "this SN is for its owner's people; ask them for an invitation code")
+                way = "; ask them for an invitation code" if policy.invites else " alone"
+                return Verdict(Code.CLOSED, f"this SN is for its owner's people{way}")
             if former is None and len(self.registry.accounts()) >= policy.most_accounts:
                 return Verdict(Code.LIMIT, "this SN has all the accounts it can hold")
         account = Account(

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import Final
 
 from cyfs_gateway.flow import Identity
-from cyfs_gateway.host import Barred
 from cyfs_gateway.sn.registry import Registry
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did, parse_did
@@ -35,11 +35,11 @@ _MOST_ASKERS = 65536
 
 
 class Guests:
-    """``most`` strangers at a time; 0: none.  ``wall`` tells seconds since 1970, ``steady`` monotonic ones."""
+    """No stranger until :meth:`make_room`.  ``wall`` tells seconds since 1970, ``steady`` monotonic ones."""
 
-    def __init__(self, registry: Registry, most: int, wall: Callable[[], float], steady: Callable[[], float]) -> None:
-        self._registry, self._most, self._wall, self._steady = registry, most, wall, steady
-        self._most_of = max(_LEAST_SHARE, most // _SHARE)
+    def __init__(self, registry: Registry, wall: Callable[[], float], steady: Callable[[], float]) -> None:
+        self._registry, self._wall, self._steady = registry, wall, steady
+        self._most = self._most_of = 0
         self._until: dict[Did, float] = {}  # the first to go comes first
         self._network: dict[Did, str] = {}
         self._of: Counter[str] = Counter()
@@ -48,9 +48,13 @@ class Guests:
     def __len__(self) -> int:
         return len(self._until)
 
+    def make_room(self, most: int) -> None:
+        """From now on there are ``most`` strangers at a time; who is there stays for their time."""
+        self._most, self._most_of = most, max(_LEAST_SHARE, most // _SHARE)
+
     def wants(self, identity: Identity) -> bool:
         """Whether a tunnel from somebody is wanted.  A stranger's time begins when that is asked first with the address
-        it comes from; without one, whether there is any room.  Raises ``Barred`` for who has a suspended account."""
+        it comes from; without one, whether there is any room."""
         device = device_of(identity)
         if device is None:
             return False
@@ -58,8 +62,8 @@ class Guests:
             self._drop(device)
             return True
         now = self._steady()
-        if why := self._barred(device):
-            raise Barred(f"the account is barred here: {why}")
+        if self.bars(identity):
+            return False
         if device not in self._until:
             network = network_of(identity.source)
             if not self._has_room(network, now):
@@ -94,11 +98,18 @@ class Guests:
         found = self._registry.device(device)
         return found is not None and self._wall() < found.expires
 
-    def _barred(self, device: Did) -> str:
-        """Why its account is suspended; empty: it is not, or there is none."""
+    def bars(self, identity: Identity) -> str:
+        """What speaks against somebody who is no member: a suspended account, by which a machine of theirs came here or
+        which its owner has, as far as pins say who that is.  Empty: nothing."""
+        device = device_of(identity)
+        if device is None or self.is_member(device):
+            return ""
         known = self._registry.known_device(device)
-        account = None if known is None else self._registry.account(known.owner)
-        return "" if account is None else account.suspended
+        owners = [] if known is None else [known.owner]
+        with suppress(BadWire):
+            owners.append(parse_did(identity.owner).canonical)
+        suspended = (account.suspended for owner in owners if (account := self._registry.account(owner)) is not None)
+        return next((f"the account is barred here: {why}" for why in suspended if why), "")
 
     def next_deadline(self) -> float | None:
         """When the time of the next stranger is over; None: there is none."""

@@ -84,6 +84,7 @@ class SnSettings:
         return Policy(
             domain=self.domain,
             owners=owners,
+            invites=self.opened is not Opened.NOBODY,
             open=self.opened is Opened.ANYONE,
             quota=self.quota,
             own_quota=self.own_quota,

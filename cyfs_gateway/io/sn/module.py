@@ -106,8 +106,8 @@ class _Running:
         found = settings.addresses or own_addresses()
         zone = settings.zone(found, [txt_record("PKX", did.key.x)])
         self._keeper = ZoneKeeper(zone, books.registry, folder / ZONE)
-        guests = settings.guests if settings.opened is not Opened.NOBODY or settings.owners else 0
-        self._guests = Guests(books.registry, guests, time.time, time.monotonic)
+        self._guests = Guests(books.registry, time.time, time.monotonic)
+        self._make_room()
         self._leading = Leading(host, ledger, settings.streams)
         self._sessions = _sessions(ledger, settings)
         port = self._sessions.relay.addresses[0][1]
@@ -122,6 +122,11 @@ class _Running:
         self._myself = myself
         self._judge_again: Callable[[], None] = _nobody
         self._doubted = trio.Event()
+
+    def _make_room(self) -> None:
+        """For strangers, where they can become anything."""
+        settings = self._settings
+        self._guests.make_room(settings.guests if settings.opened is not Opened.NOBODY or self._owners else 0)
 
     def _made_ingress(self, settings: SnSettings) -> Ingress:
         assert settings.ingress is not None
@@ -144,7 +149,7 @@ class _Running:
             await nursery.start(self._own_door.run)
             await nursery.start(self._ingress.run)
         nursery.start_soon(self._put_out)
-        self._judge_again = self._host.register_welcome(self._guests.wants)
+        self._judge_again = self._host.register_welcome(self._guests.wants, self._guests.bars)
         self._host.register_offer(NAME, self._desk.serve)
         Operator(self._books, self._ledger, self._desk, self._host, self._drain).register()
         self._host.register_status(self._status)
@@ -189,6 +194,7 @@ class _Running:
                 await self._doubted.wait()
             await trio.sleep(_COURTESY)
             await _know_owners(self._host, self._settings, self._owners)
+            self._make_room()
             self._doubted = trio.Event()
             self._judge_again()
 

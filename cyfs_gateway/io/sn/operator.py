@@ -79,6 +79,8 @@ class Operator:
         """
         uses, days = _number(body, "uses", 1), _number(body, "days", 30)
         quota, note = _quota(body), str(body.get("note", ""))
+        if not self._books.registrar.policy.invites:
+            raise Refused("a code lets nobody in while sn/open is none: set it to invited first, and reload")
         codes: list[str] = []
 
         def decide(registry: Registry, now: float) -> list[Any]:

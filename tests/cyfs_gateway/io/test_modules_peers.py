@@ -29,17 +29,18 @@ from tunnels.endpoint import Endpoint, Target
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_whom_one_module_bars_another_may_want_whichever_began_first(turned: bool) -> None:
-    def bar(who: Identity) -> bool:
-        raise Barred("not here")
-
     somebody, offers = Identity(did="did:dev:x", host="", trust=Trust.NONE), Offers()
-    offers.welcomes += [bar, lambda who: False]
-    if turned:
-        offers.welcomes.reverse()
+    offers.welcomes += [lambda who: False]
+    offers.check_not_barred(somebody)
+    assert not offers.wants(somebody)
+    offers.bars += [lambda who: "", lambda who: "not here"]
     with pytest.raises(Barred, match="not here"):
         offers.wants(somebody)
-    offers.welcomes.insert(0 if turned else 2, lambda who: True)
+    with pytest.raises(Barred, match="not here"):
+        offers.check_not_barred(somebody)
+    offers.welcomes.insert(0 if turned else 1, lambda who: True)
     assert offers.wants(somebody)
+    offers.check_not_barred(somebody)
 
 
 class Guest:
@@ -50,6 +51,7 @@ class Guest:
     served: ClassVar[list[Identity]] = []
     left: ClassVar[list[str]] = []
     wanted: ClassVar[set[str]] = set()
+    barred: ClassVar[set[str]] = set()
     judge_again: ClassVar[list[Any]] = []
 
     @classmethod
@@ -70,7 +72,8 @@ class Guest:
         host.register_offer("guest", offer)
         with pytest.raises(ConfigFault, match="guest"):
             host.register_offer("guest", offer)
-        self.judge_again.append(host.register_welcome(lambda who: who.device in self.wanted))
+        wants, bars = (lambda who: who.device in self.wanted), (lambda who: "spam" * (who.device in self.barred))
+        self.judge_again.append(host.register_welcome(wants, bars))
         host.register_metrics(lambda: [single("cyfs_guest_visits_total", "counter", "Visits.", len(self.served))])
         self.hosts.append(host)
         if settings == "fails":
@@ -80,7 +83,8 @@ class Guest:
 
 @pytest.fixture(autouse=True)
 def guest(monkeypatch: pytest.MonkeyPatch) -> type[Guest]:
-    Guest.hosts, Guest.served, Guest.left, Guest.wanted, Guest.judge_again = [], [], [], set(), []
+    Guest.hosts, Guest.served, Guest.left, Guest.judge_again = [], [], [], []
+    Guest.wanted, Guest.barred = set(), set()
     monkeypatch.setattr(Modules, "discover", staticmethod(lambda: {"guest": Guest}))
     return Guest
 
@@ -198,6 +202,27 @@ async def test_what_a_module_may_ask(tmp_path: Path) -> None:
         with pytest.raises(Unreachable):
             await here.open_datagrams_to_peer(dev(NAS), None, 53)
         assert (here.home / "identity" / "device.pem").exists()
+
+
+@pytest.mark.parametrize("versions", ["[5]", "[4]"])
+async def test_whom_a_module_bars_has_to_go_however_well_known(tmp_path: Path, versions: str) -> None:
+    async with pair(tmp_path, versions) as (photos, laptop):
+        here = Guest.hosts[1]
+        pipe = await here.call_offer(PHOTOS, "guest")
+        assert await say(pipe, b"hello") == b"guest:hello"
+        Guest.barred.add(str(dev(PI)))
+        Guest.judge_again[0]()
+        await until(lambda: not photos.gateway.peers() and not photos.gateway.connections())
+        pipe.close()
+        device = await laptop.gateway.peer_desk.device()
+        device.network_changed()
+        with pytest.raises(Refused, match="spam" if versions == "[5]" else None):
+            await here.call_offer(PHOTOS, "guest")
+        Guest.barred.clear()
+        device.network_changed()
+        pipe = await here.call_offer(PHOTOS, "guest")
+        assert await say(pipe, b"hello") == b"guest:hello"
+        pipe.close()
 
 
 # Strangers

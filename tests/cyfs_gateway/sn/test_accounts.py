@@ -68,16 +68,17 @@ def settled(**policy: object) -> Office:
 # -- who gets in
 
 
-def test_a_closed_sn_lets_its_own_people_in_and_tells_strangers_what_to_do():
-    office = Office(owners=frozenset({ALICE.did}))
+@pytest.mark.parametrize("invites", [False, True])
+def test_a_closed_sn_lets_its_own_people_in_and_tells_strangers_what_to_do(invites: bool):
+    office = Office(owners=frozenset({ALICE.did}), invites=invites)
     assert office(ALICE, Register("alice")).ok
     refused = office(EVE, Register("eve-home"))
-    assert refused.code is Code.CLOSED and "invitation" in refused.why
+    assert refused.code is Code.CLOSED and ("invitation" in refused.why) is invites
     assert office.registry.account(EVE.did) is None
 
 
 def test_an_invitation_lets_in_as_many_as_it_says_and_gives_its_quota():
-    office = Office(hourly=100)
+    office = Office(invites=True, hourly=100)
     code, change = invite(office.registry, bytes(range(CODE_BYTES)), 1, int(NOW) + DAY, Quota(names=2), "for Bob")
     office.registry.apply([change])
     assert office(BOB, Register("bobby", code.upper().replace("-", " "))).ok
@@ -89,25 +90,35 @@ def test_an_invitation_lets_in_as_many_as_it_says_and_gives_its_quota():
 
 @pytest.mark.parametrize("code", ["", "aaaa-aaaa-aaaa-aaab", "no code", "a" * 64, "\u00e9"])
 def test_a_wrong_invitation_code_opens_nothing(code: str):
-    office = Office(hourly=100)
+    office = Office(invites=True, hourly=100)
     _, change = invite(office.registry, bytes(CODE_BYTES), 5, int(NOW) + DAY)
     office.registry.apply([change])
     assert office(EVE, Register("eve-home", code)).code in (Code.INVITATION, Code.CLOSED)
 
 
 def test_an_invitation_is_over_when_its_time_is():
-    office = Office(hourly=100)
+    office = Office(invites=True, hourly=100)
     code, change = invite(office.registry, bytes(CODE_BYTES), 5, int(NOW))
     office.registry.apply([change])
     assert office(EVE, Register("eve-home", code)).code is Code.INVITATION
 
 
 def test_a_refused_name_costs_no_use_of_the_invitation():
-    office = Office(hourly=100)
+    office = Office(invites=True, hourly=100)
     code, change = invite(office.registry, bytes(CODE_BYTES), 1, int(NOW) + DAY)
     office.registry.apply([change])
     assert office(BOB, Register("admin", code)).code is Code.BAD_NAME
     assert office(BOB, Register("bobby", code)).ok
+
+
+def test_where_nobody_is_invited_a_code_from_before_opens_nothing():
+    office = Office(hourly=100, owners=frozenset({ALICE.did}))
+    code, change = invite(office.registry, bytes(CODE_BYTES), 1, int(NOW) + DAY)
+    office.registry.apply([change])
+    refused = office(BOB, Register("bobby", code))
+    assert refused.code is Code.CLOSED and "invitation" not in refused.why
+    assert office(ALICE, Register("alice", code)).ok
+    assert office.registry.invitation(digest_of(code)) == change.after, "and nobody uses it up"
 
 
 def test_a_full_sn_takes_nobody_more():

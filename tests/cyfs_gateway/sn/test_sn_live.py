@@ -247,6 +247,14 @@ async def test_the_owner_of_the_machine_is_one_of_its_own_people(tmp_path: Path)
     TrustStore(home).pin(Pin(about=OWNER.did, key=OWNER.key.public, source="test", at=int(time.time())))
     async with sn_house(tmp_path, owners=False) as sn:
         assert sn.module["owners"] == [str(OWNER.did)]
+        async with machine(sn, BOX) as box:
+            await join(box, OWNER, "alice")
+
+
+async def test_nobody_is_invited_where_codes_let_nobody_in(tmp_path: Path) -> None:
+    async with sn_house(tmp_path, "  open: none\n") as sn:
+        with pytest.raises(Refused, match="sn/open"):
+            await sn.control("invite")
 
 
 async def test_an_invitation_lets_one_in_once(tmp_path: Path) -> None:
@@ -291,6 +299,22 @@ async def test_who_is_removed_or_barred_has_to_go(tmp_path: Path) -> None:
             assert not here.knows, "a guest, at most"
             assert isinstance(await submit(laptop, OWNER, Close()), Submitted)
         assert await asked(sn, f"alice.{SN}") == set()
+
+
+async def test_a_suspended_device_has_to_go_however_well_the_sn_knows_it(tmp_path: Path) -> None:
+    known = f"rules: ['DID,{BOX.did},REJECT', 'DID,{LAPTOP.did},REJECT', 'MATCH,REJECT']\n"
+    async with sn_house(tmp_path, known) as sn, machine(sn, BOX) as box, machine(sn, LAPTOP) as laptop:
+        assert isinstance(await laptop.ask(Where()), Here)
+        await join(box, OWNER, "alice")
+        await sn.control("suspend", of="alice", why="spam")
+        await until(lambda: [peer.peer for peer in sn.house.gateway.peers()] == [str(LAPTOP.did)])
+        with pytest.raises(Refused, match="spam"):
+            await box.ask(Where())
+        assert isinstance(await laptop.ask(Where()), Here), "who has nothing to do with it stays"
+        await sn.control("suspend", of="alice")
+        here = await box.ask(Where())
+        assert isinstance(here, Here)
+        assert here.knows
 
 
 # Attacks
@@ -444,7 +468,7 @@ async def test_what_it_measures(tmp_path: Path) -> None:
     ],
 )
 async def test_what_the_operator_gets_wrong(tmp_path: Path, method: str, body: dict, fault: type[Exception]) -> None:  # type: ignore[type-arg]
-    async with sn_house(tmp_path) as sn:
+    async with sn_house(tmp_path, "  open: invited\n") as sn:
         with pytest.raises(fault):
             await sn.control(method, **body)
         assert sn.module["running"]

@@ -63,6 +63,7 @@ async def program_sn(base: Path, http: str = "[]") -> AsyncIterator[tuple[SnAlon
         ("tls: [443]", "tls: []"),
         ("http: [80]", f"http: {http}"),
         ("nameserver: [1.1.1.1, 9.9.9.9]", "nameserver: ['127.0.0.1:9']\n  use-system-hosts: false"),
+        ("open: none", "open: invited"),
         (f"domain: {SN}\n", f"domain: {SN}\n  private-addresses: true\n"),
     ):
         assert text.count(usual) == 1, usual

@@ -24,7 +24,8 @@ def test_a_domain_is_enough_and_lets_in_nobody() -> None:
     told = read()
     policy = told.policy(frozenset())
     assert (told.listen, told.opened, told.ingress) == (("", 3478), Opened.NOBODY, None)
-    assert (policy.open, policy.quota, policy.own_quota, policy.owners) == (False, USUAL, OWN, frozenset())
+    assert (policy.open, policy.invites, policy.owners) == (False, False, frozenset())
+    assert (policy.quota, policy.own_quota) == (USUAL, OWN)
     zone = told.zone(["203.0.113.7", "2001:db8::7"], ["PKX=x;"])
     assert zone.nameservers == {"ns1.sn.example": ("203.0.113.7", "2001:db8::7")}
     assert (zone.ingress, zone.texts) == (("203.0.113.7", "2001:db8::7"), ("PKX=x;",))
@@ -64,7 +65,7 @@ def test_all_that_can_be_said() -> None:
     )
     policy = told.policy(told.owners)
     assert policy.owners == {parse_did(DID).canonical}
-    assert not policy.open, "an invitation is no open door"
+    assert policy.invites and not policy.open, "an invitation is no open door"
     assert {"smith", "admin"} <= policy.reserved
     assert (policy.quota.most_bytes, policy.quota.slow_bytes, policy.quota.rate) == (10 << 30, None, 1 << 20)
     assert (policy.quota.names, policy.own_quota.names, policy.grace) == (2, 3, 30 * 86_400)

@@ -20,11 +20,11 @@ from pathlib import Path
 import trio
 
 from cyfs_gateway.host import Changed
-from cyfs_gateway.io.sn.sqlitefile import open_sqlite, transaction
 from cyfs_gateway.sn.zone import Kept, People, Verdict, Zone
 from cyfs_gateway.sn.zonerecords import ZoneSettings
 from cyfs_ns.authority import Statement
 from cyfs_ns.errors import ConfigFault
+from cyfs_ns.io.sqlitefile import open_sqlite, transaction
 
 MOST_WAITING = 4096
 """Updates that wait for the disk."""

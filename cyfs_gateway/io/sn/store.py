@@ -25,12 +25,12 @@ from typing import Final, TypeVar
 
 import trio
 
-from cyfs_gateway.io.sn.sqlitefile import open_sqlite, transaction
 from cyfs_gateway.io.sn.tables import APPLICATION, KEYS, MIGRATIONS, TABLES, read_row
 from cyfs_gateway.sn.accounts import AnyChange, Entry
 from cyfs_gateway.sn.meter import Batch, Usage
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import Did, parse_did
+from cyfs_ns.io.sqlitefile import open_sqlite, transaction
 
 MOST_DONE: Final = 100_000
 MOST_REFUSED: Final = 20_000

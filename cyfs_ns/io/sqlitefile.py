@@ -1,4 +1,4 @@
-"""How the SN opens a SQLite file: for itself alone, and so that what was committed is on the disk.
+"""How we open a SQLite file: for itself alone, and so that what was committed is on the disk.
 
 Whoever else opens the file finds it locked, for nobody but this process knows what it has in memory.  One thread at a
 time works on it, though not always the same one.  Transactions are begun and ended by name.

@@ -1,1 +1,1 @@
-"""Floor 5: who belongs to a zone and what they offer.  The floor is laid; nobody lives here yet."""
+"""Floor 5: who belongs to a zone and what they offer."""

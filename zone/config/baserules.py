@@ -1,0 +1,53 @@
+"""The rules every zone begins with: who may read and write what, before its owner says more.
+
+Roles are given to subjects by what proved them: a device by its key, a service by the token of its node, a user by
+theirs.  An OOD is a device that carries the zone, so its own services hold the role ``kernel``; any other device writes
+what is its own and nothing else.  What others must not read, such as keys, has a rule that denies it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zone.config.access import Rule, read_rule
+
+_LINES: Final = (
+    # The owner of the zone, and the services that make it one: scheduler, node daemon, verify_hub, system_config.
+    "allow owner read+write **",
+    "allow kernel read+write **",
+    # Services that keep the system in order, but hold no keys.
+    "allow system read+write **",
+    "deny system read+write security/**",
+    "deny system read+write users/*/key",
+    # Services that serve users.
+    "allow frame read boot/**",
+    "allow frame read system/**",
+    "allow frame read users/**",
+    "deny frame read users/*/key",
+    "allow frame read+write services/{service}/**",
+    "allow frame read services/*/info",
+    # Apps, on behalf of a user who needs the right as well.
+    "allow app read boot/**",
+    "allow app read services/*/info",
+    "allow app read users/{user}/apps/{app}/spec",
+    "allow app read+write users/{user}/apps/{app}/settings",
+    "allow app read+write users/{user}/apps/{app}/info",
+    # People.
+    "allow admin read system/**",
+    "allow admin read services/**",
+    "allow user read boot/**",
+    "allow user read services/*/info",
+    "allow user read users/{user}/settings",
+    "allow user read+write users/{user}/profile",
+    "allow user read+write users/{user}/apps/**",
+    "allow user read+write users/{user}/agents/**",
+    # Machines: they read what they are to do, and say how they are.
+    "allow device read boot/**",
+    "allow device read nodes/{device}/**",
+    "allow device read services/*/info",
+    "allow device read+write devices/{device}/**",
+    "allow device read+write nodes/{device}/status/**",
+    "allow device read+write services/*/instances/{device}",
+)
+
+BASE: Final[tuple[Rule, ...]] = tuple(map(read_rule, _LINES))

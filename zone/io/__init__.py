@@ -1,0 +1,1 @@
+"""The shell of this floor: everything here touches sockets, files, clocks or chance."""

@@ -1,0 +1,266 @@
+"""The store of a zone of one machine: one SQLite file that one process has open, and one thread at a time works on.
+
+Every write of a key is a row, so that older revisions can be read and told to watchers.  A commit is one transaction,
+on the disk when it returns (WAL, ``synchronous=FULL``): a ``kill -9`` or a power cut leaves all of it or nothing.  A
+disk that is full refuses it whole, and the next one is tried like the first.
+
+Watchers wait for the next commit of this process, which is the only one that can make any, and then read on in the
+file from where they were.  So nothing is kept for a watcher that is slow, and nothing is lost to it.
+
+The newest ``keep`` revisions stay readable; the older history goes by itself.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeVar, TypeVarTuple
+
+import trio
+
+from cyfs_ns.errors import ConfigFault
+from cyfs_ns.io.sqlitefile import open_sqlite, transaction
+from zone.config.faults import Code, ConfigError
+from zone.config.keys import Scope, interval
+from zone.config.model import Change, Commit, Entry, Reading
+
+KEEP: Final = 10_000
+"""Revisions whose history is kept."""
+_TIDY: Final = 256
+"""Revisions that are forgotten at once."""
+_MOST_PAGES: Final = 1 << 18
+"""Pages (of 4 KiB) of the file: 1 GiB, history included."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for a disk."""
+
+_APPLICATION: Final = 0x5A434647
+_VERSION: Final = 1
+_SCHEMA: Final = (
+    "CREATE TABLE entry (revision INTEGER NOT NULL, key TEXT NOT NULL, value TEXT, created INTEGER NOT NULL,"
+    " version INTEGER NOT NULL, UNIQUE (key, revision), UNIQUE (revision, key)) STRICT",
+    "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,"
+    " compacted INTEGER NOT NULL) STRICT",
+    "INSERT INTO head VALUES (1, 1, 1)",
+)
+
+_Args = TypeVarTuple("_Args")
+_T = TypeVar("_T")
+
+
+class Database:
+    """The file itself.  Every method blocks on the disk; use it from one thread at a time.
+
+    Raises ``ConfigFault`` if the file cannot be opened, is damaged, in use, or of a later version than this program.
+    """
+
+    def __init__(self, path: Path, keep: int = KEEP, most_pages: int = _MOST_PAGES) -> None:
+        self.path = path
+        self._keep = keep
+        try:
+            self._db = open_sqlite(path)
+            try:
+                self._prepare(most_pages)
+                self.head: int
+                self.compacted: int
+                self.head, self.compacted = self._db.execute("SELECT revision, compacted FROM head").fetchone()
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.OperationalError as fault:
+            locked = fault.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED")
+            raise ConfigFault(f"{path}: {'another program has it open' if locked else fault}") from fault
+        except sqlite3.Error as fault:
+            raise ConfigFault(f"{path}: {fault}; put a backup in its place") from fault
+        except OSError as fault:
+            raise ConfigFault(f"{path}: {fault}") from fault
+
+    def _prepare(self, most_pages: int) -> None:
+        db = self._db
+        with transaction(db):
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if application != _APPLICATION and tables:
+            raise ConfigFault(f"{self.path}: this is no store of a zone")
+        if version > _VERSION:
+            raise ConfigFault(f"{self.path}: written by a later version of this program ({version})")
+        (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if sound != "ok":
+            raise ConfigFault(f"{self.path}: damaged ({sound}); put a backup in its place")
+        db.execute(f"PRAGMA max_page_count = {most_pages}")
+        if not tables:
+            with transaction(db):
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {_VERSION}")
+                db.execute(f"PRAGMA application_id = {_APPLICATION}")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def read(self, scopes: Iterable[Scope], revision: int | None) -> Reading:
+        at = self._reachable(revision)
+        found: dict[str, Entry] = {}
+        with self._asking() as db:
+            for scope in scopes:
+                # Beside max(), SQLite takes the other columns from the row that has it.
+                rows = db.execute(
+                    "SELECT key, value, max(revision), created, version FROM entry"
+                    " WHERE key >= ? AND key < ? AND revision <= ? GROUP BY key",
+                    (*interval(scope), at),
+                )
+                found |= {row[0]: Entry(*row) for row in rows if row[1] is not None}
+        return Reading(at, tuple(found[key] for key in sorted(found)))
+
+    def commit(self, commit: Commit) -> int | None:
+        revision = self.head + 1
+        with self._writing() as db:
+            for key, guard in commit.guards.items():
+                latest = self._latest(db, key)
+                if (latest.revision if latest is not None else 0) != guard:
+                    return None
+            for key, value in commit.writes.items():
+                latest = self._latest(db, key)
+                if value is None:
+                    created = version = 0
+                else:
+                    created, version = (latest.created, latest.version + 1) if latest is not None else (revision, 1)
+                db.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (revision, key, value, created, version))
+            db.execute("UPDATE head SET revision = ?", (revision,))
+        self.head = revision
+        if self.head - self.compacted >= self._keep + _TIDY:
+            # What was committed stands, whether there is room to tidy up or not.
+            with suppress(ConfigError):
+                self.compact(self.head - self._keep)
+        return revision
+
+    def _latest(self, db: sqlite3.Connection, key: str) -> Entry | None:
+        row = db.execute(
+            "SELECT key, value, revision, created, version FROM entry WHERE key = ? ORDER BY revision DESC LIMIT 1",
+            (key,),
+        ).fetchone()
+        return Entry(*row) if row is not None and row[1] is not None else None
+
+    def next_change(self, scope: Scope, after: int) -> Change | None:
+        """The first change of ``scope`` after ``after``, or None if there is none yet."""
+        self._reachable(after)
+        keys = interval(scope)
+        with self._asking() as db:
+            (revision,) = db.execute(
+                "SELECT min(revision) FROM entry WHERE revision > ? AND key >= ? AND key < ?", (after, *keys)
+            ).fetchone()
+            if revision is None:
+                return None
+            rows = db.execute(
+                "SELECT key, value, revision, created, version FROM entry"
+                " WHERE revision = ? AND key >= ? AND key < ? ORDER BY key",
+                (revision, *keys),
+            )
+            return Change(revision, tuple(Entry(*row) for row in rows))
+
+    def compact(self, revision: int) -> None:
+        if self._reachable(revision) == self.compacted:
+            return
+        with self._writing() as db:
+            db.execute(
+                "DELETE FROM entry WHERE revision <= ? AND (value IS NULL OR EXISTS (SELECT 1 FROM entry AS later"
+                " WHERE later.key = entry.key AND later.revision > entry.revision AND later.revision <= ?))",
+                (revision, revision),
+            )
+            db.execute("UPDATE head SET compacted = ?", (revision,))
+        self.compacted = revision
+
+    def _reachable(self, revision: int | None) -> int:
+        if revision is None:
+            return self.head
+        if revision > self.head:
+            raise ConfigError(Code.INVALID, f"revision {revision} is not there yet: the last is {self.head}")
+        if revision < self.compacted:
+            raise ConfigError(Code.COMPACTED, f"revision {revision} is forgotten: the first is {self.compacted}")
+        return revision
+
+    @contextmanager
+    def _asking(self) -> Iterator[sqlite3.Connection]:
+        """A fault of the disk, as what it means to whoever asks."""
+        try:
+            yield self._db
+        except sqlite3.OperationalError as fault:
+            # Only of a full disk is it certain that no part of the commit is on it.
+            code = Code.FULL if fault.sqlite_errorname == "SQLITE_FULL" else Code.UNCERTAIN
+            raise ConfigError(code, f"{self.path}: {fault}") from fault
+        except sqlite3.DatabaseError as fault:
+            if isinstance(fault, sqlite3.ProgrammingError):
+                raise
+            raise ConfigError(Code.DAMAGED, f"{self.path}: {fault}") from fault
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._asking() as db:
+            try:
+                with transaction(db):
+                    yield db
+            except sqlite3.OperationalError:
+                # What the log holds may have its place in the file already; then this gives back the room it takes.
+                with suppress(sqlite3.OperationalError):
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                raise
+
+
+class SqliteBackend:
+    """The file, from trio: one call at a time, in a worker thread, waited for as long as a disk may take."""
+
+    def __init__(self, database: Database, patience: float = _PATIENCE) -> None:
+        self._database = database
+        self._patience = patience
+        self._one = trio.CapacityLimiter(1)
+        self._committed = trio.Event()
+
+    async def read(self, scopes: Iterable[Scope], revision: int | None = None, *, stale_ok: bool = False) -> Reading:
+        return await self._in_time(Code.UNAVAILABLE, self._database.read, scopes, revision)
+
+    async def commit(self, commit: Commit) -> int | None:
+        token = trio.lowlevel.current_trio_token()
+
+        def write() -> int | None:
+            revision = self._database.commit(commit)
+            if revision is not None:
+                # Even if nobody waits for the answer any more, watchers wait for the change.
+                with suppress(trio.RunFinishedError):
+                    token.run_sync_soon(self._tell)
+            return revision
+
+        return await self._in_time(Code.UNCERTAIN, write)
+
+    def _tell(self) -> None:
+        self._committed.set()
+        self._committed = trio.Event()
+
+    @asynccontextmanager
+    async def watch(self, scope: Scope, after: int) -> AsyncGenerator[AsyncIterator[Change]]:
+        async with aclosing(self._changes(scope, after)) as changes:
+            yield changes
+
+    async def _changes(self, scope: Scope, after: int) -> AsyncGenerator[Change]:
+        while True:
+            committed, head = self._committed, self._database.head
+            change = await self._in_time(Code.UNAVAILABLE, self._database.next_change, scope, after)
+            if change is not None:
+                after = change.revision
+                yield change
+            else:
+                after = max(after, head)
+                await committed.wait()
+
+    async def compact(self, revision: int) -> None:
+        await self._in_time(Code.UNAVAILABLE, self._database.compact, revision)
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._database.close, limiter=self._one)
+
+    async def _in_time(self, late: Code, work: Callable[[*_Args], _T], *args: *_Args) -> _T:
+        with trio.move_on_after(self._patience):
+            return await trio.to_thread.run_sync(work, *args, limiter=self._one, abandon_on_cancel=True)
+        raise ConfigError(late, f"the disk has not answered for {self._patience:.0f} s")

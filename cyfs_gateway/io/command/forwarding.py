@@ -5,9 +5,11 @@ Bytes are moved by a reactor of the command's own; the gateway's moves them on.
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import trio
 
@@ -25,6 +27,8 @@ Say = Callable[[dict[str, object], str], None]
 """Tells people and programs: the facts, and a line."""
 
 _OPENING_MOST = 64
+_STARVED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE = 0.1
 _IDLE = 7 * 24 * 3600.0
 """The gateway ends what is idle; here is only a last resort."""
 
@@ -89,7 +93,23 @@ class _Forwarder:
             near = TcpEndpoint(int(plain.family), int(plain.type), 0, plain.detach())
             await self._carry(near, remote)
 
-        await trio.serve_listeners(carry, [listener])
+        # trio's own loop tells of a lack of descriptors by a traceback, ten times a second.
+        starved = False
+        async with listener, trio.open_nursery() as nursery:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as fault:
+                    if fault.errno not in _STARVED:
+                        raise
+                    if not starved:
+                        why = fault.strerror or str(fault)
+                        self.failed(remote, Unreachable(f"new connections have to wait: {why}"))
+                    starved = True
+                    await trio.sleep(_PAUSE)
+                else:
+                    starved = False
+                    nursery.start_soon(carry, stream)
 
     async def _carry(self, near: TcpEndpoint, remote: Remote) -> None:
         try:

@@ -309,6 +309,31 @@ async def test_without_descriptors_a_connection_is_refused_and_the_others_are_ca
                     assert await exactly(stream, 5) == b"still"
 
 
+async def test_without_any_descriptor_connections_wait_and_that_is_said_once(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    target = await serve(nursery, echo)
+    async with (
+        pair(tmp_path, service("web", target, 80)) as both,
+        both.running("laptop", "forward", "--json", "0", f"{PHOTOS}:80") as process,
+    ):
+        port = int(json.loads(await line(process))["listen"].rpartition(":")[2])
+        usual = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        used = {int(name) for name in os.listdir(f"/proc/{process.pid}/fd")}
+        free = next(number for number in itertools.count() if number not in used)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (free, usual[1]))
+        async with await connect(port) as stream:
+            assert "new connections have to wait: Too many open files" in json.loads(await line(process))["fault"]
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, usual)
+            await stream.send_all(b"here")
+            assert await exactly(stream, 4) == b"here"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert [chunk async for chunk in process.stdout] == []
+        assert [chunk async for chunk in process.stderr] == []
+
+
 @pytest.mark.parametrize("versions", ["[4]", "[5]"])
 async def test_datagrams_are_carried_both_ways_for_each_client(
     tmp_path: Path, nursery: trio.Nursery, versions: str

@@ -31,7 +31,7 @@ def probe_number(name: bytes) -> int | None:
 
 
 def own_doors(
-    servers: Iterable[Upstream], doors: Iterable[tuple[str, int]], is_local: Callable[[str], bool]
+    servers: Iterable[Upstream], doors: Iterable[tuple[str, int]], is_local: Callable[[str], bool | None]
 ) -> list[str]:
     """What is wrong with ``servers``: a line for each that is one of our own ``doors`` (address and port).
 

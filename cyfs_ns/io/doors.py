@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,7 +193,7 @@ class Doors:
 
     def _look_for_addresses(self) -> None:
         for door in self._open.values():
-            before, door.absent = door.absent, _absent(door.places)
+            before, door.absent = door.absent, _absent(door.places, door.absent)
             for address in sorted(before - door.absent):
                 _log.info("the address %s has come: %s is open", address, door.key)
             for address in sorted(door.absent - before):
@@ -404,9 +404,10 @@ def _places(config: DoorsConfig, key: DoorKey) -> tuple[DoorKey, ...]:
     return tuple(_crowd(config)) if key.kind == "crew" else (key,)
 
 
-def _absent(places: Iterable[DoorKey]) -> set[str]:
-    """The addresses among those of ``places`` that are not of this machine."""
-    return {place.host for place in places if place.host not in _WILDCARDS and not is_local(place.host)}
+def _absent(places: Iterable[DoorKey], before: Collection[str] = ()) -> set[str]:
+    """The addresses among those of ``places`` that are not of this machine; as ``before`` where nobody can be asked."""
+    known = {place.host: is_local(place.host) for place in places if place.host not in _WILDCARDS}
+    return {host for host, ours in known.items() if (host in before if ours is None else not ours)}
 
 
 def _sockets(made: Made | None) -> Iterator[socket.socket]:

@@ -6,7 +6,8 @@ assignment.  So serving goes on while lists are built, memory does not jump, and
 is mapped at once.
 
 Nothing bad replaces anything good: not a download that breaks off or is no list, not a build that fails or takes too
-long.  The old lists stay, and ``status`` tells why.
+long.  The old lists stay, and ``status`` tells why.  What fails is tried again, ever more seldom: a disk that was full,
+at the very first start perhaps, has room one day.
 
 In ``home``: ``state.json`` (what was fetched, when), ``<id>.list`` (a download), ``<hash>.piece``.
 """
@@ -115,6 +116,7 @@ class ListKeeper:
         self._limits, self._child, self._clock = limits or BuildLimits(), tuple(child), clock
         self._states = {spec.source.name: ListState() for spec in specs}
         self._built = self._failed = ""
+        self._failed_at, self._failures = 0.0, 0
         self._turn = trio.Lock()
         self._downloads = trio.CapacityLimiter(_DOWNLOADS)
         self.fault = ""
@@ -153,7 +155,10 @@ class ListKeeper:
             if await self.refresh():
                 on_swap(self.lists)
             now = self._clock()
-            await trio.sleep(max(1.0, min((self._due_in(spec, now) for spec in self._specs), default=_RETRY_MOST)))
+            due = [self._due_in(spec, now) for spec in self._specs]
+            if self._failed == self._key():
+                due.append(self._build_due_in(now))
+            await trio.sleep(max(1.0, min(due, default=_RETRY_MOST)))
 
     def status(self) -> list[tuple[ListSpec, ListState, ListReport | None]]:
         """Every list, what is known of it, and what was found in it."""
@@ -164,9 +169,11 @@ class ListKeeper:
         state = self._states[spec.source.name]
         wait = spec.interval if spec.remote else _FILE_INTERVAL
         if state.failures and spec.remote:
-            wait = min(wait, _RETRY_MOST, _RETRY_FIRST * 2.0 ** min(state.failures - 1, 16))
-        # A clock that was wrong and was set right must not put a list off for years.
-        return wait - (now - state.checked) if now >= state.checked else 0.0
+            wait = min(wait, _retry(state.failures))
+        return _left(wait, state.checked, now)
+
+    def _build_due_in(self, now: float) -> float:
+        return _left(_retry(self._failures), self._failed_at, now)
 
     async def _look_at(self, spec: ListSpec, fresh: dict[str, ListState]) -> None:
         """A new download goes to ``fresh``; a file of the owner's own changes the state itself."""
@@ -224,14 +231,15 @@ class ListKeeper:
         made: ListSet | None = None
         key = self._key()
         there = fresh or any(state.digest for state in self._states.values())
-        if there and (fresh or key not in (self._built, self._failed)):
+        put_off = key == self._failed and self._build_due_in(self._clock()) > 0
+        if there and (fresh or not (key == self._built or put_off)):
             if not fresh:
                 made = await trio.to_thread.run_sync(_mapped, self._piece(key))
             if made is None:
                 made = await self._compiled(fresh)
             key = self._key()
         if made is not None:
-            self.lists, self._built, self.fault = made, key, ""
+            self.lists, self._built, self._failed, self.fault = made, key, "", ""
         await trio.to_thread.run_sync(self._tidy)
         return made is not None
 
@@ -239,9 +247,11 @@ class ListKeeper:
         try:
             used = await self._run_child(fresh)
         except (CyfsError, OSError) as fault:
-            self.fault = str(fault)
-            self._failed = self._key()
-            log.warning("lists could not be built: %s; the old ones stay", fault)
+            self.fault, key = str(fault), self._key()
+            self._failures = self._failures + 1 if key == self._failed else 1
+            self._failed, self._failed_at = key, self._clock()
+            stays = "the old ones stay" if self._built else "there are none until they can be"
+            log.warning("lists could not be built: %s; %s", fault, stays)
             for name in fresh:
                 self._blame(name, self.fault)
             return None
@@ -323,6 +333,16 @@ class ListKeeper:
             for path in self._home.iterdir():
                 if path.name not in needed and path.suffix in (".piece", ".list", ".new", ".tmp"):
                     path.unlink()
+
+
+def _retry(failures: int) -> float:
+    """Seconds until the next attempt after so many that failed."""
+    return min(_RETRY_MOST, _RETRY_FIRST * 2.0 ** min(failures - 1, 16))
+
+
+def _left(wait: float, since: float, now: float) -> float:
+    # A clock that was wrong and was set right must not put anything off for years.
+    return wait - (now - since) if now >= since else 0.0
 
 
 def _id(spec: ListSpec) -> str:

@@ -6,6 +6,7 @@ The files are read again when they have changed, since DHCP and VPN clients rewr
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,6 +27,8 @@ _LEASES = (
     "tmp/resolv.conf.auto",
 )
 """Where DHCP clients leave what they were told; the first file that names servers for the interface counts."""
+
+_STARVED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 Stamp = tuple[int, ...]
 
@@ -96,12 +99,12 @@ def _stamp(path: Path) -> Stamp | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def is_local(address: str) -> bool:
-    """Whether a canonical address is one of this machine's, as far as can be told without a descriptor to ask with."""
+def is_local(address: str) -> bool | None:
+    """Whether a canonical address is one of this machine's; ``None`` without a descriptor to ask with."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind((address, 0))
-    except OSError:
-        return False
+    except OSError as fault:
+        return None if fault.errno in _STARVED else False
     return True

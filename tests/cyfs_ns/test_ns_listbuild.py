@@ -263,6 +263,27 @@ async def test_the_child_bounds_its_own_memory(make: Make, web: Web):
     assert "the build ended with status" in keeper.fault
 
 
+async def test_a_build_for_which_there_is_no_room_is_made_when_there_is(make: Make, clock: Clock, tmp_path: Path):
+    path, room = tmp_path / "mine.txt", tmp_path / "room"
+    path.write_text("a.example\n")
+    full = "{ echo 'OSError: No space left on device' >&2; exit 1; }"
+    child = ("sh", "-c", f"test -e {room} || {full}; exec {sys.executable} -m cyfs_ns.io.listchild")
+    keeper = make(local(path), child=child)
+    await keeper.open()
+    for wait in (60, 120, 240):
+        assert "No space left" in keeper.fault and not blocks(keeper)
+        clock.now += wait - 1
+        keeper.fault = ""
+        assert not await keeper.refresh()
+        assert not keeper.fault, "not tried before its time"
+        clock.now += 2
+        assert not await keeper.refresh()
+    room.touch()
+    clock.now += 480
+    assert await keeper.refresh()
+    assert blocks(keeper) and not keeper.fault
+
+
 async def test_a_file_of_the_owners_own_is_watched_and_may_be_missing(make: Make, clock: Clock, tmp_path: Path):
     path = tmp_path / "mine.txt"
     keeper = make(local(path))

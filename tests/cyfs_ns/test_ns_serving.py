@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import errno
 import json
+import logging
 import os
 import socket
 import ssl
@@ -36,6 +37,7 @@ from cyfs_ns.io.house import House
 from cyfs_ns.io.selfsigned import make_certificate
 from cyfs_ns.io.serving import Serving
 from cyfs_ns.io.sources import is_local
+from cyfs_ns.links import AddressGone
 from cyfs_ns.querylog import from_line
 from cyfs_ns.wire import name_wire
 from tests.freeport import free_port
@@ -214,7 +216,21 @@ async def test_without_descriptors_nothing_changes_and_nothing_ends(
 def test_whose_an_address_is_can_be_asked_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_local("127.0.0.1") and not is_local("192.0.2.1")
     monkeypatch.setattr(socket, "socket", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
-    assert not is_local("127.0.0.1")
+    assert is_local("127.0.0.1") is None and is_local("192.0.2.1") is None
+
+
+async def test_without_descriptors_no_address_is_said_to_have_come_or_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    port = free_port()
+    async with udp_server(WWW) as server, serving(tmp_path, config(server, port)) as house:
+        caplog.clear()
+        with monkeypatch.context() as starved:
+            starved.setattr(socket, "socket", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+            house.doors.heed([AddressGone("lo", "192.0.2.9")])
+        house.doors.heed([AddressGone("lo", "192.0.2.9")])
+        assert caplog.text == ""
 
 
 async def test_files_that_change_are_read_again(tmp_path: Path) -> None:

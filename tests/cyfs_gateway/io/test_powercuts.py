@@ -12,9 +12,9 @@ import pytest
 from cyfs_gateway.io.command.inbox import Inbox
 from cyfs_gateway.io.memberfile import MemberFile
 from cyfs_gateway.io.share.book import GrantBook
-from cyfs_gateway.io.sn.sqlitefile import open_sqlite
 from cyfs_gateway.transfer import Offer
 from cyfs_ns.identity.did import parse_did
+from cyfs_ns.io.sqlitefile import open_sqlite
 from tests.powercut import PowerCut
 
 

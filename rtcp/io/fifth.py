@@ -1,7 +1,7 @@
 """What a device needs to speak version 5: what its tunnels have in common, and how its calls begin.
 
 How a call begins depends on what is known of the key that is called (``rtcp.v5.memory``).  That a key spoke version 5
-is written down before anything else is said to it, so that nobody can bring the two back to version 4 later.
+is written down before a tunnel to it stands, so that nobody can bring the two back to version 4 later.
 """
 
 from __future__ import annotations
@@ -175,7 +175,6 @@ class Fifth:
         """
         call, proven, pipe = met.call, met.proven, met.pipe
         try:
-            await self._note(remote.key)
             if self._closed:
                 raise Unreachable("this end is closed", "tunnel_open")
             established = call.go_on(self._introduction(self._roll.local, remote))
@@ -199,7 +198,8 @@ class Fifth:
         try:
             tunnel.take_carrier(established, pipe, owed=call.data_to_send())
             introduced(tunnel, pipe)
-            await tunnel.shake()
+            await self._note(remote.key).wait()
+            await tunnel.shake()  # and the peer has answered meanwhile
         except BaseException:
             tunnel.abandon()
             raise
@@ -225,10 +225,19 @@ class Fifth:
             self._news += self._told.memory.forget(key)
         await self._write_down()
 
-    async def _note(self, key: PublicKey) -> None:
-        """``key`` spoke version 5, which is written down before it matters."""
+    def _note(self, key: PublicKey) -> trio.Event:
+        """``key`` spoke version 5; set when that is written down, or cannot be."""
         self._news += self._told.memory.spoke_5(key)
-        await self._write_down()
+        noted = trio.Event()
+
+        async def write() -> None:
+            try:
+                await self._write_down()
+            finally:
+                noted.set()
+
+        self.commons.nursery.start_soon(write)
+        return noted
 
     async def _write_down(self) -> None:
         if self._written == self._news:

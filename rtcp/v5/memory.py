@@ -4,7 +4,7 @@ That a key spoke version 5 is never forgotten by itself: from then on there is n
 attacker could choose.  That one spoke version 4 for certain is worth a day: until then we need not hide who calls from
 somebody who would show it anyway.
 
-The first has to outlive the process.  Whoever keeps it writes :meth:`VersionMemory.write` before going on.
+The first has to outlive the process.  Whoever keeps it writes :meth:`VersionMemory.write` before a tunnel stands.
 """
 
 from __future__ import annotations

@@ -16,17 +16,18 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLRDHUP
+from select import EPOLLET, EPOLLRDHUP
 from typing import Any, Final
 
 import trio
 
 from cyfs_gateway.io.sn.ingressdoor import TcpDoor
+from cyfs_gateway.io.sn.ingressopening import Opening, Openings
 from cyfs_gateway.io.sn.ingresspin import PinnedClient
 from cyfs_gateway.io.sn.ingressports import Ports
-from cyfs_gateway.io.sn.ingresstraffic import IngressHost, Meter, Ticket, Traffic
+from cyfs_gateway.io.sn.ingresstraffic import IngressHost, Meter, Traffic
 from cyfs_gateway.sn.ingress import (
     HTTP_PORT,
     MAX_HEAD,
@@ -48,13 +49,11 @@ from cyfs_gateway.sn.ingresscrowd import Crowd, source_of
 from cyfs_gateway.sn.ingressleases import Lease, Network
 from cyfs_gateway.sn.registry import NameEntry
 from cyfs_gateway.sniff import MORE
-from cyfs_ns.errors import CyfsError, Misuse, Refused, Unreachable
+from cyfs_ns.errors import CyfsError, Misuse, Refused
 from cyfs_ns.identity.did import Did
-from rtcp.io.pipe import GiveUp, break_off
 from rtcp.party import Address
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import READABLE
-from tunnels.io.relay import Relay
 from tunnels.io.waiting import TcpEndpoint, carries_sealed
 
 _PEEK: Final = 4096
@@ -91,10 +90,8 @@ class Ingress:
         self.host, self.settings, self.own = host, settings, own
         self.traffic = Traffic(settings, meter)
         self.half_open: Crowd[_Visitor] = Crowd(settings.half_open, settings.half_open_of)
-        self.opening: set[_Visitor] = set()
-        """Those whose way is being opened."""
+        self.opening = Openings(host, settings, self.traffic)
         self._find, self._wall = find, wall
-        self._nursery: trio.Nursery | None = None
         self._doors: list[TcpDoor] = []
         self._ports: Ports | None = None
 
@@ -104,20 +101,22 @@ class Ingress:
         try:
             for way, places in ((_TLS, settings.tls), (_HTTP, settings.http)):
                 self._doors += [TcpDoor(reactor, place, partial(self._arrived, way)) for place in places]
-            async with trio.open_nursery() as self._nursery:
-                self._ports = Ports(self.host, settings, self.traffic, self._nursery, self._wall)
+            async with trio.open_nursery() as nursery:
+                self.opening.nursery = nursery
+                self._ports = Ports(self.opening, nursery, self._wall)
                 await self._ports.begin()
-                self._nursery.start_soon(self.traffic.run)
-                self._nursery.start_soon(self._ports.run)
+                nursery.start_soon(self.traffic.run)
+                nursery.start_soon(self._ports.run)
                 task_status.started()
         finally:
-            self._nursery = None
+            self.opening.nursery = None
             self.close_doors()
             if self._ports is not None:
                 self._ports.close()
                 self._ports = None
-            for visitor in [*self.half_open, *self.opening]:
+            for visitor in self.half_open:
                 visitor.close("the ingress is over")
+            self.opening.close("the ingress is over")
             self.traffic.close()
 
     def close_doors(self) -> None:
@@ -156,6 +155,7 @@ class Ingress:
 
     def drop_device(self, device: Did) -> None:
         """``device`` (canonical) is admitted no more: its streams end and its ports are closed."""
+        self.opening.close("the device is gone", device)
         self.traffic.close(device)
         if self._ports is not None:
             self._ports.drop(device)
@@ -186,11 +186,6 @@ class Ingress:
         machine = machine_of(entry, host, self.settings.domain, self._wall())
         device = None if machine is None else machine.device.did
         return entry, device if device is not None and self.host.standing(device) else None
-
-    def start(self, open_: Callable[[trio.CancelScope], Awaitable[None]], scope: trio.CancelScope) -> None:
-        """Open the way for a visitor in a task."""
-        assert self._nursery is not None
-        self._nursery.start_soon(open_, scope)
 
 
 class _Way:
@@ -228,43 +223,19 @@ _TLS: Final = _Way(TLS_PORT, read_tls, MAX_LOOK)
 _HTTP: Final = _Way(HTTP_PORT, read_http, MAX_HEAD + 1)
 
 
-class _Visitor:
+class _Visitor(Opening):
     """One connection, from its first byte to the end of its stream."""
 
-    __slots__ = (
-        "_address",
-        "_fd",
-        "_give_up",
-        "_ingress",
-        "_is_parting",
-        "_pieces",
-        "_reactor",
-        "_sent",
-        "_sock",
-        "_ticket",
-        "_wanted",
-        "_way",
-        "deadline",
-        "slot",
-    )
+    __slots__ = ("_ingress", "_is_parting", "_pieces", "_wanted", "_way")
 
     def __init__(self, ingress: Ingress, way: _Way, sock: TcpEndpoint, address: Address) -> None:
-        self._ingress, self._way, self._sock, self._address = ingress, way, sock, address
-        self._reactor = reactor = ingress.host.reactor
-        self._fd = sock.fileno()
+        super().__init__(ingress.opening, sock, address, ingress.settings.first)
+        self._ingress, self._way = ingress, way
         self._pieces = 0
-        self._sent = 0
-        """Octets that went to the device, and lie in the kernel still."""
         self._is_parting = False
-        self._give_up: GiveUp | None = None
-        """Ends the opening of a stream that is under way."""
         self._wanted: Wanted | None = None
-        self._ticket: Ticket | None = None
-        self.slot = 0
-        self.deadline = reactor.now + ingress.settings.first
-        reactor.schedule(self)
         # By edge, since what is looked at stays there to be read.
-        reactor.watch(self._fd, READABLE | EPOLLET, self._look)
+        self._reactor.watch(self._fd, READABLE | EPOLLET, self._look)
 
     def _look(self, events: int) -> None:
         try:
@@ -309,126 +280,46 @@ class _Visitor:
             self._turn_away(self._way.away(wanted.host), f"the machine of {wanted.host} is away", "away")
             return
         try:
-            self._ticket = self._ingress.traffic.admit(entry.owner, device, self._address[0])
+            ticket = self._ingress.traffic.admit(entry.owner, device, self._address[0])
         except Refused as refused:
             self._turn_away(self._way.busy("there is too much to carry"), str(refused), "too-many")
             return
-        ingress, way = self._ingress, self._way
-        ingress.half_open.leave(self)
-        ingress.opening.add(self)
+        self._ingress.half_open.leave(self)
         self._wanted = wanted
-        self._reactor.rehandle(self._fd, self._meanwhile)
-        self.deadline = self._reactor.now + ingress.settings.opening
+        self.deadline = self._reactor.now + self._ingress.settings.opening
         self._reactor.reschedule(self)
-        first = said if way.is_tls else b""  # of HTTP each word is looked at on its way
-        ask = ingress.host.ask_peer
-        self._give_up = ask(device, wanted.host, way.port, self._answered, source=self._address, first=first)
-        if self._give_up is None:
-            self._open_in_task()
-        else:
-            self._sent = len(first)
+        # Of HTTP each word is looked at on its way.
+        self._ask(ticket, wanted.host, self._way.port, said if self._way.is_tls else b"")
 
-    def _meanwhile(self, events: int) -> None:
-        """Something is heard of a visitor whose way is being opened."""
-        if events & (EPOLLHUP | EPOLLERR):
-            self.close("it went away")
-
-    def _open_in_task(self) -> None:
-        scope = trio.CancelScope()
-        self._give_up = scope.cancel
-        self._ingress.start(self._open, scope)
-
-    async def _open(self, scope: trio.CancelScope) -> None:
-        far: Endpoint | CyfsError | None = None
-        try:
-            with scope:
-                far = await self._await_stream()
-            self._reactor.freshen()
-            if self._give_up is not None:
-                self._answered(far)
-            elif far is not None and not isinstance(far, CyfsError):
-                far.close()  # it came in the moment in which it was given up
-        except BaseException as fault:
-            self.close("the ingress is over")
-            if not isinstance(fault, Exception):
-                raise
-            _log.exception("a visitor from %s failed in a way nobody foresaw", self._address[0])
-
-    async def _await_stream(self) -> Endpoint | CyfsError:
-        wanted, ticket = self._wanted, self._ticket
-        assert wanted is not None and ticket is not None
-        host, port = self._ingress.host, self._way.port
-        try:
-            return await host.open_to_peer(ticket.device, wanted.host, port, source=self._address)
-        except (Refused, Unreachable) as fault:
-            return fault
-        except OSError as fault:
-            return Unreachable(str(fault), "tunnel_open")
-
-    def _answered(self, far: Endpoint | CyfsError | None) -> None:
-        """What became of the stream that was asked for; None: it takes a task."""
-        wanted, way = self._wanted, self._way
-        assert wanted is not None
-        self._give_up = None
-        if far is None:
-            self._sent = 0
-            self._open_in_task()
-        elif isinstance(far, Refused):
-            self._turn_away(way.closed(wanted), str(far), "not-served")
-        elif isinstance(far, CyfsError):
-            self._turn_away(way.away(wanted.host), str(far), "away")
-        else:
-            try:
-                self._join(far, wanted)
-            except Exception as fault:
-                break_off(far)
-                far.close()
-                self.close(str(fault))
-                if not isinstance(fault, OSError):
-                    raise
-
-    def _join(self, far: Endpoint, wanted: Wanted) -> None:
-        ingress, reactor, ticket = self._ingress, self._reactor, self._ticket
-        assert ticket is not None
-        if self._sent:
-            self._sock.recv(self._sent)
-            ticket.told = -self._sent
-        reactor.rewatch(self._fd, READABLE)
-        ingress.opening.remove(self)
-        reactor.unschedule(self)
+    def _led(self, far: Endpoint) -> Endpoint:
         self._count("led")
         if self._way.is_tls:
             carries_sealed(far)
-        client = self._sock if self._way.is_tls else PinnedClient(self._sock, wanted.host, reactor)
-        ticket.moving = Relay(reactor, client, far, idle=ingress.settings.idle, on_close=self._ended, a_watched=True)
+            return self._sock
+        assert self._wanted is not None
+        return PinnedClient(self._sock, self._wanted.host, self._reactor)
 
-    def _ended(self, relay: Relay, why: str) -> None:
-        self._fd = -1
-        ticket, self._ticket = self._ticket, None
-        assert ticket is not None
-        ticket.moving = relay  # it may have ended while it was made
-        self._ingress.traffic.over(ticket)
-        ticket.moving = None
-        _log.debug("%s: %s", self._address[0], why or "over")
+    def _failed(self, fault: CyfsError) -> None:
+        wanted, ingress = self._wanted, self._ingress
+        assert wanted is not None
+        out = ingress.half_open.enter(self, source_of(self._address[0]))
+        if out is not None:
+            out.close("there are too many half-open ones")
+        if isinstance(fault, Refused):
+            self._turn_away(self._way.closed(wanted), str(fault), "not-served")
+        else:
+            self._turn_away(self._way.away(wanted.host), str(fault), "away")
 
     # Those who are led nowhere
 
     def _turn_away(self, answer: bytes, why: str, outcome: str) -> None:
         """Say ``answer``, and wait for the visitor to have read it."""
         self._count(outcome)
-        self._give_back()
-        if self._fd < 0:
-            return
         _log.debug("%s: %s", self._address[0], why)
-        self._give_up, self._is_parting = None, True
+        self._is_parting = True
         self._reactor.rehandle(self._fd, self._part)
         self.deadline = self._reactor.now + _PARTING
         self._reactor.reschedule(self)
-        if self in self._ingress.opening:
-            self._ingress.opening.remove(self)
-            out = self._ingress.half_open.enter(self, source_of(self._address[0]))
-            if out is not None:
-                out.close("there are too many half-open ones")
         try:
             if answer:
                 self._sock.send(answer)
@@ -457,10 +348,8 @@ class _Visitor:
 
     def expire(self) -> None:
         """It took too long."""
-        if self._give_up is not None:
-            assert self._wanted is not None
-            self._give_up()
-            self._turn_away(self._way.away(self._wanted.host), "the device does not answer", "away")
+        if self in self._ingress.opening.all:
+            super().expire()
             return
         if not self._is_parting:
             self._count("slow")
@@ -471,26 +360,10 @@ class _Visitor:
         self._ingress.half_open.leave(self)
         self._reactor.unschedule(self)
 
-    def _give_back(self) -> None:
-        if self._ticket is not None:
-            self._ingress.traffic.over(self._ticket)
-            self._ticket = None
-
     def _count(self, outcome: str) -> None:
         self._ingress.traffic.outcomes[outcome] += 1
 
     def close(self, why: str) -> None:
-        """End it, wherever it is before its relay.  Harmless after that."""
-        if self._fd < 0:
-            return
-        if why:
-            _log.debug("%s: %s", self._address[0], why)
-        self._leave()
-        self._ingress.opening.discard(self)
-        self._reactor.closing(self._fd)
-        self._fd = -1
-        self._sock.close()
-        self._give_back()
-        if self._give_up is not None:
-            give_up, self._give_up = self._give_up, None
-            give_up()
+        """As of :class:`Opening`."""
+        self._ingress.half_open.leave(self)
+        super().close(why)

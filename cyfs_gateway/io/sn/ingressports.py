@@ -8,20 +8,22 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from select import EPOLLET
 from typing import Final
 
 import trio
 
 from cyfs_gateway.io.sn.ingressdoor import TcpDoor, bind
-from cyfs_gateway.io.sn.ingresstraffic import IngressHost, Ticket, Traffic
+from cyfs_gateway.io.sn.ingressopening import Opening, Openings
+from cyfs_gateway.io.sn.ingresstraffic import Ticket
 from cyfs_gateway.io.sn.ingressudp import UdpPort
-from cyfs_gateway.sn.ingress import IngressSettings
 from cyfs_gateway.sn.ingressleases import Lease, Leases, Network, read_leases
-from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Refused
 from cyfs_ns.identity.did import Did
 from cyfs_ns.io.atomic import write_atomic
 from rtcp.party import Address
-from tunnels.io.relay import Relay
+from tunnels.endpoint import Endpoint
+from tunnels.io.reactor import READABLE
 from tunnels.io.waiting import TcpEndpoint, break_off
 
 FILE: Final = "sn-leases"
@@ -36,18 +38,16 @@ class Ports:
 
     def __init__(
         self,
-        host: IngressHost,
-        settings: IngressSettings,
-        traffic: Traffic,
+        openings: Openings,
         nursery: trio.Nursery,
         wall: Callable[[], float],
     ) -> None:
-        self._host, self._settings, self._traffic = host, settings, traffic
+        self._openings, self._settings = openings, openings.settings
         self._nursery, self._wall = nursery, wall
-        self._table = Leases(settings.ports, settings.leases, settings.lease)
+        self._table = Leases(self._settings.ports, self._settings.leases, self._settings.lease)
         self._open: dict[tuple[Network, int], _TcpPort | UdpPort] = {}
         self._changed = trio.Event()
-        self._file = host.home / FILE
+        self._file = openings.host.home / FILE
 
     def __len__(self) -> int:
         return len(self._open)
@@ -133,10 +133,10 @@ class Ports:
         host = self._settings.tls[0][0] if self._settings.tls else ""
         place = host, lease.port
         if lease.network == "tcp":
-            self._open[key] = _TcpPort(self._host, self._settings, self._traffic, self._nursery, place, lease)
+            self._open[key] = _TcpPort(self._openings, place, lease)
         else:
-            sock = bind(place, socket.SOCK_DGRAM)
-            self._open[key] = UdpPort(self._host, self._settings, self._traffic, self._nursery, sock, lease)
+            sock, all_ = bind(place, socket.SOCK_DGRAM), self._openings
+            self._open[key] = UdpPort(all_.host, self._settings, all_.traffic, self._nursery, sock, lease)
 
     def unlease(self, device: Did, network: Network, port: int) -> bool:
         """As :meth:`cyfs_gateway.io.sn.ingress.Ingress.unlease`."""
@@ -159,61 +159,48 @@ class Ports:
 class _TcpPort:
     """One leased TCP port."""
 
-    def __init__(
-        self,
-        host: IngressHost,
-        settings: IngressSettings,
-        traffic: Traffic,
-        nursery: trio.Nursery,
-        place: Address,
-        lease: Lease,
-    ) -> None:
-        self.lease = lease
-        self._host, self._settings, self._traffic, self._nursery = host, settings, traffic, nursery
-        self._door = TcpDoor(host.reactor, place, self._arrived)
+    def __init__(self, openings: Openings, place: Address, lease: Lease) -> None:
+        self.lease, self._openings = lease, openings
+        self._door = TcpDoor(openings.host.reactor, place, self._arrived)
 
     def _arrived(self, sock: TcpEndpoint, address: Address) -> None:
-        lease = self.lease
+        lease, openings = self.lease, self._openings
         try:
-            if not self._host.standing(lease.device):
+            if not openings.host.standing(lease.device):
                 raise Refused("its device is away")
-            ticket = self._traffic.admit(lease.owner, lease.device, address[0])
+            ticket = openings.traffic.admit(lease.owner, lease.device, address[0])
         except Refused as refused:
             _log.debug("a visitor of port %d: %s", lease.port, refused)
-            _reset(sock)
+            break_off(sock)
+            sock.close()
             return
-        self._nursery.start_soon(self._lead, sock, address, ticket)
-
-    async def _lead(self, sock: TcpEndpoint, address: Address, ticket: Ticket) -> None:
-        lease, is_led = self.lease, False
-
-        def ended(relay: Relay, _why: str) -> None:
-            ticket.moving = relay
-            self._traffic.over(ticket)
-            ticket.moving = None
-
-        try:
-            with trio.move_on_after(self._settings.opening):
-                far = await self._host.open_to_peer(lease.device, lease.service, lease.port, source=address)
-                reactor = self._host.reactor
-                reactor.freshen()
-                ticket.moving = Relay(reactor, sock, far, idle=self._settings.idle, on_close=ended)
-                is_led = True
-        except (Refused, Unreachable, OSError) as fault:
-            _log.debug("a visitor of port %d: %s", lease.port, fault)
-        except Exception:
-            _log.exception("a visitor of port %d failed in a way nobody foresaw", lease.port)
-        finally:
-            if not is_led:
-                _reset(sock)
-                self._traffic.over(ticket)
+        _Caller(openings, sock, address).lead(ticket, lease)
 
     def close(self) -> None:
         """Take nobody any more; streams go on."""
         self._door.close()
 
 
-def _reset(sock: TcpEndpoint) -> None:
-    """As the kernel answers where nobody listens."""
-    break_off(sock)
-    sock.close()
+class _Caller(Opening):
+    """One visitor of such a port.  Who is led nowhere is answered as the kernel answers where nobody listens."""
+
+    __slots__ = ()
+
+    def __init__(self, openings: Openings, sock: TcpEndpoint, address: Address) -> None:
+        super().__init__(openings, sock, address, openings.settings.opening)
+
+    def lead(self, ticket: Ticket, lease: Lease) -> None:
+        """...to the service that is leased, on ``ticket``, which is taken over."""
+        self._reactor.watch(self._fd, READABLE | EPOLLET, self._meanwhile)
+        self._ask(ticket, lease.service, lease.port)
+
+    def _led(self, far: Endpoint) -> Endpoint:
+        return self._sock
+
+    def _failed(self, fault: CyfsError) -> None:
+        self.close(str(fault))
+
+    def close(self, why: str) -> None:
+        """As of :class:`Opening`."""
+        break_off(self._sock)
+        super().close(why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -89,6 +90,23 @@ class Seat:
 
     def take_peer(self, sock: TcpEndpoint, source: Address) -> None:
         self._gateway.take_peer(sock, *source)
+
+
+class Silent:
+    """A home that is asked and says nothing, until ``then`` is told what it says."""
+
+    def __init__(self) -> None:
+        self.asked: list[Answered] = []
+        self.given_up = 0
+
+    def ask(
+        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None, first: bytes
+    ) -> GiveUp:
+        self.asked.append(then)
+        return self._give_up
+
+    def _give_up(self) -> None:
+        self.given_up += 1
 
 
 def entry(name: str, *machines: tuple[str, Did]) -> NameEntry:
@@ -287,6 +305,11 @@ async def nginx(tmp_path: Path, *names: str, ws: int = 9) -> AsyncIterator[Nginx
         stack.callback(server.close)
         await server.ready()
         yield server
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Let it end without a farewell."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def ran(*command: str, words: bytes = b"", seconds: float = 60) -> tuple[int, str]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import ssl
-import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -25,11 +24,22 @@ from cyfs_gateway.io.sn.ingress import Ingress
 from cyfs_gateway.io.sn.ingresstraffic import EVERY
 from cyfs_gateway.sn.ingress import Alert, alert
 from cyfs_ns.errors import ConfigFault
-from cyfs_ns.identity.did import Did, host_of_did
-from rtcp.io.pipe import Answered, GiveUp
-from rtcp.party import Address
+from cyfs_ns.identity.did import host_of_did
 from tests.cyfs_gateway.io.inprocess import connect, exactly, living, serve, the_rest, until
-from tests.cyfs_gateway.sn.ingressstage import AWAY, NAS, PHOTOS, Nginx, S, Stage, nginx, ran, settle, staged
+from tests.cyfs_gateway.sn.ingressstage import (
+    AWAY,
+    NAS,
+    PHOTOS,
+    Nginx,
+    S,
+    Silent,
+    Stage,
+    nginx,
+    ran,
+    reset,
+    settle,
+    staged,
+)
 from tunnels.io.stream import EndpointStream
 
 HOSTS = "hosts: [+.alice.sn.example, alice.example]"
@@ -293,23 +303,6 @@ async def test_a_visitor_has_to_say_who_in_time(tmp_path: Path) -> None:
         assert stage.ingress.status()["visitors"] == {"slow": 2}
 
 
-class Silent:
-    """A home that is asked and says nothing, until ``then`` is told what it says."""
-
-    def __init__(self) -> None:
-        self.asked: list[Answered] = []
-        self.given_up = 0
-
-    def ask(
-        self, device: Did, host: str | None, port: int, then: Answered, *, source: Address | None, first: bytes
-    ) -> GiveUp:
-        self.asked.append(then)
-        return self._give_up
-
-    def _give_up(self) -> None:
-        self.given_up += 1
-
-
 async def _asking(stage: Stage) -> trio.SocketStream:
     stream = await connect(stage.http)
     await stream.send_all(f"GET /who HTTP/1.1\r\nHost: {PHOTOS}\r\nConnection: close\r\n\r\n".encode())
@@ -333,12 +326,27 @@ async def test_who_leaves_while_home_is_asked_is_forgotten(tmp_path: Path, monke
         monkeypatch.setattr(stage.seat, "ask_peer", (silent := Silent()).ask)
         leaving, staying = await _asking(stage), await _asking(stage)
         await until(lambda: len(stage.ingress.opening) == 2)
-        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset(leaving)
         await leaving.aclose()
         await until(lambda: silent.given_up == 1)
         assert len(stage.ingress.opening) == len(stage.ingress.traffic) == 1
     assert silent.given_up == 2, "the ingress is over"
     assert await the_rest(staying) == b""
+
+
+async def test_who_waits_for_a_device_that_is_dropped_waits_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path) as stage:
+        monkeypatch.setattr(stage.seat, "ask_peer", (silent := Silent()).ask)
+        stream = await _asking(stage)
+        await until(lambda: len(stage.ingress.opening) == 1)
+        stage.ingress.drop_device(AWAY.did.canonical)
+        assert not silent.given_up
+        stage.ingress.drop_device(NAS.did.canonical)
+        assert silent.given_up == 1
+        assert await the_rest(stream) == b""
+        assert len(stage.ingress.traffic) == 0
 
 
 async def test_a_request_that_has_to_be_made_again_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from cyfs_gateway.io.sn.ingress import Ingress
 from cyfs_gateway.io.sn.ingressports import FILE
 from cyfs_ns.errors import Refused
 from tests.cyfs_gateway.io.inprocess import connect, exactly, serve, the_rest, until
-from tests.cyfs_gateway.sn.ingressstage import ALICE, AWAY, NAS, Stage, ran, staged
+from tests.cyfs_gateway.sn.ingressstage import ALICE, AWAY, NAS, Silent, Stage, ran, reset, staged
 from tests.freeport import free_port
 
 OWNER, DEVICE = ALICE.did.canonical, NAS.did.canonical
@@ -34,9 +34,13 @@ async def greeting(stream: trio.SocketStream) -> None:
     await stream.send_eof()
 
 
-async def test_a_port_leads_to_a_service_whoever_speaks_first(tmp_path: Path, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("versions", ["[5]", "[4]"])
+async def test_a_port_leads_to_a_service_whoever_speaks_first(
+    tmp_path: Path, nursery: trio.Nursery, versions: str
+) -> None:
     target = await serve(nursery, greeting)
-    async with staged(tmp_path, f"name: mail, target: 'tcp://127.0.0.1:{target}'", ports=ports()) as stage:
+    mail = f"name: mail, target: 'tcp://127.0.0.1:{target}'"
+    async with staged(tmp_path, mail, ports=ports(), versions=versions) as stage:
         lease = stage.ingress.lease(OWNER, DEVICE, "tcp", "mail")
         stream = await connect(lease.port)
         assert await exactly(stream, 11) == b"220 hello\r\n"
@@ -52,6 +56,50 @@ async def test_a_port_leads_to_a_service_whoever_speaks_first(tmp_path: Path, nu
         assert stage.ingress.unlease(DEVICE, "tcp", lease.port)
         with pytest.raises(OSError, match="refused"):
             await connect(lease.port)
+
+
+async def test_one_source_has_few_visitors_of_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged(tmp_path, ports=ports(), of_source=2) as stage:
+        monkeypatch.setattr(stage.seat, "ask_peer", (silent := Silent()).ask)
+        lease = stage.ingress.lease(OWNER, DEVICE, "tcp", "mail")
+        streams = [await connect(lease.port) for _ in range(2)]
+        await until(lambda: len(silent.asked) == 2)
+        await is_reset(lease.port)
+        assert len(silent.asked) == 2
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_nobody_waits_long_at_a_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged(tmp_path, ports=ports(), opening=0.3) as stage:
+        monkeypatch.setattr(stage.seat, "ask_peer", (silent := Silent()).ask)
+        stream = await connect(stage.ingress.lease(OWNER, DEVICE, "tcp", "mail").port)
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some(1)
+        assert silent.given_up == 1
+        assert not stage.ingress.opening and len(stage.ingress.traffic) == 0
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_who_leaves_a_port_while_home_is_asked_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    async with staged(tmp_path, ports=ports()) as stage:
+        monkeypatch.setattr(stage.seat, "ask_peer", (silent := Silent()).ask)
+        stream = await connect(stage.ingress.lease(OWNER, DEVICE, "tcp", "mail").port)
+        await until(lambda: len(stage.ingress.opening) == 1)
+        if leaves:
+            reset(stream)
+            await stream.aclose()
+            await until(lambda: silent.given_up)
+        else:
+            await stream.send_all(b"hello")
+            await stream.send_eof()
+            stage.ingress.drop_device(DEVICE)
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some(1)
+        assert silent.given_up == 1
+        assert not stage.ingress.opening and len(stage.ingress.traffic) == 0
 
 
 async def is_reset(port: int) -> None:

@@ -62,6 +62,10 @@ _MOST_DATAGRAMS: Final = 64
 _QUANTUM: Final = 0.001
 """Seconds of sending that may go out at once: timers are no finer."""
 _LATE: Final = 0.002
+"""Seconds of sending that are made up for after a pause, so that it does not end with a burst."""
+_LATEST: Final = 0.05
+"""The same where pacing alone held back more, and our process came late: else its rate would be taken for the path's,
+and the next be lower still."""
 _LEAST_KEPT: Final = 512 << 10
 _MOST_KEPT: Final = 16 << 20
 _FIRST_WAIT: Final = 0.25
@@ -135,7 +139,7 @@ class Connection:
         self._recovery = Recovery()
         self._bbr = Bbr(now, FLOOR, self._recovery.smoothed)
         self._mtu = MtuSearch()
-        self._paced_at = now
+        self._paced_at, self._late = now, _LATE
         self._inbox, self._outbox = Inbox(), Outbox()
         self._limit = 0
         self._finish_asked = self._fin_acked = False
@@ -425,6 +429,8 @@ class Connection:
                 self._mtu.arrived(sent.size)
         if low >= 0:
             self._outbox.acked(low, high)
+        if news.late:
+            self._bbr.on_lost(-news.late)
         self._lost(news, now)
         if news.acked:
             latest = max((sent.burst for sent in news.acked), key=lambda burst: burst.sent_at)
@@ -463,7 +469,7 @@ class Connection:
         for sent in self._recovery.moved(trip):
             self._again(sent)
         self._mtu = MtuSearch()
-        self._bbr = Bbr(now, self._mtu.size, self._recovery.smoothed)
+        self._bbr.restart(now, self._mtu.size, self._recovery.smoothed)
         self._paced_at = now
 
     def _drop_unread(self) -> None:
@@ -560,20 +566,20 @@ class Connection:
             self._probes, budget = 0, probes
         elif self._paced_at <= now + _QUANTUM:
             free = bbr.window - recovery.in_flight
-            ahead = (now + _QUANTUM - max(self._paced_at, now - _LATE)) * bbr.rate
+            ahead = (now + _QUANTUM - max(self._paced_at, now - self._late)) * bbr.rate
             budget = int(min(free, max(ahead, self._mtu.size))) // self._mtu.size
         size = FLOOR if self._prefix else self._mtu.size
         budget = min(budget, _MOST_DATAGRAMS, _MOST_TRAIN // size)
         has_data = budget > 0 and outbox.has_more(self._limit)
-        lead, marks = self._lead(now, has_data)
+        lead, marks, asks = self._lead(now, has_data)
         if not lead and not has_data:
             if probes:
-                lead = fr.PINGS
+                lead, asks = fr.PINGS, True
             else:
                 return None
         burst = bbr.burst(now, recovery.in_flight)
         room = size - len(self._prefix) - _OVERHEAD - fr.DATA_HEAD
-        at, asks = 0, bool(marks) or (bool(lead) and lead[-1] == fr.PING)
+        at = paced = 0
         while True:
             piece = outbox.take(room - len(lead), self._limit) if budget > 0 else None
             if piece is None and not lead:
@@ -586,18 +592,23 @@ class Connection:
                 if not recovery.in_flight and not recovery.misses:
                     self._asked_at = now
                 recovery.on_sent(number, Sent(burst, wrote, offset, len(data), marks))
+                paced += wrote
             at += wrote
             budget -= 1
             lead, marks, asks = b"", 0, False
             if wrote < size or budget <= 0:
                 break
-        self._paced_at = max(self._paced_at, now - _LATE) + at / bbr.rate
-        if not outbox.has_more(self._limit) and recovery.in_flight < bbr.window:
+        if paced:  # an ack alone is never held back, so it holds back nothing either
+            self._paced_at = max(self._paced_at, now - self._late) + paced / bbr.rate
+        has_room = recovery.in_flight + self._mtu.size <= bbr.window
+        has_more = outbox.has_more(self._limit)
+        self._late = _LATEST if has_room and has_more else _LATE
+        if has_room and not has_more:
             bbr.has_little(recovery.in_flight)
         return Train(self.address, at, min(at, size))
 
-    def _lead(self, now: float, has_data: bool) -> tuple[bytes, int]:
-        """The frames that go before data, and what is to be said again should they get lost."""
+    def _lead(self, now: float, has_data: bool) -> tuple[bytes, int, bool]:
+        """The frames before data, what of them is to be said again when lost, and whether they ask for an ack."""
         parts: list[bytes] = []
         marks, self._marks = self._marks, 0
         if marks & _TOKEN:
@@ -614,10 +625,10 @@ class Connection:
         if self._tells_past and has_data:
             self._tells_past = False
             parts.append(fr.write_past(self._recovery.floor))
-        if self._pinged:
+        if asks := self._pinged:
             self._pinged = False
             parts.append(fr.PINGS)
-        return b"".join(parts), marks
+        return b"".join(parts), marks, asks or bool(marks)
 
     # The clock
 
@@ -661,7 +672,7 @@ class Connection:
             self._recovery.misses += 1
             if self._recovery.misses == _BLACK_HOLE:
                 self._mtu.black_hole(now)
-                self._bbr = Bbr(now, self._mtu.size, self._recovery.smoothed)
+                self._bbr.restart(now, self._mtu.size, self._recovery.smoothed)
             self._lost(News(lost=self._recovery.give_up(2)), now)
             self._probes = 2
         else:

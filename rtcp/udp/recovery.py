@@ -1,11 +1,14 @@
 """What is on its way, what arrived, and what must be taken for lost (RFC 9002 sections 5 and 6).
 
 Losses are told by time alone, as in RACK (RFC 8985): that three datagrams overtook one, as happens where a path has two
-links, is no sign of a loss yet, and to wait for a quarter of a round trip costs little.
+links, is no sign of a loss yet, and to wait for a quarter of a round trip costs little.  What was taken for lost and is
+acknowledged after all counts as what arrived, with its round trip, and makes us more patient for a while: where a way
+became longer than our patience nothing else would ever be acknowledged.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -17,6 +20,10 @@ GRAIN: Final = 0.001
 ACK_DELAY: Final = 0.025
 """Seconds for which an ack may wait."""
 _PATIENCE: Final = 1.25
+_MOST_PATIENCE: Final = 3.0
+_PATIENT_TRIPS: Final = 16
+_MOST_DOUBTED: Final = 256
+"""Datagrams that are looked for after they were taken for lost."""
 _LONGEST: Final = 1.0
 """Seconds between two attempts to reach a peer that does not answer, so that it is found soon when it is back."""
 _FIRST_TRIP: Final = 0.333
@@ -34,11 +41,13 @@ class Sent(NamedTuple):
 
 @dataclass(slots=True)
 class News:
-    """What an ack tells.  ``trip`` is a round trip, the time the ack waited taken off."""
+    """What an ack tells.  ``trip`` is a round trip, the time the ack waited taken off; ``late`` how many bytes of what
+    arrived had been taken for lost."""
 
     acked: list[Sent] = field(default_factory=list)
     lost: list[Sent] = field(default_factory=list)
     trip: float | None = None
+    late: int = 0
 
 
 class Recovery:
@@ -53,6 +62,9 @@ class Recovery:
         self._is_measured = trip is not None
         self._latest = self.smoothed
         self._sent: dict[int, Sent] = {}
+        self._doubted: dict[int, Sent] = {}
+        self._doubted_numbers: list[int] = []
+        self._patience, self._late_at = _PATIENCE, 0.0
         self._settled = Ranges()
         self._floor = 0
         self._highest = -1
@@ -82,6 +94,8 @@ class Recovery:
             raise BadWire("an ack of what was never sent")
         highest = ranges[0][1] - 1
         for low, high in reversed(ranges):
+            if self._doubted_numbers and high > self._doubted_numbers[0]:
+                self._take_back(low, high, news, now, delay if high == highest + 1 else None)
             if high <= self._floor:
                 continue
             for first, behind in settled.missing(max(low, self._floor), high):
@@ -100,6 +114,32 @@ class Recovery:
         self.find_lost(now, news)
         return news
 
+    def _doubt(self, number: int, record: Sent) -> None:
+        """It is taken for lost, and may be late: with a way that became longer than our patience, all are."""
+        if len(self._doubted) >= _MOST_DOUBTED:
+            del self._doubted[self._doubted_numbers.pop(0)]
+        self._doubted[number] = record
+        insort(self._doubted_numbers, number)
+
+    def _take_back(self, low: int, high: int, news: News, now: float, delay: float | None) -> None:
+        """Of what was taken for lost, ``low`` up to ``high`` arrived; ``delay``: if the ack is of the last of them."""
+        numbers = self._doubted_numbers
+        first = behind = bisect_left(numbers, low)
+        while behind < len(numbers) and numbers[behind] < high:
+            record = self._doubted.pop(numbers[behind])
+            news.acked.append(record)
+            news.late += record.size
+            if delay is not None and numbers[behind] == high - 1:
+                self._measure(now - record.burst.sent_at, delay)
+                news.trip = self._latest
+            behind += 1
+        if first == behind:
+            return
+        del numbers[first:behind]
+        if now - self._late_at > self.smoothed:
+            self._patience = min(self._patience + 0.25, _MOST_PATIENCE)
+            self._late_at = now
+
     def _measure(self, trip: float, delay: float) -> None:
         trip = max(trip, 1e-6)
         waited = min(delay, ACK_DELAY, max(0.0, trip - GRAIN))
@@ -114,7 +154,9 @@ class Recovery:
     def find_lost(self, now: float, news: News) -> None:
         """Move what is overdue to ``news.lost``: a later one arrived, and a quarter more than a round trip is over."""
         sent, settled = self._sent, self._settled
-        patience = max(_PATIENCE * max(self._latest, self.smoothed), GRAIN)
+        if self._patience > _PATIENCE and now - self._late_at > _PATIENT_TRIPS * self.smoothed:
+            self._patience = _PATIENCE
+        patience = max(self._patience * max(self._latest, self.smoothed), GRAIN)
         self._loss_at = None
         for first, behind in settled.missing(self._floor, self._highest + 1):
             for number in range(first, behind):
@@ -126,6 +168,7 @@ class Recovery:
                     del sent[number]
                     self.in_flight -= record.size
                     settled.add(number, number + 1)
+                    self._doubt(number, record)
                     news.lost.append(record)
                 elif self._loss_at is None or due < self._loss_at:
                     self._loss_at = due
@@ -143,12 +186,15 @@ class Recovery:
             record = self._sent.pop(number)
             self.in_flight -= record.size
             self._settled.add(number, number + 1)
+            self._doubt(number, record)
             lost.append(record)
         return lost
 
     def moved(self, trip: float | None) -> list[Sent]:
         """The path is another: nothing is known of it but maybe a round trip, and what was on its way is lost."""
         lost = self.give_up(len(self._sent))
+        self._doubted.clear()
+        self._doubted_numbers.clear()
         self.smoothed, self._variation = (trip, trip / 2) if trip else (_FIRST_TRIP, _FIRST_TRIP / 2)
         self._is_measured, self._latest = trip is not None, self.smoothed
         self.misses = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 from itertools import count
@@ -42,6 +43,10 @@ class Strait:
         self.now = 1000.0
         self.caller_at = CALLER
         self.is_black = False
+        self.loss_up = 0.0
+        """Odds that what the caller sends gets lost besides."""
+        self.dozes = 0.0
+        """Seconds between two looks of the two processes at the world; 0: they are always awake."""
         self.sent: list[tuple[float, Address, Address, bytes]] = []
         """When, from where, where to, what: of everything that was sent, if ``records``."""
         self.records = False
@@ -68,6 +73,8 @@ class Strait:
         if self.is_black or len(datagram) > self.mtu - 28 or self.die.random() < self.loss:
             return
         up = source == self.caller_at
+        if up and self.loss_up and self.die.random() < self.loss_up:
+            return
         start = max(self.now, self._free_at[up])
         if (start - self.now) * self.rate > self.queue:
             return
@@ -118,7 +125,10 @@ class Strait:
         """When something happens next."""
         self.speak()
         deadlines = [deadline for pipe in self.pipes if (deadline := pipe.next_deadline()) is not None]
-        return min([self._under_way[0][0] if self._under_way else float("inf"), *deadlines])
+        then = min([self._under_way[0][0] if self._under_way else math.inf, *deadlines])
+        if self.dozes and self.now < then < math.inf:
+            return max(then, (self.now // self.dozes + 1) * self.dozes)
+        return then
 
     def step(self, until: float) -> bool:
         """On to the next thing that happens; False: that is not before ``until``."""
@@ -164,16 +174,22 @@ class Talk:
         self._buffer = memoryview(bytearray(1 << 16))
         self.finishes = True
 
+    def write(self, most: int) -> int:
+        """The next bytes, as many as are taken of ``most``."""
+        at = self.written % len(self._bytes)
+        taken = self._writer.write(self._bytes[at : at + most])
+        self.written += taken
+        return taken
+
+    def fill(self) -> None:
+        """As much as there is room for."""
+        while self.written < self.size and self._writer.room:
+            self.write(min(self.size - self.written, 65536))
+
     def turn(self) -> bool:
         """Whether all has been said and heard."""
-        strait = self._strait
-        period = len(self._bytes)
-        while self.written < self.size and self._writer.room:
-            at = self.written % period
-            taken = self._writer.write(self._bytes[at : at + min(self.size - self.written, 65536)])
-            self.written += taken
-            if not taken:
-                break
+        self.fill()
+        strait, period = self._strait, len(self._bytes)
         if self.finishes and self.written == self.size:
             self._writer.finish()
         while n := self._reader.read_into(self._buffer, strait.now):

@@ -6,12 +6,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from etcdserver import Cluster
+
 from zone.io.config.backend import Backend
 from zone.io.config.sqlite import Database, SqliteBackend
 
 
 class Kind(Protocol):
     """A store's whereabouts, empty at first."""
+
+    def fresh(self) -> None:
+        """Go elsewhere, where it is empty again; revisions may go on."""
 
     def open(self) -> Backend: ...
 
@@ -28,10 +33,14 @@ class Sqlite:
     name = "sqlite"
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "zone.db"
+        self._directory = directory
+        self._places = 1
+
+    def fresh(self) -> None:
+        self._places += 1
 
     def open(self) -> Backend:
-        return SqliteBackend(Database(self._path))
+        return SqliteBackend(Database(self._directory / f"zone{self._places}.db"))
 
     def __enter__(self) -> Self:
         return self
@@ -40,4 +49,28 @@ class Sqlite:
         pass
 
 
-KINDS = [Sqlite]
+class Etcd:
+    """A real server."""
+
+    name = "etcd"
+
+    def __init__(self, directory: Path) -> None:
+        self._cluster = Cluster(directory)
+        self._places = 1
+
+    def fresh(self) -> None:
+        self._places += 1
+
+    def open(self) -> Backend:
+        return self._cluster.open(namespace=f"/buckyos/zone{self._places}/")
+
+    def __enter__(self) -> Self:
+        self._cluster.start()
+        self._cluster.wait_for_quorum()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.close()
+
+
+KINDS = [Sqlite, Etcd]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,13 +102,12 @@ def acted(action: Action, value: object, absent: object) -> object:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    make: ClassVar[type]
+    kind: ClassVar[Kind]
 
     @initialize()
     def begin(self) -> None:
         self.absent = object()
-        self.directory = tempfile.TemporaryDirectory()
-        self.kind: Kind = self.make(Path(self.directory.name)).__enter__()
+        self.kind.fresh()
         self.backend: Backend = self.kind.open()
         self.store = ConfigStore(self.backend)
         self.first = self.head = self.compacted = self.run(self.store.read, [Below()]).revision
@@ -126,8 +124,6 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "backend"):
             self.run(self.backend.aclose)
-            self.kind.__exit__(None, None, None)
-            self.directory.cleanup()
 
     @rule(actions=st.lists(ACTIONS, min_size=1, max_size=4), key=KEYS, text=st.none() | TEXTS, back=st.none() | BACK)
     def transact(self, actions: list[Action], key: str, text: str | None, back: int | None) -> None:
@@ -262,10 +258,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("made", KINDS, ids=lambda made: made.name)
-def test_a_store_is_like_its_model(made):
-    run_state_machine_as_test(
-        type("Machine", (StoreMachine,), {"make": made}),
-        settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-        ),
-    )
+def test_a_store_is_like_its_model(made, tmp_path: Path):
+    with made(tmp_path) as kind:
+        run_state_machine_as_test(
+            type("Machine", (StoreMachine,), {"kind": kind}),
+            settings=settings(
+                max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            ),
+        )

@@ -37,9 +37,9 @@ class Backend(Protocol):
     def watch(self, scope: Scope, after: int) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Every change of ``scope`` after revision ``after``, in order, each once: those that were, then those to come.
 
-        Whoever reads slowly misses nothing; it waits in the store.  The iterator raises ``COMPACTED`` if changes that
-        were not told yet are compacted, ``INVALID`` if ``after`` is not there yet: the store was put back to what it
-        was once.
+        Whoever reads slowly misses nothing; it waits in the store.  While that is away, the watch waits.  The
+        iterator raises ``COMPACTED`` if changes that were not told yet are compacted, and ``INVALID`` if ``after`` is
+        not there yet: the store was put back to what it was once.
         """
 
     async def compact(self, revision: int) -> None:

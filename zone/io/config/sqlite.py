@@ -161,8 +161,9 @@ class Database:
             return Change(revision, tuple(Entry(*row) for row in rows))
 
     def compact(self, revision: int) -> None:
-        if self._reachable(revision) == self.compacted:
+        if revision <= self.compacted:
             return
+        self._reachable(revision)
         with self._writing() as db:
             db.execute(
                 "DELETE FROM entry WHERE revision <= ? AND (value IS NULL OR EXISTS (SELECT 1 FROM entry AS later"

@@ -1,0 +1,276 @@
+"""The store in etcd on bad days: members that are killed, that hang, that lost their quorum; one that is full."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from etcdserver import NAMESPACE, Cluster, until_answered
+from freeport import free_port
+
+from zone.config.faults import NEXT, Code, ConfigError
+from zone.config.keys import Below
+from zone.config.model import Append, Commit, Create, Set, Transaction
+from zone.io.config.etcd import EtcdBackend
+from zone.io.config.store import ConfigStore
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path)
+    cluster.start()
+    cluster.wait_for_quorum()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path, 3)
+    cluster.start()
+    cluster.wait_for_quorum()
+    yield cluster
+    cluster.close()
+
+
+def put(key: str, value: object) -> Transaction:
+    return Transaction((Set(key, json.dumps(value)),))
+
+
+async def retried(store: ConfigStore, key: str, value: object) -> int:
+    """Create ``key`` for sure: what is uncertain is read before it is tried again."""
+    while True:
+        try:
+            return await store.transact(Transaction((Create(key, json.dumps(value)),)))
+        except ConfigError as fault:
+            if fault.code is Code.EXISTS:
+                return (await store.get(key)).revision
+            assert fault.code in (Code.UNAVAILABLE, Code.UNCERTAIN)
+
+
+async def test_nobody_answers(tmp_path: Path):
+    backend = Cluster(tmp_path).open(patience=0.3)
+    for scopes in ([], [Below()]):
+        for stale_ok in (False, True):
+            with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+                await backend.read(scopes, stale_ok=stale_ok)
+    with pytest.raises(ConfigError, match=NEXT[Code.UNCERTAIN]):
+        await backend.commit(Commit({}, {"a": "1"}))
+    with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+        await backend.compact(2)
+    with trio.move_on_after(0.5) as scope:
+        async with backend.watch(Below(), 1) as changes:
+            await anext(changes)
+    assert scope.cancelled_caught
+    await backend.aclose()
+
+
+async def test_killed_and_back_nothing_is_lost_and_no_change_is_missed(one: Cluster):
+    backend = one.open()
+    store = ConfigStore(backend)
+    acknowledged: dict[str, int] = {}
+    found: list[tuple[str, int]] = []
+
+    async def write() -> None:
+        for number in range(120):
+            acknowledged[f"k/{number}"] = await retried(store, f"k/{number}", number)
+
+    async def listen() -> None:
+        async with store.watch(Below("k"), 1) as changes:
+            while len(found) < 120:
+                found.extend((entry.key, entry.revision) for entry in (await anext(changes)).entries)
+
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            nursery.start_soon(write)
+            for until in (30, 60, 90):
+                while len(acknowledged) < until:  # noqa: ASYNC110  # nothing tells
+                    await trio.sleep(0.005)
+                await trio.to_thread.run_sync(one.signal, signal.SIGKILL)
+                one.start()
+    assert found == sorted(acknowledged.items(), key=lambda item: item[1])
+    assert await store.children(Below("k")) == sorted(f"{number}" for number in range(120))
+    await backend.aclose()
+
+
+async def test_without_a_quorum_nothing_pretends(three: Cluster):
+    backend = three.open()
+    store = ConfigStore(backend)
+    revision = await store.transact(put("a", "before"))
+    await backend.aclose()
+
+    three.signal(signal.SIGKILL, 1, 2)
+    lonely = three.open(0, patience=1.0)
+    store = ConfigStore(lonely)
+    with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+        await store.get("a")
+    with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+        await store.transact(put("a", "after"))
+    with pytest.raises(ConfigError, match=NEXT[Code.UNCERTAIN]):
+        await lonely.commit(Commit({"b": 0}, {"b": "1"}))
+    with trio.fail_after(60):
+        while True:
+            try:
+                reading = await store.read([Below()], stale_ok=True)
+                break
+            except ConfigError as fault:
+                assert fault.code is Code.UNAVAILABLE
+    assert not reading.fresh and reading.revision <= revision
+    assert all(entry.value == '"before"' for entry in reading.entries)
+
+    three.start(1, 2)
+    with trio.fail_after(120):
+        await until_answered(lonely)
+        # What was uncertain was made, or was not; nobody can have both.
+        made = await lonely.commit(Commit({"b": 0}, {"b": "2"}))
+        assert (await store.get("b")).value == ("1" if made is None else "2")
+        assert (await store.read([Below()], stale_ok=True)).fresh
+        assert (await store.get("a")).value == '"before"'
+    await lonely.aclose()
+
+
+async def test_one_of_three_may_hang_or_die(three: Cluster):
+    backend = three.open(patience=3.0)
+    store = ConfigStore(backend)
+    found: list[int] = []
+    acknowledged: list[int] = []
+
+    async def listen() -> None:
+        async with store.watch(Below("k"), 1) as changes:
+            while len(found) < 90:
+                found.extend(entry.revision for entry in (await anext(changes)).entries)
+
+    async def write() -> None:
+        for number in range(90):
+            acknowledged.append(await retried(store, f"k/{number}", number))
+
+    async def after(count: int) -> None:
+        while min(len(acknowledged), len(found)) < count:  # noqa: ASYNC110  # nothing tells
+            await trio.sleep(0.005)
+
+    with trio.fail_after(200):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            nursery.start_soon(write)
+            await after(20)
+            three.signal(signal.SIGSTOP, 0)
+            await after(40)
+            three.signal(signal.SIGCONT, 0)
+            await until_answered(backend)
+            three.signal(signal.SIGKILL, 1)
+            await after(60)
+            three.start(1)
+            other = three.open(1)
+            await until_answered(other)
+            await other.aclose()
+            three.signal(signal.SIGKILL, 2)
+    assert found == acknowledged
+    await backend.aclose()
+
+
+async def test_writers_on_three_members_lose_no_update(three: Cluster):
+    backends = [three.open(member) for member in range(3)]
+    stores = [ConfigStore(backend) for backend in backends]
+    await stores[0].transact(put("log", []))
+
+    async def write(store: ConfigStore, name: int) -> None:
+        for number in range(10):
+            await store.transact(Transaction((Append("log", json.dumps([name, number])),)))
+
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            for name, store in enumerate(stores):
+                nursery.start_soon(write, store, name)
+        for store in stores:
+            log = json.loads((await store.get("log")).value or "")
+            assert sorted(log) == [[name, number] for name in range(3) for number in range(10)]
+            assert [number for name, number in log if name == 1] == list(range(10))
+    for backend in backends:
+        await backend.aclose()
+
+
+async def test_a_member_that_is_full_says_so(tmp_path: Path):
+    cluster = Cluster(tmp_path, **{"quota-backend-bytes": str(1 << 20)})
+    cluster.start()
+    backend = cluster.open()
+    store = ConfigStore(backend)
+    try:
+        with trio.fail_after(120):
+            await until_answered(backend)
+            made = 0
+            with pytest.raises(ConfigError, match=NEXT[Code.FULL]):
+                while True:
+                    await store.transact(put(f"k/{made}", "x" * 100_000))
+                    made += 1
+            assert len(await store.children(Below("k"))) == made
+    finally:
+        await backend.aclose()
+        cluster.close()
+
+
+async def test_requests_that_a_member_does_not_take(tmp_path: Path):
+    cluster = Cluster(tmp_path, **{"max-txn-ops": "10", "max-request-bytes": "10000"})
+    cluster.start()
+    backend = cluster.open()
+    store = ConfigStore(backend)
+    try:
+        with trio.fail_after(120):
+            await until_answered(backend)
+            for transaction in (Transaction(tuple(Set(f"k/{n}", "1") for n in range(11))), put("a", "x" * 20_000)):
+                with pytest.raises(ConfigError, match=NEXT[Code.TOO_LARGE]):
+                    await store.transact(transaction)
+            assert await store.children(Below()) == []
+    finally:
+        await backend.aclose()
+        cluster.close()
+
+
+async def test_zones_do_not_see_each_other(one: Cluster):
+    backends = [one.open(namespace=namespace) for namespace in ("/a/", "/b/")]
+    mine, theirs = map(ConfigStore, backends)
+    await theirs.transact(put("x", 1))
+    revision = await mine.transact(put("x", 2))
+    await theirs.transact(put("x", 3))
+    assert [entry.value for entry in (await mine.read([Below()])).entries] == ["2"]
+    assert await mine.history("x") == [await mine.get("x")]
+    last = await mine.transact(put("y", 4))
+    async with mine.watch(Below(), 1) as changes:
+        assert [(await anext(changes)).revision, (await anext(changes)).revision] == [revision, last]
+    for backend in backends:
+        await backend.aclose()
+
+
+async def test_what_another_program_wrote_is_told(one: Cluster):
+    backend = one.open()
+    stub = backend._clients[0]
+    await trio.to_thread.run_sync(stub.put, f"{NAMESPACE}bad", b"\xff\xfe")
+    with pytest.raises(ConfigError, match=NEXT[Code.DAMAGED]):
+        await ConfigStore(backend).get("bad")
+    await trio.to_thread.run_sync(stub.put, f"{NAMESPACE}odd", "no JSON")
+    with pytest.raises(ConfigError, match="odd: value: not plain JSON"):
+        await ConfigStore(backend).transact(Transaction((Append("odd", "1"),)))
+    await backend.aclose()
+
+
+async def test_a_watch_that_is_left_leaves_no_thread(one: Cluster):
+    backend = one.open()
+    for _ in range(5):
+        with trio.move_on_after(0.05):
+            async with backend.watch(Below(), 1) as changes:
+                await anext(changes)
+    with trio.fail_after(60):
+        while backend._threads.borrowed_tokens:  # noqa: ASYNC110  # nothing tells
+            await trio.sleep(0.01)
+    await backend.aclose()
+
+
+async def test_a_dead_member_is_passed_over(one: Cluster):
+    backend = EtcdBackend([("127.0.0.1", free_port()), ("127.0.0.1", one.ports[0])], NAMESPACE)
+    store = ConfigStore(backend)
+    assert await store.transact(put("a", 1)) == (await store.get("a")).revision
+    await backend.aclose()

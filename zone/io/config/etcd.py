@@ -1,0 +1,283 @@
+"""The store of a zone of several machines: etcd 3.4 or later, by the ``etcd3`` package, whose one adapter this is.
+
+Of the package only the channel and the generated messages are used: its calls know neither revisions nor guards by
+revision, and its watcher reconnects to a dead server as fast as it can, in a thread that never ends.
+
+Every call runs in a worker thread and has a deadline of its own, so the thread ends too.  Several members may be given,
+the nearest first: a member that does not answer is passed over until others do not answer either.  A reading is
+linearizable: a member asks the quorum.  Without one there is none; whoever takes old news gets those of a member, and
+is told so.  A commit is sent once: if its answer is lost, nobody can tell whether it was made (``UNCERTAIN``).
+
+The members need ``--max-txn-ops=2048`` for the largest transactions, and forget by ``--auto-compaction-retention``.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from itertools import groupby
+from typing import Any, Final
+
+import grpc
+import trio
+
+from zone.config.faults import Code, ConfigError
+from zone.config.keys import Scope, interval
+from zone.config.model import Change, Commit, Entry, Reading
+
+with warnings.catch_warnings():
+    # Each of its messages warns that it was generated long ago.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import etcd3
+    from etcd3 import etcdrpc
+
+_PATIENCE: Final = 5.0
+"""Seconds for one request, all members together."""
+_STALE_PATIENCE: Final = 1.0
+"""Seconds for a member to say what it has itself."""
+_PAUSE: Final = 0.1
+"""Seconds between two attempts."""
+_LOOK: Final = 5.0
+"""Seconds from one look at whether a silent member is still there to the next; gRPC's own pings take a minute."""
+_AT_ONCE: Final = 100
+"""Scopes of one request: etcd takes 128 as a matter of course."""
+_LAST: Final = (1 << 63) - 1
+
+_CHANNEL: Final = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+
+_FAULTS: Final = (
+    ("required revision has been compacted", Code.COMPACTED),
+    ("required revision is a future revision", Code.INVALID),
+    ("database space exceeded", Code.FULL),
+    ("request is too large", Code.TOO_LARGE),
+    ("too many operations in txn request", Code.TOO_LARGE),
+    ("too many requests", Code.UNAVAILABLE),
+)
+"""What etcd says before it has done anything."""
+
+
+class EtcdBackend:
+    """A zone's keys in etcd, below ``namespace``.
+
+    ``members``: host (as in a URL) and port of their client interfaces, the nearest first.
+    """
+
+    def __init__(self, members: Sequence[tuple[str, int]], namespace: str, patience: float = _PATIENCE) -> None:
+        self._clients = [etcd3.client(host, port, grpc_options=_CHANNEL) for host, port in members]
+        self._watches = [etcdrpc.WatchStub(client.channel) for client in self._clients]
+        self._member = 0
+        self._namespace = namespace.encode()
+        self._patience = patience
+        self._threads = trio.CapacityLimiter(math.inf)
+
+    async def read(self, scopes: Sequence[Scope], revision: int | None = None, *, stale_ok: bool = False) -> Reading:
+        if revision is not None and not 0 < revision <= _LAST:
+            raise ConfigError(Code.COMPACTED if revision < 1 else Code.INVALID, f"there is no revision {revision}")
+        try:
+            return await self._read(scopes, revision, self._patience, stale=False)
+        except ConfigError as fault:
+            if not stale_ok or fault.code is not Code.UNAVAILABLE:
+                raise
+        return await self._read(scopes, revision, _STALE_PATIENCE * len(self._clients), stale=True)
+
+    async def _read(self, scopes: Sequence[Scope], revision: int | None, patience: float, *, stale: bool) -> Reading:
+        # A transaction without a range would not ask the quorum.
+        ranges = [self._range(*interval(scope)) for scope in scopes] or [{"key": self._namespace}]
+        deadline = trio.current_time() + patience
+        found: dict[str, Entry] = {}
+        for start in range(0, len(ranges), _AT_ONCE):
+            request = etcdrpc.TxnRequest(
+                success=[
+                    etcdrpc.RequestOp(
+                        request_range=etcdrpc.RangeRequest(**one, revision=revision or 0, serializable=stale)
+                    )
+                    for one in ranges[start : start + _AT_ONCE]
+                ]
+            )
+            answer = await self._ask(request, deadline)
+            if revision is None:
+                revision = answer.header.revision
+            for response in answer.responses:
+                found |= {(entry := self._entry(kv)).key: entry for kv in response.response_range.kvs}
+        assert revision is not None
+        return Reading(revision, tuple(found[key] for key in sorted(found)), fresh=not stale)
+
+    async def _ask(self, request: Any, deadline: float) -> Any:
+        """The answer of the first member that gives one.  Raises ``ConfigError``."""
+        share = (deadline - trio.current_time()) / len(self._clients)
+        while True:
+            patience = min(share, deadline - trio.current_time())
+            try:
+                return await self._call(self._member, _transact, request, patience, Code.UNAVAILABLE)
+            except ConfigError as fault:
+                if fault.code is not Code.UNAVAILABLE or trio.current_time() + _PAUSE > deadline:
+                    raise
+            await trio.sleep(_PAUSE)
+
+    async def commit(self, commit: Commit) -> int | None:
+        request = etcdrpc.TxnRequest(
+            compare=[
+                etcdrpc.Compare(
+                    result=etcdrpc.Compare.EQUAL,
+                    target=etcdrpc.Compare.MOD,
+                    key=self._namespace + key.encode(),
+                    mod_revision=revision,
+                )
+                for key, revision in commit.guards.items()
+            ],
+            success=[self._write(key, value) for key, value in commit.writes.items()],
+        )
+        answer = await self._call(self._member, _transact, request, self._patience, Code.UNCERTAIN)
+        return int(answer.header.revision) if answer.succeeded else None
+
+    def _write(self, key: str, value: str | None) -> Any:
+        where = self._namespace + key.encode()
+        if value is None:
+            return etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=where))
+        return etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=where, value=value.encode()))
+
+    @asynccontextmanager
+    async def watch(self, scope: Scope, after: int) -> AsyncGenerator[AsyncIterator[Change]]:
+        async with aclosing(self._changes(scope, after)) as changes:
+            yield changes
+
+    async def _changes(self, scope: Scope, after: int) -> AsyncGenerator[Change]:
+        while True:
+            await self._wait_for(after)
+            member = self._member
+            watch = _Watch(self._watches[member], self._range(*interval(scope)), after)
+            try:
+                while (told := await self._next(watch, member)) is not None:
+                    if told.compact_revision:
+                        raise ConfigError(
+                            Code.COMPACTED, f"revision {after} is forgotten: the first is {told.compact_revision}"
+                        )
+                    for change in self._grouped(told.events):
+                        if change.revision > after:
+                            after = change.revision
+                            yield change
+            finally:
+                watch.close()
+            self._pass_over(member)
+            await trio.sleep(_PAUSE)
+
+    async def _wait_for(self, revision: int) -> None:
+        """Until a quorum can be asked.  Raises ``ConfigError`` if ``revision`` is not there."""
+        while True:
+            try:
+                # Also says so where it is gone, or not there yet.
+                await self.read([], revision)
+            except ConfigError as fault:
+                if fault.code is not Code.UNAVAILABLE:
+                    raise
+            else:
+                return
+
+    async def _next(self, watch: _Watch, member: int) -> Any:
+        """What ``watch`` tells next; None if it is over."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_with, watch, member)
+            told = await trio.to_thread.run_sync(watch.next, limiter=self._threads, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+        return told
+
+    async def _end_with(self, watch: _Watch, member: int) -> None:
+        """End ``watch`` when its member does not answer for the quorum any more."""
+        request = etcdrpc.RangeRequest(key=self._namespace, count_only=True)
+        try:
+            while True:
+                await trio.sleep(_LOOK)
+                await self._call(member, lambda client: client.kvstub.Range, request, _LOOK, Code.UNAVAILABLE)
+        except ConfigError:
+            watch.close()
+
+    def _grouped(self, events: Sequence[Any]) -> Iterator[Change]:
+        # etcd never tells one revision in two parts, unless asked to.
+        for revision, group in groupby(events, lambda event: event.kv.mod_revision):
+            entries = [self._entry(event.kv, deleted=event.type == event.DELETE) for event in group]
+            yield Change(revision, tuple(sorted(entries, key=lambda entry: entry.key)))
+
+    async def compact(self, revision: int) -> None:
+        request = etcdrpc.CompactionRequest(revision=revision)
+        try:
+            await self._call(
+                self._member, lambda client: client.kvstub.Compact, request, self._patience, Code.UNAVAILABLE
+            )
+        except ConfigError as fault:
+            if fault.code is not Code.COMPACTED:
+                raise
+
+    async def aclose(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    async def _call(self, member: int, stub: Callable[[Any], Any], request: Any, patience: float, lost: Code) -> Any:
+        """The answer of ``member``.  Raises ``ConfigError``, ``lost`` where there is none."""
+        call = stub(self._clients[member])
+        try:
+            return await trio.to_thread.run_sync(
+                lambda: call(request, timeout=patience), limiter=self._threads, abandon_on_cancel=True
+            )
+        except grpc.RpcError as fault:
+            said = fault.details() or ""
+            code = next((code for words, code in _FAULTS if words in said), lost)
+            if code is lost:
+                self._pass_over(member)
+            raise ConfigError(code, f"etcd: {fault.code().name.lower()}: {said[:200]}") from fault
+
+    def _pass_over(self, member: int) -> None:
+        if member == self._member:
+            self._member = (member + 1) % len(self._clients)
+
+    def _range(self, first: str, beyond: str) -> dict[str, bytes]:
+        return {"key": self._namespace + first.encode(), "range_end": self._namespace + beyond.encode()}
+
+    def _entry(self, kv: Any, *, deleted: bool = False) -> Entry:
+        try:
+            key = kv.key[len(self._namespace) :].decode()
+            value = None if deleted else kv.value.decode()
+        except UnicodeDecodeError as bad:
+            raise ConfigError(Code.DAMAGED, f"etcd: {kv.key[:200]!r} was written by another program: {bad}") from bad
+        return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version)
+
+
+def _transact(client: Any) -> Any:
+    return client.kvstub.Txn
+
+
+class _Watch:
+    """One stream of changes from one member.  It is over when the member has no leader, or is gone."""
+
+    def __init__(self, stub: Any, keys: dict[str, bytes], after: int) -> None:
+        self._over = threading.Event()
+        # From ``after``, not from the one behind it, so that etcd tells if anything behind it is compacted.
+        request = etcdrpc.WatchCreateRequest(**keys, start_revision=after)
+        self._stream = stub.Watch(self._requests(request), metadata=(("hasleader", "true"),))
+
+    def _requests(self, request: Any) -> Iterator[Any]:
+        yield etcdrpc.WatchRequest(create_request=request)
+        # The stream ends with its requests.
+        self._over.wait()
+
+    def next(self) -> Any:
+        """Blocks for the next message; None if there is none any more."""
+        try:
+            told = next(self._stream, None)
+        except grpc.RpcError:
+            return None
+        return None if told is None or (told.canceled and not told.compact_revision) else told
+
+    def close(self) -> None:
+        self._stream.cancel()
+        self._over.set()

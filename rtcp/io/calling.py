@@ -11,6 +11,7 @@ from cyfs_ns.errors import Refused, Unreachable
 from rtcp.io.commons import Commons, Connect
 from rtcp.io.pipe import Pipe, TcpPipe, log
 from rtcp.io.shaking import next_event
+from rtcp.io.udp.pipe import UdpPipe
 from rtcp.party import Peer
 from rtcp.v5.calling import NATIVE_ENTROPY, Call, ResponderProven
 from rtcp.v5.established import Established
@@ -51,16 +52,23 @@ async def _call_in_time(
     raise Unreachable(f"no carrier within {_CALL_SECONDS:g} s", "connect_timeout")
 
 
+async def greet(pipe: Pipe, peer: Peer, shared: Commons) -> Call:
+    """A handshake on ``pipe``, until ``peer`` has proven itself, and knows nothing of us.  Raises ``Unreachable``."""
+    key = peer.device.key
+    assert key is not None
+    call = Call.native(shared.own, key, entropy=secrets.token_bytes(NATIVE_ENTROPY), now=shared.clock())
+    event = await next_event(call, pipe)
+    if not isinstance(event, ResponderProven):
+        raise Unreachable(f"the peer was not found again: {event}", "tunnel_open")
+    return call
+
+
 async def _call_by(
     pipe: Pipe, machine: Tunnel, channel: int, peer: Peer, shared: Commons, *, unasked: bool
 ) -> Called | None:
-    key, clock = peer.device.key, shared.clock
-    assert key is not None
+    clock = shared.clock
     try:
-        call = Call.native(shared.own, key, entropy=secrets.token_bytes(NATIVE_ENTROPY), now=clock())
-        event = await next_event(call, pipe)
-        if not isinstance(event, ResponderProven):
-            raise Unreachable(f"the peer was not found again: {event}", "tunnel_open")
+        call = (pipe.greeted if isinstance(pipe, UdpPipe) else None) or await greet(pipe, peer, shared)
         claim = machine.claim(channel, clock(), unasked=unasked)
         if claim is None:
             pipe.close()

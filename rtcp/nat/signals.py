@@ -3,15 +3,17 @@
 A message is ``kind:u8, size:u16`` and so many bytes, at most ``MOST``; integers are big-endian, texts UTF-8 without
 control characters::
 
-    1 ask      secret:32, trip:u16, offer        let us punch; trip: milliseconds to the peer and back
-    2 answer   secret:32, offer                  yes, and I begin now
+    1 ask      secret:32, trip:u16, tag:8, key:32, offer         let us punch; trip: milliseconds to the peer and back
+    2 answer   secret:32, key:32, cookie:16, offer               yes, and I begin now
     3 no       text                              not now, or not at all
     4 verdict  direct:u8, text                   how the punching ended here
     5 relay    id:7, side:u8, key:32, port:u16, address (4 or 16)      your end of a session on a UDP relay
     6 bound                                      I am at my end of it
     7 again    text                              my side would like to punch; who dialled asks
 
-An offer is as ``candidates.py`` writes it.  Who dialled the tunnel asks, and opens a stream for each attempt; the other
+An offer is as ``candidates.py`` writes it.  Tag and key of *ask* are those of the opening of a pipe over UDP
+(``rtcp/udp/wire.py``), key and cookie of *answer* those of its invite, so that who asks may enter at once; zeros: there
+is none.  Who dialled the tunnel asks, and opens a stream for each attempt; the other
 opens one only to say *again*.  The two secrets together are the key of the probes; nobody but the ends of the tunnel
 sees them.
 """
@@ -27,32 +29,38 @@ from cyfs_ns.errors import BadWire
 from rtcp.nat.candidates import Offer, read_offer
 from rtcp.nat.relaywire import ID_SIZE, KEY_SIZE
 from rtcp.party import Address
+from rtcp.udp.wire import COOKIE, PUBLIC, TAG
 
 MOST: Final = 2048
 """Bytes of one message behind its head."""
 SECRET: Final = 32
 _MOST_TEXT: Final = 256
 _HEAD: Final = Struct(">BH")
-_ASK: Final = Struct(f">{SECRET}sH")
+_ASK: Final = Struct(f">{SECRET}sH{TAG}s{PUBLIC}s")
+_ANSWER: Final = Struct(f">{SECRET}s{PUBLIC}s{COOKIE}s")
+_NO_INVITE: Final = bytes(PUBLIC), bytes(COOKIE)
 _RELAY: Final = Struct(f">{ID_SIZE}sB{KEY_SIZE}sH")
 _ASKS, _ANSWERS, _DENIES, _JUDGES, _LEADS, _BINDS, _WISHES = range(1, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """``trip``: seconds to the peer and back."""
+    """``trip``: seconds to the peer and back; ``tag`` and ``public`` open a pipe that is to be called."""
 
     secret: bytes = field(repr=False)
     trip: float
+    tag: bytes
+    public: bytes
     offer: Offer
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The peer begins with this."""
+    """The peer begins with this; ``invite``: the key and the cookie with which that pipe may enter, if it may."""
 
     secret: bytes = field(repr=False)
     offer: Offer
+    invite: tuple[bytes, bytes] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +106,10 @@ Signal: TypeAlias = Ask | Answer | No | Told | RelaySide | Bound | Again
 def write_signal(signal: Signal) -> bytes:
     """``signal`` as it travels; long texts are cut."""
     match signal:
-        case Ask(secret, trip, offer):
-            kind, body = _ASKS, _ASK.pack(secret, min(round(trip * 1000), 0xFFFF)) + offer.write()
-        case Answer(secret, offer):
-            kind, body = _ANSWERS, secret + offer.write()
+        case Ask(secret, trip, tag, public, offer):
+            kind, body = _ASKS, _ASK.pack(secret, min(round(trip * 1000), 0xFFFF), tag, public) + offer.write()
+        case Answer(secret, offer, invite):
+            kind, body = _ANSWERS, _ANSWER.pack(secret, *(invite or _NO_INVITE)) + offer.write()
         case No(why):
             kind, body = _DENIES, _text(why)
         case Told(direct, why):
@@ -153,12 +161,14 @@ def _read(kind: int, body: bytes) -> Signal:
     if kind == _ASKS:
         if len(body) < _ASK.size:
             raise BadWire("an offer without a secret")
-        secret, trip = _ASK.unpack_from(body)
-        return Ask(secret, trip / 1000, read_offer(body[_ASK.size :]))
+        secret, trip, tag, public = _ASK.unpack_from(body)
+        return Ask(secret, trip / 1000, tag, public, read_offer(body[_ASK.size :]))
     if kind == _ANSWERS:
-        if len(body) < SECRET:
+        if len(body) < _ANSWER.size:
             raise BadWire("an answer without a secret")
-        return Answer(body[:SECRET], read_offer(body[SECRET:]))
+        secret, *invite = _ANSWER.unpack_from(body)
+        key, cookie = invite
+        return Answer(secret, read_offer(body[_ANSWER.size :]), None if (key, cookie) == _NO_INVITE else (key, cookie))
     if kind == _LEADS:
         return _read_relay(body)
     if kind == _JUDGES:

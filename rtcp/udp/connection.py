@@ -87,6 +87,15 @@ _plain = memoryview(bytearray(1 << 16))
 """What was opened last; shared, since what is kept of it is copied at once."""
 
 
+def opening_of(entropy: bytes) -> tuple[bytes, bytes]:
+    """The tag and the key that a caller with this ``entropy`` opens with, for who is to invite it by another way."""
+    return entropy[:TAG], _secret_in(entropy).public_key().public_bytes_raw()
+
+
+def _secret_in(entropy: bytes) -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(entropy[TAG : TAG + 32])
+
+
 class Stage(Enum):
     """How far a pipe is."""
 
@@ -164,9 +173,8 @@ class Connection:
     def call(cls, address: Address, responder: bytes, settings: Settings, entropy: bytes, now: float) -> Connection:
         """Call the device whose door this opens (``wire.door_key``) at ``address``.  ``entropy``: ``CALL_ENTROPY``."""
         made = cls(address, settings, entropy[TAG + 32 :], now)
-        made._door, made.tag = responder, entropy[:TAG]
-        made._secret = X25519PrivateKey.from_private_bytes(entropy[TAG : TAG + 32])
-        made._public = made._secret.public_key().public_bytes_raw()
+        made._door = responder
+        made._secret, (made.tag, made._public) = _secret_in(entropy), opening_of(entropy)
         return made
 
     @classmethod

@@ -53,9 +53,12 @@ class Door:
         """What to send back to ``source``; None: it does not know whom it calls."""
         if not any(knows_door(untrusted, door) for door in self._doors):
             return None
+        return write_invite(opening.tag, *self.invite(opening.tag, opening.public, source))
+
+    def invite(self, tag: bytes, public: bytes, source: Address) -> tuple[bytes, bytes]:
+        """The key and the cookie for who opens so from ``source``, to be told where nobody else hears it."""
         season = self._seasons[0]
-        cookie = _cookie(season.cookies, opening.tag, opening.public, source)
-        return write_invite(opening.tag, season.public, cookie)
+        return season.public, _cookie(season.cookies, tag, public, source)
 
     def proves(self, entry: Entry, source: Address) -> bool:
         """Whether it has the cookie that was sent to ``source``: worth the price of an ``entry``."""

@@ -6,6 +6,7 @@ that this end does unasked is to say that it would like to be asked: when its ow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -13,14 +14,16 @@ import trio
 
 from cyfs_ns.errors import BadWire, Refused, Unreachable
 from rtcp.io.mux import MuxedTunnel
+from rtcp.io.nat.ahead import may_have_ticket
 from rtcp.io.nat.detour import Detour
 from rtcp.io.nat.ground import PATHS, PATHS_PORT, Ground, Talk
-from rtcp.io.nat.meeting import Asking, Terms, begin, gather, new_secret, pipes_of, punch
+from rtcp.io.nat.meeting import Asking, Terms, begin, foreseen, gather, new_secret, pipes_of, punch
 from rtcp.io.pipe import Pipe, log
 from rtcp.io.wayname import way_of
 from rtcp.nat.candidates import Transport
 from rtcp.nat.race import BUSY, Report, Way
 from rtcp.nat.signals import Again, Answer, Ask, Bound, No, RelaySide, Told
+from rtcp.party import Address
 
 _LONGEST: Final = 20.0
 """Seconds that one attempt, all told, may take."""
@@ -86,7 +89,6 @@ class Guest:
             await talk.say(No(str(fault)))
             return
         secret = new_secret()
-        await talk.say(Answer(secret, ours))
         terms = Terms(
             ours=ours,
             theirs=ask.offer,
@@ -96,13 +98,25 @@ class Guest:
             trip=ask.trip,
             private=ground.trusts(peer),
         )
+        attempt = begin(ground, terms)
+        await talk.say(Answer(secret, ours, self._invite(ask, foreseen(attempt))))
         if self._is_over:
             return
         self._asking.begin(terms)
-        outcome = await punch(ground, begin(ground, terms), terms)
+        outcome = await punch(ground, attempt, terms)
         for address, pipe in pipes_of(outcome).items():
             ground.accepted(pipe, address)
         await talk.say(Told(outcome.verdict.direct, outcome.verdict.why))
+
+    def _invite(self, ask: Ask, places: Sequence[Address]) -> tuple[bytes, bytes] | None:
+        """For the pipe that the peer calls meanwhile, from where its NAT shows it; None: nobody knows where that is.
+
+        It spares the peer to show that it hears what is sent there, so it costs what a probe does.
+        """
+        place = next(filter(may_have_ticket, reversed(places)), None)
+        if place is None or not self._ground.budget.spend(place[0], trio.current_time()):
+            return None
+        return self._ground.endpoint.invite(ask.tag, ask.public, place)
 
     async def _bind(self, talk: Talk, side: RelaySide) -> None:
         if self._detour is not None:

@@ -6,9 +6,9 @@ punch, and where that fails a session on a UDP relay is had.  What is decided is
 (``MuxedTunnel.move``), which its streams do not notice.
 
 Round trips are what this costs, so few are waited for: what we offer is found out while the tunnel is dialled, and goes
-out behind the handshake's last message; pipes are called to where the peer may be while that is punched for
-(``ahead``).  So the tunnel is direct three round trips after it stands, or one after the handshake over the first
-place that answers could begin.
+out behind the handshake's last message; pipes are called to where the peer may be while that is punched for, and the
+handshake over them begins (``ahead``).  So the tunnel is direct two round trips after it stands: the first opens the
+NATs and proves the peer, in the second it comes along.
 
 A tunnel that began without a relay is left to itself: version 5 notices when the way breaks, and asks here for
 another one.  From the first relay on its ways are watched.
@@ -22,6 +22,7 @@ What a peer makes us do is bounded: one search in ``_PAUSE`` seconds, probes by 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -30,6 +31,7 @@ from typing import Final
 import trio
 
 from cyfs_ns.errors import BadWire, Refused, Unreachable
+from rtcp.io.calling import greet
 from rtcp.io.commons import Commons
 from rtcp.io.dialling import Road, Roads
 from rtcp.io.mux import MuxedTunnel
@@ -39,6 +41,7 @@ from rtcp.io.nat.ground import PATHS, PATHS_PORT, Ground, Talk
 from rtcp.io.nat.meeting import Asking, Terms, begin, foreseen, gather, new_secret, pipes_of, punch
 from rtcp.io.nat.punch import Outcome
 from rtcp.io.pipe import Pipe, TcpPipe, log
+from rtcp.io.udp.endpoint import Ticket
 from rtcp.io.udp.pipe import UdpPipe
 from rtcp.io.wayname import name_of, way_of
 from rtcp.nat.candidates import Kind, Offer, Transport
@@ -47,6 +50,7 @@ from rtcp.nat.race import Ping, Race, Report, Search, Use, Way
 from rtcp.nat.signals import Again, Answer, Ask, Bound, No, RelaySide, Told, write_signal
 from rtcp.party import Address
 from rtcp.paths import Paths
+from rtcp.udp.connection import CALL_ENTROPY, opening_of
 
 _LOOK: Final = 1.0
 """Seconds after which a peer that does not answer where it was is looked up; where it has relays, the shorter time."""
@@ -410,19 +414,20 @@ class Ways:
     async def _meet(self, tunnel: MuxedTunnel, ground: Ground) -> None:
         name = str(tunnel.peer.device)
         may_try, secret = ground.budget.may_try(name, self._now()), new_secret()
+        entropy = secrets.token_bytes(CALL_ENTROPY)
         is_new = may_try and self._now() <= self._began_at + _LOOK
         if is_new:
             ours = await gather(ground, tunnel.peer)
-            ask = write_signal(Ask(secret, tunnel.round_trip, ours))
+            ask = write_signal(Ask(secret, tunnel.round_trip, *opening_of(entropy), ours))
             talk = Talk(await tunnel.open_stream(PATHS, PATHS_PORT, first=ask))
         else:
             talk = Talk(await tunnel.open_stream(PATHS, PATHS_PORT))
         try:
             if may_try and not is_new:
                 ours = await gather(ground, tunnel.peer)  # now, since what leads to the peer leads to others, too
-                await talk.say(Ask(secret, tunnel.round_trip, ours))
+                await talk.say(Ask(secret, tunnel.round_trip, *opening_of(entropy), ours))
             if may_try:
-                verdict = await self._punch(tunnel, ground, talk, ours, secret)
+                verdict = await self._punch(tunnel, ground, talk, ours, secret, entropy)
                 if verdict is not None and not verdict.direct and not self._has_met:
                     ground.budget.failed(name, self._now())
             if (way := self._race.current) is None or (way.relayed and way.transport is Transport.TCP):
@@ -431,11 +436,11 @@ class Ways:
             talk.close()
 
     async def _punch(
-        self, tunnel: MuxedTunnel, ground: Ground, talk: Talk, ours: Offer, secret: bytes
+        self, tunnel: MuxedTunnel, ground: Ground, talk: Talk, ours: Offer, secret: bytes, entropy: bytes
     ) -> Verdict | None:
         """The peer was asked to.  None: it does not want to."""
         match await talk.hear():
-            case Answer(theirs, offer):
+            case Answer(theirs, offer, invite):
                 terms = Terms(
                     ours=ours,
                     theirs=offer,
@@ -454,8 +459,9 @@ class Ways:
             return None
         self._asking.begin(terms)
         attempt = begin(ground, terms)
-        with closing(Ahead(ground, self._key)) as ahead:
-            ahead.call(foreseen(attempt))
+        ticket = None if invite is None else Ticket(entropy, invite)
+        with closing(Ahead(ground, self._key, partial(greet, peer=tunnel.peer, shared=self._shared))) as ahead:
+            ahead.call(foreseen(attempt), ticket)
             outcome = await punch(ground, attempt, terms, partial(self._met, ahead))
         self._keep(outcome)
         verdict = outcome.verdict

@@ -15,6 +15,7 @@ import select
 import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -50,6 +51,14 @@ Detour = Callable[[memoryview, int], None]
 """Takes a train, good until it returns, and the size of its datagrams, and sends them another way, or loses them."""
 Take = Callable[[UdpPipe, Address], None]
 """Is given a pipe that somebody called, and takes it over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An invite that came by another way: ``entropy`` is the caller's (``CALL_ENTROPY``) that it was made for."""
+
+    entropy: bytes = field(repr=False)
+    invite: tuple[bytes, bytes] = field(repr=False)
 
 
 class UdpEndpoint:
@@ -112,12 +121,21 @@ class UdpEndpoint:
                     await trio.sleep_until(self._door.due)
                     self._door.renew(secrets.token_bytes(DOOR_ENTROPY), trio.current_time())
 
-    async def connect(self, address: Address, device: bytes) -> UdpPipe:
-        """A pipe to the device with the Ed25519 key ``device`` at ``address`` (an IP text).  Raises ``Unreachable``."""
+    def invite(self, tag: bytes, public: bytes, source: Address) -> tuple[bytes, bytes] | None:
+        """The key and the cookie with which who is to call from ``source`` may enter; None: nobody may."""
+        return None if self._door is None else self._door.invite(tag, public, source)
+
+    async def connect(self, address: Address, device: bytes, ticket: Ticket | None = None) -> UdpPipe:
+        """A pipe to the device with the Ed25519 key ``device`` at ``address`` (an IP text).  Raises ``Unreachable``.
+
+        With a ``ticket``, which is good for one pipe, it is there at once, and whether anybody is at its other end is
+        seen later.
+        """
         if address not in self._detours and self._socket_for(address) is None:
             raise Unreachable(f"no UDP socket for {address[0]}", "pre_connect_route")
         door, now = wire.door_key(device), trio.current_time()
-        machine = Connection.call(address, door, self._settings, secrets.token_bytes(CALL_ENTROPY), now)
+        entropy = secrets.token_bytes(CALL_ENTROPY) if ticket is None else ticket.entropy
+        machine = Connection.call(address, door, self._settings, entropy, now)
         try:
             pipe = UdpPipe(machine, self, self._reactor)
         except OSError as fault:
@@ -131,6 +149,8 @@ class UdpEndpoint:
         pipe.on_news = on_news
         self._calls[machine.tag] = pipe
         try:
+            if ticket is not None and machine.invited(wire.Invite(machine.tag, *ticket.invite), now):
+                self._stands(pipe)
             pipe.soon()
             await answered.wait()
         except BaseException:

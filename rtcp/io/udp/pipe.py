@@ -16,6 +16,7 @@ from rtcp.io.pipe import Reactor
 from rtcp.io.readiness import Readiness
 from rtcp.party import Address
 from rtcp.udp.connection import Connection, Stage
+from rtcp.v5.calling import Call
 
 _ROOM_AGAIN: Final = 64 << 10
 
@@ -40,6 +41,7 @@ class UdpPipe:
         "_told",
         "alarms",
         "fileno",
+        "greeted",
         "machine",
         "on_news",
     )
@@ -47,6 +49,8 @@ class UdpPipe:
     def __init__(self, machine: Connection, owner: Owner, reactor: Reactor) -> None:
         self.machine = machine
         self.on_news: Callable[[], None] | None = None
+        self.greeted: Call | None = None
+        """A handshake on it in which the peer has proven itself, and waits for who we are."""
         self.alarms: list[float] = []
         self._owner, self._reactor = owner, reactor
         self._ready = Readiness()

@@ -33,8 +33,9 @@ OFFER = Offer(
     ),
 )
 SIGNALS: tuple[Signal, ...] = (
-    Ask(b"a" * 32, 0.04, OFFER),
+    Ask(b"a" * 32, 0.04, b"t" * 8, b"p" * 32, OFFER),
     Answer(b"b" * 32, OFFER),
+    Answer(b"b" * 32, OFFER, (b"q" * 32, b"c" * 16)),
     No("not today"),
     Told(True, "direct by UDP, through its NAT"),
     RelaySide(("203.0.113.9", 3478), b"session", 1, b"k" * 32),

@@ -9,10 +9,12 @@ import trio.testing
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
 from rtcp.io.nat.ground import PATHS, PATHS_PORT
+from rtcp.io.udp.endpoint import UdpEndpoint
 from rtcp.io.udp.pipe import UdpPipe
 from rtcp.io.wayname import way_of
 from rtcp.nat.race import Report
 from rtcp.nat.signals import Again, Bound, write_signal
+from rtcp.udp.door import Door
 from tests.rtcp.nat.village import ALICES, BOBS, BOBS_DID, RANDOM, RELAYS, SN, village
 from tests.rtcp.pair import ALICE
 from tests.rtcp.test_v5_device_takeover import drink, pour
@@ -60,6 +62,25 @@ async def test_it_goes_direct_back_to_the_relay_and_direct_again_under_a_downloa
             await talk(quiet)
             quiet.close()
             assert here.tunnel is tunnel
+
+
+async def test_with_the_invite_in_the_answer_it_goes_direct_though_every_opening_is_lost(monkeypatch):
+    monkeypatch.setattr(Door, "opening", lambda *_: None)
+    async with village() as here:
+        with trio.fail_after(60):
+            await here.alice.tunnel(BOBS_DID)
+            await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
+            assert told(here.alice.explain(BOBS_DID)) == "udp 203.0.113.2:2000: direct"
+
+
+@pytest.mark.parametrize("invite", [None, (b"k" * 32, b"c" * 16), (bytes(31) + b"\1", b"c" * 16)])
+async def test_with_no_invite_or_one_that_lets_nobody_in_it_goes_direct_all_the_same(monkeypatch, invite):
+    monkeypatch.setattr(UdpEndpoint, "invite", lambda *_: invite)
+    async with village() as here:
+        with trio.fail_after(60):
+            await here.alice.tunnel(BOBS_DID)
+            await load(here, until_true=lambda: isinstance(here.tunnel.pipe, UdpPipe))
+            assert told(here.alice.explain(BOBS_DID)) == "udp 203.0.113.2:2000: direct"
 
 
 async def test_where_no_direct_way_can_be_it_says_why_and_takes_a_relay_of_datagrams():

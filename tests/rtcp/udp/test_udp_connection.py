@@ -10,7 +10,7 @@ from cyfs_ns.errors import BadWire
 from rtcp.udp import frames as fr
 from rtcp.udp import keys, wire
 from rtcp.udp.bbr import Bbr
-from rtcp.udp.connection import PATIENCE, SILENCE, Connection, Settings, Stage
+from rtcp.udp.connection import CALL_ENTROPY, PATIENCE, SILENCE, Connection, Settings, Stage, opening_of
 from rtcp.udp.door import DOOR_ENTROPY
 from rtcp.udp.inbox import MOST_WINDOW
 from rtcp.udp.mtu import MtuSearch
@@ -437,6 +437,25 @@ def test_an_entry_is_good_from_its_address_and_for_four_minutes():
     assert enter() is not None
     strait.door.renew(b"2" * DOOR_ENTROPY, strait.now)
     assert enter() is None
+
+
+@pytest.mark.parametrize("shown", [CALLER, ELSEWHERE])
+def test_who_was_invited_by_another_way_enters_at_once_or_where_it_was_for_another_place_a_little_later(shown):
+    strait = Strait(delay=0.02)
+    tag, public = opening_of(entropy := bytes(range(CALL_ENTROPY)))
+    settings = Settings(reset_secret=KEY)
+    caller = strait.caller = Connection.call(CALLED, wire.door_key(KEY), settings, entropy, strait.now)
+    assert caller.tag == tag
+    assert caller.invited(wire.Invite(tag, *strait.door.invite(tag, public, shown)), strait.now)
+    began = strait.now
+    caller.write(b"message 1")
+    strait.run(PATIENCE, lambda: strait.called is not None and strait.called.readable)
+    took = strait.now - began
+    assert strait.called is not None
+    assert strait.called.readable == 9
+    assert (took < 0.03) is (shown == CALLER)
+    assert strait.called.read_into(memoryview(bytearray(100)), strait.now) == 9
+    exchange(strait, 100_000)
 
 
 def test_what_is_not_sealed_with_the_keys_that_were_agreed_makes_no_pipe():

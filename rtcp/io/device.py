@@ -251,6 +251,7 @@ async def open_device(
                 relay_session=house.relay_session,
                 trusts=house.trusts,
                 open_socket=house.open_socket,
+                dial=house.dial,
                 accepted=reception.accepted,
             )
             nursery.start_soon(endpoint.run)

@@ -23,7 +23,8 @@ well: a few packets to every candidate.
 TCP is tried where UDP promises nothing: both sides connect from a bound port to each other at once (RFC 9293 §3.5), and
 a NAT takes the SYN that comes for the answer.  No low TTL here: the ICMP error it causes ends the socket, and a NAT
 that has seen its SYN lets no other socket's answer out.  A NAT that drops a SYN that comes too early (RFC 5382 REQ-4)
-does no harm; with one that refuses it the SYNs must cross on the way, so both start at the same moment.
+does no harm; with one that refuses it the SYNs must cross on the way, so both start at the same moment.  A port that a
+router maps for TCP leads to the peer's door: that is simply called, and has no place here.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def plan(
     """
     targets = worth_probing(theirs, ours, own, private=private)
     udp = [c for c in targets if c.transport is Transport.UDP]
-    tcp = [c for c in targets if c.transport is Transport.TCP]
+    tcp = [c for c in targets if c.transport is Transport.TCP and c.kind is not Kind.MAPPED]
     doubt = _doubt_udp(ours.nat, theirs.nat)
     guessed = _guesses(ours.nat, theirs.nat, udp, opens)
     simultaneous = bool(doubt and tcp and ours.nat.tcp and theirs.nat.tcp)

@@ -9,7 +9,7 @@ Four sources, each at its own pace:
 * how the NAT behaves takes a second or two, and is found out in the background, once for minutes and networks.
 
 TCP is punched from a port of its own, which is kept for it.  How others see that port, and whether all see it alike, is
-found out with the NAT.
+found out with the NAT.  The ports that routers map for TCP lead to the doors.
 
 An offer waits for the third alone, and not long: what is not known by then stands in a later one.  When nothing has
 changed it costs nothing.  Only where nobody answers, or mappings turn out to differ, the fourth is waited for as well.
@@ -78,6 +78,7 @@ _AGAIN: Final = 30.0
 _LOOK: Final = 2.0
 """Seconds between two looks for a server, while none is known."""
 _MOST_HOMES: Final = 6
+_TRANSPORTS: Final = {values.Transport.UDP: Transport.UDP, values.Transport.TCP: Transport.TCP}
 
 _log = logging.getLogger("cyfs.rtcp.nat")
 
@@ -172,7 +173,8 @@ class Gatherer:
         candidates, nat = worth_offering(self._candidates(), private=private), self.nat
         if self._tcp is None or self._tcp[0] not in {(c.address, c.port) for c in candidates}:
             # Whoever punches takes from the offer where TCP leaves from: it stands there, or there is no TCP.
-            candidates, nat = tuple(c for c in candidates if c.transport is Transport.UDP), replace(nat, tcp=False)
+            kept = (c for c in candidates if c.transport is Transport.UDP or c.kind is Kind.MAPPED)
+            candidates, nat = tuple(kept), replace(nat, tcp=False)
         return Offer(nonce=os.urandom(NONCE_SIZE), nat=nat, candidates=candidates)
 
     def doubt(self) -> None:
@@ -341,8 +343,8 @@ class Gatherer:
         for host, port in self._udp:
             yield from self._homes(host, port)
         for status in self._mapper.status if self._mapper is not None else ():
-            if status.outside is not None and status.wanted.transport is values.Transport.UDP:
-                yield _candidate(Kind.MAPPED, Transport.UDP, *status.outside)
+            if status.outside is not None:
+                yield _candidate(Kind.MAPPED, _TRANSPORTS[status.wanted.transport], *status.outside)
         for seen in dict.fromkeys(self._seen.values()):
             yield _candidate(Kind.OBSERVED, Transport.UDP, *seen)
         if self._tcp is not None:

@@ -11,6 +11,7 @@ import trio
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import Did
 from rtcp.io.alarms import Alarms
+from rtcp.io.dialling import Dial
 from rtcp.io.nat.punch import Datagrams, OpenSocket
 from rtcp.io.nat.share import Share
 from rtcp.io.pipe import Pipe, log, receive_some, send_all
@@ -60,6 +61,7 @@ class Ground:
     relay_session: Callable[[Did], Awaitable[RelaySession | None]]
     trusts: Callable[[Peer], bool]
     open_socket: OpenSocket
+    dial: Dial
     accepted: Callable[[Pipe, Address], None]
     _is_looking: bool = field(default=False, init=False)
 

@@ -19,7 +19,7 @@ from cyfs_ns.errors import Unreachable
 from rtcp.io.nat.ground import Ground
 from rtcp.io.nat.punch import Outcome, carry_out
 from rtcp.io.pipe import TcpPipe
-from rtcp.nat.candidates import Candidate, Kind, Offer, Transport
+from rtcp.nat.candidates import Candidate, Kind, Offer, Transport, worth_probing
 from rtcp.nat.pings import Pings
 from rtcp.nat.punch import Met, Punch
 from rtcp.nat.signals import SECRET
@@ -77,6 +77,13 @@ def foreseen(attempt: Punch) -> list[Address]:
     shots = [] if attempt.plan.doubt else attempt.plan.shots
     targets = [shot.target for shot in shots if shot.target.kind is not Kind.PREDICTED]
     return list(dict.fromkeys((c.address, c.port) for c in targets if c.transport is Transport.UDP))
+
+
+def doors(terms: Terms) -> list[Address]:
+    """Where the peer's router lets connections in to its doors."""
+    own = frozenset(c.address for c in _own(terms))
+    worth = worth_probing(terms.theirs, terms.ours, own, private=terms.private)
+    return [(c.address, c.port) for c in worth if c.transport is Transport.TCP and c.kind is Kind.MAPPED]
 
 
 async def punch(

@@ -38,7 +38,7 @@ from rtcp.io.mux import MuxedTunnel
 from rtcp.io.nat.ahead import Ahead
 from rtcp.io.nat.detour import Detour
 from rtcp.io.nat.ground import PATHS, PATHS_PORT, Ground, Talk
-from rtcp.io.nat.meeting import Asking, Terms, begin, foreseen, gather, new_secret, pipes_of, punch
+from rtcp.io.nat.meeting import Asking, Terms, begin, doors, foreseen, gather, new_secret, pipes_of, punch
 from rtcp.io.nat.punch import Outcome
 from rtcp.io.pipe import Pipe, TcpPipe, log
 from rtcp.io.udp.endpoint import Ticket
@@ -469,8 +469,19 @@ class Ways:
         log.debug("punched to %s: %d probes in %.2f s: %s", peer, verdict.probes, verdict.seconds, verdict.why)
         self._race.judged(verdict, self._now())
         self._act()
+        if not verdict.direct:
+            self._try_doors(ground, doors(terms))
         await talk.say(Told(verdict.direct, verdict.why))
         return verdict
+
+    def _try_doors(self, ground: Ground, places: Sequence[Address]) -> None:
+        """The peer's router lets anybody in there, who need not punch for that; but UDP would be better."""
+        for place in places:
+            if ground.budget.spend(place[0], self._now()):
+                way = Way(name_of(Transport.TCP, place), Kind.MAPPED, Transport.TCP)
+                self._roads[way] = Road(way, partial(ground.dial, *place), place)
+                self._race.add(way, self._now())
+        self._act()
 
     def _judged(self, why: str) -> None:
         self._race.judged(Verdict(ways=(), why=why, probes=0, seconds=0.0), self._now())

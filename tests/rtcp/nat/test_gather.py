@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -23,6 +24,9 @@ from rtcp.io.nat.gather import AT_MOST, JUDGED_WITHIN, SEEN_FOR, Gatherer
 from rtcp.io.nat.punch import UdpSockets
 from rtcp.io.nat.stunserver import serve_stun
 from rtcp.nat.candidates import Filtering, Kind, Mapping, Transport
+from rtcp.nat.portmap import values
+from rtcp.nat.portmap.lease import Status
+from rtcp.nat.portmap.values import Wanted
 from rtcp.nat.stun import HostPort, Message, read_message, write_message
 from rtcp.nat.stun import Kind as Word
 from tests.freeport import free_port
@@ -257,3 +261,14 @@ async def test_all_of_it_on_real_sockets():
         assert offer.candidates == (), "loopback is nobody's way to us"
         nursery.cancel_scope.cancel()
     sock.close()
+
+
+async def test_ports_that_the_router_maps_are_offered_and_tcp_is_not_punched_from_them(autojump_clock):
+    share, here = Share(lambda to: (0.02, OUTSIDE)), Place(ONE, homes=["192.168.1.20"], way="192.168.1.20")
+    udp, tcp = (Wanted(each, PORT) for each in (values.Transport.UDP, values.Transport.TCP))
+    here._mapper = SimpleNamespace(
+        status=[Status(wanted=each, outside=("198.51.100.7", PORT), why="mapped by PCP") for each in (udp, tcp)]
+    )
+    offered = await here.offer(share, False)
+    assert places(offered, Kind.MAPPED) == [(each, "198.51.100.7", PORT) for each in (Transport.UDP, Transport.TCP)]
+    assert not offered.nat.tcp

@@ -142,6 +142,15 @@ def test_a_random_nat_that_says_it_is_a_cone_is_relayed_and_nobody_is_blamed():
     assert "though the NATs should allow it" in result.one.why
 
 
+def test_a_door_that_the_router_maps_is_not_punched_to():
+    blocked = Nat(mapping=E, filtering=EXACT, udp=False, tcp=True)
+    spots = [("198.51.100.7", 2980, Kind.MAPPED), ("198.51.100.7", 4000, Kind.OBSERVED)]
+    mapped, seen = (Candidate(address=a, port=p, kind=kind, transport=Transport.TCP) for a, p, kind in spots)
+    ours = Offer(nonce=bytes(16), nat=blocked)
+    theirs = Offer(nonce=b"1" * 16, nat=blocked, candidates=(mapped, seen))
+    assert {shot.target for shot in plan(ours, theirs, opens=False, rtt=0.1).shots} == {seen}
+
+
 def test_the_reason_names_the_side():
     sim = NatSim(6)
     result = meet(sim, box(sim, "port"), box(sim, "random"))

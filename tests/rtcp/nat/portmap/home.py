@@ -24,7 +24,7 @@ HOST6, ROUTER6, WORLD6 = "2a0f:77::2", "2a0f:77::1", "2a0f:11::2"
 ROUTER_LINK = "fe80::77"
 """The address by which a host knows an IPv6 router."""
 
-_RULES = """
+RULES = """
 table inet filter {
     chain forward { type filter hook forward priority 0; policy drop; ct state established,related accept;
         iifname "lan" accept; jump miniupnpd; }
@@ -36,7 +36,7 @@ table inet filter {
     chain postrouting_miniupnpd { }
 }
 """
-_CONFIGURATION = """
+CONFIGURATION = """
 ext_ifname=wan
 ext_ifname6=wan
 listening_ip=lan
@@ -74,7 +74,7 @@ class Home:
         words = {True: "yes", False: "no"}
         configuration = self._place / "miniupnpd.conf"
         configuration.write_text(
-            _CONFIGURATION.format(natpmp=words[natpmp], upnp=words[upnp], first=words[first], old=words[old])
+            CONFIGURATION.format(natpmp=words[natpmp], upnp=words[upnp], first=words[first], old=words[old])
         )
         argv = ["miniupnpd", "-d", "-f", str(configuration), "-P", str(self._place / "pid")]
         with (self._place / "miniupnpd.log").open("wb") as log:
@@ -170,7 +170,7 @@ def home_of(place: Path, outside: str = OUTSIDE, *, daemon: bool = True) -> Iter
         for family in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             router.call(Path(f"/proc/sys/net/{family}").write_text, "1")
         rules = place / "rules.nft"
-        rules.write_text(_RULES)
+        rules.write_text(RULES)
         router.run("nft", "-f", str(rules))
         home = Home(inside, router, world, place)
         try:

@@ -67,6 +67,7 @@ class Channel:
         "carrier",
         "claimed",
         "first",
+        "frail",
         "frames_kept",
         "kept",
         "kept_size",
@@ -81,6 +82,7 @@ class Channel:
         "renew_at",
         "seal_next",
         "skip",
+        "stood_at",
         "taken",
         "told",
         "told_at",
@@ -100,6 +102,9 @@ class Channel:
         self.told_at = _LONG_AGO
         self.pulse: Pulse | None = None
         self.calls: Calls | None = None
+        self.stood_at = _LONG_AGO
+        self.frail = 0
+        """How many carriers in a row were called for soon after they stood."""
         self.ack_at: float | None = None
         self.blocked_at: float | None = None
         self.renew_at: float | None = None

@@ -17,6 +17,10 @@ _LONGEST = 8.0
 _LATE = 1.0
 BUSY_FOR = 5.0
 _STAGGER = (0.3, 0.6, 1.0, 2.0, 4.0, 8.0)
+PROVED = 2.0
+"""Seconds for which a carrier has to stand to count as one that does."""
+_AT_ONCE = 3
+"""How many in a row that did not may be called again at once."""
 _RENEWAL_RETRY = 60.0
 
 
@@ -111,12 +115,17 @@ class Pulse:
 
 
 class Calls:
-    """The calls for a channel's next carrier: the first at once, then further and further apart."""
+    """The calls for a channel's next carrier: the first at once, then further and further apart.
+
+    ``frail`` carriers in a row have not proved themselves: whoever takes our calls and drops what comes of them is not
+    called in a loop.
+    """
 
     __slots__ = ("_count", "at", "why")
 
-    def __init__(self, why: Why, now: float) -> None:
-        self.why, self.at, self._count = why, now, 0
+    def __init__(self, why: Why, now: float, frail: int = 0) -> None:
+        self.why, self._count = why, 0
+        self.at = now if frail <= _AT_ONCE else now + _STAGGER[min(frail - _AT_ONCE, len(_STAGGER)) - 1]
 
     def called(self, die: float) -> None:
         """One was made; ``die`` in [0, 1) keeps the callers of a relay that was restarted apart."""

@@ -35,7 +35,7 @@ from rtcp.v5.frames import Address, Stop
 from rtcp.v5.hearing import LOOSE, ON_CONTROL, ON_LEG, Hearing
 from rtcp.v5.ledger import Share
 from rtcp.v5.legs import Leg
-from rtcp.v5.life import Beat, Calls, Pulse, Why
+from rtcp.v5.life import PROVED, Beat, Calls, Pulse, Why
 from rtcp.v5.limits import Bounds, Rate
 from rtcp.v5.payloads import Parameters
 from rtcp.v5.talking import Terms
@@ -497,6 +497,7 @@ class Tunnel(Hearing):
     def _stand(self, channel: Channel, carrier: RecordLayer, *, caller: bool, now: float) -> None:
         self._carriers[carrier] = channel
         channel.carrier, channel.pending, channel.calls = carrier, None, None
+        channel.stood_at = now
         channel.pulse = Pulse(caller, channel.number != 0, self._round_trip, now)
         channel.renew_at = now + self._bounds.renew * (0.9 + 0.2 * self._throw()) if caller else None
         if channel is self._control:
@@ -544,8 +545,10 @@ class Tunnel(Hearing):
             self._start_calls(leg.channel, Why.BROKEN, now)
 
     def _start_calls(self, channel: Channel, why: Why, now: float) -> None:
-        channel.calls = Calls(why, now)
-        self._next_call(channel)
+        channel.frail = 0 if now - channel.stood_at >= PROVED else channel.frail + 1
+        channel.calls = Calls(why, now, channel.frail)
+        if channel.calls.at <= now:
+            self._next_call(channel)
 
     def _next_call(self, channel: Channel) -> None:
         assert channel.calls is not None

@@ -10,7 +10,7 @@ from rtcp.v5.carrier import Kind
 from rtcp.v5.closing import Close, CloseCode
 from rtcp.v5.events import CarrierWanted, LegReady
 from rtcp.v5.frames import Stop
-from rtcp.v5.life import Why
+from rtcp.v5.life import PROVED, Why
 from rtcp.v5.limits import Bounds
 from rtcp.v5.payloads import Feature, Parameters
 from tests.rtcp.v5.duet import BULK, CALLABLE, FLOW, HIDDEN, PACKETS, PLAIN, WEB, Duet, Side, standing
@@ -124,7 +124,7 @@ def test_a_leg_that_breaks_is_called_again_and_nothing_is_missing(lose):
         duet.send(duet.alice, stream, data[at : at + 100_000], finish=False)
         duet.write()
         duet.cut(1, lose=lose)
-        duet.talk()
+        duet.sleep(PROVED)
     duet.alice.tunnel.finish(stream, duet.now)
     duet.sleep(1)
     assert duet.bob.told(stream).data == data and duet.bob.told(stream).finished

@@ -123,6 +123,25 @@ def test_a_cut_is_a_pause():
     assert not any(side.ended for side in duet.sides)
 
 
+def test_who_takes_each_call_and_drops_it_is_not_called_in_a_loop():
+    duet = standing()
+    duet.alice.tunnel.open(WEB, duet.now)
+    duet.talk()
+    began, cuts = duet.now, 0
+    while duet.now < began + 30:
+        if duet.alice.tunnel.is_up:
+            duet.cut()
+            cuts += 1
+        duet.sleep(0.01)
+    assert cuts <= 11, "a few at once, and then further and further apart"
+    assert not any(side.ended for side in duet.sides)
+    duet.sleep(20)
+    assert duet.alice.tunnel.is_up, "nobody cuts it any more"
+    duet.cut()
+    duet.sleep(0.01)
+    assert duet.alice.tunnel.is_up, "it has proved itself"
+
+
 @pytest.mark.parametrize("hers", [HIDDEN, CALLABLE])
 def test_who_can_call_calls(hers):
     duet = standing(hers)

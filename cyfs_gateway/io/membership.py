@@ -32,6 +32,7 @@ from cyfs_ns.links import Picture
 from cyfs_ns.trust import outcome
 from cyfs_ns.trust.level import Purpose
 from cyfs_ns.trust.places import lineage
+from rtcp.io.answers import TooSoon
 from rtcp.io.device import Carrier
 from rtcp.io.dialling import Dial
 from rtcp.io.mux import MuxedTunnel
@@ -249,11 +250,12 @@ class Membership:
     async def _hasten(self, member: Member, device: Did) -> Pipe:
         """As ``_through_own``, without waiting for the SN to take the stream, where the tunnel to it has a carrier."""
         tunnel = member.tunnel
-        if not isinstance(tunnel, MuxedTunnel) or tunnel.pipe is None:
-            return await self._through_own(member, device, "", 0)
-        begun = tunnel.begin_stream(HOST, PORT)
-        begun.is_used()
-        return await connected(begun.pipe, device)
+        if isinstance(tunnel, MuxedTunnel) and tunnel.pipe is not None:
+            with suppress(TooSoon):  # who waits for the answer waits for room, too
+                begun = tunnel.begin_stream(HOST, PORT)
+                begun.is_used()
+                return await connected(begun.pipe, device)
+        return await self._through_own(member, device, "", 0)
 
     async def _through_named(self, did: Did, device: Did, host: str, port: int) -> Pipe:
         fault: Unreachable | Refused = Unreachable(f"{did}: no other SN is named", "tunnel_open")

@@ -40,7 +40,7 @@ class Way(TypedDict, total=False):
 
 
 class _Answered:
-    """A stream of version 4, which has no word for what comes before the answer."""
+    """A stream that was waited for: version 4 has no word for what comes before the answer."""
 
     def __init__(self, pipe: Pipe) -> None:
         self.pipe = pipe
@@ -184,11 +184,13 @@ class PeerDesk:
 
     async def begin_standing(self, device: Did, host: str | None, port: int, *, source: Address | None = None) -> Begun:
         """As :meth:`cyfs_gateway.host.Host.begin_to_peer`."""
+        from rtcp.io.answers import TooSoon
         from rtcp.io.mux import MuxedTunnel
 
         tunnel = await self._stands(device)
         if isinstance(tunnel, MuxedTunnel):
-            return tunnel.begin_stream(host, port, source=source)
+            with suppress(TooSoon):  # who waits for the answer waits for room, too
+                return tunnel.begin_stream(host, port, source=source)
         return _Answered(await tunnel.open_stream(host, port, source=source))
 
     async def open_standing_datagrams(

@@ -16,12 +16,15 @@ from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Barred, Host
 from cyfs_gateway.io.modules import Modules
 from cyfs_gateway.io.offers import Offers
+from cyfs_gateway.io.rtcp import PeerDesk
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.txt import txt_record
 from cyfs_ns.metrics import single
 from cyfs_ns.trust.level import Trust
+from rtcp.io.answers import TooSoon
 from rtcp.io.device import Carrier
+from rtcp.io.mux import MuxedTunnel
 from rtcp.io.pipe import receive_some, send_all
 from tests.freeport import free_port
 from tunnels.endpoint import Endpoint, Target
@@ -288,3 +291,28 @@ async def test_what_a_rule_says_of_somebody_stands(tmp_path: Path, admission: st
         else:
             assert is_in
             pipe.close()
+
+
+async def test_who_begins_a_stream_where_no_more_are_taken_waits_for_room():
+    class Full(MuxedTunnel):
+        def __init__(self):
+            """Nothing is behind it."""
+
+        def begin_stream(self, *_, **__):
+            raise TooSoon("1 conversations are open already")
+
+        async def open_stream(self, *_, **__):
+            await trio.lowlevel.checkpoint()
+            return "there was room at last"
+
+    class Desk(PeerDesk):
+        def __init__(self):
+            """Nothing but the one tunnel."""
+
+        async def _stands(self, device):
+            await trio.lowlevel.checkpoint()
+            return Full()
+
+    begun = await Desk().begin_standing(dev(NAS), None, 80)
+    await begun.answered()
+    assert begun.pipe == "there was room at last"

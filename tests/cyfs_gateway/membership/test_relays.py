@@ -19,6 +19,7 @@ from cyfs_ns.identity.documents import ZoneBoot
 from cyfs_ns.trust import outcome
 from cyfs_ns.trust.evidence import Claim, Evidence
 from cyfs_ns.trust.level import Trust
+from rtcp.io.answers import TooSoon
 from rtcp.io.mux import MuxedTunnel
 from rtcp.party import Found, Local
 from tests.cyfs_gateway.membership.test_answered import pair
@@ -115,14 +116,18 @@ async def test_an_sn_whose_tunnel_has_no_carrier_is_asked_last_and_says_no_at_on
     assert await names(found, peer) == ["SN one.example", f"SN {S2}", "SN of its zone"]
 
 
-def tunnel_on(pipe: object) -> Any:
-    """A tunnel that stands, and travels on this."""
+def tunnel_on(pipe: object, *, is_full: bool = False) -> Any:
+    """A tunnel that stands, and travels on this; ``is_full``: no stream may be opened on it now."""
 
     class Standing(MuxedTunnel):
         pipe = None  # type: ignore[assignment]
 
         def __init__(self) -> None:
             self.over = trio.Event()
+
+        def begin_stream(self, *_: object, **__: object) -> Any:
+            assert is_full
+            raise TooSoon("1 conversations are open already")
 
     Standing.pipe = pipe  # type: ignore[assignment]
     return Standing()
@@ -189,6 +194,17 @@ async def test_a_way_asks_for_the_device_and_waits_for_nothing(tmp_path: Path) -
     await trio.lowlevel.wait_readable(pipe.fileno())
     with pytest.raises(ConnectionRefusedError, match="not today"):
         pipe.recv_into(memoryview(bytearray(10)))
+    pipe.close()
+
+
+async def test_where_the_sn_takes_no_more_streams_whoever_is_in_haste_waits_for_room(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [S1])
+    (member,) = found
+    member.tunnel = tunnel_on(object(), is_full=True)
+    (carrier,) = await found.relays(dev_did(NAS.public), PEER)
+    assert carrier.hasten is not None
+    pipe = await carrier.hasten()
+    assert streams.opened == [S1], "and asks as one who waits"
     pipe.close()
 
 

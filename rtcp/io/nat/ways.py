@@ -156,10 +156,21 @@ class Ways:
             with trio.move_on_after(patience), suppress(Unreachable):
                 return await self._go(road)
         roads = await self._look()
-        pipe, road = await roads.race(Paths())
+        proof, road = await roads.meet(Paths(), self._prove)
+        proof.close()
         self._know_relays(roads)
         self._roads[road.way] = road
-        return self._note(pipe, road)
+        return self._note(await road.connect(), road)
+
+    async def _prove(self, pipe: Pipe, road: Road) -> Pipe:
+        """Whether the peer is at the other end of ``pipe``: in another network anybody may answer for its address."""
+        assert self._tunnel is not None
+        try:
+            await greet(pipe, self._tunnel.peer, self._shared)
+        except BaseException:
+            pipe.close()
+            raise
+        return pipe
 
     def explain(self) -> Report:
         """For people."""

@@ -18,7 +18,7 @@ from rtcp.udp.door import Door
 from tests.rtcp.nat.village import ALICES, BOBS, BOBS_DID, RANDOM, RELAYS, SN, village
 from tests.rtcp.pair import ALICE
 from tests.rtcp.test_v5_device_takeover import drink, pour
-from tests.rtcp.town import descriptors, receive, send_all, talk, until
+from tests.rtcp.town import HOST, descriptors, receive, send_all, talk, until
 
 ALICES_DID = dev_did(ALICE.public)
 
@@ -200,6 +200,25 @@ async def test_a_peer_whose_port_is_open_for_udp_alone_is_direct_at_once():
             assert here.tunnel.way == "udp 203.0.113.2:2000"
             assert here.bob.explain(ALICES_DID).current.name == "udp 198.51.100.1:1000"
             here.relays_streams = True
+            here.internet.cut.add(BOBS)
+            await load(here, until_true=lambda: here.tunnel.way == "sn")
+            await talk(pipe)
+            pipe.close()
+
+
+async def test_somebody_who_answers_where_the_peer_was_does_not_keep_the_relay_away(nursery):
+    async def say_no(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.send_all(b"HTTP/1.1 511 Network Authentication Required\r\n\r\n")
+
+    (portal,) = await trio.open_tcp_listeners(0, host=HOST)
+    nursery.start_soon(trio.serve_listeners, say_no, [portal])
+    async with village() as here:
+        here.addresses, here.relays_streams = [BOBS], False
+        with trio.fail_after(60):
+            pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+            await talk(pipe)
+            here.addresses, here.relays_streams = [portal.socket.getsockname()[:2]], True
             here.internet.cut.add(BOBS)
             await load(here, until_true=lambda: here.tunnel.way == "sn")
             await talk(pipe)

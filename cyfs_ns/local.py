@@ -17,7 +17,8 @@ Wildcards of records are those of RFC 4592: ``*`` is the first label, stands for
 below its parent hides it.  Wildcards of ``hosts:`` are Clash's (:mod:`cyfs_ns.domains`).  Aliases are followed as long
 as they stay in the house; :class:`Alias` hands the rest of the way over.
 
-Each address gets a reverse record (RFC 1035 section 3.5): the name that stands first for it in the best source.
+Each address gets a reverse record (RFC 1035 section 3.5), which lasts as long: the name that stands first for it in the
+best source.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class LocalNames:
 
     __slots__ = (
         "_between", "_by_text", "_cuts", "_domain_of", "_landmarks", "_lease_between", "_leases", "_nodes", "_ours",
-        "_ours_named", "_patterns", "_roots", "_settings", "_synthesised", "_written_reverse",
+        "_ours_named", "_patterns", "_roots", "_settings", "_synthesised", "_tops", "_written_reverse",
     )  # fmt: skip
 
     def __init__(
@@ -162,6 +163,9 @@ class LocalNames:
         self._roots.update(_parent(owner) for owner in nodes if owner.startswith(_STAR))
         self._roots.update(owner for owner, node in nodes.items() if DNAME in node)
         self._between = _between(nodes, self._roots) | self._roots
+        keeps_plain = settings.domain_needed or "" in settings.local_domains
+        self._tops = set(map(_top, nodes)) if keeps_plain else frozenset[bytes]()
+        """Names of one label that are written, or have names below them that are."""
         self._landmarks = self._roots.union(cuts)
         """Nothing is said of names that are neither here nor below one that is, but for those that are written down."""
         self._by_text = by_text
@@ -296,7 +300,8 @@ class LocalNames:
         plain = len(owner) > 1 and owner[owner[0] + 1] == 0
         if plain and not apex and ("" in self._settings.local_domains or self._only_addresses(rtype)):
             why = "a name of one label is not asked upstream"
-            return _Hit(None, rtype, NOERROR if exists else NXDOMAIN, self._made_up(owner), why)
+            rcode = NOERROR if exists or owner in self._tops else NXDOMAIN
+            return _Hit(None, rtype, rcode, self._made_up(owner), why)
         return None
 
     def _node(self, owner: bytes) -> _Node | None:
@@ -460,7 +465,7 @@ class LocalBuilder:
     _files: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
     """Owner to the first file that knows it, and its addresses from all files."""
     _shared: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
-    _reverse: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    _reverse: dict[str, tuple[bytes, str, int]] = field(default_factory=dict)
     _patterns: dict[str, tuple[int, _Node]] = field(default_factory=dict)
     """What is written of the pattern, in octets, and what it says."""
     _zones: dict[bytes, Record] = field(default_factory=dict)
@@ -484,7 +489,7 @@ class LocalBuilder:
             # RFC 2181 section 5.2: one TTL for the set.
             node[rtype] = _Set(min(own, known.ttl), (*known.datas, data), known.source)
         if rtype in _ADDRESSES and not owner.startswith(_STAR):
-            self._reverse_of(_address_text(data), owner, source)
+            self._reverse_of(_address_text(data), owner, source, own)
 
     def zone(self, origin: str, records: Iterable[Written] = (), source: str = "") -> None:
         """A zone of our own: what it does not hold does not exist.  Without an SOA one is made up."""
@@ -564,8 +569,8 @@ class LocalBuilder:
         for owner, key in self._files.items():
             made = shared.get(key) or shared.setdefault(key, _host_node(key[1:], self.settings.ttl, key[0]))
             _add(nodes, owner, made)
-        for ip, (owner, source) in self._reverse.items():
-            _add(nodes, name_wire(reverse_name(ip)), {PTR: _Set(self.settings.ttl, (owner,), source)})
+        for ip, (owner, source, ttl) in self._reverse.items():
+            _add(nodes, name_wire(reverse_name(ip)), {PTR: _Set(ttl, (owner,), source)})
         for owner, target in LOOPBACK_NAMES:
             _add(nodes, owner, {PTR: _Set(self.settings.ttl, (target,), "loopback")})
         for ours in self._ours:
@@ -607,9 +612,9 @@ class LocalBuilder:
         cuts.update(self._zones)
         return cuts
 
-    def _reverse_of(self, ip: str, owner: bytes, source: str) -> None:
+    def _reverse_of(self, ip: str, owner: bytes, source: str, ttl: int | None = None) -> None:
         if ip not in _NO_PTR:
-            self._reverse.setdefault(ip, (owner, source))
+            self._reverse.setdefault(ip, (owner, source, self.settings.ttl if ttl is None else ttl))
 
 
 def _add(nodes: dict[bytes, _Node], owner: bytes, lesser: _Node) -> None:
@@ -668,6 +673,13 @@ def _between(owners: Iterable[bytes], roots: set[bytes]) -> set[bytes]:
                     break
             passed.append(above)
     return found
+
+
+def _top(owner: bytes) -> bytes:
+    """The last label of a name, as a name."""
+    while len(rest := owner[1 + owner[0] :]) > 1:
+        owner = rest
+    return owner
 
 
 def _domain_of(settings: LocalSettings) -> Callable[[str], str]:

@@ -239,6 +239,8 @@ class ListKeeper:
                 made = await self._compiled(fresh)
             key = self._key()
         if made is not None:
+            if self._failed:
+                log.info("the lists are built now")
             self.lists, self._built, self._failed, self.fault = made, key, "", ""
         await trio.to_thread.run_sync(self._tidy)
         return made is not None

@@ -294,6 +294,14 @@ caa-record=ca.lan,0,issue,"ca.example; a..b"
          "plain.x A"],
     ),
     "plain names have none": (USUAL + "address=//\n", ["plain A", "plain AAAA", "plain.example A"]),
+    "how long reverse records last": (
+        USUAL + "host-record=a.lan,192.168.9.1,300\nhost-record=b.lan,192.168.9.2\naddn-hosts={tmp}/hosts\n",
+        ["a.lan A", "1.9.168.192.in-addr.arpa PTR", "2.9.168.192.in-addr.arpa PTR", "8.1.168.192.in-addr.arpa PTR"],
+    ),
+    "plain names above others": (
+        USUAL + "domain-needed\nhost-record=www.top,10.0.0.1\ntxt-record=a.b.other,hi\ncname=c.third,www.top\n",
+        ["top A", "top AAAA", "other A", "b.other A", "third A", "none A", "top MX"],
+    ),
     "a server for every name": (
         USUAL.replace("server=127.0.0.1#{up}\n", "") + "server=/#/127.0.0.1#{other}\n", ["a.example A", "plain A"],
     ),

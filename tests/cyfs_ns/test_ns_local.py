@@ -364,6 +364,8 @@ def test_plain_names_may_be_kept_in_the_house() -> None:
     assert ask(needed, "com", "NS") is None
     assert ask(house("only TXT x", settings=LocalSettings(domain_needed=True)), "only") == "NODATA"
     assert ask(needed, "a.b") is None
+    above = house("a.b.lan TXT x", settings=LocalSettings(domain_needed=True))
+    assert (ask(above, "lan"), ask(above, "b")) == ("NODATA", "NXDOMAIN")
     unqualified = house(settings=LocalSettings(local_domains=("",)))
     assert ask(unqualified, "printer", "TXT") == "NXDOMAIN"
     assert ask(unqualified, "a.b", "TXT") is None

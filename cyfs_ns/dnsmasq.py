@@ -495,7 +495,7 @@ class _Reader:
         elif all(server.startswith("/") for server in self._lists.get("servers", ())):
             dns["nameserver"] = ["rcode://refused"]
         self._pull(dns, "servers")
-        dns.update(self._flags)
+        dns.update({"bogus-priv": False, **self._flags})
         if self._domains:
             dns["domains"] = dict(self._domains)
         if self._cache:

@@ -105,7 +105,7 @@ def test_doors() -> None:
     assert section["listen"] == ["127.0.0.1:5353", "[::1]:5353"]
     assert section["interfaces"] == ["eth0", "lan1"]
     assert only("listen", "") == [":53"]
-    assert imported("port=0").settings["dns"] == {"enable": False, "nameserver": ["system"]}
+    assert imported("port=0").settings["dns"] == {"enable": False, "nameserver": ["system"], "bogus-priv": False}
     assert complaints("port=99999", "listen-address=lan", "interface=eth*") == [
         "main:1 error", "main:2 error", "main:3 warning"
     ]  # fmt: skip
@@ -142,6 +142,7 @@ def test_local_domains() -> None:
     section = dns(*lines, "bogus-priv")
     assert section["local-domains"] == ["lan", "home", "corp.example", "", "1.168.192.in-addr.arpa"]
     assert (section["domain-needed"], section["bogus-priv"]) == (True, True)
+    assert dns("domain-needed")["bogus-priv"] is False, "which is not what it is where nothing is written"
 
 
 def test_reverse_zones_end_where_names_do() -> None:

@@ -294,6 +294,11 @@ caa-record=ca.lan,0,issue,"ca.example; a..b"
          "plain.x A"],
     ),
     "plain names have none": (USUAL + "address=//\n", ["plain A", "plain AAAA", "plain.example A"]),
+    "names of private addresses": (
+        USUAL + "host-record=a.lan,10.0.0.1\n",
+        ["1.0.0.10.in-addr.arpa PTR", "1.0.0.10.in-addr.arpa TXT", "2.0.0.10.in-addr.arpa TXT",
+         "1.1.168.192.in-addr.arpa MX"],
+    ),
     "how long reverse records last": (
         USUAL + "host-record=a.lan,192.168.9.1,300\nhost-record=b.lan,192.168.9.2\naddn-hosts={tmp}/hosts\n",
         ["a.lan A", "1.9.168.192.in-addr.arpa PTR", "2.9.168.192.in-addr.arpa PTR", "8.1.168.192.in-addr.arpa PTR"],

@@ -8,7 +8,11 @@ from typing import Protocol, Self
 
 from etcdserver import Cluster
 
+from cyfs_ns.identity.keys import SecretKey
+from rtcp.v5.keys import device_key
+from zone.config.keys import Below
 from zone.io.config.backend import Backend
+from zone.io.config.sealing import SealedBackend
 from zone.io.config.sqlite import Database, SqliteBackend
 
 
@@ -49,6 +53,16 @@ class Sqlite:
         pass
 
 
+class Sealed(Sqlite):
+    """A file in which every value is sealed."""
+
+    name = "sealed"
+
+    def open(self) -> Backend:
+        ood = SecretKey(bytes(32))
+        return SealedBackend(super().open(), device_key(ood), [ood.public], Below())
+
+
 class Etcd:
     """A real server."""
 
@@ -73,4 +87,4 @@ class Etcd:
         self._cluster.close()
 
 
-KINDS = [Sqlite, Etcd]
+KINDS = [Sqlite, Sealed, Etcd]

@@ -20,11 +20,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cyfs_ns import names
 from cyfs_ns.domains import DomainMap
 from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.purposes import Special, special
 from cyfs_ns.strategy import Strategy
 from cyfs_ns.upstream import SYSTEM, Group, Upstream, parse_upstream
 
@@ -213,6 +214,10 @@ def _no_sets(name: str) -> Matcher:
     raise ConfigFault(f"there is no set called {name!r} here")
 
 
+_FAR: Final = (None, Special.DOCUMENTATION, Special.MANY, Special.CARRYING, Special.UNASSIGNED)
+"""Addresses that no network of ours has: the rest is of no country, and honest servers of ours answer with it."""
+
+
 class Suspicion:
     """``fallback-filter``, compiled: which names and which answers of ``nameserver`` are not trusted.
 
@@ -238,7 +243,7 @@ class Suspicion:
         address = ipaddress.ip_address(text)
         if any(address in network for network in self._networks):
             return True
-        return self._geoip is not None and not address.is_private and not self._geoip(text, self._country)
+        return self._geoip is not None and special(address) in _FAR and not self._geoip(text, self._country)
 
 
 @dataclass(frozen=True, slots=True)

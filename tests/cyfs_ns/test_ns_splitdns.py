@@ -164,7 +164,10 @@ def test_answers_without_or_with_odd_addresses_are_suspicious() -> None:
     assert not suspicion.of_addresses(["1.0.0.1", "1.2.3.4"])
     assert suspicion.of_addresses(["1.0.0.1", "8.8.8.8"])
     assert suspicion.of_addresses(["240.0.0.1"])
-    assert not suspicion.of_addresses(["192.168.1.1"]), "private addresses are of no country"
+    for near in ("192.168.1.1", "100.64.0.1", "0.0.0.0", "127.0.0.1", "198.18.0.1", "fd00::1", "fe80::1", "::"):
+        assert not suspicion.of_addresses([near]), "of no country"
+    for far in ("224.0.0.1", "255.255.255.255", "2002:808:808::1", "2001:4860::8888", "4000::1"):
+        assert suspicion.of_addresses([far])
 
 
 def test_without_a_country_only_the_prefixes_count() -> None:

@@ -15,7 +15,7 @@ every pipe keeps (``tests/tunnels/exam.py``):
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 
 class Pipe(Protocol):
@@ -29,11 +29,3 @@ class Pipe(Protocol):
     def flush(self) -> None: ...
     def shutdown_write(self) -> None: ...
     def close(self) -> None: ...
-
-
-@runtime_checkable
-class Breakable(Protocol):
-    """A pipe whose end looks like any other when it is closed.  TLS is none: a cut stream lacks its last word."""
-
-    def break_off(self) -> None:
-        """Called before ``close``: what the peer has got is not all there was, and it must not look so."""

@@ -5,9 +5,8 @@ for datagrams.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
-from rtcp.pipe import Breakable as Breakable
 from rtcp.pipe import Pipe
 
 
@@ -24,14 +23,6 @@ class Target:
 
 Endpoint: TypeAlias = Pipe
 """One open byte stream, non-blocking."""
-
-
-@runtime_checkable
-class Checkable(Protocol):
-    """An endpoint whose descriptor cannot tell a fault, since it shares its connection with others."""
-
-    def check(self) -> None:
-        """Raises the ``OSError`` that ended it, unless the peer had finished sending and all of it can be read."""
 
 
 class PacketEndpoint(Protocol):

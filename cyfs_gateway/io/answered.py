@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cyfs_ns.errors import CyfsError
-from tunnels.endpoint import Checkable, Endpoint
-from tunnels.io.waiting import break_off, carries_sealed
+from rtcp.io.pipe import break_off, carries_sealed, check_fault
+from tunnels.endpoint import Endpoint
 
 _AT_ONCE = 4096
 
@@ -65,9 +65,8 @@ class Answered:
         return self._inner.pending() or (self._judge is None and bool(self._early))
 
     def check(self) -> None:
-        """As :class:`tunnels.endpoint.Checkable` has it, where there is something to check."""
-        if isinstance(self._inner, Checkable):
-            self._inner.check()
+        """As of :func:`check_fault`."""
+        check_fault(self._inner)
 
     def carries_sealed(self) -> None:
         carries_sealed(self._inner)

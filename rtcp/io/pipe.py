@@ -7,6 +7,7 @@ waiting task; where that can happen, ``tunnels.io.stream.EndpointStream`` wakes 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -17,7 +18,6 @@ import trio
 
 from cyfs_ns.errors import CyfsError
 from rtcp.party import Address
-from rtcp.pipe import Breakable
 from rtcp.pipe import Pipe as Pipe
 
 log = logging.getLogger("cyfs.rtcp")
@@ -107,18 +107,41 @@ def _is_tcp(pipe: Pipe) -> TypeGuard[socket.SocketType]:
     return isinstance(pipe, socket.SocketType) and pipe.family in (socket.AF_INET, socket.AF_INET6)
 
 
+# What some pipes can do beside the rest.  They are asked for it by name: to ask for a protocol costs a hundred times as
+# much, and each visitor of an SN would pay it.
+
+
 def break_off(end: Pipe) -> None:
-    """Called before ``end.close()``: its peer is not to take what it got for all there was."""
+    """Called before ``end.close()``: its peer is not to take what it got for all there was.
+
+    Where its end would look like any other, a pipe has ``break_off()`` itself.  TLS has none: a cut stream lacks its
+    last word.
+    """
     if isinstance(end, socket.SocketType):
         with suppress(OSError):  # it is closed already
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    elif isinstance(end, Breakable):
-        end.break_off()
+        return
+    breaks: Callable[[], None] | None = getattr(end, "break_off", None)
+    if breaks is not None:
+        breaks()
+
+
+def check_fault(end: Pipe) -> None:
+    """Raises the ``OSError`` that ended it, unless the peer had finished sending and all of it can be read.
+
+    The descriptor of a pipe that shares its connection with others cannot tell that, so it has ``check()``.
+    """
+    if isinstance(end, socket.SocketType):
+        if code := end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+        return
+    check: Callable[[], None] | None = getattr(end, "check", None)
+    if check is not None:
+        check()
 
 
 def carries_sealed(pipe: Pipe) -> None:
     """Whoever uses ``pipe`` from here on has sealed all of it for the far end: a pipe that seals can do without."""
-    # To ask for a protocol costs a hundred times as much, and every visitor of an SN would pay it.
     hear: Callable[[], None] | None = getattr(pipe, "carries_sealed", None)
     if hear is not None:
         hear()

@@ -11,14 +11,13 @@ on as a reset, and so is every other end but both sides' own: a download cut sho
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from rtcp.io.pipe import break_off
-from tunnels.endpoint import Checkable, Endpoint
+from rtcp.io.pipe import break_off, check_fault
+from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import READABLE, WRITABLE, Handler, Reactor
 
 _READ_MOST: Final = 1024 * 1024
@@ -460,11 +459,7 @@ class Relay:
 
     def _hush(self, end: Endpoint) -> None:
         """An error is raised; a mere hang-up while we are not reading would be reported for ever, so stop listening."""
-        if isinstance(end, socket.SocketType):
-            if code := end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(code, os.strerror(code))
-        elif isinstance(end, Checkable):
-            end.check()
+        check_fault(end)
         if end is self._up.source:
             self._reactor.forget(self._fa)
             self._a_interest = _DEAF

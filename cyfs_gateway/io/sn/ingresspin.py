@@ -5,12 +5,11 @@ So a relay on the reactor carries HTTP like everything else, and no visitor need
 
 from __future__ import annotations
 
-import os
 import socket
 
 from cyfs_gateway.sn.ingresspin import Pinned
 from cyfs_ns.errors import BadWire
-from rtcp.io.pipe import break_off
+from rtcp.io.pipe import break_off, check_fault
 from tunnels.io.reactor import READABLE, Reactor
 from tunnels.io.waiting import TcpEndpoint
 
@@ -76,8 +75,7 @@ class PinnedClient:
 
     def check(self) -> None:
         """Raises what ended the connection."""
-        if code := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(code, os.strerror(code))
+        check_fault(self._sock)
 
     def close(self) -> None:
         self._sock.close()

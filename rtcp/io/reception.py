@@ -180,8 +180,12 @@ class Reception:
         if not is_hello:
             self._door.hear(place)
         turn = Turn.KNOWN if place.known else Turn.DOUBTFUL if is_doubtful else Turn.STRANGER
-        async with self._gate.one(turn):
-            answer.receive_data(knock, trio.current_time())
+        # No work for whoever waited until their time was over: they are gone, or will be before the answer comes.
+        with trio.move_on_at(begun + KNOCK_WAIT) as patience:
+            async with self._gate.one(turn):
+                answer.receive_data(knock, trio.current_time())
+        if patience.cancelled_caught:
+            raise BadWire("there was no time for it")
         event = await next_event(answer, pipe)
         if isinstance(event, Met):
             if not self._may_prove(place):

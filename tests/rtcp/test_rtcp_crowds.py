@@ -165,6 +165,25 @@ async def test_a_byte_now_and_then_gains_no_time(begins, monkeypatch):
             crowd.go()
 
 
+@pytest.mark.parametrize("begins", [message_1, hello])
+async def test_there_is_no_work_for_who_waited_until_their_time_was_over(begins, monkeypatch):
+    monkeypatch.setattr("rtcp.io.reception.KNOCK_WAIT", 0.3)
+    town = Town(versions=BOTH)
+    async with town.live(BOB, door=ANY_RATE) as bob:
+        crowd = Crowd(bob, town.people[BOBS_DID].addresses[0])
+        try:
+            async with AsyncExitStack() as busy:
+                for _ in range(bob._reception._gate._free):
+                    await busy.enter_async_context(bob._reception._gate.one())
+                for _ in range(20):
+                    await crowd.come(begins())
+                await until(lambda: bob._reception._visits)
+                await until(lambda: not bob._reception._visits)
+            assert bob._reception._gate._free > 1
+        finally:
+            crowd.go()
+
+
 async def prove(sock: TcpPipe, number: int) -> None:
     """All of a handshake, by somebody whom nobody knows."""
     key = device_key(SecretKey(number.to_bytes(32, "big")))

@@ -52,6 +52,8 @@ from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.ratelimit import RateLimit
 
 _HOUR = 3600
+_LOOKED_UP = 4
+"""So many times as often as for names a neighbourhood may have us look up who somebody is."""
 _FRESH = 60
 """Seconds for which a report that says nothing new is not written down again."""
 _SETTLED = 5
@@ -166,6 +168,7 @@ class Registrar:
         self.registry = registry
         self.policy = policy
         self._asked = RateLimit(policy.hourly)
+        self._looked_up = RateLimit(_LOOKED_UP * policy.hourly)
 
     def decide(self, request: Request, around: Circumstances, now: float) -> Verdict:
         """What becomes of ``request`` at ``now`` (seconds since 1970)."""
@@ -210,6 +213,27 @@ class Registrar:
                 given_up = tuple(self._given_up(name, now) for name in self._in_force(account))
                 return _yes("closed", account, after, *gone, *given_up)
 
+    def asks_for(self, issuer: Did, code: str, around: Circumstances, now: float) -> Verdict | None:
+        """Whether others are asked who ``issuer`` is, whom nothing here proves, and who has an invitation or an empty
+        ``code``; if not, what becomes of the request.  For who can become nothing here, and too often, nobody is asked.
+        """
+        policy, account = self.policy, self.registry.account(issuer)
+        if issuer in policy.owners:
+            return None
+        if account is None or account.closed is not None:
+            found = self._invitation(code, now) if code and policy.invites else None
+            if isinstance(found, Verdict):
+                return found
+            if found is None and not policy.open:
+                return self._closed()
+        if self._looked_up.lease(around.source, int(now // _HOUR), 1):
+            return None
+        return Verdict(Code.TOO_OFTEN, "too many requests whose signer has to be looked up, from one neighbourhood")
+
+    def _closed(self) -> Verdict:
+        way = "; ask them for an invitation code" if self.policy.invites else " alone"
+        return Verdict(Code.CLOSED, f"this SN is for its owner's people{way}")
+
     # -- accounts and names
 
     def _newcomer(
@@ -229,8 +253,7 @@ class Registrar:
                     return found
                 used, quota = (Change(found, replace(found, used=found.used + 1)),), found.quota
             elif not policy.open:
-                way = "; ask them for an invitation code" if policy.invites else " alone"
-                return Verdict(Code.CLOSED, f"this SN is for its owner's people{way}")
+                return self._closed()
             if former is None and len(self.registry.accounts()) >= policy.most_accounts:
                 return Verdict(Code.LIMIT, "this SN has all the accounts it can hold")
         account = Account(

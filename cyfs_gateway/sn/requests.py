@@ -148,6 +148,11 @@ class Claimed:
     _action: Action
     _token: Token
 
+    @property
+    def code(self) -> str:
+        """The invitation it comes with; empty: none."""
+        return self._action.code if isinstance(self._action, Register) else ""
+
     def proven(self, key: PublicKey) -> Request:
         """The request, if the holder of ``key``, who is known to be the issuer, made it.  Raises ``BadWire``."""
         if self.issuer.key not in (None, key) or not self._token.verify(key):

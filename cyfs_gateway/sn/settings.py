@@ -16,7 +16,7 @@ from cyfs_gateway.sn.ingress import IngressSettings, read_ingress
 from cyfs_gateway.sn.names import RESERVED
 from cyfs_gateway.sn.quota import Quota, read_quota
 from cyfs_gateway.sn.relay import RelayBounds
-from cyfs_gateway.sn.zonerecords import ZoneSettings
+from cyfs_gateway.sn.zonerecords import ZoneSettings, own_labels
 from cyfs_gateway.sn.zoneupdate import is_label
 from cyfs_ns import names
 from cyfs_ns.config.written import split_host_port
@@ -32,6 +32,8 @@ _DAY: Final = 86_400
 _SIZE = re.compile(r"(\d{1,15})\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE).match
 _UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _MOST_WORDS: Final = 100_000
+_ANY: Final = ("192.0.2.1",)
+"""Stands for the addresses that this machine turns out to have."""
 
 
 class Opened(StrEnum):
@@ -88,7 +90,7 @@ class SnSettings:
             open=self.opened is Opened.ANYONE,
             quota=self.quota,
             own_quota=self.own_quota,
-            reserved=self.reserved,
+            reserved=self.reserved | own_labels(self.zone(self.addresses or _ANY, ())),
             grace=self.grace,
             hourly=self.hourly,
             most_accounts=self.accounts,
@@ -149,7 +151,7 @@ def read_settings(written: Any) -> SnSettings:
         ingress=None if (ingress := told.take("ingress", False)) is False else read_ingress(ingress, domain),
     )
     told.finish()
-    settings.zone(settings.addresses or ("192.0.2.1",), ())
+    settings.zone(settings.addresses or _ANY, ())
     return settings
 
 

@@ -92,7 +92,9 @@ class Books:
         Raises ``BadWire`` for one that is malformed, out of its time, or not by whom it says.
         """
         claimed = read_request(untrusted, self.registrar.policy.domain, self._wall())
-        request = await self._proven(claimed, outside)
+        request = await self._proven(claimed, Circumstances(source), outside)
+        if isinstance(request, Verdict):
+            return request
         txts: Sequence[bytes] = ()
         account = self.registry.account(request.issuer)
         # Strangers do not choose whom we ask.
@@ -101,7 +103,7 @@ class Books:
             txts = await outside.texts_at(wanted.name)
         return await self.submit(request, Circumstances(source, tuple(txts)))
 
-    async def _proven(self, claimed: Claimed, outside: Outside) -> Request:
+    async def _proven(self, claimed: Claimed, around: Circumstances, outside: Outside) -> Request | Verdict:
         account = self.registry.account(claimed.issuer)
         known = claimed.issuer.key or (None if account is None or account.closed is not None else account.key)
         if known is not None:
@@ -111,6 +113,8 @@ class Books:
                 if claimed.issuer.key is not None:
                     raise
         # A newcomer with a name, or an owner whose name resolves to another key by now.
+        if no := self.registrar.asks_for(claimed.issuer, claimed.code, around, self._wall()):
+            return no
         key = await outside.key_of(claimed.issuer)
         if key is None:
             raise BadWire(f"request: nobody can say which key {claimed.issuer} has")

@@ -67,6 +67,8 @@ from tunnels.io.waiting import within
 
 _MOST: Final = 4096
 _MOST_OF_ONE: Final = 16
+_MOST_OF_STRANGERS: Final = _MOST // 4
+"""Keys cost nothing, so strangers must not be able to have all places."""
 _SILENCE: Final = 120.0
 """Seconds for the next question to come."""
 _PATIENCE: Final = 30.0
@@ -87,6 +89,8 @@ class Myself:
     did: Did
     addresses: tuple[str, ...]
     udp: int
+    own: frozenset[str] = frozenset()
+    """Labels below the domain that its own machines have, whoever has registered them before."""
 
 
 class Desk:
@@ -109,6 +113,8 @@ class Desk:
         self._wall = wall
         self._budgets = Budgets()
         self._talks: Counter[Did] = Counter()
+        self._strangers = 0
+        """Of these streams, those of who was no member when they began."""
         self.draining = False
         """Nothing new is begun."""
         self.answers: Counter[str] = Counter()
@@ -122,7 +128,8 @@ class Desk:
         """Whose the canonical ``host`` is: below a name of somebody, or a domain that is proven theirs."""
         below = f".{self._myself.domain}"
         if host.endswith(below):
-            return self._books.registry.find_name(host.removesuffix(below).rpartition(".")[2])
+            label = host.removesuffix(below).rpartition(".")[2]
+            return None if label in self._myself.own else self._books.registry.find_name(label)
         return self._books.registry.find_domain(host)
 
     async def serve(self, identity: Identity, pipe: Endpoint) -> None:
@@ -130,12 +137,17 @@ class Desk:
         device = device_of(identity)
         if device is None:
             raise Refused("whoever this is has proven no key")
+        is_stranger = not self._guests.is_member(device)
         if self._talks[device] >= _MOST_OF_ONE or len(self) >= _MOST:
             raise Refused("too many streams to the SN at a time")
+        if is_stranger and self._strangers >= _MOST_OF_STRANGERS:
+            raise Refused("too many strangers talk to the SN at a time")
         self._talks[device] += 1
+        self._strangers += is_stranger
         try:
             led = await self._talk(device, identity.source, pipe)
         finally:
+            self._strangers -= is_stranger
             self._talks[device] -= 1
             if not self._talks[device]:
                 del self._talks[device]

@@ -44,6 +44,7 @@ from cyfs_gateway.sn.quota import Denied, Later
 from cyfs_gateway.sn.relaymetrics import relay_metrics
 from cyfs_gateway.sn.settings import SECTION, Opened, SnSettings, read_settings
 from cyfs_gateway.sn.talk import NAME
+from cyfs_gateway.sn.zonerecords import own_labels
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import Did, parse_did
 from cyfs_ns.identity.keys import PublicKey
@@ -113,7 +114,7 @@ class _Running:
         port = self._sessions.relay.addresses[0][1]
         self._stun = StunPort(zone.addresses, port)
         self._sessions.relay.take_over(FIRST_OCTETS, self._stun)
-        myself = Myself(settings.domain, did, zone.addresses, port)
+        myself = Myself(settings.domain, did, zone.addresses, port, own_labels(zone))
         self._own_door = OwnDoor(settings.domain, lambda: host.certificates, host.take_peer)
         self._ingress = None if settings.ingress is None else self._made_ingress(settings)
         self._desk = Desk(

@@ -5,13 +5,15 @@ connection to the port of tunnels goes, and is judged there.  TLS ends here, by 
 the SN's name; it is a coat for the way, for what proves the SN is the handshake inside.  Nothing else is served.
 
 Until it has its WebSocket a visitor costs a task and one read.  Such half-open ones are bounded by number, in all and
-for each source, and by time; the oldest makes room.
+for each source, and by time; the oldest makes room.  How fast they come is bounded, too, since a handshake of TLS
+costs the SN more than whoever asks for it.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,7 +21,7 @@ import trio
 
 from cyfs_gateway.certs.source import ACME_TLS, CertificateSource
 from cyfs_gateway.sn.ingress import MAX_LOOK, Alert, alert, page
-from cyfs_gateway.sn.ingresscrowd import Crowd, source_of
+from cyfs_gateway.sn.ingresscrowd import Crowd, Pace, source_of
 from cyfs_gateway.sniff import Sniffed, sniff_tls
 from cyfs_ns.errors import BadWire, Refused, Unreachable
 from rtcp.party import Address
@@ -33,6 +35,8 @@ HALF_OPEN: Final = 512
 HALF_OPEN_OF: Final = 32
 SECONDS: Final = 10.0
 """From the first byte until there is a WebSocket."""
+RATE: Final = 1024
+"""New ones a second, of which one source has a 32nd."""
 _PARTING: Final = 2.0
 
 _log = logging.getLogger("cyfs.ingress")
@@ -44,9 +48,12 @@ Certificates = Callable[[], CertificateSource | None]
 class OwnDoor:
     """``name`` is the SN's; ``take`` gets the streams of devices.  Needs :meth:`run`, and takes nobody before."""
 
-    def __init__(self, name: str, certificates: Certificates, take: TakePeer) -> None:
+    def __init__(
+        self, name: str, certificates: Certificates, take: TakePeer, steady: Callable[[], float] = time.monotonic
+    ) -> None:
         self.half_open: Crowd[trio.CancelScope] = Crowd(HALF_OPEN, HALF_OPEN_OF)
         self._name, self._certificates, self._take = name, certificates, take
+        self._steady, self._pace = steady, Pace(RATE, steady())
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -60,11 +67,12 @@ class OwnDoor:
 
     def enter(self, sock: TcpEndpoint, address: Address, is_tls: bool) -> None:
         """Somebody asks for the SN by name; nothing has been read of ``sock``, which is taken over."""
-        if self._nursery is None:
+        source = source_of(address[0])
+        if self._nursery is None or not self._pace.allows(source, self._steady()):
             sock.close()
             return
         visit = trio.CancelScope(deadline=trio.current_time() + SECONDS)
-        out = self.half_open.enter(visit, source_of(address[0]))
+        out = self.half_open.enter(visit, source)
         if out is not None:
             out.cancel()
         self._nursery.start_soon(self._visit, visit, sock, address, is_tls)

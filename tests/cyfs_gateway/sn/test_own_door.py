@@ -29,7 +29,7 @@ from tests.cyfs_gateway.certs.pebbleca import pebble, zone
 from tests.cyfs_gateway.io.inprocess import until
 from tunnels.endpoint import Endpoint
 from tunnels.io.reactor import Reactor
-from tunnels.io.waiting import receive_some, send_all
+from tunnels.io.waiting import TcpEndpoint, receive_some, send_all
 from tunnels.io.websocket import PATH, SUBPROTOCOL
 
 SN = "sn.example"
@@ -192,6 +192,32 @@ async def test_half_open_ones_of_one_source_are_few_and_the_oldest_makes_room(tm
         for stream in (*crowd, *visitors):
             await stream.aclose()
         await until(lambda: len(stage.door.half_open) == 0)
+
+
+async def test_one_source_does_not_keep_the_sn_busy(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:
+    monkeypatch.setattr(owndoor, "RATE", 64)
+    now = 0.0
+    door = OwnDoor(SN, lambda: None, lambda stream, address: None, lambda: now)
+    await nursery.start(door.run)
+    visitors = []
+
+    def come(address: str) -> int:
+        before = len(door.half_open)
+        for _ in range(20):
+            far, near = socket.socketpair()
+            visitors.append(far)
+            sock = TcpEndpoint(near.family, near.type, 0, near.detach())
+            sock.setblocking(False)
+            door.enter(sock, (address, 1), False)
+        return len(door.half_open) - before
+
+    assert (come("192.0.2.1"), come("2001:db8::1"), come("2001:db8::2")) == (8, 8, 0)
+    now = 1.0
+    assert (come("192.0.2.1"), come("198.51.100.1")) == (2, 8)
+    for visitor in visitors:
+        visitor.close()
+    await until(lambda: not door.half_open)
+    nursery.cancel_scope.cancel()
 
 
 async def test_who_does_not_go_on_is_gone_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

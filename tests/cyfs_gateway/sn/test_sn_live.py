@@ -16,6 +16,8 @@ import trio.testing
 from sn_house import HOST, OWNER, SN, LivingSn, Machine, join, machine, said_no, settle, sn_house, submit, update
 from sn_people import person
 
+from cyfs_gateway.io.sn import desk
+from cyfs_gateway.io.sntalk import Conversation
 from cyfs_gateway.sn.requests import Admit, Bind, Close, Register, Remove
 from cyfs_gateway.sn.talk import (
     Connect,
@@ -34,7 +36,7 @@ from cyfs_gateway.sn.talk import (
     read_reply,
     write_ask,
 )
-from cyfs_ns.errors import BadWire, Refused
+from cyfs_ns.errors import BadWire, Refused, Unreachable
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.metrics import render
 from cyfs_ns.trust.anchors import Pin
@@ -269,6 +271,27 @@ async def test_an_invitation_lets_one_in_once(tmp_path: Path) -> None:
         ]
 
 
+async def test_strangers_do_not_take_all_places_at_the_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "_MOST_OF_STRANGERS", 2)
+    async with (
+        sn_house(tmp_path, "  open: anyone\n") as sn,
+        machine(sn, BOX) as box,
+        machine(sn, MALLORY) as mallory,
+    ):
+        await join(box, OWNER, "alice")
+        assert isinstance(await mallory.ask(Where()), Here)
+        talks = [Conversation(await mallory.open()) for _ in range(2)]
+        for talk in talks:
+            assert isinstance(await talk.ask(Where()), Here)
+        with pytest.raises(Unreachable):
+            await mallory.ask(Where())
+        assert isinstance(await box.ask(Where()), Here)
+        for talk in talks:
+            talk.close()
+        await until(lambda: not sn.house.gateway.connections())
+        assert isinstance(await mallory.ask(Where()), Here)
+
+
 async def test_strangers_are_let_in_one_by_one(tmp_path: Path) -> None:
     async with (
         sn_house(tmp_path, "  open: anyone\n  guests: 1\n") as sn,
@@ -441,6 +464,15 @@ async def test_visitors_are_led_to_the_machine_that_has_the_name(tmp_path: Path)
         here = await laptop.ask(Where())
         assert isinstance(here, Here)
         assert [one.place for one in here.leases] == [leased.place]
+
+
+async def test_visitors_of_a_machine_of_the_sn_are_led_to_no_device(tmp_path: Path) -> None:
+    config = "  open: anyone\n  hosts: {shop: [198.51.100.9]}\n  ingress: {tls: [], http: []}\n"
+    async with sn_house(tmp_path, config) as sn, machine(sn, BOX) as box:
+        assert said_no(await submit(box, STRANGER, Register("sh0p")), "bad-name")
+        await join(box, OWNER, "shop")  # its own people may have what is reserved, or had it before
+        assert said_no(await box.ask(Lease(Place("name", name=f"shop.{SN}"))), "unknown")
+        assert await asked(sn, f"shop.{SN}") == {"198.51.100.9"}
 
 
 async def test_what_it_measures(tmp_path: Path) -> None:

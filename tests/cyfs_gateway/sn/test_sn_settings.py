@@ -20,6 +20,11 @@ def read(**more: Any) -> SnSettings:
     return read_settings({"domain": "sn.example", **{key.replace("_", "-"): value for key, value in more.items()}})
 
 
+def test_what_the_sn_calls_its_own_machines_nobody_gets() -> None:
+    told = read(hosts={"shop": ["203.0.113.9"]}, nameservers={"dns1.sn.example": ["203.0.113.8"]})
+    assert {"shop", "dns1", "admin"} <= told.policy(frozenset()).reserved
+
+
 def test_a_domain_is_enough_and_lets_in_nobody() -> None:
     told = read()
     policy = told.policy(frozenset())

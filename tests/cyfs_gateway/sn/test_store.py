@@ -267,7 +267,7 @@ class Sn:
         self.books = Books(
             self.store,
             read_books(database),
-            Policy(domain=SN, hourly=1000, **{"open": True, **policy}),  # type: ignore[arg-type]
+            Policy(domain=SN, **{"hourly": 1000, "open": True, **policy}),  # type: ignore[arg-type]
             wall=lambda: self.now,
         )
 
@@ -464,6 +464,40 @@ async def test_an_owner_who_lost_the_old_key_recovers_by_the_one_their_name_reso
     document = read_token(issuer.sign(issuer.owner("alice")))
     assert (await sn.books.hear(new.sign(Rekey(document)), HERE.source, internet)).ok
     assert (await sn.books.hear(new.sign(Release("alice")), HERE.source, internet)).ok
+
+
+@pytest.mark.parametrize("invites", [False, True])
+async def test_nobody_is_looked_up_who_can_become_nothing_here(
+    database: Database, nursery: trio.Nursery, invites: bool
+) -> None:
+    sn = Sn(database, open=False, invites=invites)
+    await nursery.start(sn.books.run)
+    code, change = invite(sn.books.registry, b"0123456789", 1, int(NOW) + 60)
+    await sn.books.operate("invite", lambda registry, now: [change])
+    bob, internet = Person(secret(21), OWNER), Internet({OWNER: secret(21).public})
+    assert (await sn.books.hear(bob.sign(Register("bobby")), HERE.source, internet)).code is Code.CLOSED
+    guessed = await sn.books.hear(bob.sign(Register("bobby", code_of(b"9876543210"))), HERE.source, internet)
+    assert guessed.code is (Code.INVITATION if invites else Code.CLOSED)
+    assert internet.asked == []
+    said = await sn.books.hear(bob.sign(Register("bobby", code)), HERE.source, internet)
+    assert said.ok is invites
+    assert internet.asked == [str(OWNER)] * invites
+
+
+async def test_the_sns_own_people_are_looked_up_and_others_not_all_the_time(database: Database, nursery: trio.Nursery):
+    sn, other = Sn(database, hourly=1, owners=frozenset({OWNER})), Did("web", "eve.example")
+    await nursery.start(sn.books.run)
+    internet = Internet()
+    for did, times in ((OWNER, 20), (other, 4)):
+        for _ in range(times):
+            with pytest.raises(BadWire, match="nobody can say"):
+                await sn.books.hear(Person(secret(23), did).sign(Register("eve-home")), HERE.source, internet)
+    eve = Person(secret(23), other)
+    assert (await sn.books.hear(eve.sign(Register("eve-home")), HERE.source, internet)).code is Code.TOO_OFTEN
+    elsewhere = bytes([198, 51, 100, 7])
+    with pytest.raises(BadWire, match="nobody can say"):
+        await sn.books.hear(eve.sign(Register("eve-home")), elsewhere, internet)
+    assert len(internet.asked) == 25
 
 
 async def test_a_domain_is_looked_up_for_those_who_have_an_account(sn: Sn):

@@ -51,6 +51,7 @@ from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.ratelimit import RateLimit
 
+_MAPPED = b"\0" * 10 + b"\xff\xff"
 _HOUR = 3600
 _LOOKED_UP = 4
 """So many times as often as for names a neighbourhood may have us look up who somebody is."""
@@ -114,7 +115,7 @@ class Policy:
     ``open`` all others.
 
     ``quota`` is the usual one, ``own_quota`` that of the SN's people.  ``grace`` is in seconds; ``hourly`` is how many
-    names one neighbourhood (an IPv4 /24, an IPv6 /56) may ask for in an hour; ``most_accounts`` bounds the books.
+    names one neighbourhood (an IPv4 /24, an IPv6 /48) may ask for in an hour; ``most_accounts`` bounds the books.
     """
 
     domain: str
@@ -146,6 +147,12 @@ class Circumstances:
     def observed(self) -> str:
         """The canonical text of ``source``."""
         return names.ip(inet_ntop(AF_INET6 if len(self.source) == 16 else AF_INET, self.source))
+
+    @property
+    def neighbourhood(self) -> bytes:
+        """By what strangers at ``source`` are counted: of IPv6 a /48, which anybody gets who asks for one."""
+        is_v6 = len(self.source) == 16 and not self.source.startswith(_MAPPED)
+        return self.source[:6] + bytes(10) if is_v6 else self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +233,7 @@ class Registrar:
                 return found
             if found is None and not policy.open:
                 return self._closed()
-        if self._looked_up.lease(around.source, int(now // _HOUR), 1):
+        if self._looked_up.lease(around.neighbourhood, int(now // _HOUR), 1):
             return None
         return Verdict(Code.TOO_OFTEN, "too many requests whose signer has to be looked up, from one neighbourhood")
 
@@ -307,7 +314,7 @@ class Registrar:
         return name.released is not None and now - name.released > self.policy.grace
 
     def _too_often(self, around: Circumstances, now: float) -> Verdict | None:
-        if self._asked.lease(around.source, int(now // _HOUR), 1):
+        if self._asked.lease(around.neighbourhood, int(now // _HOUR), 1):
             return None
         return Verdict(Code.TOO_OFTEN, f"more than {self.policy.hourly} names an hour from one neighbourhood")
 

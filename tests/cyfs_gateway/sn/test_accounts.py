@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
@@ -218,6 +219,23 @@ def test_a_neighbourhood_may_ask_for_so_many_names_an_hour():
     assert taken == [Code.OK, Code.OK, Code.OK, Code.TOO_OFTEN]
     assert office(people[4], Register("neighbour"), around=ELSEWHERE).ok
     assert office(people[5], Register("later-on"), now=NOW + 3600).ok
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ok"),
+    [
+        (("2001:db8:1::1", "2001:db8:1:100::1", "2001:db8:1:ff00::1"), 1),
+        (("2001:db8:1::1", "2001:db8:2::1", "::ffff:192.0.2.1"), 3),
+        (("::ffff:192.0.2.1", "192.0.2.2", "::ffff:198.51.100.1"), 2),
+    ],
+)
+def test_all_that_one_gets_is_one_neighbourhood(addresses: tuple[str, ...], ok: int):
+    office = Office(open=True, hourly=1)
+    visits = [
+        office(person(100 + number), Register(f"squat-{number}aa"), around=Circumstances(ip_address(each).packed))
+        for number, each in enumerate(addresses)
+    ]
+    assert sum(visit.ok for visit in visits) == ok
 
 
 def test_a_name_given_up_waits_for_its_last_owner():

@@ -169,7 +169,10 @@ async def test_without_a_certificate_there_is_no_name(tmp_path: Path) -> None:
         assert await answered(raw, outgoing.read()) == alert(Alert.UNRECOGNIZED_NAME)
 
 
-async def test_half_open_ones_of_one_source_are_few_and_the_oldest_makes_room(tmp_path: Path) -> None:
+async def test_half_open_ones_of_one_source_are_few_and_the_oldest_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owndoor, "SECONDS", 3600.0)  # it is for a newcomer that they go
     async with staged(tmp_path) as stage:
         begun = b"GET /rtcp HTTP/1.1\r\nHost: sn.example\r\n\r\n"[:-1]
         crowd = [await stage.connected(tls=False) for _ in range(3)]

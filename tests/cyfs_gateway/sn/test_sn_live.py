@@ -320,6 +320,8 @@ async def test_who_is_removed_or_barred_has_to_go(tmp_path: Path) -> None:
             here = await box.ask(Where())
             assert isinstance(here, Here)
             assert not here.knows, "a guest, at most"
+            for ask in (Connect(BOX.did), RelayWith(BOX.did)):
+                assert said_no(await laptop.ask(ask), "unknown"), "nobody is led to a guest, though there is a tunnel"
             assert isinstance(await submit(laptop, OWNER, Close()), Submitted)
         assert await asked(sn, f"alice.{SN}") == set()
 

@@ -33,7 +33,7 @@ NEXT = {
     Code.COMPACTED: "read the present state, and go on from its revision",
     Code.UNAVAILABLE: "try again later; nothing was changed",
     Code.UNCERTAIN: "read before trying again: the change may have been made",
-    Code.FULL: "compact the history or make room; nothing was changed",
+    Code.FULL: "compact the history or make room, and read before trying again",
     Code.DAMAGED: "put a backup in its place",
 }
 """What to do about it, in a few words for people."""
@@ -45,7 +45,7 @@ RETRYABLE = frozenset({Code.CONFLICT, Code.UNAVAILABLE})
 class ConfigError(CyfsError):
     """A request of system_config that was not fulfilled.
 
-    Except with ``UNCERTAIN``, nothing was changed.
+    Nothing was changed, except perhaps with ``UNCERTAIN`` and ``FULL``: then all of it was, or nothing.
     """
 
     def __init__(self, code: Code, message: str) -> None:

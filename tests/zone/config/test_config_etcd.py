@@ -207,7 +207,8 @@ async def test_a_member_that_is_full_says_so(tmp_path: Path):
                 while True:
                     await store.transact(put(f"k/{made}", "x" * 100_000))
                     made += 1
-            assert len(await store.children(Below("k"))) == made
+            # etcd applies the one that goes past its limit and refuses it all the same.
+            assert len(await store.children(Below("k"))) in (made, made + 1)
     finally:
         await backend.aclose()
         cluster.close()

@@ -64,7 +64,7 @@ _FAULTS: Final = (
     ("too many operations in txn request", Code.TOO_LARGE),
     ("too many requests", Code.UNAVAILABLE),
 )
-"""What etcd says before it has done anything."""
+"""What etcd says before it has done anything; but the one commit that fills it is made, and told as too much."""
 
 
 class EtcdBackend:

@@ -1,0 +1,137 @@
+"""What the scheduler decided, as data: one transaction, each decision with its reason, and what could not be done.
+
+The transaction is *fenced*: by the lease, so that a scheduler that was replaced writes nothing, and by the revision of
+every key it changes and of every page and intent its decisions stand on.  When any of them is another by then, nothing
+is written and the next round begins with a new reading.  It is never larger than the store takes, unless one service
+alone is: what else there is to do waits for the next round, which is due at once then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Action = Literal["place", "upgrade", "stop", "forget", "roll back", "accept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One thing that changes.  ``forget``: an item that has stopped; ``accept``: a version is the good one now."""
+
+    action: Action
+    service: str
+    node: str
+    """Empty when it is about the service as a whole."""
+    why: str
+
+
+class Bar(StrEnum):
+    """What keeps a service off a node."""
+
+    UNREADABLE = "unreadable"
+    SILENT = "silent"
+    DRAINED = "drained"
+    CAPACITY = "capacity unknown"
+    LABELS = "labels"
+    TAKEN = "taken"
+    APART = "apart"
+    CPU = "cpu"
+    MEMORY = "memory"
+    PORTS = "ports"
+    ABSENT = "absent"
+    ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one node does not do."""
+
+    node: str
+    bar: Bar
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One item after this plan."""
+
+    node: str
+    state: str
+    """``ready``, ``starting``, ``failed``, ``stopping`` or ``silent`` (its node is not heard of)."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How a service stands after this plan, and why."""
+
+    wanted: int
+    standing: tuple[Standing, ...] = ()
+    missing: int = 0
+    """Of those wanted, how many have no place."""
+    refusals: tuple[Refusal, ...] = ()
+    """For each that is missing a place: one for every node that might have been."""
+    notes: tuple[str, ...] = ()
+    """What is waited for, and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """All or nothing: when every key still has its revision (0: is absent), then write and delete."""
+
+    compares: tuple[tuple[str, int], ...] = ()
+    puts: tuple[tuple[str, str], ...] = ()
+    deletes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.puts or self.deletes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a round came to."""
+
+    transaction: Transaction = Transaction()
+    decisions: tuple[Decision, ...] = ()
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    look_again: float | None = None
+    """When, if nothing is heard before, something may be decided otherwise, in Unix seconds; never: None."""
+    vetoes: tuple[str, ...] = ()
+    """Why a check let nothing of this be written."""
+
+    def why(self, service: str) -> Account:
+        """How ``service`` stands; an empty account for one that nobody knows."""
+        return self.accounts.get(service, Account(0))
+
+    def as_bytes(self) -> bytes:
+        """As JSON; the same bytes for the same reading, on any machine."""
+        plain = {
+            "transaction": {
+                "compares": self.transaction.compares,
+                "puts": self.transaction.puts,
+                "deletes": self.transaction.deletes,
+            },
+            "decisions": [[d.action, d.service, d.node, d.why] for d in self.decisions],
+            "accounts": {name: _plain(account) for name, account in self.accounts.items()},
+            "look-again": self.look_again,
+            "vetoes": self.vetoes,
+        }
+        return as_json(plain).encode()
+
+
+def as_json(plain: Any) -> str:
+    """The one way in which plain data is written: sorted, without spaces, in ASCII."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(account: Account) -> dict[str, Any]:
+    return {
+        "wanted": account.wanted,
+        "standing": [[s.node, s.state, s.why] for s in account.standing],
+        "missing": account.missing,
+        "refusals": [[r.node, r.bar, r.why] for r in account.refusals],
+        "notes": account.notes,
+    }

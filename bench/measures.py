@@ -366,8 +366,8 @@ def _hold(size: int, socks: int, echo: int, pid: int, home: Path) -> float:
     return memory
 
 
-def told_by(script: str, _plan: Plan) -> list[Figure]:
-    """What bench/``script``.py tells: neither deciding by rules nor checking who somebody is needs a network."""
+def told_by(script: str, measure: str, _plan: Plan) -> list[Figure]:
+    """What bench/``script``.py tells: deciding by rules, checking who somebody is and planning need no network."""
     told = json.loads(run_load([sys.executable, str(Path(__file__).with_name(f"{script}.py")), "--json"], 600))
     figures = []
     for subject, values in told.items():
@@ -375,7 +375,7 @@ def told_by(script: str, _plan: Plan) -> list[Figure]:
             name, _, unit = key.rpartition("_")
             if unit in _UNITS:
                 row = f"{subject}: {name.replace('_', ' ')}"
-                figures.append(Figure(script, row, _UNITS[unit], [value]))
+                figures.append(Figure(measure, row, _UNITS[unit], [value]))
     return figures
 
 
@@ -386,5 +386,6 @@ def take(name: str, plan: Plan) -> list[Figure]:
     """Take one measure by its name; Failed when there is no stage for it."""
     if name in RACES:
         return race(name, plan)
-    alone = {"crowd": crowd, "start": start, "rules": partial(told_by, "rules"), "names": partial(told_by, "names")}
+    scripts = {"rules": "rules", "names": "names", "zone-plan": "zoneplan"}
+    alone = {"crowd": crowd, "start": start} | {of: partial(told_by, script, of) for of, script in scripts.items()}
     return alone[name](plan)

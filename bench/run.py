@@ -41,7 +41,7 @@ from rivals import HELPERS, OURS, RIVALS, Rival
 from rounds import MOST, Allowance
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-NAMES = [*RACES, "crowd", "start", "rules", "names", *tunnelrace.MEASURES]
+NAMES = [*RACES, "crowd", "start", "rules", "names", "zone-plan", *tunnelrace.MEASURES]
 NAMES += [*snrace.MEASURES, *snstreams.MEASURES, *ingress.MEASURES, *sncrowd.MEASURES, *dns.MEASURES]
 _EVERYBODY = (*(r.name for r in RIVALS), *(s.name for s in NAME_SERVERS), *tunnelrivals.NAMES, "coturn", "direct")
 WHO = list(dict.fromkeys(_EVERYBODY))
@@ -86,6 +86,8 @@ NOTES = """
   and for names of the upstream that it has cached; names are as long and as many.  The two take turns in going first.
 * `names` takes memory and imports in fresh processes; *web3* there is with the libraries it brings along, and its first
   chain name is the import and the making of one node's client, without asking it.
+* `zone-plan` is CPU time: *planned* with the transaction's text, *read* from the text of every key.  A tenth of the
+  nodes is gone for longer than the grace time of their services.
 * `rtcp-...` runs between two network namespaces with a veth pair: everybody's near end and the client of the load on
   one CPU, everybody's far end and the upstream on the other, so *of its CPU* goes up to 200 %.  *plain* is the same two
   gateways, with SOCKS5 instead of a tunnel between them.  wireguard-go and *sing-box-tun* have a TUN device at each end

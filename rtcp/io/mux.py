@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -24,6 +25,7 @@ from rtcp.io.conversation import Conversations, MuxedStream
 from rtcp.io.judging import Judging
 from rtcp.io.line import Line
 from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, TcpPipe, carries_sealed, log, watch_no_more
+from rtcp.io.udp.pipe import UdpPipe
 from rtcp.io.wayname import way_of
 from rtcp.nat.race import Report, Way
 from rtcp.party import Peer
@@ -529,6 +531,8 @@ class MuxedTunnel:
                 self._judging.asked(number, opening)
             case ev.Alive(round_trip):
                 self._tell_pingers(round_trip)
+            case ev.SignWanted(carrier):
+                self._want_sign(carrier)
             case ev.Stands():
                 self._stands.set()
                 if self._pingers:
@@ -553,6 +557,21 @@ class MuxedTunnel:
             case ev.PeerShifted(number):
                 if (stream := self._streams.get(number)) is not None:
                     stream.peer_shifted()
+
+    def _want_sign(self, carrier: RecordLayer) -> None:
+        """Over UDP one datagram there and its ack; an answer in a record would have to be acknowledged, too."""
+        line = self._lines.get(carrier)
+        if line is None or not isinstance(line.pipe, UdpPipe):
+            self._machine.ping(self._now())
+        elif line.pipe.machine.heard_at > line.heard_at:  # the peer has asked, or acknowledged, since
+            self._alive(line, line.pipe)
+        else:
+            line.pipe.ask(partial(self._alive, line, line.pipe))
+
+    def _alive(self, line: Line, pipe: UdpPipe) -> None:
+        self.last_heard = line.heard_at = pipe.machine.heard_at
+        self._machine.alive(line.carrier, line.heard_at)
+        self._soon()
 
     def _bare(self, number: int, carrier: RecordLayer, first: bytes) -> None:
         """A connection becomes the stream's own."""

@@ -5,8 +5,8 @@ call can send them (UDP_SEGMENT).  ``next_deadline`` and ``handle_timeout`` are 
 
 A pipe is made by its caller (``call``, ``door.py`` has the other side).  It ends when both sides have finished and all
 has arrived, with a close of either side, with a reset of a peer that forgot it, or when the peer is silent for 30 s
-although asked.  There is no end by idleness: who uses the pipe knows how long it may be quiet.  While either side says
-that it keeps the path alive, that side asks for a sign of life after 25 s in which nothing came.
+although asked.  There is no end by idleness: who uses the pipe knows how long it may be quiet, and when to ``ping``,
+which is one datagram, and its ack the answer.
 
 The peer's address is its last that was proven (``paths.py``): what it says from elsewhere is heard, as it is sealed,
 but nothing but a challenge goes there until it is echoed.  On another path all that was learnt of the last one is
@@ -51,7 +51,6 @@ PATIENCE: Final = 10.0
 """Seconds to wait for an invite, and again for the first that the called says."""
 SILENCE: Final = 30.0
 """Seconds after which a peer that does not answer is gone."""
-KEEP_ALIVE: Final = 25.0
 ROOM: Final = 64 * SIZES[-1]
 """Bytes that ``next_train`` may want to write."""
 
@@ -119,7 +118,6 @@ class Settings:
     """``reset_secret``, 32 bytes, makes the tokens that end pipes this side has forgotten."""
 
     reset_secret: bytes = field(repr=False)
-    keeps_alive: bool = False
 
 
 class Connection:
@@ -204,6 +202,11 @@ class Connection:
         return self._highest >= 0
 
     @property
+    def heard_at(self) -> float:
+        """When the last datagram came that the peer sealed."""
+        return self._heard_at
+
+    @property
     def arrived(self) -> int:
         """Bytes that were readable so far."""
         return self._inbox.arrived
@@ -254,6 +257,10 @@ class Connection:
         if not self._finish_asked:
             self._finish_asked = True
             self._marks |= _FIN
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life; ``heard_at`` tells of it."""
+        self._pinged = True
 
     def leave(self, now: float) -> None:
         """Nobody reads or writes it any more: what was written is still delivered, then it ends."""
@@ -647,8 +654,6 @@ class Connection:
         if self.stage is Stage.CALLING:
             return min(self._call_due, self._began + PATIENCE)
         times = [self._recovery.next_deadline(), self._ack_due, self._paths.next_deadline()]
-        if self._settings.keeps_alive and not self._recovery.in_flight:
-            times.append(self._heard_at + KEEP_ALIVE)
         if self._is_left:
             times.append(self._left_at + _LINGER)
         if self.stage is Stage.ENTERING:
@@ -687,5 +692,3 @@ class Connection:
             news = News()
             self._recovery.find_lost(now, news)
             self._lost(news, now)
-        if self._settings.keeps_alive and now >= self._heard_at + KEEP_ALIVE and not self._recovery.in_flight:
-            self._pinged = True

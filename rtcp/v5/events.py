@@ -135,6 +135,14 @@ class Alive:
     round_trip: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SignWanted:
+    """Nothing goes on, and nothing was heard on control for long.  Ask by ``Tunnel.ping()``; or, where the pipe of
+    ``carrier`` has questions of its own, by those, and tell ``Tunnel.alive()``."""
+
+    carrier: RecordLayer = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Draining:
     """The peer takes no new conversations; of ours those above ``last`` were not looked at."""
@@ -168,6 +176,7 @@ TunnelEvent: TypeAlias = (
     | BareLegStands
     | PeerShifted
     | Alive
+    | SignWanted
     | Draining
     | Ended
 )

@@ -29,6 +29,7 @@ from rtcp.v5.events import (
     CarrierWanted,
     Ended,
     Reset,
+    SignWanted,
     Stands,
 )
 from rtcp.v5.frames import Address, Stop
@@ -367,6 +368,12 @@ class Tunnel(Hearing):
         if self.is_up:
             self._ping(self._control, now)
 
+    def alive(self, carrier: RecordLayer, at: float) -> None:
+        """By the pipe of ``carrier`` the peer gave a sign of life ``at`` some time, without a record."""
+        channel = self._carriers.get(carrier)
+        if channel is not None and channel.carrier is carrier:
+            self._lives(channel, at)
+
     # Room
 
     def settle(self) -> bool:
@@ -409,10 +416,7 @@ class Tunnel(Hearing):
             if rest is None:
                 return
             plain = rest
-        pulse = channel.pulse
-        assert pulse is not None
-        if pulse.hear(now) and channel.pending is None and channel.calls and channel.calls.why is Why.SUSPECT:
-            channel.calls = None
+        self._lives(channel, now)
         if kind is Kind.LOOSE:
             self._read_frames(channel, plain, LOOSE, now)
             return
@@ -424,6 +428,11 @@ class Tunnel(Hearing):
         else:
             self._read_frames(channel, plain, ON_CONTROL if channel.number == 0 else ON_LEG, now)
         channel.take(len(plain), now)
+
+    def _lives(self, channel: Channel, at: float) -> None:
+        assert channel.pulse is not None
+        if channel.pulse.hear(at) and channel.pending is None and channel.calls and channel.calls.why is Why.SUSPECT:
+            channel.calls = None
 
     def _verdict(
         self, channel: Channel, carrier: RecordLayer, kind: Kind, plain: memoryview, now: float
@@ -592,8 +601,10 @@ class Tunnel(Hearing):
             if channel.calls is None:
                 self._start_calls(channel, Why.RENEWAL, now)
         match channel.pulse.feel(now, _FOREVER if channel.kept else busy_until):
-            case Beat.ASK:
+            case Beat.ASK if channel.number or channel.kept or now < busy_until:
                 self._ping(channel, now)
+            case Beat.ASK:
+                self._events.append(SignWanted(channel.carrier))
             case Beat.SUSPECT:
                 self._suspect(channel, now)
             case Beat.BROKEN:

@@ -77,12 +77,11 @@ class UdpEndpoint:
         take: Take | None = None,
         admits: Callable[[Address], bool] = lambda address: True,
         on_stranger: Stranger | None = None,
-        keeps_alive: bool = False,
         reset_secret: bytes | None = None,
     ) -> None:
         self.on_stranger = on_stranger
         self._reactor, self._take, self._admits = reactor, take, admits
-        self._settings = Settings(reset_secret=reset_secret or secrets.token_bytes(32), keeps_alive=keeps_alive)
+        self._settings = Settings(reset_secret=reset_secret or secrets.token_bytes(32))
         self._sockets: dict[int, TrainSocket] = {sock.family: sock for sock in sockets}
         self._door: Door | None = None
         if devices and take is not None:

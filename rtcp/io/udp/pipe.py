@@ -21,6 +21,10 @@ from rtcp.v5.calling import Call
 _ROOM_AGAIN: Final = 64 << 10
 
 
+def _nobody() -> None:
+    """Nobody waits for a sign of life."""
+
+
 class Owner(Protocol):
     """What sends for a pipe."""
 
@@ -31,6 +35,8 @@ class UdpPipe:
     """``machine`` as a pipe; ``owner`` moves its datagrams.  Raises ``OSError`` when there are no more descriptors."""
 
     __slots__ = (
+        "_answered",
+        "_asked_at",
         "_closed",
         "_finished",
         "_is_due",
@@ -56,6 +62,7 @@ class UdpPipe:
         self._ready = Readiness()
         self.fileno = self._ready.fileno
         self._told = 0
+        self._asked_at, self._answered = 0.0, _nobody
         self._closed = self._finished = self._is_due = self._is_full = False
 
     @property
@@ -116,7 +123,7 @@ class UdpPipe:
     def close(self) -> None:
         """What was sent is still delivered; what comes is not wanted any more."""
         if not self._closed:
-            self._closed = True
+            self._closed, self._answered = True, _nobody
             self.machine.leave(trio.current_time())
             self._ready.close()
             self.soon()
@@ -124,6 +131,12 @@ class UdpPipe:
     def try_address(self, address: Address) -> None:
         """Ask whether the peer is there, too; if so, that is where it is from then on."""
         self.machine.try_address(address, trio.current_time())
+        self.soon()
+
+    def ask(self, answered: Callable[[], None]) -> None:
+        """Ask the peer for a sign of life; ``answered`` is called when there is one, unless somebody asks again."""
+        self._asked_at, self._answered = self.machine.heard_at, answered
+        self.machine.ping()
         self.soon()
 
     def network_changed(self) -> None:
@@ -157,6 +170,9 @@ class UdpPipe:
         if self.on_news is not None:
             self.on_news()
         machine = self.machine
+        if self._answered is not _nobody and machine.heard_at > self._asked_at:
+            answered, self._answered = self._answered, _nobody
+            answered()
         is_over = machine.stage is Stage.OVER
         if self._is_full and not self._closed and (is_over or machine.room >= _ROOM_AGAIN):
             self._is_full = False

@@ -34,7 +34,6 @@ class Strait:
         rate: float = 125e6,
         queue: int = 1 << 20,
         mtu: int = 1500,
-        keeps_alive: bool = False,
         shares: Strait | None = None,
     ) -> None:
         self.die = random.Random(seed)
@@ -55,7 +54,7 @@ class Strait:
         self._under_way: list[tuple[float, int, Address, Address, bytes]] = []
         self._count = count()
         self._room = memoryview(bytearray(ROOM))
-        settings = Settings(reset_secret=self.die.randbytes(32), keeps_alive=keeps_alive)
+        settings = Settings(reset_secret=self.die.randbytes(32))
         self.door = Door([KEY], settings, self.die.randbytes(DOOR_ENTROPY), self.now)
         self.caller = Connection.call(CALLED, wire.door_key(KEY), settings, self.die.randbytes(CALL_ENTROPY), self.now)
         self.called: Connection | None = None

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from cyfs_ns.identity.did import dev_did
 from rtcp.io.device import Device, House, open_device
@@ -15,7 +16,7 @@ from rtcp.io.fifth import Version5
 from rtcp.io.pipe import Pipe, listen
 from rtcp.io.udp.endpoint import UdpEndpoint
 from rtcp.io.udp.pipe import UdpPipe
-from rtcp.io.udp.sockets import open_sockets
+from rtcp.io.udp.sockets import TrainSocket
 from rtcp.party import Local
 from tests.rtcp.pair import ALICE, BOB
 from tests.rtcp.town import HOST, Middle, Town, connect, echo, receive_exactly, send_all, talk, until
@@ -28,17 +29,17 @@ BOBS_DID = dev_did(BOB.public)
 class Street:
     """Alice and Bob, who has a TCP port and a UDP port; Alice dials as ``by_udp`` says."""
 
-    def __init__(self, town: Town, reactor: Reactor, *, loses: bool) -> None:
+    def __init__(self, town: Town, reactor: Reactor, kind: type[TrainSocket]) -> None:
         self._town, self._reactor = town, reactor
         self.by_udp = True
         self.tcp_port = 0
         self.alice: Device
         self.bob: Device
         self.carriers: list[Pipe] = []
-        sockets = (lambda: [Losing(HOST, 0)]) if loses else (lambda: open_sockets(0, (HOST,)))
-        self.near = UdpEndpoint(sockets(), reactor)
+        self.sockets = kind(HOST, 0), kind(HOST, 0)
+        self.near = UdpEndpoint(self.sockets[:1], reactor)
         self.far = UdpEndpoint(
-            sockets(),
+            self.sockets[1:],
             reactor,
             devices=[BOB.public.raw],
             take=lambda pipe, source: self.bob.accepted(pipe, source),
@@ -54,11 +55,11 @@ class Street:
 
 
 @asynccontextmanager
-async def street(*, loses: bool = False) -> AsyncIterator[Street]:
+async def street(kind: type[TrainSocket] = TrainSocket) -> AsyncIterator[Street]:
     town, reactor = Town(), Reactor()
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.run)
-        made = Street(town, reactor, loses=loses)
+        made = Street(town, reactor, kind)
         await nursery.start(made.near.run)
         await nursery.start(made.far.run)
         listeners = listen(0, (HOST,))
@@ -97,7 +98,7 @@ async def hash_back(pipe: Pipe, block: bytes, count: int) -> None:
 
 
 async def test_streams_and_bulk_over_udp_with_losses():
-    async with street(loses=True) as here:
+    async with street(Losing) as here:
         with trio.fail_after(60):
             small = await here.alice.open_stream(BOBS_DID, None, 443)
             await talk(small)
@@ -111,6 +112,43 @@ async def test_streams_and_bulk_over_udp_with_losses():
         (tunnel,) = here.bob.tunnels()
         tunnel.close()
         await until(lambda: not here.far.pipes and not here.near.pipes)
+
+
+class Counting(TrainSocket):
+    """Counts its datagrams."""
+
+    sent = 0
+
+    def send(self, train, segment, to):
+        self.sent += -(-len(train) // segment)
+        super().send(train, segment, to)
+
+
+async def test_a_tunnel_that_idles_says_one_datagram_of_each_side_in_25_seconds(mock_clock):
+    mock_clock.rate = 1.0
+    async with street(Counting) as here:
+        stream = await here.alice.open_stream(BOBS_DID, None, 443)
+        await talk(stream)
+        (tunnel,) = here.alice.tunnels()
+
+        async def pulse() -> None:
+            mock_clock.jump(25.2)
+            now = trio.current_time()
+            while tunnel.last_heard < now:
+                await wait_all_tasks_blocked(0.001)
+            await wait_all_tasks_blocked(0.01)
+
+        for _ in range(3):  # what the talk left to say is said
+            await pulse()
+        mock_clock.rate = 0.0  # so that nothing is late, however busy this machine is
+        for _ in range(8):
+            before = [sock.sent for sock in here.sockets]
+            await pulse()
+            assert [sock.sent for sock in here.sockets] == [count + 1 for count in before]
+        assert here.alice.tunnels() == [tunnel] and len(here.bob.tunnels()) == 1
+        mock_clock.rate = 1.0
+        await talk(stream)
+        stream.close()
 
 
 async def test_a_tunnel_moves_from_tcp_to_udp_under_a_stream():

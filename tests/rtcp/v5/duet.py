@@ -23,6 +23,7 @@ from rtcp.v5.events import (
     PeerStopped,
     Reset,
     SendRoom,
+    SignWanted,
     TunnelEvent,
 )
 from rtcp.v5.frames import Code, Opening, Purpose, TargetKind
@@ -140,6 +141,8 @@ class Side:
                 self.room.add(conversation)
             case DatagramArrived(conversation, address, payload):
                 self.told(conversation).datagrams.append((address, bytes(payload)))
+            case SignWanted():
+                self.tunnel.ping(self.duet.now)
             case Draining(last):
                 self.draining = last
             case Ended():

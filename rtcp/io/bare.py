@@ -22,7 +22,8 @@ from rtcp.io.readiness import Readiness
 
 _IN: Final = select.EPOLLIN | select.EPOLLRDHUP
 _OUT: Final = select.EPOLLOUT
-_LINGER: Final = 10.0
+_QUIET, _LINGER = 10.0, 30.0
+"""Seconds without a byte, or at most, for which a peer that was told to stop is heard out."""
 _BUSY_EVERY: Final = 1.0
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 25), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 """A connection that died in silence is found out by the kernel of who receives, as nothing here asks: s, s, how often.
@@ -183,10 +184,10 @@ class BareLeg:
             nursery.start_soon(self._part)
 
     async def _part(self) -> None:
-        # Who closes upon bytes that nobody read calls back what was sent.
+        # Who closes upon bytes that nobody read calls back what was sent; and a slow way brings them for long.
         try:
             with trio.move_on_after(_LINGER), suppress(OSError):
-                await hear_out(self._pipe)
+                await hear_out(self._pipe, _QUIET)
         finally:
             self._pipe.close()
 

@@ -7,6 +7,7 @@ waiting task; where that can happen, ``tunnels.io.stream.EndpointStream`` wakes 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import struct
@@ -198,13 +199,14 @@ async def send_all(pipe: Pipe, data: bytes | memoryview) -> None:
                 await trio.sleep(_ELBOW_SECONDS)  # a reader pushes out the little that TLS had to say
 
 
-async def hear_out(pipe: Pipe) -> None:
-    """Say that we have finished, and read until the peer has, too, for nothing: closing upon bytes that nobody read
-    would call back what was said.  Raises ``OSError``.
+async def hear_out(pipe: Pipe, patience: float = math.inf) -> None:
+    """Say that we have finished, and read for nothing until the peer has, too, or is silent for ``patience`` seconds:
+    closing upon bytes that nobody read would call back what was said.  Raises ``OSError``.
     """
     pipe.shutdown_write()
-    while await receive_some(pipe, _FOR_NOTHING):
-        pass
+    with trio.move_on_after(patience) as waiting:
+        while await receive_some(pipe, _FOR_NOTHING):
+            waiting.deadline = trio.current_time() + patience
 
 
 def listen(port: int = DEFAULT_PORT, hosts: tuple[str, ...] = ("::", "0.0.0.0")) -> list[socket.socket]:

@@ -191,6 +191,7 @@ class Hearing(Talking):
         if not isinstance(stream, Stream) or stream.ended or not (stream.peer_shifted and stream.is_bare):
             raise BadWire("END where none may be")
         stream.coming = not stream.stopped
+        self._orphans.pop(conversation, None)
         self._peer_ended(stream, bared)
 
     def _on_reset(self, channel: Channel, conversation: int, payload: memoryview, now: float) -> None:

@@ -7,10 +7,11 @@ import socket
 
 import pytest
 import trio
+import trio.testing
 
 from cyfs_ns.identity.did import dev_did
 from rtcp.io.device import Carrier
-from rtcp.io.pipe import carries_sealed
+from rtcp.io.pipe import TcpPipe, carries_sealed, hear_out
 from tests.rtcp.pair import ALICE, BOB, MALLORY
 from tests.rtcp.test_v5_device_takeover import Pair, drink, piece, pour, standing
 from tests.rtcp.town import HOST, Middle, Town, descriptors, receive, receive_exactly, send_all, until
@@ -258,6 +259,23 @@ async def test_a_reader_that_goes_away_stops_the_sender_in_peace():
             pipe.close()
             await stopped.wait()
         await until(lambda: not pair.tunnel._machine.conversations and not pair.other._machine.conversations)
+
+
+async def test_who_still_speaks_is_heard_out_and_who_is_silent_is_not_waited_for(autojump_clock):
+    ours, theirs = (TcpPipe(fileno=end.detach()) for end in socket.socketpair())
+    for end in (ours, theirs):
+        end.setblocking(False)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear_out, ours, 10)
+        for _ in range(3):
+            await trio.sleep(8)
+            theirs.send(b"what was under way")
+            await trio.testing.wait_all_tasks_blocked()
+    assert trio.current_time() - began == 34
+    ours.close()
+    assert theirs.recv(1) == b"", "an end, and nothing was called back"
+    theirs.close()
 
 
 async def test_the_end_of_the_tunnel_ends_its_bare_legs():

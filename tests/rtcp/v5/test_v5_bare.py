@@ -184,6 +184,18 @@ def test_an_end_that_is_on_its_way_is_in_time():
     assert PeerFinished(stream, 7) in duet.bob.events and duet.bob.told(stream).reset is None
 
 
+def test_an_end_behind_a_cut_leaves_the_other_direction_its_time():
+    duet, stream = bare()
+    duet.bob.tunnel.cut(stream, duet.now)
+    duet.sleep(29)
+    duet.alice.tunnel.finish(stream, duet.now, 7)
+    duet.sleep(60)
+    assert duet.bob.told(stream).reset is None and duet.alice.told(stream).reset is None
+    duet.bob.tunnel.finish(stream, duet.now, 0)
+    duet.talk()
+    assert not any(side.tunnel.conversations or side.tunnel._legs or side.ended for side in duet.sides)
+
+
 def test_who_is_asked_to_stop_says_how_much_there_was():
     duet, stream = bare()
     duet.bob.tunnel.stop(stream, Stop.CANCELLED, duet.now)

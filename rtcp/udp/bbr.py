@@ -84,18 +84,19 @@ class Bbr:
         """There is nothing to send although there could be."""
         self._limited_until = self._delivered + in_flight
 
-    def on_lost(self, size: int) -> None:
-        """``size`` bytes are taken for lost; negative: they were not."""
-        self._lost += size
+    def on_lost(self, size: int, burst: Burst) -> None:
+        """``size`` bytes of ``burst`` are taken for lost; negative: they were not."""
+        if burst.sent_at >= self._began:
+            self._lost += size
 
     def on_acked(self, now: float, size: int, burst: Burst, trip: float | None, in_flight: int) -> None:
         """``size`` bytes arrived, the latest of them in ``burst``; ``trip`` is a round trip just measured."""
         self._delivered += size
         self._delivered_at = now
-        self._arrived += size
         self._first_sent_at = burst.sent_at
         if burst.sent_at < self._began:  # it is of before, and so is its time
             return
+        self._arrived += size
         if trip is not None:
             self._round_trip = min(self._round_trip, trip)
         self._sample(now, burst)

@@ -444,8 +444,8 @@ class Connection:
                 self._mtu.arrived(sent.size)
         if low >= 0:
             self._outbox.acked(low, high)
-        if news.late:
-            self._bbr.on_lost(-news.late)
+        for sent in news.late:
+            self._bbr.on_lost(-sent.size, sent.burst)
         self._lost(news, now)
         if news.acked:
             latest = max((sent.burst for sent in news.acked), key=lambda burst: burst.sent_at)
@@ -459,7 +459,7 @@ class Connection:
             if sent.marks & _PROBE:
                 self._mtu.probe_lost(sent.size, now)
                 continue
-            self._bbr.on_lost(sent.size)
+            self._bbr.on_lost(sent.size, sent.burst)
             if sent.size > FLOOR:
                 self._mtu.lost(now, self._recovery.smoothed)
 

@@ -41,13 +41,13 @@ class Sent(NamedTuple):
 
 @dataclass(slots=True)
 class News:
-    """What an ack tells.  ``trip`` is a round trip, the time the ack waited taken off; ``late`` how many bytes of what
-    arrived had been taken for lost."""
+    """What an ack tells.  ``trip`` is a round trip, the time the ack waited taken off; ``late`` what of that
+    had been taken for lost."""
 
     acked: list[Sent] = field(default_factory=list)
     lost: list[Sent] = field(default_factory=list)
     trip: float | None = None
-    late: int = 0
+    late: list[Sent] = field(default_factory=list)
 
 
 class Recovery:
@@ -128,7 +128,7 @@ class Recovery:
         while behind < len(numbers) and numbers[behind] < high:
             record = self._doubted.pop(numbers[behind])
             news.acked.append(record)
-            news.late += record.size
+            news.late.append(record)
             if delay is not None and numbers[behind] == high - 1:
                 self._measure(now - record.burst.sent_at, delay)
                 news.trip = self._latest

@@ -101,7 +101,7 @@ def rounds(bbr: Bbr, now: float, count: int, lost: int) -> float:
     for _ in range(count):
         burst = bbr.burst(now, 1)
         now += 0.03
-        bbr.on_lost(lost)
+        bbr.on_lost(lost, burst)
         bbr.on_acked(now, 60_000, burst, 0.03, 1)
     return now
 

@@ -70,13 +70,15 @@ def yes(side: Side, asked: ConversationRequested) -> None:
 
 @dataclass(eq=False)
 class Side:
-    """One tunnel, its program and its shell.  ``reads``: what arrives is consumed at once; ``answers``: the rules."""
+    """One tunnel, its program and its shell.  ``reads``: what arrives is consumed at once; ``answers``: the rules;
+    ``hears``: what a program does at an event by itself, and whether that was all."""
 
     duet: Duet
     tunnel: Tunnel
     name: str
     reads: bool = True
     answers: Callable[[Side, ConversationRequested], None] = yes
+    hears: Callable[[Side, TunnelEvent], bool] = lambda side, event: False
     events: list[TunnelEvent] = field(default_factory=list)
     book: dict[int, Told] = field(default_factory=dict)
     room: set[int] = field(default_factory=set)
@@ -102,7 +104,8 @@ class Side:
             assert self.ended is None, "nothing is told after the end"
             if not isinstance(event, DataArrived):
                 self.events.append(event)
-            self._hear(event)
+            if not self.hears(self, event):
+                self._hear(event)
         return busy
 
     def _hear(self, event: TunnelEvent) -> None:
@@ -243,10 +246,12 @@ class Duet:
 
     def deliver(self, pipe: Pipe, size: int | None = None) -> bool:
         """What waits in ``pipe``, or its first ``size`` bytes, arrives."""
+        other = pipe.other
+        if other is not None and other.bare:  # that is for a program to read
+            return False
         data = bytes(pipe.sent[:size])
         del pipe.sent[:size]
-        other = pipe.other
-        if other is None or other.closed or other.bare or not (data or pipe.closed):
+        if other is None or other.closed or not (data or pipe.closed):
             return False
         if data and other.side in self.deaf:
             self.overheard += [bytes(record.plain) for record in other.carrier.receive(data, self.now)]

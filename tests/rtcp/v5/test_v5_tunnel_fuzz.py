@@ -9,6 +9,7 @@ and once the way is whole again, whatever was not reset comes to its end and lea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias, TypeVar
 
@@ -18,9 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rtcp.events import End
 from rtcp.v5.conversations import unread_of
+from rtcp.v5.events import BareLegStands, LegReady, PeerFinished, PeerShifted, PeerStopped, TunnelEvent
 from rtcp.v5.frames import Code, Stop
 from rtcp.v5.limits import Bounds
-from tests.rtcp.v5.duet import BULK, CALLABLE, FLOW, HIDDEN, PLAIN, WEB, Duet, Side, Told
+from tests.rtcp.v5.duet import BULK, CALLABLE, FLOW, HIDDEN, PLAIN, WEB, Duet, Pipe, Side, Told
 
 T = TypeVar("T")
 SIDES = st.integers(0, 1)
@@ -39,9 +41,26 @@ def choose(die: Die, things: Sequence[T]) -> T:
     return things[number(die, 0, len(things) - 1)]
 
 
+@dataclass
+class Bare:
+    """One end of the bare leg of a stream, as its program has it: bytes go through ``pipe`` as they are."""
+
+    pipe: Pipe
+    sends: bool = False
+    receives: bool = False
+    sent: int = 0
+    got: int = 0
+    total: int | None = None
+    """How many bytes the peer says that it sent."""
+
+
 class Mischief(RuleBasedStateMachine):
+    bares = 0
+    """How many bare legs carried all that one side had to say."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.bare: dict[tuple[str, int], Bare] = {}
         self.sent: dict[tuple[str, int], bytearray] = {}
         self.done: set[tuple[str, int]] = set()
         self.flows: set[int] = set()
@@ -51,12 +70,78 @@ class Mischief(RuleBasedStateMachine):
         self.duet = Duet()
 
     @initialize(
-        tight=st.booleans(), features=st.sampled_from([(HIDDEN, CALLABLE), (CALLABLE, CALLABLE), (HIDDEN, PLAIN)])
+        tight=st.booleans(),
+        features=st.sampled_from([(HIDDEN, CALLABLE), (CALLABLE, CALLABLE), (HIDDEN, PLAIN)]),
+        sealed=st.booleans(),
     )
-    def begin(self, tight, features):
+    def begin(self, tight, features, sealed):
         self.duet = Duet(*features, bounds=TIGHT if tight else None)
         self.bounds = TIGHT if tight else Bounds()
+        self.sealed = sealed
+        for side in self.duet.sides:
+            side.answers, side.hears = self.answer, self.hear
         self.duet.talk()
+
+    def answer(self, side, asked):
+        side.tunnel.answer(asked.id, Code.YES, self.duet.now)
+        if self.sealed and asked.id not in self.flows:
+            side.tunnel.sealed(asked.id)
+
+    def hear(self, side: Side, event: TunnelEvent) -> bool:
+        """What programs do with bare legs."""
+        if isinstance(event, BareLegStands):
+            if (pipe := self.duet.pipes.get(event.carrier)) is None:  # cut just now
+                self.lose(side, event.id)
+            else:
+                self.bare[side.name, event.id] = Bare(pipe)
+            return False
+        if not isinstance(event, LegReady | PeerShifted | PeerStopped | PeerFinished):
+            return False
+        bare = self.bare.get((side.name, event.id))
+        if bare is None:
+            return False
+        match event:
+            case LegReady():
+                bare.sends = True
+            case PeerShifted():
+                bare.receives = True
+            case PeerStopped(stream):
+                self.finish(side, stream)
+            case PeerFinished(stream, bared) if bare.receives:
+                bare.total = bared
+                if side.reads:
+                    self.read_bare(side, stream)
+                return True
+        return False
+
+    def read_bare(self, side: Side, stream: int) -> None:
+        """What came over the leg is read, and its end judged."""
+        bare, told = self.bare.get((side.name, stream)), side.told(stream)
+        if bare is None or not bare.receives or told.finished or told.reset is not None:
+            return
+        far = bare.pipe.other
+        told.data += far.sent
+        bare.got += len(far.sent)
+        told.read = len(told.data)
+        far.sent.clear()
+        if bare.got == bare.total:
+            told.finished = True
+            Mischief.bares += bare.got > 0
+            side.tunnel.complete(stream, self.duet.now)
+        elif far.closed and bare.total is None:
+            side.tunnel.cut(stream, self.duet.now)
+        elif far.closed:
+            self.lose(side, stream)
+
+    def lose(self, side: Side, stream: int) -> None:
+        side.tunnel.reset(stream, Stop.LOST, self.duet.now)
+        side.told(stream).reset = Stop.LOST
+
+    def finish(self, side: Side, stream: int) -> None:
+        if (side.name, stream) not in self.done:
+            self.done.add((side.name, stream))
+            bare = self.bare.get((side.name, stream))
+            side.tunnel.finish(stream, self.duet.now, 0 if bare is None else bare.sent)
 
     def side(self, at: int) -> Side:
         return self.duet.sides[at]
@@ -82,6 +167,8 @@ class Mischief(RuleBasedStateMachine):
         side.told(conversation).opening = opening
         if opening is FLOW:
             self.flows.add(conversation)
+        elif self.sealed:
+            side.tunnel.sealed(conversation)
 
     @rule(data=st.data(), size=SIZES, finish=st.booleans())
     def send(self, data, size, finish):
@@ -93,12 +180,20 @@ class Mischief(RuleBasedStateMachine):
             return
         self.filler += 1
         chunk = (self.filler.to_bytes(3, "big") * (size // 3 + 1))[:size]
-        taken = side.tunnel.send(stream, chunk, self.duet.now)
+        bare = self.bare.get(key)
+        if bare is not None and bare.sends:
+            if bare.pipe.closed:
+                self.lose(side, stream)
+                return
+            bare.pipe.sent += chunk
+            bare.sent += size
+            taken = size
+        else:
+            taken = side.tunnel.send(stream, chunk, self.duet.now)
         if not side.ended:
             self.sent.setdefault(key, bytearray()).extend(chunk[:taken])
         if finish:
-            self.done.add(key)
-            side.tunnel.finish(stream, self.duet.now)
+            self.finish(side, stream)
 
     @rule(at=SIDES, size=st.integers(0, 2000))
     def send_datagrams(self, at, size):
@@ -128,6 +223,7 @@ class Mischief(RuleBasedStateMachine):
         for one in side.book:
             if one not in self.flows and (side.name, one) not in self.unwanted and side.told(one).reset is None:
                 side.read(one)
+                self.read_bare(side, one)
 
     @rule(data=st.data())
     def send_much(self, data):
@@ -177,7 +273,7 @@ class Mischief(RuleBasedStateMachine):
 
     @rule(data=st.data(), what=st.sampled_from(["flip", "drop", "double", "swap", "replay", "noise"]))
     def meddle(self, data, what):
-        waiting = [one for one in self.duet.pipes.values() if one.sent]
+        waiting = [one for one in self.duet.pipes.values() if one.sent and not one.bare]  # that is for who sealed it
         if not waiting:
             return
         pipe = choose(data, waiting)
@@ -263,9 +359,11 @@ class Mischief(RuleBasedStateMachine):
             for stream, told in list(side.book.items()):
                 if stream in self.flows:
                     side.tunnel.reset(stream, Stop.CANCELLED, duet.now)
-                elif told.reset is None and (side.name, stream) not in self.done:
-                    self.done.add((side.name, stream))
-                    side.tunnel.finish(stream, duet.now)
+                elif told.reset is None:
+                    self.finish(side, stream)
+        duet.talk()
+        for side in duet.sides:
+            self.read_all(side)
         duet.sleep(200)
         self.bytes_arrive_once_and_in_order()
         self.nobody_is_blamed()
@@ -289,7 +387,7 @@ def test_a_long_evening(seed):
     """The same mischief as below, by a die that does not stop early."""
     die = Random(seed)
     machine = Mischief()
-    machine.begin(die.random() < 0.5, die.choice(WAYS))
+    machine.begin(die.random() < 0.5, die.choice(WAYS), die.random() < 0.5)
     flip = [True, False]
     rules = [
         lambda: machine.open(die.randint(0, 1), die.choice([WEB, WEB, BULK, FLOW])),

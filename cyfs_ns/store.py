@@ -24,10 +24,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from math import inf
 from struct import Struct
-from typing import NamedTuple, NewType, TypeAlias
+from typing import NamedTuple, NewType
 from zlib import crc32
 
 from cyfs_ns.edns import build_ede, read_ede
@@ -35,8 +36,8 @@ from cyfs_ns.query import NXDOMAIN
 from cyfs_ns.reply import Reply, records, with_ttls
 from cyfs_ns.wire import is_under
 
-Key: TypeAlias = tuple[bytes, int, int, bool, bool, str, bytes]
-"""Name (wire, lower case), type, class, DO, CD, group of upstreams, client subnet as told (may be empty)."""
+Key = NewType("Key", bytes)
+"""All that tells one kept answer from another: see :func:`key_of`."""
 
 Origin = NewType("Origin", bytearray)
 """An entry, in the hands of whoever answers by what was made of it and has askings to tell
@@ -61,8 +62,11 @@ _DO, _CD = 1, 2
 _VALUE = Struct("!BddIIHHHHHHHH")
 """Times asked, and whether others had some to tell; until; paused until; lifetime; the reply's ttl, flags, rcode,
 counts, scope; how many TTLs and octets of extended errors follow."""
+_START, _HEAD = Struct("!Bdd"), Struct("!BddIIHH")
+"""What it begins with: up to the pause, and up to the rcode."""
 _ASKED_AT, _UNTIL_AT, _PAUSE_AT = 0, 1, 9
 _TIME = Struct("!d")
+_ANSWERS = (0, NXDOMAIN)
 _NO_SCOPE = 0xFFFF
 
 _FILE = Struct("!8sd")
@@ -70,6 +74,13 @@ _MAGIC = b"cyfsdns1"
 _ENTRY = Struct("!HII")
 _CHUNK = 25
 """Answers to tell at a time, some 40 µs: questions wait for that."""
+
+
+def key_of(name: bytes, rtype: int, rclass: int, do: bool, cd: bool, group: str, subnet: bytes = b"") -> Key:
+    """The key of an answer: ``name`` is a wire name in lower case, ``group`` says whose word it is, ``subnet`` is that
+    of the client as it was told, if it was."""
+    head = _KEY.pack(len(name), (_DO if do else 0) | (_CD if cd else 0), len(subnet))
+    return Key(head + name + (rtype << 16 | rclass).to_bytes(4) + subnet + group.encode())
 
 
 class Found(NamedTuple):
@@ -119,13 +130,13 @@ class AnswerCache:
         failure_ttl: int = 5,
         max_failure_ttl: int = 60,
     ) -> None:
-        self._entries: OrderedDict[bytes, Origin] = OrderedDict()
+        self._entries: OrderedDict[Key, Origin] = OrderedDict()
         self._max_bytes, self._size, self._changes = max_bytes, 0, 0
         self._min_ttl, self._max_ttl, self._max_negative = min_ttl, max_ttl, max_negative
         self._max_stale = max_stale
         self._failure_ttl, self._max_failure_ttl = failure_ttl, max(failure_ttl, max_failure_ttl)
         self._forgiven = -inf
-        self._news: dict[bytes, None] | None = None
+        self._news: dict[Key, None] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -142,8 +153,7 @@ class AnswerCache:
 
     def get(self, key: Key, now: float, *, count: bool = True) -> Found | None:
         """What is remembered, or ``None``.  Without ``count`` the look leaves no trace."""
-        packed = _pack_key(key)
-        value = self._entries.get(packed)
+        value = self._entries.get(key)
         if value is None:
             return None
         asked, until, pause, lifetime, *_ = _VALUE.unpack_from(value)
@@ -151,17 +161,17 @@ class AnswerCache:
         stale = now >= until
         forgiven = failure and until - lifetime <= self._forgiven
         if forgiven or now >= until + (lifetime if failure else self._max_stale):
-            self._forget(packed)
+            self._forget(key)
             return None
         if failure and stale:
             return None  # but how long it was kept is still of use to the next one
         if count:
-            self._entries.move_to_end(packed)
+            self._entries.move_to_end(key)
             value[_ASKED_AT] = asked = min(_HOT, (asked & ~_CREDITED) + 1)
         due = stale or (asked & ~_CREDITED >= _HOT and not failure and (until - now) * _LAST_PART < lifetime)
         age = max(0, int(now) - int(until - lifetime))
         paused = now < pause and pause - PAUSE > self._forgiven
-        return Found(_unpack(packed, value), age, stale, due and not paused, until, value)
+        return Found(_unpack(key, value), age, stale, due and not paused, until, value)
 
     def forgive(self, now: float) -> None:
         """Failures until now say nothing of what comes: the way to the upstreams is another one."""
@@ -178,9 +188,8 @@ class AnswerCache:
 
     def put(self, key: Key, reply: Reply, now: float) -> Kept:
         """Remember ``reply`` as far as it may be.  Of failures the place among fresh answers is not told."""
-        packed = _pack_key(key)
-        if reply.rcode not in (0, NXDOMAIN):
-            self._put_failure(packed, reply, now)
+        if reply.rcode not in _ANSWERS:
+            self._put_failure(key, reply, now)
             return Kept(reply, 0.0, None)
         # An alias that leads to nothing brings the SOA of that nothing.
         negative = bool(reply.rcode or not reply.counts[0] or (reply.counts[1] and _is_negative(reply)))
@@ -193,38 +202,38 @@ class AnswerCache:
         if lifetime > most:
             lifetime = most
         if lifetime > 0:
-            origin = self._store(packed, reply, now, lifetime)
+            origin = self._store(key, reply, now, lifetime)
             if origin is not None:
                 return Kept(reply, now + lifetime, origin)
         else:
-            self._forget(packed)
+            self._forget(key)
         return Kept(reply, 0.0, None)
 
-    def _put_failure(self, packed: bytes, reply: Reply, now: float) -> None:
-        held = self._entries.get(packed)
+    def _put_failure(self, key: Key, reply: Reply, now: float) -> None:
+        held = self._entries.get(key)
         if held is None or (not self._is_failure(held) and now >= self._until(held) + self._max_stale):
-            self._store(packed, reply, now, self._failure_ttl)
+            self._store(key, reply, now, self._failure_ttl)
         elif not self._is_failure(held):
             _TIME.pack_into(held, _PAUSE_AT, now + PAUSE)
         elif now >= (until := self._until(held)):  # several who waited for one answer report one failure
             lifetime = _VALUE.unpack_from(held)[3]
             again = now < until + lifetime and until - lifetime > self._forgiven
-            self._store(packed, reply, now, min(2 * lifetime, self._max_failure_ttl) if again else self._failure_ttl)
+            self._store(key, reply, now, min(2 * lifetime, self._max_failure_ttl) if again else self._failure_ttl)
 
-    def _store(self, packed: bytes, reply: Reply, now: float, lifetime: int) -> Origin | None:
-        if packed in self._entries:
-            self._forget(packed)
+    def _store(self, key: Key, reply: Reply, now: float, lifetime: int) -> Origin | None:
+        if key in self._entries:
+            self._forget(key)
         if len(reply.body) > _MAX_BODY or reply.truncated:
             return None
-        self._insert(packed, _pack(reply, now, lifetime))
+        self._insert(key, _pack(reply, now, lifetime))
         self._changes += 1
-        if self._news is not None and reply.rcode in (0, NXDOMAIN):
-            self._news[packed] = None
-        return self._entries.get(packed)
+        if self._news is not None and reply.rcode in _ANSWERS:
+            self._news[key] = None
+        return self._entries.get(key)
 
-    def _insert(self, packed: bytes, value: Origin) -> None:
-        self._entries[packed] = value
-        self._size += len(packed) + len(value) + _OVERHEAD
+    def _insert(self, key: Key, value: Origin) -> None:
+        self._entries[key] = value
+        self._size += len(key) + len(value) + _OVERHEAD
         spared = 0
         while self._size > self._max_bytes:
             eldest = next(iter(self._entries))
@@ -236,12 +245,12 @@ class AnswerCache:
             else:
                 self._forget(eldest)
 
-    def _forget(self, packed: bytes) -> None:
-        value = self._entries.pop(packed, None)
+    def _forget(self, key: Key) -> None:
+        value = self._entries.pop(key, None)
         if value is not None:
-            self._size -= len(packed) + len(value) + _OVERHEAD
+            self._size -= len(key) + len(value) + _OVERHEAD
             if self._news:
-                self._news.pop(packed, None)  # or a flood of names would be kept, if only by name, until it is told
+                self._news.pop(key, None)  # or a flood of names would be kept, if only by name, until it is told
 
     def flush(self, name: bytes | None = None, *, below: bool = False) -> int:
         """Forget all, or what is known of a wire name (lower case), or with ``below`` of all names under it too.
@@ -251,12 +260,12 @@ class AnswerCache:
         if name is None:
             gone = list(self._entries)
         elif below:
-            gone = [packed for packed in self._entries if is_under(_name(packed), name)]
+            gone = [key for key in self._entries if is_under(_name(key), name)]
         else:
             head = bytes((len(name),))
-            gone = [packed for packed in self._entries if packed[:1] == head and _name(packed) == name]
-        for packed in gone:
-            self._forget(packed)
+            gone = [key for key in self._entries if key[:1] == head and _name(key) == name]
+        for key in gone:
+            self._forget(key)
         if gone:
             self._changes += 1
             self._news = None
@@ -267,32 +276,30 @@ class AnswerCache:
 
         Entries may come and go between the pieces; each is told as it is when its piece is.
         """
-        packed_keys, self._news = list(self._entries), {}
+        keys, self._news = list(self._entries), {}
         yield _FILE.pack(_MAGIC, wall)
-        yield from self._told(packed_keys, now, wall)
+        yield from self._told(keys, now, wall)
 
     def news(self, now: float, wall: float) -> Iterator[bytes] | None:
         """What was remembered since the last :meth:`dump` or ``news``, to go behind that; ``None``: dump all anew."""
         if self._news is None:
             return None
-        packed_keys, self._news = list(self._news), {}
-        return chain((_stamp(wall),), self._told(packed_keys, now, wall))
+        keys, self._news = list(self._news), {}
+        return chain((_stamp(wall),), self._told(keys, now, wall))
 
-    def _told(self, packed_keys: list[bytes], now: float, wall: float) -> Iterator[bytes]:
-        for start in range(0, len(packed_keys), _CHUNK):
+    def _told(self, keys: list[Key], now: float, wall: float) -> Iterator[bytes]:
+        for start in range(0, len(keys), _CHUNK):
             piece = bytearray()
-            for packed in packed_keys[start : start + _CHUNK]:
-                held = self._entries.get(packed)
-                if held is None or self._is_failure(held):
+            for key in keys[start : start + _CHUNK]:
+                held = self._entries.get(key)
+                if held is None:
                     continue
-                value = bytearray(held)
-                until = self._until(value) + wall - now
-                if until + self._max_stale > wall:
-                    _TIME.pack_into(value, _UNTIL_AT, until)
-                    _TIME.pack_into(value, _PAUSE_AT, 0)
-                    piece += _ENTRY.pack(len(packed), len(value), crc32(value, crc32(packed)))
-                    piece += packed
-                    piece += value
+                asked, until, _, _, _, _, rcode = _HEAD.unpack_from(held)
+                until += wall - now
+                if until + self._max_stale > wall and rcode in _ANSWERS:
+                    entry = key + _START.pack(asked, until, 0.0) + held[_START.size :]
+                    piece += _ENTRY.pack(len(key), len(held), crc32(entry))
+                    piece += entry
             yield bytes(piece)
 
     def load(self, untrusted: bytes, now: float, wall: float) -> int:
@@ -306,39 +313,39 @@ class AnswerCache:
         if magic != _MAGIC:
             return 0
         at, end = _FILE.size, len(untrusted)
-        came: dict[bytes, None] = {}
+        came: dict[Key, None] = {}
         while at + _ENTRY.size <= end:
             key_size, value_size, check = _ENTRY.unpack_from(untrusted, at)
             at += _ENTRY.size
             middle = at + key_size
-            packed, value = untrusted[at:middle], Origin(bytearray(untrusted[middle : middle + value_size]))
+            key, value = Key(untrusted[at:middle]), Origin(bytearray(untrusted[middle : middle + value_size]))
             at = middle + value_size
-            if at > end or crc32(value, crc32(packed)) != check:
+            if at > end or crc32(value, crc32(key)) != check:
                 continue
-            if not packed and len(value) == _TIME.size:
+            if not key and len(value) == _TIME.size:
                 written = max(written, _TIME.unpack(value)[0])
                 continue
             # A file system may leave zeros behind a crash, whose sum is right.
-            if len(value) < _VALUE.size or (packed in self._entries and packed not in came):
+            if len(value) < _VALUE.size or (key in self._entries and key not in came):
                 continue
             until = self._until(value) - wall
-            self._forget(packed)
-            came.pop(packed, None)
+            self._forget(key)
+            came.pop(key, None)
             if until + self._max_stale > 0:
                 _TIME.pack_into(value, _UNTIL_AT, now + until)
-                self._insert(packed, value)
-                came[packed] = None
+                self._insert(key, value)
+                came[key] = None
         if wall < written:
             self._make_stale(came, now)
-        return sum(packed in self._entries for packed in came)
+        return sum(key in self._entries for key in came)
 
-    def _make_stale(self, packed_keys: Iterable[bytes], now: float) -> None:
-        for packed in packed_keys:
-            held = self._entries.get(packed)
+    def _make_stale(self, keys: Iterable[Key], now: float) -> None:
+        for key in keys:
+            held = self._entries.get(key)
             if held is not None:
                 _TIME.pack_into(held, _UNTIL_AT, min(self._until(held), now))
                 if not self._max_stale:
-                    self._forget(packed)
+                    self._forget(key)
 
     @staticmethod
     def _until(value: bytearray) -> float:
@@ -347,7 +354,7 @@ class AnswerCache:
 
     @staticmethod
     def _is_failure(value: bytearray) -> bool:
-        return _VALUE.unpack_from(value)[6] not in (0, NXDOMAIN)
+        return _HEAD.unpack_from(value)[6] not in _ANSWERS
 
 
 def _stamp(wall: float) -> bytes:
@@ -362,19 +369,14 @@ def _is_negative(reply: Reply) -> bool:
     return rtype != _ANY and all(record[1] != rtype for record in records(reply, 0))
 
 
-def _pack_key(key: Key) -> bytes:
-    name, rtype, rclass, do, cd, group, ecs = key
-    return (
-        _KEY.pack(len(name), (_DO if do else 0) | (_CD if cd else 0), len(ecs))
-        + name
-        + (rtype << 16 | rclass).to_bytes(4)
-        + ecs
-        + group.encode()
-    )
+def _name(key: Key) -> bytes:
+    return key[_KEY.size : _KEY.size + key[0]]
 
 
-def _name(packed: bytes) -> bytes:
-    return packed[_KEY.size : _KEY.size + packed[0]]
+@lru_cache(64)
+def _words(count: int) -> Struct:
+    """So many numbers of two octets."""
+    return Struct(f"!{count}H")
 
 
 def _pack(reply: Reply, now: float, lifetime: int) -> Origin:
@@ -385,22 +387,22 @@ def _pack(reply: Reply, now: float, lifetime: int) -> Origin:
         0, now + lifetime, 0.0, lifetime, reply.ttl, reply.flags, reply.rcode, *reply.counts,
         _NO_SCOPE if reply.ecs_scope is None else reply.ecs_scope, len(reply.ttl_ats), len(ede),
     )  # fmt: skip
-    ttl_ats = b"".join([at.to_bytes(2) for at in reply.ttl_ats])
+    ttl_ats = _words(len(reply.ttl_ats)).pack(*reply.ttl_ats)
     # Joined first: a bytearray that grows takes more than it needs.
     return Origin(bytearray(b"".join((head, ttl_ats, ede, reply.body))))
 
 
-def _unpack(packed: bytes, value: bytearray) -> Reply:
+def _unpack(key: Key, value: bytearray) -> Reply:
     _, _, _, _, ttl, flags, rcode, an, ns, ar, scope, ttls, ede_size = _VALUE.unpack_from(value)
     ede_at = _VALUE.size + 2 * ttls
     body_at = ede_at + ede_size
     return Reply(
-        question=packed[_KEY.size : _KEY.size + packed[0] + 4],
+        question=key[_KEY.size : _KEY.size + key[0] + 4],
         body=bytes(value[body_at:]),
         flags=flags,
         rcode=rcode,
         counts=(an, ns, ar),
-        ttl_ats=Struct(f"!{ttls}H").unpack_from(value, _VALUE.size),
+        ttl_ats=_words(ttls).unpack_from(value, _VALUE.size),
         ttl=ttl,
         ede=tuple(_edes(bytes(value[ede_at:body_at]))) if ede_size else (),
         ecs_scope=None if scope == _NO_SCOPE else scope,

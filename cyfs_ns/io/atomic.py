@@ -12,27 +12,58 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomic(path: str | Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` with ``data``.  Raises ``OSError`` and then has changed nothing.
+class AtomicFile:
+    """New content for ``path``, written piece by piece: in force with :meth:`commit`, or given up with :meth:`abandon`.
 
-    Blocks on the disk: milliseconds to seconds.  From trio, call it in a worker thread.  A kill in mid-write may leave
-    ``.NAME.XXXXXXXX.tmp`` beside the file; it is nobody's and may be deleted.
+    Everything here blocks on the disk: milliseconds to seconds.  From trio, call it in a worker thread.  A kill in
+    mid-write may leave ``.NAME.XXXXXXXX.tmp`` beside the file; it is nobody's and may be deleted.
     """
-    path = Path(path)
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(fd, "wb") as file:
+
+    def __init__(self, path: str | Path, mode: int = 0o600) -> None:
+        """Raises ``OSError``."""
+        self._path = path = Path(path)
+        fd, self._temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        self._file = os.fdopen(fd, "wb")
+        try:
             os.fchmod(fd, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        Path(temporary).replace(path)
-    except BaseException:
+        except BaseException:
+            self.abandon()
+            raise
+
+    def write(self, data: bytes) -> None:
+        """Add ``data``.  Raises ``OSError``, after which there is only :meth:`abandon`."""
+        self._file.write(data)
+
+    def commit(self) -> None:
+        """Take the name.  Raises ``OSError`` and then has changed nothing."""
+        try:
+            with self._file as file:
+                file.flush()
+                os.fsync(file.fileno())
+            Path(self._temporary).replace(self._path)
+        except BaseException:
+            self.abandon()
+            raise
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def abandon(self) -> None:
+        """Leave the old content, and no litter.  Never raises."""
         with suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            self._file.close()
+        with suppress(OSError):
+            Path(self._temporary).unlink()
+
+
+def write_atomic(path: str | Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace ``path`` with ``data``.  Raises ``OSError`` and then has changed nothing.  Blocks: see above."""
+    file = AtomicFile(path, mode)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        file.write(data)
+    except BaseException:
+        file.abandon()
+        raise
+    file.commit()

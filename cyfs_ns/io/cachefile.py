@@ -15,15 +15,16 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import trio
 
-from cyfs_ns.io.atomic import write_atomic
+from cyfs_ns.io.atomic import AtomicFile
 from cyfs_ns.store import AnswerCache
 
 _SMALL = 1 << 20  # octets up to which a file may grow, whatever it was
+_LOT = 1 << 16  # octets that are written at a time
 
 _log = logging.getLogger(__name__)
 
@@ -65,32 +66,36 @@ class CacheFile:
         news = self._cache.news(now, wall) if self._size < self._most else None
         most, self._most = self._most, 0  # until it has worked
         if news is not None:
-            pieces = await _gathered(news)
             try:
-                size = await trio.to_thread.run_sync(self._append, pieces)
+                size = await self._append(news)
             except FileNotFoundError:
                 news = None
         if news is None:
-            pieces = await _gathered(self._cache.dump(now, wall))
-            size = await trio.to_thread.run_sync(self._replace, pieces)
+            size = await self._replace(self._cache.dump(now, wall))
             self._size, most = 0, max(_SMALL, 2 * size)
         self._size += size
         self._most, self._saved = most, changes
 
-    def _replace(self, pieces: list[bytes]) -> int:
-        data = b"".join(pieces)
-        write_atomic(self._path, data)
-        return len(data)
-
-    def _append(self, pieces: list[bytes]) -> int:
-        data = b"".join(pieces)
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    async def _replace(self, pieces: Iterator[bytes]) -> int:
+        file = await trio.to_thread.run_sync(AtomicFile, self._path)
         try:
-            if os.write(fd, data) != len(data):
-                raise OSError(errno.ENOSPC, "no space left on device")
-        finally:
-            os.close(fd)
-        return len(data)
+            size = await _written(pieces, file.write)
+            await trio.to_thread.run_sync(file.commit)
+        except BaseException:
+            file.abandon()
+            raise
+        return size
+
+    async def _append(self, pieces: Iterator[bytes]) -> int:
+        # Not buffered: what was taken is with the kernel.
+        with await trio.to_thread.run_sync(lambda: self._path.open("r+b", buffering=0)) as file:
+            file.seek(0, os.SEEK_END)
+
+            def write(data: bytes) -> None:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, "no space left on device")
+
+            return await _written(pieces, write)
 
     async def keep(self, every: float) -> None:
         """Save every so many seconds until cancelled, and then once more."""
@@ -109,10 +114,20 @@ class CacheFile:
             _log.warning("the cache cannot be saved: %s", fault)
 
 
-async def _gathered(pieces: Iterable[bytes]) -> list[bytes]:
-    """Not yet joined: megabytes at once are a matter for threads."""
-    gathered = []
+async def _written(pieces: Iterator[bytes], write: Callable[[bytes], None]) -> int:
+    """Hand ``pieces`` to the disk; how many octets.
+
+    A lot at a time, in a thread: all of it at once would cost as much memory again as the cache has, and the allocator
+    would keep it.
+    """
+    size, lot = 0, bytearray()
     for piece in pieces:
-        gathered.append(piece)
-        await trio.lowlevel.checkpoint()
-    return gathered
+        lot += piece
+        if len(lot) < _LOT:
+            await trio.lowlevel.checkpoint()
+        else:
+            size += len(lot)
+            await trio.to_thread.run_sync(write, bytes(lot))
+            lot.clear()
+    await trio.to_thread.run_sync(write, bytes(lot))
+    return size + len(lot)

@@ -33,7 +33,7 @@ from cyfs_ns.peer import Peer
 from cyfs_ns.query import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Query
 from cyfs_ns.reply import make_reply
 from cyfs_ns.special import NEVER_ASKED
-from cyfs_ns.store import STALE_TTL, AnswerCache, Found, Key
+from cyfs_ns.store import STALE_TTL, AnswerCache, Found, Key, key_of
 from cyfs_ns.upstream import Group
 
 MADE_LIFE = 3600
@@ -58,7 +58,11 @@ class _Wish(NamedTuple):
     subnet: Ecs | None
     everybody: bool
     """Whether every client would tell this subnet, or none."""
+    do: bool
+    cd: bool
     key: Key
+    shared: Key
+    """Of the answer for all, whatever their subnet; ``key`` itself where none is told."""
 
 
 class _Refresh(NamedTuple):
@@ -114,15 +118,17 @@ class Lookup:
         policy = house.config.house.subnet
         asked = query.edns.ecs if query.edns is not None else None
         subnet = None if policy.mode == "strip" else policy.told(asked, peer.ip)
-        packed = b"" if subnet is None else subnet.wire()
-        key = (query.name, query.rtype, query.rclass, query.do, query.cd, house.shelf(group), packed)
-        everybody = subnet is None or (asked is None and len(policy.fixed) == 1)
-        wish = _Wish(query, peer, view_group, group, subnet, everybody, key)
-        now = self._clock()
-        if packed:
-            key, found = self._recall(key, now)
-        else:
+        rtype, rclass, do, cd = query.rtype, query.rclass, query.do, query.cd
+        shelf, now = house.shelf(group), self._clock()
+        key = shared = key_of(query.name, rtype, rclass, do, cd, shelf)
+        if subnet is None:
+            wish = _Wish(query, peer, view_group, group, None, True, do, cd, key, shared)
             found = self.cache.get(key, now)
+        else:
+            key = key_of(query.name, rtype, rclass, do, cd, shelf, subnet.wire())
+            everybody = asked is None and len(policy.fixed) == 1
+            wish = _Wish(query, peer, view_group, group, subnet, everybody, do, cd, key, shared)
+            key, found = self._recall(wish, now)
         if found is not None and not found.stale:
             tell("cache", f"known for {found.age} s, good for {found.until - now:.0f} s more")
             if found.refresh and query.rd and house.config.cache.prefetch:
@@ -137,18 +143,18 @@ class Lookup:
             return await self._forwarded(wish, tell)
         return await self._fresh_or_stale(wish, found, now, tell)
 
-    def _recall(self, key: Key, now: float, *, count: bool = True) -> tuple[Key, Found | None]:
+    def _recall(self, wish: _Wish, now: float, *, count: bool = True) -> tuple[Key, Found | None]:
         """What is known for this subnet, or else for all; and where."""
+        key, shared = wish.key, wish.shared
         found = self.cache.get(key, now, count=count)
-        if key[6] and (found is None or found.stale):
-            shared = (*key[:6], b"")
+        if key is not shared and (found is None or found.stale):
             other = self.cache.get(shared, now, count=count)
             if other is not None and (found is None or not other.stale):
                 return shared, other
         return key, found
 
     def _fresh(self, wish: _Wish, key: Key, found: Found, now: float, source: str) -> Given:
-        until = found.until if wish.everybody or not key[6] else 0.0
+        until = found.until if wish.everybody or key is wish.shared else 0.0
         if until and self.house.config.cache.prefetch:
             # Shortly before its end a question must come this way, or nobody would ask again.
             until -= (found.until - now + found.age) / _PREFETCH_PART
@@ -182,7 +188,7 @@ class Lookup:
         with trio.move_on_after(max(0.0, asking.begun + self.house.config.cache.stale_wait - now)):
             await asking.done.wait()
         now = self._clock()
-        key, fresh = self._recall(wish.key, now, count=False)
+        key, fresh = self._recall(wish, now, count=False)
         if fresh is None or fresh.stale:
             tell("upstreams", "no fresh answer in time: the old one serves")
             return stale
@@ -210,19 +216,19 @@ class Lookup:
     async def _forwarded(self, wish: _Wish, tell: Tell) -> Given:
         query, key = wish.query, wish.key
         forwarder, begun = self.forwarder, self._clock()
-        _, rtype, rclass, do, cd, _, _ = key
         servers, mark = self.house.servers, self._mark_of(wish.peer)
         try:
             if servers.fallback is not None and wish.group is servers.standard:
                 told = await forwarder.ask_both(
-                    query.name, rtype, rclass,
+                    query.name, query.rtype, query.rclass,
                     group=wish.group, fallback=servers.fallback, suspicion=servers.suspicion,
-                    do=do, cd=cd, client_subnet=wish.subnet, mark=mark,
+                    do=wish.do, cd=wish.cd, client_subnet=wish.subnet, mark=mark,
                 )  # fmt: skip
             else:
                 told = await forwarder.ask(
-                    query.name, rtype, rclass, group=wish.group, do=do, cd=cd, client_subnet=wish.subnet, mark=mark
-                )
+                    query.name, query.rtype, query.rclass,
+                    group=wish.group, do=wish.do, cd=wish.cd, client_subnet=wish.subnet, mark=mark,
+                )  # fmt: skip
         except CyfsError as fault:
             for attempt in fault.attempts if isinstance(fault, NobodyAnswered) else ():
                 tell("upstreams", f"{attempt.server}: {attempt.outcome} after {attempt.took * 1000:.0f} ms")
@@ -238,8 +244,8 @@ class Lookup:
             for attempt in told.attempts:
                 tell("upstreams", f"{attempt.server}: {attempt.outcome} after {attempt.took * 1000:.1f} ms")
             tell("upstreams", f"{told.server} answered {rcode_text(told.reply.rcode)} in {told.took * 1000:.1f} ms")
-        if told.reply.ecs_scope == 0 and key[6]:
-            key = (*key[:6], b"")
+        if told.reply.ecs_scope == 0:
+            key = wish.shared
         now = self._clock()
         if told.reply.rcode in (NOERROR, NXDOMAIN):
             self._heard[wish.group.name] = now
@@ -247,7 +253,7 @@ class Lookup:
                 self._hear_again(wish.group.name, now)
         reply, until, origin = self.cache.put(key, told.reply, now)
         # What the cache keeps for less than its TTL must not live on among the ready-made answers.
-        if key[6] and not wish.everybody:
+        if key is not wish.shared and not wish.everybody:
             until = 0.0
         if until and self.house.config.cache.prefetch:
             until -= (until - now) / _PREFETCH_PART

@@ -12,19 +12,20 @@ from pathlib import Path
 import pytest
 import trio
 
+from cyfs_ns.io.atomic import AtomicFile
 from cyfs_ns.io.cachefile import CacheFile
 from cyfs_ns.reply import make_reply
-from cyfs_ns.store import AnswerCache, Key
+from cyfs_ns.store import AnswerCache, Key, key_of
 from cyfs_ns.wire import name_wire
 
 
 def key(number: int) -> Key:
-    return name_wire(f"n{number}.example"), 1, 1, False, False, "", b""
+    return key_of(name_wire(f"n{number}.example"), 1, 1, do=False, cd=False, group="")
 
 
 def fill(cache: AnswerCache, numbers: range, now: float = 0.0) -> None:
     for number in numbers:
-        name = key(number)[0]
+        name = name_wire(f"n{number}.example")
         cache.put(key(number), make_reply(name + b"\0\1\0\1", answer=[(name, 1, 3600, b"abcd")]), now)
 
 
@@ -85,6 +86,41 @@ async def test_it_is_written_anew_before_it_is_mostly_history(tmp_path: Path, mo
         sizes.append(path.stat().st_size)
     assert max(sizes) <= 2.2 * whole and whole in sizes
     assert house(path)[1].restore() == 100
+
+
+async def test_no_more_than_a_lot_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lots: list[int] = []
+    write = AtomicFile.write
+
+    def noted(self: AtomicFile, data: bytes) -> None:
+        lots.append(len(data))
+        write(self, data)
+
+    monkeypatch.setattr(AtomicFile, "write", noted)
+    cache, file = house(tmp_path / "cache")
+    fill(cache, range(10_000))
+    await file.save()
+    assert sum(lots) == (tmp_path / "cache").stat().st_size > 6 * max(lots)
+    assert house(tmp_path / "cache")[1].restore() == 10_000
+
+
+async def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, file = house(tmp_path / "cache")
+    fill(cache, range(10))
+    await file.save()
+    cache.flush(name_wire("n3.example"))  # so all of it is to be written anew
+
+    def full(self: AtomicFile, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicFile, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            await file.save()
+    assert os.listdir(tmp_path) == ["cache"]
+    assert house(tmp_path / "cache")[1].restore() == 10
+    await file.save()
+    assert house(tmp_path / "cache")[1].restore() == 9
 
 
 async def test_what_was_flushed_does_not_come_back(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cyfs_ns.io.fakefile import FakeFile
 from cyfs_ns.io.selfsigned import ensure_certificate
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.reply import make_reply
-from cyfs_ns.store import AnswerCache
+from cyfs_ns.store import AnswerCache, key_of
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.wire import name_wire
 from tests.cyfs_ns.identity.identities import secret
@@ -43,7 +43,7 @@ async def cache(home: Path) -> Path:
     answers = AnswerCache(1 << 20)
     file = CacheFile(answers, home / "cache", monotonic=lambda: 0.0, wall=lambda: 1e9)
     name = name_wire("a.example")
-    key = (name, 1, 1, False, False, "", b"")
+    key = key_of(name, 1, 1, do=False, cd=False, group="")
     answers.put(key, make_reply(name + b"\0\1\0\1", answer=[(name, 1, 3600, b"abcd")]), 0.0)
     await file.save()
     return home / "cache"

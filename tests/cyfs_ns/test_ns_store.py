@@ -12,22 +12,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyfs_ns.reply import Reply, make_reply, records
-from cyfs_ns.store import PAUSE, AnswerCache, Key
+from cyfs_ns.store import PAUSE, AnswerCache, Key, key_of
 from cyfs_ns.wire import name_wire
 
 SOA_DATA = b"\0\0" + bytes(16) + (600).to_bytes(4)
 
 
-def key(text: str = "www.example.com", rtype: int = 1, *, do: bool = False, cd: bool = False, group: str = "") -> Key:
-    return name_wire(text), rtype, 1, do, cd, group, b""
+def key(
+    text: str = "www.example.com",
+    rtype: int = 1,
+    *,
+    do: bool = False,
+    cd: bool = False,
+    group: str = "",
+    subnet: bytes = b"",
+) -> Key:
+    return key_of(name_wire(text), rtype, 1, do=do, cd=cd, group=group, subnet=subnet)
+
+
+def owner(of: Key) -> bytes:
+    return of[3 : 3 + of[0]]
 
 
 def question(of: Key) -> bytes:
-    return of[0] + of[1].to_bytes(2) + b"\0\1"
+    return of[3 : 3 + of[0] + 4]
 
 
 def positive(of: Key, ttl: int, address: bytes = b"abcd") -> Reply:
-    return make_reply(question(of), answer=[(of[0], of[1], ttl, address)])
+    return make_reply(question(of), answer=[(owner(of), int.from_bytes(question(of)[-4:-2]), ttl, address)])
 
 
 def negative(of: Key, ttl: int, rcode: int = 3) -> Reply:
@@ -51,7 +63,7 @@ def test_an_answer_comes_back_as_it_went_in() -> None:
     reply = make_reply(
         question(www),
         aa=True,
-        answer=[(www[0], 5, 300, target), (target, 1, 60, b"abcd")],
+        answer=[(owner(www), 5, 300, target), (target, 1, 60, b"abcd")],
         authority=[(target, 2, 70, target)],
         additional=[(target, 28, 80, bytes(16))],
         ede=((15, "on a list"), (0, "")),
@@ -72,7 +84,7 @@ def test_an_answer_comes_back_as_it_went_in() -> None:
         key(do=True),
         key(cd=True),
         key(group="lan"),
-        (*key()[:6], b"\0\1\x18\0abc"),
+        key(subnet=b"\0\1\x18\0abc"),
     ],
 )
 def test_every_part_of_the_key_counts(other: Key) -> None:
@@ -115,7 +127,7 @@ def test_ttls_are_raised_and_bounded() -> None:
 def test_an_alias_to_nothing_is_negative() -> None:
     cache, www = AnswerCache(1 << 20, min_ttl=50, max_negative=20), key()
     other = name_wire("other.com")
-    reply = make_reply(question(www), answer=[(www[0], 5, 300, other)], authority=[(b"\3com\0", 6, 900, SOA_DATA)])
+    reply = make_reply(question(www), answer=[(owner(www), 5, 300, other)], authority=[(b"\3com\0", 6, 900, SOA_DATA)])
     cache.put(www, reply, 0.0)
     assert (found := cache.get(www, 0.0)) is not None and found.until == 20.0
 
@@ -423,7 +435,7 @@ def test_an_entry_too_big_for_the_cache_is_not_kept() -> None:
 _WEIGH = """
 import gc, random
 from cyfs_ns.reply import make_reply
-from cyfs_ns.store import AnswerCache
+from cyfs_ns.store import AnswerCache, key_of
 from cyfs_ns.wire import name_wire
 dice, cache = random.Random(1), AnswerCache(1 << 30)
 def rss():
@@ -435,7 +447,7 @@ def fill(count):
         edge = name_wire(f"edge{dice.randrange(10**6)}.cdn.example.net")
         answer = [(name, 5, 300, edge), (edge, 1, 60, dice.randbytes(4)), (edge, 1, 60, dice.randbytes(4))]
         reply = make_reply(name + bytes([0, 1, 0, 1]), answer=answer)
-        cache.put((name, 1, 1, False, False, "default", b""), reply, 0.0)
+        cache.put(key_of(name, 1, 1, do=False, cd=False, group="default"), reply, 0.0)
 fill(500)
 before, counted = rss(), cache.size
 fill(100_000)
@@ -516,7 +528,7 @@ def test_entries_may_change_between_the_pieces() -> None:
     cache, _ = saved()
     pieces = cache.dump(1050.0, WALL)
     head = next(pieces)
-    cache.flush(key("n7.example")[0])
+    cache.flush(name_wire("n7.example"))
     cache.put(key(), positive(key(), 60), 1050.0)
     assert AnswerCache(1 << 20, max_stale=100).load(head + b"".join(pieces), 0.0, WALL) == 29
 

@@ -69,7 +69,7 @@ class Admission(NamedTuple):
 class HotEntry:
     """One answer, right for ``second``."""
 
-    __slots__ = ("hits", "label", "origin", "second", "size", "tail", "ttl_ats", "until")
+    __slots__ = ("_name_end", "hits", "label", "origin", "second", "size", "tail", "ttl_ats", "until")
 
     def __init__(
         self,
@@ -89,12 +89,15 @@ class HotEntry:
         """Not yet counted; as long as there are any, it stands in its table's queue."""
         self.label = label
         self.origin = origin
+        self._name_end = 0
 
     @property
     def about(self) -> tuple[bytes, int]:
         """Name (wire, lower case) and type."""
-        end = _name_end(self.tail)
-        return self.tail[_HEAD:end], int.from_bytes(self.tail[end : end + 2])
+        tail, end = self.tail, self._name_end
+        if not end:
+            end = self._name_end = _name_end(tail)
+        return tail[_HEAD:end], tail[end] << 8 | tail[end + 1]
 
     def age(self, second: int) -> bool:
         """Bring the TTLs to ``second``; False when the answer's time is over."""

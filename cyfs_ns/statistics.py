@@ -13,12 +13,13 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter, deque
-from collections.abc import Iterable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from cyfs_ns.config.house import Privacy
 from cyfs_ns.errors import BadWire
 from cyfs_ns.querylog import shown_client
+from cyfs_ns.wire import name_text, name_wire
 
 K = TypeVar("K")
 
@@ -96,11 +97,34 @@ class TopList(Generic[K]):
         self._errors.pop(gone, None)
 
 
+class TopNames:
+    """The same of names: taken as they are on the wire, told as text, since many come for each that is shown."""
+
+    def __init__(self) -> None:
+        self._wired: TopList[bytes] = TopList()
+        self.add = self._wired.add
+        """As :meth:`TopList.add`, of wire names in lower case."""
+        self.clear = self._wired.clear
+
+    def top(self, many: int) -> list[tuple[str, int]]:
+        """As :meth:`TopList.top`."""
+        return [(name_text(name), count) for name, count in self._wired.top(many)]
+
+    def dump(self) -> list[tuple[str, int, int]]:
+        """As :meth:`TopList.dump`."""
+        return [(name_text(name), count, error) for name, count, error in self._wired.dump()]
+
+    def load(self, rows: Iterable[tuple[str, int, int]]) -> None:
+        """As :meth:`TopList.load`.  Raises ``BadWire`` for what is no name."""
+        self._wired.load((name_wire(name), count, error) for name, count, error in rows)
+
+
 class Heard(NamedTuple):
     """One question and what became of it."""
 
     client: str
-    name: str
+    name: bytes
+    """Wire name in lower case."""
     rtype: int
     source: str
     """``hot``, ``cache``, ``stale``, ``upstream``, ``local``, ``blocked``, ``rewritten``, ``fake-ip``, ``refused``,
@@ -108,6 +132,10 @@ class Heard(NamedTuple):
     seconds: float = 0.0
     """How long the answer took, for those that were waited for."""
     server: str = ""
+
+
+Hits: TypeAlias = tuple[bytes, int, str, int]
+"""Wire name in lower case, type, source and how many times."""
 
 
 class Statistics:
@@ -119,8 +147,8 @@ class Statistics:
         """When counting began, by the wall clock; 0: nothing was counted yet."""
         self.total: Counter[str] = Counter()
         """Answers by source."""
-        self.names: TopList[str] = TopList()
-        self.blocked: TopList[str] = TopList()
+        self.names = TopNames()
+        self.blocked = TopNames()
         self.clients: TopList[str] = TopList()
         self.servers: Counter[str] = Counter()
         """Answers by upstream."""
@@ -148,25 +176,42 @@ class Statistics:
         self._hours.clear()
         self.since = 0.0
 
-    def hear(self, heard: Heard, now: float) -> None:
-        """Count one answer."""
-        client, name, rtype, source, seconds, server = heard
-        self.hear_hits(name, rtype, source, 1, now)
-        self.hear_client(client, 1)
-        if server and (server in self.servers or len(self.servers) < _MOST_SERVERS):
-            self.servers[server] += 1
-            self._server_micros[server] += round(seconds * 1e6)
-
-    def hear_hits(self, name: str, rtype: int, source: str, times: int, now: float) -> None:
-        """Count a lump of equal answers, whose clients are counted elsewhere (:meth:`hear_client`)."""
+    def hear(self, lot: Sequence[Heard], now: float) -> None:
+        """Count these answers."""
+        if not lot:
+            return
         self.since = self.since or now
-        self.total[source] += times
-        self._hour(now)[source] += times
-        self.rtypes[rtype] += times
-        if self.level != "none":
-            self.names.add(name, times)
-            if source == "blocked":
-                self.blocked.add(name, times)
+        sources = [heard.source for heard in lot]
+        self.total.update(sources)
+        self._hour(now).update(sources)
+        self.rtypes.update([heard.rtype for heard in lot])
+        for client, times in Counter([heard.client for heard in lot]).items():
+            self.hear_client(client, times)
+        servers, named = self.servers, self.level != "none"
+        for _, name, _, source, seconds, server in lot:
+            if named:
+                self._hear_name(name, source, 1)
+            if server and (server in servers or len(servers) < _MOST_SERVERS):
+                servers[server] += 1
+                self._server_micros[server] += round(seconds * 1e6)
+
+    def hear_hits(self, lot: Sequence[Hits], now: float) -> None:
+        """Count lumps of equal answers, whose clients are counted elsewhere (:meth:`hear_client`)."""
+        if not lot:
+            return
+        self.since = self.since or now
+        hour, named = self._hour(now), self.level != "none"
+        for name, rtype, source, times in lot:
+            self.total[source] += times
+            hour[source] += times
+            self.rtypes[rtype] += times
+            if named:
+                self._hear_name(name, source, times)
+
+    def _hear_name(self, name: bytes, source: str, times: int) -> None:
+        self.names.add(name, times)
+        if source == "blocked":
+            self.blocked.add(name, times)
 
     def hear_client(self, client: str, times: int) -> None:
         """Count that many questions of a client."""

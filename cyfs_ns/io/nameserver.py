@@ -26,7 +26,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import trio
@@ -163,7 +163,7 @@ class NameServer:
         """
         self.cache = cache
         self._statistics = statistics or Statistics()
-        self._heard: list[tuple[Heard, float]] = []
+        self._heard: list[Heard] = []
         """What is not counted yet: one by one would cost thrice as much."""
         self.fake: FakeNames | None = None
         self.trusted: TrustedView | None = None
@@ -289,13 +289,13 @@ class NameServer:
             for address, times in door.harvest_clients().items():
                 self._statistics.hear_client(spell(address), times)
             for _, table in list(door.tables()):
-                for number, (entry, times) in enumerate(table.harvest()):
-                    name, rtype = entry.about
-                    self._statistics.hear_hits(name_text(name), rtype, str(entry.label), times, now)
-                    if entry.origin is not None:
-                        self.cache.credit(entry.origin, times)
-                    if number % _AT_A_TURN == 0:
-                        yield
+                harvest = table.harvest()
+                while lot := list(islice(harvest, _AT_A_TURN)):
+                    self._statistics.hear_hits([(*entry.about, str(entry.label), times) for entry, times in lot], now)
+                    for entry, times in lot:
+                        if entry.origin is not None:
+                            self.cache.credit(entry.origin, times)
+                    yield
 
     @property
     def statistics(self) -> Statistics:
@@ -305,8 +305,7 @@ class NameServer:
 
     def _count(self) -> None:
         heard, self._heard = self._heard, []
-        for each, now in heard:
-            self._statistics.hear(each, now)
+        self._statistics.hear(heard, self.wall())
 
     # Who asks
 
@@ -387,13 +386,12 @@ class NameServer:
             return None
         answer = self._dressed(query, peer, given)
         took = self.clock() - begun
-        afterwards(partial(self._remember, query, name, untrusted, peer, view, given, answer, took, epoch))
+        afterwards(partial(self._remember, query, untrusted, peer, view, given, answer, took, epoch))
         return bytes(answer)
 
     def _remember(
         self,
         query: Query,
-        name: str,
         untrusted: bytes,
         peer: Peer,
         view: View,
@@ -405,7 +403,7 @@ class NameServer:
         """What an answer leaves behind, and need not wait for; ``epoch`` is that in which it was decided."""
         if given.until and epoch == self._epoch and peer.door in self.hot.doors:
             self._keep(query, untrusted, peer, view, given, answer)
-        self._heard.append((Heard(peer.ip, name, query.rtype, given.source, took, given.server), self.wall()))
+        self._heard.append(Heard(peer.ip, query.name, query.rtype, given.source, took, given.server))
         if len(self._heard) >= _COUNTED_TOGETHER:
             self._count()
         if self._note is not None:

@@ -14,7 +14,7 @@ from cyfs_ns.io.upstreams import ServerState
 from cyfs_ns.message import rtype_text
 from cyfs_ns.metrics import Metric, single
 from cyfs_ns.printed import ede_text
-from cyfs_ns.statistics import TopList
+from cyfs_ns.statistics import TopList, TopNames
 from cyfs_ns.upstream import Group
 
 JsonObject = dict[str, Any]
@@ -178,7 +178,7 @@ def _totals(serving: Serving) -> dict[str, int]:
     return {source: total[source] for source in _SOURCES} | {key: total[key] for key in total if key not in _SOURCES}
 
 
-def _top(counts: TopList[str], many: int) -> list[JsonObject]:
+def _top(counts: TopList[str] | TopNames, many: int) -> list[JsonObject]:
     return [{"name": name, "count": count} for name, count in counts.top(many)]
 
 

@@ -135,13 +135,17 @@ class Datagram:
         if fault is not None:
             self._fault = None
             raise fault
+        try:
+            return await self.expect(until)
+        finally:
+            self.word = None
+
+    def expect(self, until: float) -> Word[bytes | None]:
+        """What :meth:`receive` waits for, for who has just asked: nothing can have come yet."""
         word = self.word = Word()
         self._until = until
         self._sockets.remind(self, until)
-        try:
-            return await word
-        finally:
-            self.word = None
+        return word
 
     def hold(self, came: bytes | CyfsError) -> None:
         """Let the next :meth:`receive` give the reply, or raise the fault, that came once more."""
@@ -152,6 +156,7 @@ class Datagram:
 
     def close(self) -> None:
         """Give the port back; what comes for it now is nobody's."""
+        self.word = None
         self._sockets.give_back(self._family, self._sock, self, plain=self._plain)
 
     def look(self) -> bool:
@@ -207,12 +212,9 @@ class Sockets:
         self._due = inf
         """When the task that hears wakes by itself."""
         self._scope = trio.CancelScope()
-        trio.lowlevel.spawn_system_task(self._live, name="questions to name servers")
-
-    @property
-    def closed(self) -> bool:
+        self.closed = False
         """Whether their run is over."""
-        return self._epoll.closed
+        trio.lowlevel.spawn_system_task(self._live, name="questions to name servers")
 
     def take(self, family: int, asking: Datagram, *, plain: bool) -> socket.socket:
         """A socket without a port, to hear for ``asking``; ``plain``: without settings of its own.  Raises
@@ -251,7 +253,7 @@ class Sockets:
             return
         del self._asking[number]
         full = len(self._spare[family]) + len(self._resting) >= self._most_spare
-        if not plain or full or self._epoll.closed or _connect(number, _NOWHERE, len(_NOWHERE)):
+        if not plain or full or self.closed or _connect(number, _NOWHERE, len(_NOWHERE)):
             sock.close()
         else:
             self._resting.append((family, sock))
@@ -279,6 +281,7 @@ class Sockets:
                         self._turn()
                 self._expire(trio.current_time())
         finally:
+            self.closed = True
             self._epoll.close()
             resting = (sock for _, sock in self._resting)
             for sock in (*self._spare[socket.AF_INET], *self._spare[socket.AF_INET6], *resting):

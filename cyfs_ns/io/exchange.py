@@ -142,7 +142,10 @@ class Server:
         upstream, ways, sockets = self.upstream, self._ways, self._sockets
         if sockets is None or sockets.closed:
             sockets = self._sockets = sockets_here()
-        built, spelling = self._query(wanted, ident=int.from_bytes(ways.dice.take(2)), mix=self._mixes)
+        name = wanted.name
+        dice = ways.dice.take(2 + len(name))
+        spelling = query.mix_case(name, dice[2:]) if self._mixes else name
+        built = self._query(wanted, dice[0] << 8 | dice[1], spelling)
         return Datagram(
             address or upstream.host, upstream.port, built, spelling,
             mark=wanted.mark or ways.mark, interface=upstream.via or ways.interface, source=upstream.source,
@@ -251,22 +254,17 @@ class Server:
 
     # Datagrams
 
-    def _query(self, wanted: Wanted, *, ident: int, mix: bool, padding: int = 0) -> tuple[bytes, bytes]:
-        """The query, and the name as it is spelt there."""
-        name = wanted.name
-        spelling = query.mix_case(name, self._ways.dice.take(len(name))) if mix else name
+    def _query(self, wanted: Wanted, ident: int, spelling: bytes, padding: int = 0) -> bytes:
         if self._edns:
             subnet = wanted.subnet
             if self._subnet is not None and (subnet is None or self.upstream.subnet_override):
                 subnet = self._subnet
-            built = query.build_upstream_query(
-                name, wanted.rtype, wanted.rclass, ident,
+            return query.build_upstream_query(
+                wanted.name, wanted.rtype, wanted.rclass, ident,
                 do=wanted.do, cd=wanted.cd, ecs=subnet, padding=padding, mixed_case=spelling,
             )  # fmt: skip
-        else:
-            flags = query.RD | (query.CD if wanted.cd else 0)
-            built = HEADER.pack(ident, flags, 1, 0, 0, 0) + spelling + wanted.question[-4:]
-        return built, spelling
+        flags = query.RD | (query.CD if wanted.cd else 0)
+        return HEADER.pack(ident, flags, 1, 0, 0, 0) + spelling + wanted.question[-4:]
 
     async def _udp(self, wanted: Wanted, address: str, begun: Datagram) -> Reply:
         try:
@@ -321,8 +319,9 @@ class Server:
 
     async def _relayed(self, wanted: Wanted, address: str, opener: OpenDatagrams) -> Reply:
         upstream = self.upstream
-        ident = secrets.randbits(16)
-        built, spelling = self._query(wanted, ident=ident, mix=self._mixes)
+        ident, name = secrets.randbits(16), wanted.name
+        spelling = query.mix_case(name, self._ways.dice.take(len(name))) if self._mixes else name
+        built = self._query(wanted, ident, spelling)
         try:
             way = await opener(address, upstream.port, upstream.via)
         except Unreachable:
@@ -359,7 +358,7 @@ class Server:
         if encrypted:
             self._look_at_the_clock()
         edns_was, undated = self._edns, self._undated
-        built, _ = self._query(wanted, ident=0, mix=False, padding=edns.QUERY_BLOCK if encrypted else 0)
+        built = self._query(wanted, 0, wanted.name, padding=edns.QUERY_BLOCK if encrypted else 0)
         try:
             data = await self._pool(address, wanted.mark).ask(built)
         except Unreachable as fault:

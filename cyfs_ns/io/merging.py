@@ -30,12 +30,12 @@ class Merged(Generic[K, T]):
             await landed
             if flight.fault is not None:
                 raise copy(flight.fault) from flight.fault
-            if flight.results:
-                return flight.results[0]
+            if flight.result is not None:
+                return flight.result[0]
         flight = self._flights[key] = _Flight()
         try:
             result = await work(*args, **kwargs)
-            flight.results.append(result)
+            flight.result = (result,)
         except Unreachable as fault:
             flight.fault = fault
             raise
@@ -47,9 +47,9 @@ class Merged(Generic[K, T]):
 
 
 class _Flight(Generic[T]):
-    __slots__ = ("fault", "results", "waiting")
+    __slots__ = ("fault", "result", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[Word[None]] = []
-        self.results: list[T] = []
+        self.result: tuple[T] | None = None
         self.fault: Unreachable | None = None

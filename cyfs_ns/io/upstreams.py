@@ -68,7 +68,13 @@ class Told(NamedTuple):
     """As the configuration spells it."""
     took: float
     """Seconds in all."""
-    attempts: tuple[Attempt, ...]
+    raced: tuple[Attempt, ...] = ()
+    """What each did, where more was done than to ask one server that answered."""
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What each did."""
+        return self.raced or (Attempt(self.server, self.took, rcode_text(self.reply.rcode)),)
 
 
 class NobodyAnswered(Unreachable):
@@ -294,8 +300,7 @@ class Forwarder:
                     took = trio.current_time() - now
                     self._scores.answered(first, took)
                     self._given_up.discard(group)
-                    attempts = (Attempt(first.label, took, rcode_text(reply.rcode)),)
-                    told = Told(reply, first.label, took, attempts)
+                    told = Told(reply, first.label, took)
                     return told if reply.ecs_scope is None else _for_all(wanted, told)
             await in_task()
             race = _Race(self._scores, wanted, group, plan, now, self._timeout)
@@ -380,7 +385,7 @@ async def _quickly(server: Server, wanted: Wanted, now: float, patience: float) 
         return None, None
     kept = False
     try:
-        data = await begun.receive(now + patience)
+        data = await begun.expect(now + patience)
         if data is not None:
             reply = server.taken(wanted, begun, data)
             if reply is not None and reply.rcode in _SOUND:

@@ -661,7 +661,7 @@ async def test_the_way_is_told_to_who_wants_to_know() -> None:
         view = lab.server.view_of(CLIENT)
         given_ = await lab.server.answer(query, Peer(CLIENT, 0, "inner", "", ""), view, trail)
         assert given_.source == "rewritten"
-        assert [step.stop for step in trail.steps] == ["client", "policy", "policy", "upstreams"]
+        assert [step.stop for step in trail.steps] == ["client", "policy", "policy", "upstreams", "upstreams"]
         assert trail.steps[-1].said == "udp://192.0.2.53:53 answered NOERROR in 10.0 ms"
 
 

@@ -154,8 +154,8 @@ class _Room:
         free = (number for number in AUTO_PORTS if number not in self.ports and number not in fixed)
         found = []
         for name, number in work.ports:
-            if not number and kept.get(name) in AUTO_PORTS and kept[name] not in fixed:
-                number = kept[name]
+            if not number and (before := kept.get(name, 0)) in AUTO_PORTS and before not in fixed:
+                number = before
             found.append((name, number or next(free)))
         return tuple(found)
 
@@ -441,6 +441,7 @@ class _Round:
         work, spec, name = case.work, case.spec, case.name
         foes = self._foes(case)
         taken = [self.rooms[node].labels.get(spec.spread, "") for node in case.kept] if spec.spread else []
+        pins = case.memory.pins if case.is_pinned else ()
         best: _Room | None = None
         best_key = (0, 0, 0)
         fit = 0
@@ -449,7 +450,7 @@ class _Round:
             left_cpu, left_memory = node.cpu - room.cpu - work.cpu, node.memory - room.memory - work.memory
             if left_cpu < 0 or left_memory < 0 or name in room.items:
                 continue
-            if (foes and not foes.isdisjoint(room.items)) or (case.is_pinned and room.name in case.memory.pins):
+            if (foes and not foes.isdisjoint(room.items)) or room.name in pins:
                 continue
             if work.ports and room.port_refusal(work, frozenset()) is not None:
                 continue

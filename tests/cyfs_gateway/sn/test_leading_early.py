@@ -116,6 +116,30 @@ async def test_no_more_goes_out_than_another_device_holds_and_the_rest_is_kept()
     await client.aclose()
 
 
+async def test_one_device_has_so_many_streams_whoever_they_go_to() -> None:
+    leading, begun, ledger = house()
+    begun.said.set()
+    other, (near, client) = SimpleNamespace(did=dev_did(MALLORY.public), owner=ASKED.owner), pair()
+
+    async def open_(who: Any = ASKER, to: Any = ASKED) -> Any:
+        with trio.fail_after(60):
+            return await leading.open(who, to, None, near, b"")
+
+    streams = [await open_(to=to) for to in (ASKED, other, ASKED, other)]
+    for to in (ASKED, other):
+        with pytest.raises(Refused, match="4 streams"):
+            await open_(to=to)
+    assert (ledger.inside, leading.refused) == (8, 2), "what was refused counts for nobody"
+    streams.append(await open_(who=other))
+    streams.pop(0).close()
+    streams.append(await open_())
+    for stream in streams:
+        stream.close()
+    assert ledger.inside == 0
+    near.close()
+    await client.aclose()
+
+
 @pytest.mark.parametrize("no", [Refused("nobody here"), Unreachable("gone")])
 async def test_a_no_leaves_nothing(no: Refused | Unreachable) -> None:
     leading, begun, ledger = house()

@@ -451,10 +451,13 @@ async def test_a_drained_sn_begins_nothing_new(tmp_path: Path, nursery: trio.Nur
 
 
 async def test_visitors_are_led_to_the_machine_that_has_the_name(tmp_path: Path) -> None:
-    config = "  ingress: {tls: [], http: [], ports: 20000-20999}\n"
+    config = "  open: anyone\n  ingress: {tls: [], http: [], ports: 20000-20999}\n"
     async with sn_house(tmp_path, config) as sn, machine(sn, BOX) as box, machine(sn, LAPTOP) as laptop:
         await members(sn, box, laptop)
         photos = Place("name", name=f"photos.alice.{SN}")
+        async with machine(sn, MALLORY) as mallory:
+            await join(mallory, STRANGER, "stranger")
+            assert said_no(await mallory.ask(Lease(photos)), "unknown"), "it is another's"
         assert await box.ask(Lease(photos)) == Leased(photos)
         assert said_no(await laptop.ask(Lease(photos)), "taken")
         assert said_no(await laptop.ask(Lease(Place("name", name=f"bob.{SN}"))), "unknown")

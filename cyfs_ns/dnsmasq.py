@@ -16,15 +16,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import yaml
 
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, ConfigFault
-from cyfs_ns.filters import parse_alias
+from cyfs_ns.filters import parse_addresses, parse_alias
 from cyfs_ns.ifnames import parse_dynamic_host, parse_interface_name
+from cyfs_ns.message import rtype_number
 from cyfs_ns.printable import printable
+from cyfs_ns.routersets import dnsmasq_ipset, dnsmasq_nftset
+from cyfs_ns.splitdns import SplitDns
 from cyfs_ns.synth import parse_synth
 from cyfs_ns.zonefile import read_record
 
@@ -34,6 +37,7 @@ LEASE_FILE = "/var/lib/misc/dnsmasq.leases"
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _MAX_DEPTH = 16
 _EVERYTHING = ("#", "*")
+_MOST_MIN_TTL = 3600  # seconds; dnsmasq obeys no more
 _MAX_STALE = 2_592_000  # seconds; dnsmasq's "for ever" is a month here
 _META = ",:. \t\b\r\n\x1b"
 _HIDDEN = {ord(char): chr(0xE000 + at) for at, char in enumerate(_META)}
@@ -41,6 +45,8 @@ _SHOWN = {0xE000 + at: char for at, char in enumerate(_META)}
 _SIGNS = re.compile(r'[\s"\\;()@$]')
 _WHITE = "\t\v\f\r"
 _ESCAPES = {"t": "\t", "b": "\b", "r": "\r", "n": "\n", "e": "\x1b", '"': '"', "\\": "\\"}
+
+T = TypeVar("T")
 
 Level: TypeAlias = Literal["error", "warning", "note"]
 
@@ -191,17 +197,14 @@ class _Reader:
             raise _Wrong
         self._lists.setdefault(key, []).extend(_fields(value))
 
-    def whole(self, key: str, value: str, place: str) -> None:
-        if not value:
-            raise _Wrong
+    def parsed(self, key: str, parse: Callable[[str], object], value: str) -> None:
+        _checked(parse, _shown(value))
         self._lists.setdefault(key, []).append(_shown(value))
 
-    def parsed(self, key: str, parse: Callable[[str], object], value: str) -> None:
-        try:
-            parse(_shown(value))
-        except ConfigFault as fault:
-            raise _Wrong(str(fault)) from None
-        self._lists.setdefault(key, []).append(_shown(value))
+    def addresses(self, key: str, value: str) -> None:
+        found = _fields(value)
+        _checked(parse_addresses, found)
+        self._lists.setdefault(key, []).extend(found)
 
     def conf_file(self, value: str, place: str) -> None:
         self.file(_shown(value), place)
@@ -244,6 +247,9 @@ class _Reader:
         if (most := _number(value)) and self._cache.get("max-ttl") != 0:
             self._cache["max-ttl"] = most
 
+    def min_cache_ttl(self, value: str, place: str) -> None:
+        self._cache["min-ttl"] = min(_number(value), _MOST_MIN_TTL)
+
     def no_negcache(self, value: str, place: str) -> None:
         self._cache["max-negative-ttl"] = 0
 
@@ -267,6 +273,7 @@ class _Reader:
             return
         if not target:
             raise _Wrong
+        _checked(lambda form: SplitDns((), [form]), "/" + "/".join((*domains, target)) if domains else target)
         # A server for all names is one of the standard ones to dnsmasq.
         parts = [domain for domain in domains if domain not in _EVERYTHING]
         if len(parts) < len(domains) or not domains:
@@ -310,10 +317,7 @@ class _Reader:
                 known += ["0.0.0.0", "::"] if target == "#" else [names.ip(target)]
 
     def alias(self, value: str, place: str) -> None:
-        try:
-            parse_alias(_shown(value))
-        except ConfigFault as fault:
-            raise _Wrong(str(fault)) from None
+        _checked(parse_alias, _shown(value))
         # Of several that fit dnsmasq obeys the last.
         self._lists.setdefault("alias", []).insert(0, _shown(value))
 
@@ -325,6 +329,11 @@ class _Reader:
         if kinds == ["ANY"]:
             self._note(place, "note", "filter-rr=ANY: questions for ANY get the minimal answer of RFC 8482 anyway")
             return
+        try:
+            for kind in kinds:
+                rtype_number(kind)
+        except BadWire as fault:
+            raise _Wrong(str(fault)) from None
         self._lists.setdefault("filter-types", []).extend(kinds)
 
     def log_queries(self, value: str, place: str) -> None:
@@ -346,7 +355,7 @@ class _Reader:
                     raise _Wrong from None
                 self._lists.setdefault("fixed", []).append(str(network))
             elif bits:
-                self._ecs[key] = _number(bits, 128)
+                self._ecs[key] = _number(bits, 32 if key == "ipv4-bits" else 128)
 
     def strip_subnet(self, value: str, place: str) -> None:
         self._ecs = {"mode": "strip"}
@@ -581,6 +590,13 @@ def _escape(chars: Iterator[str]) -> str:
     return _ESCAPES.get(char, "\\" + char).translate(_HIDDEN)
 
 
+def _checked(parse: Callable[[T], object], text: T) -> None:
+    try:
+        parse(text)
+    except ConfigFault as fault:
+        raise _Wrong(str(fault)) from None
+
+
 def _shown(text: str) -> str:
     return text.translate(_SHOWN)
 
@@ -689,8 +705,8 @@ def _listed(key: str) -> _Take:
     return lambda reader, value, place: reader.listed(key, value, place)
 
 
-def _whole(key: str) -> _Take:
-    return lambda reader, value, place: reader.whole(key, value, place)
+def _addresses(key: str) -> _Take:
+    return lambda reader, value, place: reader.addresses(key, value)
 
 
 def _parsed(key: str, parse: Callable[[str], object]) -> _Take:
@@ -712,7 +728,7 @@ TAKEN: dict[str, _Take] = {
     "auth-soa": _Reader.auth_soa,
     "auth-ttl": _Reader.auth_ttl,
     "auth-zone": _Reader.auth_zone,
-    "bogus-nxdomain": _listed("bogus-nxdomain"),
+    "bogus-nxdomain": _addresses("bogus-nxdomain"),
     "bogus-priv": _flag("bogus-priv"),
     "caa-record": _Reader.caa,
     "cache-size": _Reader.cache_size,
@@ -734,10 +750,10 @@ TAKEN: dict[str, _Take] = {
     "host-record": _Reader.host_record,
     "filterwin2k": _Reader.filter_windows,
     "hostsdir": _listed("hosts-files"),
-    "ignore-address": _listed("ignore-address"),
+    "ignore-address": _addresses("ignore-address"),
     "interface": _Reader.interface,
     "interface-name": _parsed("interface-name", parse_interface_name),
-    "ipset": _whole("ipset"),
+    "ipset": _parsed("ipset", dnsmasq_ipset),
     "listen-address": _Reader.listen_address,
     "local": _Reader.server,
     "local-ttl": _seconds("local-ttl"),
@@ -746,11 +762,11 @@ TAKEN: dict[str, _Take] = {
     "log-queries": _Reader.log_queries,
     "max-cache-ttl": _Reader.max_cache_ttl,
     "max-ttl": _seconds("max-client-ttl", "cache"),
-    "min-cache-ttl": _seconds("min-ttl", "cache"),
+    "min-cache-ttl": _Reader.min_cache_ttl,
     "mx-host": _Reader.mx,
     "mx-target": _Reader.mx_target,
     "naptr-record": _Reader.naptr,
-    "nftset": _whole("nftset"),
+    "nftset": _parsed("nftset", dnsmasq_nftset),
     "no-hosts": _flag("use-system-hosts", False),
     "no-negcache": _Reader.no_negcache,
     "no-resolv": _Reader.no_resolv,

@@ -170,6 +170,19 @@ def test_addresses_for_whole_domains() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bogus-nxdomain=foo", "bogus-nxdomain=1.2.3.4/99", "ignore-address=1.2.3.4,", "nftset=/x/", "nftset=x",
+        "ipset=/x/", "add-subnet=99", "filter-rr=FOO", "filter-rr=A,", "server=/x/y z", "server=1.2.3.4#99999",
+        "server=x y", "server=/*a b/1.1.1.1",
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_said_here_and_not_at_the_start(line: str) -> None:
+    assert complaints(line) == ["main:1 error"]
+    assert load_dns(imported_yaml(imported(line)).encode()).faults == ()
+
+
 def test_domains_by_their_end() -> None:
     assert imported("address=/*-cdn.example/10.0.0.1", "address=//10.0.0.2").settings["hosts"] == {
         "*-cdn.example": "10.0.0.1",
@@ -213,6 +226,7 @@ def test_caching() -> None:
     assert section["cache-max-size"] == 1000
     assert section["cache"] == {"min-ttl": 60, "max-ttl": 3600, "max-client-ttl": 600, "max-negative-ttl": 0}
     assert only("cache", "max-cache-ttl=30", "min-cache-ttl=60") == {"max-ttl": 60, "min-ttl": 60}
+    assert only("cache", "min-cache-ttl=7200") == {"min-ttl": 3600}, "dnsmasq obeys no more"
     assert "cache" not in dns("max-cache-ttl=0")
     assert only("cache", "cache-size=0", "max-cache-ttl=60") == {"max-ttl": 0, "max-negative-ttl": 0, "max-stale": 0}
     stale = [

@@ -369,6 +369,9 @@ COUNTED: dict[str, tuple[str, list[str], tuple[str, str]]] = {
     "of a cache that keeps nothing": ("cache-size=0\n", ["a.example A", "a.example A"], ("a.example", "A")),
     "denials are kept": ("", ["gone.example A", "gone.example A"], ("gone.example", "A")),
     "denials are not kept": ("no-negcache\n", ["gone.example A", "gone.example A"], ("gone.example", "A")),
+    "more than the greatest least TTL": (
+        "min-cache-ttl=7200\n", ["short.example A", "short.example A"], ("short.example", "A"),
+    ),
     "the least TTL": ("min-cache-ttl=60\n", ["short.example A", "short.example A"], ("short.example", "A")),
 }  # fmt: skip
 

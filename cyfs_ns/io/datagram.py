@@ -33,6 +33,7 @@ from cyfs_ns.io.light import Word
 _ROOM = 4096  # more than the 1232 we offer to take, for servers that do not care
 _MAX_STRAYS = 64
 _MOST_SPARE = 64
+_OTHER: dict[int, int] = {socket.AF_INET: socket.AF_INET6, socket.AF_INET6: socket.AF_INET}
 _SPARE_PART = 16  # of the descriptors that the process may have: the others have the better use for theirs
 _RESTED = 8  # sockets for which one look is worth the while
 _SWEPT = 2  # questions that are over, to forget with each new one: more than come, so that they never pile up for long
@@ -252,7 +253,11 @@ class Sockets:
         if self._asking.get(number) is not asking:
             return
         del self._asking[number]
-        full = len(self._spare[family]) + len(self._resting) >= self._most_spare
+        spare, others = self._spare[family], self._spare[_OTHER[family]]
+        full = len(spare) + len(others) + len(self._resting) >= self._most_spare
+        if full and others:  # those of the family that is asked no more make room
+            others.pop().close()
+            full = False
         if not plain or full or self.closed or _connect(number, _NOWHERE, len(_NOWHERE)):
             sock.close()
         else:

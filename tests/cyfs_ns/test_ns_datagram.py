@@ -131,6 +131,27 @@ async def test_no_more_sockets_are_kept_than_the_process_can_spare(
     assert sum(sock.fileno() >= 0 for sock in kept) == 4
 
 
+async def test_both_families_share_what_the_process_can_spare(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (64, 64))
+    crowd = [ask(server)[0] for _ in range(20)]
+    kept = [asking._sock for asking in crowd]
+    for asking in crowd:
+        asking.close()
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        other.bind(("::1", 0))
+        new = [Datagram("::1", other.getsockname()[1], question(7), NAME) for _ in range(6)]
+        for asking in new:
+            other.sendto(reply(), other.recvfrom(4096)[1])
+            assert await asking.receive(float("inf")) == reply()
+        kept6 = [asking._sock for asking in new]
+        for asking in new:
+            asking.close()
+    assert sum(sock.fileno() >= 0 for sock in kept) == 0, "the family that is asked no more makes room"
+    assert sum(sock.fileno() >= 0 for sock in kept6) == 4
+
+
 def test_no_octet_is_given_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[bytes] = []
 

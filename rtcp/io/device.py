@@ -104,6 +104,11 @@ async def nobody(proven: Proven) -> Standing:
     return Standing(key=None)
 
 
+async def nobody_before(did: Did, port: int | None) -> Found | None:
+    """Nothing is remembered of anybody."""
+    return None
+
+
 async def no_relays(did: Did, found: Found) -> Sequence[Carrier]:
     """Nobody relays for us."""
     return ()
@@ -131,7 +136,11 @@ class House:
     ``find`` tells of somebody we want to dial; its second argument is a port that was asked for.  ``dial`` makes plain
     connections.  ``vouch`` tells what is known of the name a stranger goes by, whose key was proven; nothing about
     other tunnels is its business.  ``welcome`` holds the rules for new tunnels that others dialled, ``serve`` those for
-    streams.  ``find``, ``vouch`` and ``welcome`` may raise ``Refused`` or ``Unreachable``.
+    streams.  All of them may raise ``Refused`` or ``Unreachable``.
+
+    ``recall`` tells what ``find`` found of somebody before, who is called by that while ``find`` asks.  Until it has
+    told that this still is who it was, nothing is said but a first message, which tells neither who we are nor what we
+    want.
 
     ``relays`` finds ways through others to somebody we want to dial, the best first, which are tried beside his own
     addresses; ``relay_session`` asks for a session of a UDP relay with a device that a tunnel stands to.  ``gather``
@@ -147,6 +156,7 @@ class House:
 
     find: Callable[[Did, int | None], Awaitable[Found]]
     dial: Dial
+    recall: Callable[[Did, int | None], Awaitable[Found | None]] = nobody_before
     vouch: Callable[[Proven], Awaitable[Standing]] = nobody
     welcome: Callable[[Peer], Awaitable[None]] = anybody
     serve: Serve = refuse
@@ -362,6 +372,41 @@ class _Haste:
         if self.opened is not None:
             self.opened.close()
             self.opened = None
+
+
+class _Asked:
+    """Who somebody is, which ``find`` finds out."""
+
+    def __init__(self, did: Did, find: Callable[[], Awaitable[Found]]) -> None:
+        self._did, self._find = did, find
+        self._over = trio.Event()
+        self._said: Found | CyfsError | None = None
+
+    async def run(self) -> None:
+        try:
+            self._said = await self._find()
+        except (Refused, Unreachable) as fault:
+            self._said = fault
+        self._over.set()
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    async def found(self) -> Found:
+        """Raises what ``find`` did."""
+        await self._over.wait()
+        assert self._said is not None
+        if isinstance(self._said, CyfsError):
+            raise self._said
+        return self._said
+
+    async def still(self, key: PublicKey) -> Found:
+        """As ``found``.  Raises ``Refused`` as well, when it is not who has ``key``."""
+        found = await self.found()
+        if found.key != key:
+            raise Refused(f"{self._did} is another device by now")
+        return found
 
 
 class Device:
@@ -732,43 +777,71 @@ class Device:
 
     async def _dial(self, did: Did, via: Carrier | None, at: int | None) -> AnyTunnel:
         self._check_open()
-        found = await self._house.find(did, at)
-        device = dev_did(found.key)
+        asked = _Asked(did, partial(self._house.find, did, at))
+        before = None if via else await self._house.recall(did, at)
+        # Whom others call already they know, and what waits for it is asked as soon as it has proven itself.
+        if before is None or self._key(before, via) in self._called:
+            await asked.run()
+            return await self._call(did, await asked.found(), asked, via)
+        fault: CyfsError
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asked.run)
+            try:
+                return await self._call(did, before, asked, via)
+            except (Refused, Unreachable) as failed:
+                fault = failed
+        found = await asked.found()
+        if found.key == before.key:
+            raise fault  # wherever it is by now was tried as well
+        return await self._call(did, found, asked, via)
+
+    def _key(self, found: Found, via: Carrier | None) -> TunnelKey:
+        return TunnelKey(self.local.canonical, dev_did(found.key), via.name if via else "")
+
+    async def _call(self, did: Did, found: Found, asked: _Asked, via: Carrier | None) -> AnyTunnel:
+        """A tunnel to whom was ``found``, which has to be what is ``asked``."""
+        key = self._key(found, via)
+        device = key.remote
         if device == self.local.canonical:
             raise Refused(f"{did} is this device")
         self._roll.check_name(did, device)
-        key = TunnelKey(self.local.canonical, device, via.name if via else "")
         # Two names may lead to one device, which takes one tunnel.
         names = self._called.setdefault(key, set())
         names.add(_name(did, via))
         try:
-            tunnel = await self._devices.run(key, lambda: self._reach(did, found, key, via))
+            tunnel = await self._devices.run(key, lambda: self._reach(did, found, asked, key, via))
         finally:
             names.discard(_name(did, via))
             if not names:
                 self._called.pop(key, None)
+        await asked.still(found.key)
         if not self._register.call(device, did):
             raise Refused(f"{did} is another device here by now")
         return tunnel
 
-    async def _reach(self, did: Did, found: Found, key: TunnelKey, via: Carrier | None) -> AnyTunnel:
+    async def _reach(self, did: Did, found: Found, asked: _Asked, key: TunnelKey, via: Carrier | None) -> AnyTunnel:
         """A tunnel to the device of ``key``, by whichever of its addresses leads to it."""
         standing = self._register.get(key) or self._roll.came(key.remote)
         if standing is not None:
             return standing
-        peer = Peer(did=did.canonical, device=key.remote, about=found.about, dialled=True)
         paths = Paths() if via else self._paths
-        roads = _roads_via(via, found) if via else self._roads_to(did, found)
+        roads = _roads_via(via, found) if via else self._roads_to(did, found, asked)
         remote = Remote(did, found.key)
         fault: CyfsError = Unreachable(f"no address of {did} is known", "pre_connect_dns")
         answered: CyfsError | None = None  # says more than whoever did not answer after that
         while not roads.is_empty:
             try:
-                met, road = await roads.meet(paths, partial(self._meet, remote))
+                met, road = await roads.meet(paths, partial(self._meet, remote, asked))
             except (Unreachable, Refused) as failed:
                 fault = failed if answered is None else answered
                 break
             roads.drop(road)
+            try:
+                found = await asked.still(found.key)
+            except BaseException:
+                met.close()
+                raise
+            peer = Peer(did=did.canonical, device=key.remote, about=found.about, dialled=True)
             again: Connect = partial(self._again, did, found.key, via, road)
             begin: Introduced | None = None
             if (ways := None if via else self._ways(did, found)) is not None:
@@ -792,8 +865,8 @@ class Device:
             raise fault
         return standing
 
-    def _roads_to(self, did: Did, found: Found) -> Roads:
-        """All that may lead to a peer, unless a way is asked for."""
+    def _roads_to(self, did: Did, found: Found, asked: _Asked | None = None) -> Roads:
+        """All that may lead to a peer, unless a way is asked for; what is ``asked`` finds more."""
         addresses = self._paths.arrange(found.addresses)[:_ADDRESSES]
         first = [_road(address, partial(self._house.dial, *address)) for address in addresses]
         udp = []
@@ -803,7 +876,11 @@ class Device:
                 _road(address, partial(connect, address, found.key.raw), Transport.UDP)
                 for address in [each for each in addresses if is_ip(each[0])][:_UDP_ADDRESSES]
             ]
-        return Roads(first, udp, partial(self._relays, did, found))
+        late = None if asked is None or asked.is_over else partial(self._late, did, asked)
+        return Roads(first, udp, partial(self._relays, did, found), late)
+
+    async def _late(self, did: Did, asked: _Asked) -> Roads:
+        return self._roads_to(did, await asked.found())
 
     def _speaks_5(self, key: PublicKey) -> bool:
         return self._fifth is not None and self._fifth.opening(key) is not Opening.PLAIN
@@ -847,13 +924,26 @@ class Device:
         pipe, _ = await (Roads([road]) if roads.is_empty else roads).race(Paths())
         return pipe
 
-    async def _meet(self, remote: Remote, pipe: Pipe, road: Road) -> Met | Old:
-        """Whether the peer is at the other end of ``pipe``, which is taken over."""
+    async def _meet(self, remote: Remote, asked: _Asked, pipe: Pipe, road: Road) -> Met | Old:
+        """Whether the peer is at the other end of ``pipe``, which is taken over.  Who we are is said to nobody who may
+        be another than what is ``asked``."""
+
+        async def connect() -> Pipe:
+            await asked.still(remote.key)
+            return await road.connect()
+
         with suppress(OSError):  # it broke already, as the handshake will find out
             watch_over(pipe)
         fifth = self._fifth
-        if fifth is not None and fifth.opening(remote.key) is not Opening.PLAIN:
-            return await fifth.meet(remote, pipe, road.connect)
+        opening = Opening.PLAIN if fifth is None else fifth.opening(remote.key)
+        if opening in (Opening.PLAIN, Opening.MARKED):
+            try:
+                await asked.still(remote.key)
+            except BaseException:
+                pipe.close()
+                raise
+        if fifth is not None and opening is not Opening.PLAIN:
+            return await fifth.meet(remote, pipe, connect)
         try:
             link = Link.dial(
                 self.local,

@@ -4,6 +4,8 @@ Connections to the peer's addresses come first: each gets a head start before th
 fails lets the next begin at once.  UDP to the same addresses is tried beside them a little later, for where connections
 are not let through; relays a moment after the first attempt, for they carry the first byte when nothing else does.
 
+Addresses that are still being looked for join when they are there (``late``), and hold up nobody.
+
 That somebody answers does not make him the peer: only the handshake tells.  So whoever knows how to begin one races up
 to where the peer has proven itself (§3.5 of docs/rtcp-v5.md).  What comes of a road later is its caller's to see, who
 drops it and comes back with those left.
@@ -58,17 +60,19 @@ class Road:
 
 
 class Roads:
-    """All that may lead to a peer.  ``first`` are tried in their order, ``udp`` beside them; ``relays`` finds more."""
+    """All that may lead to a peer.  ``first`` are tried in their order, ``udp`` beside them; ``relays`` finds relays,
+    ``late`` more of the others."""
 
     def __init__(
         self,
         first: Iterable[Road],
         udp: Iterable[Road] = (),
         relays: Callable[[], Awaitable[Sequence[Road]]] | None = None,
+        late: Callable[[], Awaitable[Roads]] | None = None,
     ) -> None:
         self.first, self.udp = list(first), list(udp)
         self.relayed: list[Road] = []
-        self._relays = relays
+        self._relays, self._late = relays, late
 
     def drop(self, road: Road) -> None:
         """It does not lead to the peer."""
@@ -83,9 +87,19 @@ class Roads:
             self.relayed = list(await relays())
         return self.relayed
 
+    async def find_late(self) -> Roads:
+        """Those that came late, which from then on are among all; there are some once."""
+        if self._late is None:
+            return Roads(())
+        late, self._late = await self._late(), None
+        new = Roads(_but(late.first, self.first), _but(late.udp, self.udp))
+        self.first += new.first
+        self.udp += new.udp
+        return new
+
     @property
     def is_empty(self) -> bool:
-        return not (self.first or self.udp or self.relayed or self._relays)
+        return not (self.first or self.udp or self.relayed or self._relays or self._late)
 
     async def race(self, paths: Paths, head_start: float = HEAD_START) -> tuple[Pipe, Road]:
         """The first connection that stands, and which way.  Raises ``Unreachable`` or ``Refused``: there is none."""
@@ -97,6 +111,11 @@ class Roads:
         ``greet`` takes connections over, has its own patience, and raises ``Unreachable`` and ``Refused``, as this.
         """
         return await _Contest(self, paths, greet, head_start=HEAD_START, hastens=True).run()
+
+
+def _but(roads: Iterable[Road], known: Iterable[Road]) -> list[Road]:
+    ways = {road.way for road in known}
+    return [road for road in roads if road.way not in ways]
 
 
 async def _any(pipe: Pipe, road: Road) -> Pipe:
@@ -147,6 +166,7 @@ class _Contest(Generic[_Met]):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._go_all, self._roads.first)
                 nursery.start_soon(self._go_relayed)
+                nursery.start_soon(self._go_late, beside)
             beside.cancel_scope.deadline = max(self._began + _UDP_AFTER, trio.current_time()) + _UDP_ALONE
 
     async def _go_relayed(self) -> None:
@@ -159,6 +179,16 @@ class _Contest(Generic[_Met]):
             await trio.sleep_until(self._began + _RELAYS_AFTER)
         await self._yield()
         await self._go_all(relayed)
+
+    async def _go_late(self, beside: trio.Nursery) -> None:
+        try:
+            late = await self._roads.find_late()
+        except (Unreachable, Refused) as fault:
+            self._fault = fault
+            return
+        for road in late.udp:
+            beside.start_soon(self._later, _UDP_AFTER, road)
+        await self._go_all(late.first)
 
     async def _go_all(self, roads: Sequence[Road]) -> None:
         async with trio.open_nursery() as attempts:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from cyfs_ns.errors import Unreachable
+from cyfs_ns.errors import Refused, Unreachable
 from rtcp.io.dialling import Road, Roads
 from rtcp.nat.candidates import Kind, Transport
 from rtcp.nat.race import Way
@@ -82,6 +82,33 @@ async def test_a_direct_way_that_is_as_quick_beats_the_relay(autojump_clock):
     map_ = Map()
     pipe, _ = await Roads([map_.road("a", 0.1)], relays=map_.relays("sn")).race(Paths())
     assert pipe.name == "a"
+
+
+async def test_addresses_that_come_late_join_and_the_relay_does_not_wait_for_them(autojump_clock):
+    map_ = Map()
+
+    async def late():
+        await trio.sleep(0.05)
+        return Roads([map_.road("a", None), map_.road("b", 0.1)], [map_.road("udp", None)])
+
+    roads = Roads([map_.road("a", None)], relays=map_.relays("sn", answers=2), late=late)
+    pipe, road = await roads.race(Paths())
+    assert pipe.name == "b"
+    assert map_.tried == {"a": 0, "sn": 0.02, "b": 0.05, "udp": 0.06}, "none is tried twice at a time"
+    roads.drop(road)
+    assert [each.way.name for each in roads.first + roads.udp] == ["a", "udp"]
+
+
+async def test_no_late_addresses_end_nothing_and_nobody_is_left_waiting_for_them(autojump_clock):
+    map_ = Map()
+
+    async def late():
+        raise Refused("not any more")
+
+    pipe, _ = await Roads([], relays=map_.relays("sn"), late=late).race(Paths())
+    assert pipe.name == "sn"
+    with pytest.raises(Refused, match="not any more"):
+        await Roads([], late=late).race(Paths())
 
 
 async def test_udp_goes_beside_and_does_not_make_failing_slow(autojump_clock):

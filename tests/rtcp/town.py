@@ -195,7 +195,7 @@ class Town:
             serve=serve,
             calls_loopback=more.pop("calls_loopback", True),
             **({} if welcome is None else {"welcome": welcome}),
-            **{name: more.pop(name) for name in ("expects",) if name in more},
+            **{name: more.pop(name) for name in ("expects", "recall") if name in more},
         )
         versions = self.versions if versions is None else versions
         if 5 not in versions:

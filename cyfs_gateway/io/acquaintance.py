@@ -96,6 +96,18 @@ class Acquaintance:
             raise Refused(f"{did} is known, but not which key it has (rtcp/require: {rtcp.require})")
         raise _why_not(said, rtcp)
 
+    async def recall(self, did: Did) -> Known | None:
+        """Who somebody was when it was asked last, as surely as is required now; nobody is asked.
+
+        Raises as ``anchors``.
+        """
+        rtcp = self.rtcp
+        with suppress(ConfigFault):
+            said = self._trusted().recall(Ask(subject=did, least=level_needed(did, rtcp.require)))
+            if said is not None:
+                return known_of(did, said, rtcp, await self.anchors_of_now(), self.bridges)
+        return None
+
     async def ask(self, did: Did, *, quietly: bool = False, patience: float | None = None) -> outcome.Outcome:
         """What is said of somebody.  ``patience``: as of ``Ask``.
 

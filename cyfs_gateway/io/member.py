@@ -73,7 +73,8 @@ def paper_of(local: Local) -> Paper | None:
 
 
 class Member:
-    """``local`` is this machine, ``others`` are the domains of its other SNs."""
+    """``local`` is this machine, ``others`` are the domains of its other SNs.  ``content`` is called when all that was
+    to be said is said, and the SN has nothing against it."""
 
     def __init__(
         self,
@@ -82,8 +83,10 @@ class Member:
         local: Callable[[], Local],
         others: Callable[[Member], Collection[str]],
         bridges: Bridges,
+        content: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
+        self._content = content
         self._file, self._local, self._others = file, local, others
         self._paper = paper_of(local())
         self.course = Course(config.name, config.expose, document=self._paper is not None)
@@ -215,6 +218,8 @@ class Member:
                 conversation = Conversation(await tunnel.open_stream(HOST, PORT))
             while (step := self.course.next_step(_awake())) is not None:
                 await self._take(step, conversation)
+            if not self.course.why:
+                self._content()
         except (Unreachable, Refused, BadWire, ConfigFault, OSError) as fault:
             self._blame(step, str(fault))
         except Exception:

@@ -60,7 +60,8 @@ OpenStream = Callable[..., Awaitable["Pipe"]]
 
 
 class Membership:
-    """See the module's text.  ``open_stream`` opens one to whom a name leads, ``way`` is that of an SN of ours."""
+    """See the module's text.  ``open_stream`` opens one to whom a name leads, ``way`` is that of an SN of ours.
+    ``content`` is called when all is said to one of them, which has nothing against it."""
 
     def __init__(
         self,
@@ -69,9 +70,10 @@ class Membership:
         way: Callable[[MemberConfig], Way],
         local: Callable[[], Local],
         dial: Dial,
+        content: Callable[[], None] = lambda: None,
     ) -> None:
         self._acquaintance, self._open_stream, self._way, self._local = acquaintance, open_stream, way, local
-        self._dial = dial
+        self._dial, self._content = dial, content
         self._tls = TlsClient(TlsOptions(skip_cert_verify=True, alpn=("http/1.1",)))
         """A coat for the way: who the SN is shows the handshake inside, whoever ends this TLS."""
         self._file: MemberFile | None = None
@@ -88,7 +90,8 @@ class Membership:
         before = self._members
         bridges = self._acquaintance.bridges
         self._members = {
-            one: before.get(one) or Member(one, file, self._local, self._domains_but, bridges) for one in configs
+            one: before.get(one) or Member(one, file, self._local, self._domains_but, bridges, self._content)
+            for one in configs
         }
         for member in self._members.values():
             member.renew()

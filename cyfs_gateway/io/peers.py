@@ -10,6 +10,10 @@ here.  A change of ``services`` and ``rules`` is for new streams; those that flo
 When a door closes the tunnels of version 4 that came in by doors end, since each of their streams is a connection to
 there; peers dial the new door with the next stream, and streams that flow have connections of their own.
 
+Who somebody is, is asked for each tunnel that is dialled, and nobody waits twice for it: by what was found before, if
+anything was, the handshake begins meanwhile.  The servers of our proxies are asked about as soon as an SN of ours is
+content with us, so whoever is away from home has that from the start.
+
 Tunnels are dialled by plain connections of our own, not by the rules: these may lead into a tunnel.  Another way is
 written where the peer is (``via``, ``dialer-proxy``, a URL).
 """
@@ -44,7 +48,7 @@ from cyfs_gateway.io.vigil import Vigil
 from cyfs_gateway.io.ways import kept_way, way_to
 from cyfs_gateway.peers import Known, nobody_but
 from cyfs_gateway.rules.model import Verdict
-from cyfs_ns.errors import ConfigFault, CyfsError, Unreachable
+from cyfs_ns.errors import ConfigFault, CyfsError, Refused, Unreachable
 from cyfs_ns.identity.did import Did, host_of_did
 from cyfs_ns.io.dial import prepare
 from cyfs_ns.io.merging import Merged
@@ -58,6 +62,7 @@ from rtcp.io.udp.sockets import TrainSocket
 from rtcp.nat.race import Report, WayReport
 from rtcp.party import Address, Found, Local, Peer
 from tunnels.endpoint import Target
+from tunnels.io.rtcp import RtcpProxy
 
 if TYPE_CHECKING:
     from cyfs_gateway.io.engine import Engine
@@ -108,7 +113,12 @@ class Peers:
         self._services = PeerServices(engine, self._world_now, self._acquaintance, lambda: self.standing, ports)
         self._vigil = Vigil(self._gatekeeper.sweep, self._gatekeeper.judge)
         self.membership = Membership(
-            self._acquaintance, self._open_stream, self._way_to_sn, self._local_now, self._dial
+            self._acquaintance,
+            self._open_stream,
+            self._way_to_sn,
+            self._local_now,
+            self._dial,
+            partial(nursery.start_soon, self._know_servers),
         )
 
     # Its life
@@ -230,6 +240,7 @@ class Peers:
         return House(
             find=find,
             dial=self._dial,
+            recall=self._recall,
             vouch=gate.vouch,
             welcome=welcome,
             expects=gate.expects,
@@ -317,6 +328,16 @@ class Peers:
                 _log.exception("keeping a tunnel to %s failed in a way nobody foresaw", kept.peer)
             await trio.sleep(_AGAIN)
 
+    async def _know_servers(self) -> None:
+        """Have at hand who the servers of our proxies are: whoever asks for one first waits a round trip less."""
+        for proxy in list(self._world.outbounds.values()):
+            server = proxy.peer_for("") if isinstance(proxy, RtcpProxy) else None
+            if server is not None and server.key is None:
+                for machine in await self._leads.ask(server):
+                    with suppress(Refused, Unreachable):
+                        await self._acquaintance.know(machine)
+                        _log.debug("%s is known, should somebody ask for %s", machine, server)
+
     def _network_changed(self, reach: Reach) -> None:
         if (device := self.standing) is not None:
             device.network_changed()
@@ -367,7 +388,12 @@ class Peers:
 
     async def choose(self, device: Device, did: Did, *, via: Carrier | None = None, at: int | None = None) -> Did:
         """As :meth:`cyfs_gateway.io.leads.Leads.choose`."""
-        if did.key is None and not self._leads.led_to(did):
+        led = self._leads.led_to(did)
+        if led == (did,) and not self._leads.known(did):
+            # Its own name, as far as one knows; that it still is, is found out before it hears who calls.
+            self._nursery.start_soon(self._leads.ask, did)
+            return did
+        if did.key is None and not led:
             # Most names are a device's own, and are dialled next: nobody waits for one answer to ask for the other.
             self._nursery.start_soon(self._resolve, did)
         return await self._leads.choose(device, did, via=via, at=at)
@@ -393,6 +419,14 @@ class Peers:
         return way_to(self._world, led.values(), standing)
 
     # What the device asks
+
+    async def _recall(self, did: Did, port: int | None) -> Found | None:
+        known = await self._acquaintance.recall(did)
+        if known is None:
+            return None
+        at = port or known.port or DEFAULT_PORT
+        places = [*self.membership.places(did), *((address, at) for address in known.addresses)]
+        return Found(known.key, list(dict.fromkeys(places)), known.identity)
 
     async def _find(self, reach: Reach, did: Did, port: int | None) -> Found:
         known, told = await self._acquaintance.know(did), self.membership.places(did)

@@ -135,6 +135,12 @@ class TrustedNames:
             return None  # the clock was set while we slept on it
         return outcome
 
+    def recall(self, ask: Ask) -> Found | None:
+        """What was found last, though it may be another by now: for whoever asks again, and begins meanwhile with what
+        nobody could be hurt by.  None: nothing was, nothing that lasts, or it was gone back on."""
+        key = _key(ask)
+        return None if key in self._refused else self._earlier(key)
+
     async def resolve(self, ask: Ask, *, fresh: bool = False) -> Outcome:
         """What is known of ``ask.subject``.  ``fresh``: not from memory.  Never raises for what others did wrong."""
         known = None if fresh else self.peek(ask)
@@ -301,12 +307,14 @@ class TrustedNames:
 
     def _stale(self, ask: Ask, outcome: Unreachable | Refused) -> Outcome:
         """What was found earlier, as long as its documents last."""
-        held = self._remembered.get(_key(ask))
+        old = self._earlier(_key(ask))
+        return outcome if old is None else replace(old, stale=True, faults=(*outcome.faults, outcome.why))
+
+    def _earlier(self, key: _Key) -> Found | None:
+        held = self._remembered.get(key)
         if held is None or not isinstance(old := held[1], Found) or self._clock() - held[0] >= _STALE:
-            return outcome
-        if not all(_in_force(claim.value, self._wall()) for claim in old.claims):
-            return outcome
-        return replace(old, stale=True, faults=(*outcome.faults, outcome.why))
+            return None
+        return old if all(_in_force(claim.value, self._wall()) for claim in old.claims) else None
 
     def _lifetime(self, outcome: Outcome) -> float:
         """Seconds for which ``outcome`` needs no asking again."""

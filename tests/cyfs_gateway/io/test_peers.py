@@ -24,7 +24,7 @@ from cyfs_gateway.io.peerflows import PeerFlow
 from cyfs_gateway.io.peers import _is_a_door_closed
 from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did
-from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.identity.keys import PublicKey, SecretKey
 from cyfs_ns.io.trusted.resolver import TrustedNames
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Anchors, Pin
@@ -33,6 +33,7 @@ from cyfs_ns.trust.plan import Ask
 from rtcp.io.device import Device, open_device
 from rtcp.io.mux import MuxedTunnel, NotNow
 from rtcp.io.tunnel import Tunnel
+from rtcp.party import Address
 from tests.freeport import free_port
 from tunnels.endpoint import Endpoint, Target
 from tunnels.io.waiting import TcpEndpoint
@@ -78,6 +79,58 @@ async def test_a_name_is_dialled_and_the_service_behind_it_answers(tmp_path: Pat
         await stream.aclose()
         await until(lambda: not photos.gateway.connections())
         assert photos.gateway.totals() == (5, 5)
+
+
+async def test_servers_of_proxies_are_known_before_somebody_asks_for_them(tmp_path: Path) -> None:
+    """By a question as everybody's: until it is answered anew, what came of it serves to call by, and no more."""
+    proxies = "proxies: [{name: photos, type: rtcp, server: photos.home.example}, {name: any, type: rtcp}]\n"
+    rules = "rules: ['DOMAIN,photos.home.example,photos', 'MATCH,DIRECT']\nrtcp: {}\n"
+    port, nobody = free_port(), Did("web", "nas.home.example")
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "laptop", PI, SOCKS + proxies + rules, did=LAPTOP, dns=dns) as laptop,
+    ):
+        await laptop.gateway._peers.device()
+        peers = laptop.gateway._peers._peers
+        assert await peers._recall(PHOTOS, None) is None
+        await peers._know_servers()
+        before, now = await peers._recall(PHOTOS, None), await peers._house(Quiet()).find(PHOTOS, None)
+        assert before.key == now.key == NAS.public
+        assert (before.about, before.addresses) == (now.about, [])
+        assert now.addresses == [("127.0.0.1", port)]
+        assert await peers._recall(nobody, None) is None
+
+
+async def test_nobody_is_met_by_what_was_known_of_them_before(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, BY_NAME, did=LAPTOP, dns=dns) as laptop,
+    ):
+        assert await ask(laptop) == 0
+        device, peers = await laptop.gateway._peers.device(), laptop.gateway._peers._peers
+        for is_told in (True, False):
+            for tunnel in await tunnels(photos):
+                tunnel.close()
+            await until(lambda: not device.tunnels())
+            peers._leads.doubt()
+            names = peers._trusted()
+            names._remembered.update({key: (0.0, said) for key, (_, said) in names._remembered.items()})
+            if not is_told:
+                dns.heard.handler = lambda query: None
+            assert await peers._recall(PHOTOS, None) is not None
+            assert (await ask(laptop) == 0) is is_told
+        assert not await tunnels(photos)
+
+
+class Quiet:
+    """Nobody is on our links."""
+
+    gather = doubt = None
+
+    async def look_near(self, key: PublicKey) -> list[Address]:
+        return []
 
 
 async def test_a_service_on_the_same_machine_is_joined_at_once(

@@ -451,6 +451,27 @@ async def test_stale_only_for_those_who_take_it_and_only_while_the_document_last
     assert isinstance(await house.ask(stale=True), Unreachable)
 
 
+async def test_what_was_found_is_recalled_while_its_document_lasts_and_nobody_went_back_on_it(tmp_path: Path) -> None:
+    dns = Records([mini("ood1", NAS, ALICE, exp=NOW + 3600)])
+    house = House(tmp_path, dns)
+    house.pin()
+    ask = Ask(subject=OOD)
+    assert house.names.recall(ask) is None
+    found = await house.ask()
+    assert isinstance(found, Found)
+    for later in (0.0, 400.0, 3500.0):
+        house.now = NOW + later
+        assert house.names.recall(ask) == found and dns.asked == 1
+    house.now = NOW + 3601.0
+    assert house.names.recall(ask) is None
+    house.now = NOW + 400.0
+    house.pin(revoked=True)
+    assert not isinstance(await house.ask(), Found)
+    assert house.names.recall(ask) is None
+    house.names.flush()
+    assert house.names.recall(ask) is None
+
+
 async def test_a_pin_that_cannot_be_read_stops_all_belief(tmp_path: Path) -> None:
     house = House(tmp_path, Records([mini("ood1", PI, MALLORY)]))
     house.pin()

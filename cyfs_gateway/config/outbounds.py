@@ -122,6 +122,7 @@ def _rtcp(entry: Section) -> dict[str, Any]:
         "via": via,
         "target": target,
         "proxy_protocol": entry.flag("proxy-protocol"),
+        "fast_open": entry.flag("fast-open"),
     }
 
 

@@ -562,8 +562,8 @@ class Connection:
         with scope:
             try:
                 leaf, target = self.decision.leaf, self._target()
-                if isinstance(leaf, Leaf) and (self._answered or self._request is None):
-                    # It waits for no yes, or had one: a no can be told in one way only, now or later.
+                if isinstance(leaf, Leaf) and (self._answered or self._request is None or leaf.hastens):
+                    # It waits for no yes, had one, or is to have it early: a no can be told in one way only.
                     upstream = await leaf.hasten_stream(target)
                 else:
                     upstream = await leaf.open_stream(target)

@@ -34,6 +34,8 @@ class Leaf:
         self.name = spec.name
         self.kind = spec.kind
         self.udp = spec.udp
+        self.hastens = False
+        """Whether clients who wait to hear that their way is open are told so by ``hasten_stream``, too."""
 
     def pick(self, hint: FlowHint) -> Outbound:
         return self

@@ -229,7 +229,7 @@ class RtcpProxy(Leaf):
     ) -> None:
         """Raises ``ConfigFault`` for a server that is nobody, or a URL that makes no sense."""
         super().__init__(spec)
-        self._tells = spec.proxy_protocol
+        self._tells, self.hastens = spec.proxy_protocol, spec.fast_open
         self._told: FlowHint | None = None
         """The flow whose source the peer is told."""
         self._device = device

@@ -133,6 +133,30 @@ class Quiet:
         return []
 
 
+async def test_with_fast_open_a_yes_comes_early_and_a_no_once_as_a_reset(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, target = free_port(), await serve(nursery, echo)
+    hasty = BY_NAME.replace("type: rtcp", "type: rtcp, fast-open: true")
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "photos", NAS, door(port, web(target)), did=PHOTOS, dns=dns) as photos,
+        machine(tmp_path / "laptop", PI, hasty, did=LAPTOP, dns=dns) as laptop,
+    ):
+        stream, code = await socks5(laptop.port(), "photos.home.example", 81)
+        assert code == 0, "it has proven itself, and says no after that"
+        with pytest.raises(trio.BrokenResourceError):
+            assert await stream.receive_some() != b""
+        await stream.aclose()
+        assert await ask(laptop, 81) == 2, "whoever asks again hears it"
+        for tunnel in await tunnels(photos):
+            tunnel.close()
+        device = await laptop.gateway._peers.device()
+        await until(lambda: not device.tunnels())
+        stream, code = await socks5(laptop.port(), "photos.home.example", 80)
+        await stream.send_all(b"hello")
+        assert (code, await exactly(stream, 5)) == (0, b"hello")
+        await stream.aclose()
+
+
 async def test_a_service_on_the_same_machine_is_joined_at_once(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -282,6 +282,30 @@ def test_an_upgrade_that_has_no_room_here_goes_where_there_is_some() -> None:
     assert "no room for version" in zone.plan().why("web").notes[0]
 
 
+def test_a_version_that_needs_less_frees_room_only_when_it_runs() -> None:
+    zone = Cluster()
+    zone.join("box")
+    zone.deploy("a", memory="3G")
+    zone.settle()
+    zone.deploy("a", memory="1G")
+    zone.deploy("b", memory="3G")
+    assert [d.action for d in zone.apply().decisions] == ["upgrade"]
+    assert zone.apply().decisions == ()
+    assert bars(zone, "b") == {"box": Bar.MEMORY}
+    zone.settle()
+    assert zone.runs("b") == ["box"]
+
+
+def test_a_clock_that_is_behind_does_not_shorten_what_a_version_has_to_stand(zone: Cluster) -> None:
+    zone.deploy("web", upgrade={"settle": "10s"})
+    (placed,) = zone.apply().decisions
+    epoch = zone.snapshot().nodes[placed.node].items["web"].epoch
+    zone.store.put(f"services/web/instances/{placed.node}", {"state": "ready", "epoch": epoch, "since": 1})
+    assert zone.apply().decisions == ()
+    zone.now += 10
+    assert [d.action for d in zone.plan().decisions] == ["accept"]
+
+
 def test_only_the_version_is_rolled_out_not_how_many_or_where(zone: Cluster) -> None:
     zone.deploy("web", replicas=2)
     zone.settle()

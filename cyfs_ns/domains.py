@@ -12,12 +12,15 @@ This is for hand-written tables of thousands (``hosts``, ``nameserver-policy``),
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, ConfigFault
 
 T = TypeVar("T")
+
+_DOTS: Final = str.maketrans("\u3002\uff0e\uff61", "...")
+"""What divides labels in other scripts (RFC 3490, section 3.1)."""
 
 
 class DomainMap(Generic[T]):
@@ -49,10 +52,11 @@ class DomainMap(Generic[T]):
         return found
 
     def _insert(self, pattern: str, value: T) -> None:
+        pattern = pattern.translate(_DOTS)
         bare = pattern[2:] if pattern.startswith("+.") else pattern.removeprefix(".")
         ending = pattern.startswith("*") and pattern[1:2] not in ("", ".")
         # A star is checked as if it were the letter "x"; names.name also maps Unicode patterns.
-        labels = ("x" + bare[1:] if ending else bare).split(".")
+        labels = ("x" + bare[1:] if ending else bare).removesuffix(".").split(".")
         clean = names.name(".".join("x" if label == "*" else label for label in labels)).split(".")
         if ending and not labels[0].isascii():
             raise BadWire("the end of a label is written in ASCII")
@@ -60,7 +64,7 @@ class DomainMap(Generic[T]):
             self._exact[".".join(clean)] = value
             return
         node = self._root
-        for written, label in zip(labels[:0:-1] if ending else labels[::-1], reversed(clean), strict=False):
+        for written, label in zip(reversed(labels[ending:]), reversed(clean[ending:]), strict=True):
             node = node.children.setdefault("*" if written == "*" else label, _Node())
         if ending:
             node.endings[clean[0][1:]] = value

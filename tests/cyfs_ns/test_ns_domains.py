@@ -82,3 +82,11 @@ def test_some_pattern_matches_exactly_when_the_map_finds_one(
         assert not any(_matches(pattern, name) for pattern in written)
     else:
         assert _matches(found, name)
+
+
+def test_labels_keep_their_places_behind_other_dots_and_the_root():
+    table = DomainMap({"*.a.example.": "star", "+。b。example.": "below", "c．example.": "exact"})
+    names = ("x.a.example", "a.example", "x.example", "y.x.b.example", "c.example", "x.c.example")
+    assert [table.get(name) for name in names] == ["star", None, None, "below", "exact", None]
+    with pytest.raises(ConfigFault, match="not allowed"):
+        DomainMap({"+.x\u2024example": 1})

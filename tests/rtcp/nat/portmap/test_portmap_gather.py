@@ -44,7 +44,7 @@ def test_a_mapped_port_is_offered_and_given_back(home):
         async with trio.open_nursery() as nursery:
             gatherer = Gatherer(udp=[("0.0.0.0", UDP)], doors=[("0.0.0.0", TCP)], servers=nobody, maps=True)
             await nursery.start(gatherer.run)
-            assert await offered(gatherer, 1) == {(Transport.UDP, OUTSIDE, UDP)}
+            assert await offered(gatherer, 2) == {(Transport.UDP, OUTSIDE, UDP), (Transport.TCP, OUTSIDE, TCP)}
             assert await udp_arrives(home, (OUTSIDE, UDP), UDP)
             assert await tcp_arrives(home, (OUTSIDE, TCP), TCP)
             nursery.cancel_scope.cancel()

@@ -52,27 +52,49 @@ class DomainMap(Generic[T]):
         return found
 
     def _insert(self, pattern: str, value: T) -> None:
-        pattern = pattern.translate(_DOTS)
-        bare = pattern[2:] if pattern.startswith("+.") else pattern.removeprefix(".")
-        ending = pattern.startswith("*") and pattern[1:2] not in ("", ".")
-        # A star is checked as if it were the letter "x"; names.name also maps Unicode patterns.
-        labels = ("x" + bare[1:] if ending else bare).removesuffix(".").split(".")
-        clean = names.name(".".join("x" if label == "*" else label for label in labels)).split(".")
-        if ending and not labels[0].isascii():
-            raise BadWire("the end of a label is written in ASCII")
-        if bare == pattern and not ending and "*" not in labels:
-            self._exact[".".join(clean)] = value
+        pattern = canonical(pattern)
+        bare = bare_of(pattern)
+        labels = bare.split(".")
+        if bare == pattern and "*" not in bare:
+            self._exact[bare] = value
             return
+        ending = labels.pop(0)[1:] if _is_ending(pattern) else ""
         node = self._root
-        for written, label in zip(reversed(labels[ending:]), reversed(clean[ending:]), strict=True):
-            node = node.children.setdefault("*" if written == "*" else label, _Node())
+        for label in reversed(labels):
+            node = node.children.setdefault(label, _Node())
         if ending:
-            node.endings[clean[0][1:]] = value
+            node.endings[ending] = value
             return
         if not pattern.startswith("."):
             node.value = value
         if bare != pattern:
             node.below = value
+
+
+def canonical(pattern: str) -> str:
+    """``pattern`` as names are compared with it: letters small, Unicode mapped, no last dot.  Raises ``BadWire``."""
+    pattern = pattern.translate(_DOTS).removesuffix(".")
+    bare = bare_of(pattern)
+    labels = bare.split(".")
+    if (ending := _is_ending(pattern)) and not labels[0].isascii():
+        raise BadWire("the end of a label is written in ASCII")
+    # A star is checked as if it were the letter "x", for names.name also maps Unicode.
+    stars = [label == "*" or (ending and not at) for at, label in enumerate(labels)]
+    checked = ["x" + label[1:] if star else label for star, label in zip(stars, labels, strict=True)]
+    clean = names.name(".".join(checked)).split(".")
+    if len(clean) != len(labels):
+        raise BadWire(f"not a host name: {bare[:80]!r}: a label of it is empty")
+    mapped = ["*" + label[1:] if star else label for star, label in zip(stars, clean, strict=True)]
+    return pattern.removesuffix(bare) + ".".join(mapped)
+
+
+def bare_of(pattern: str) -> str:
+    """``pattern`` without what says that names below it are meant."""
+    return pattern[2:] if pattern.startswith("+.") else pattern.removeprefix(".")
+
+
+def _is_ending(pattern: str) -> bool:
+    return pattern.startswith("*") and pattern[1:2] not in ("", ".")
 
 
 class _Node(Generic[T]):

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from cyfs_ns import names
-from cyfs_ns.domains import DomainMap
+from cyfs_ns.domains import DomainMap, bare_of, canonical
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.hosts import HostValue, hosts_lines
 from cyfs_ns.ifnames import InterfaceName
@@ -512,12 +512,13 @@ class LocalBuilder:
 
     def hosts(self, entries: Mapping[str, HostValue]) -> None:
         """Clash's ``hosts:``."""
-        for pattern, value in entries.items():
-            bare = pattern[2:] if pattern.startswith("+.") else pattern.removeprefix(".")
+        for written, value in entries.items():
             try:
+                pattern = canonical(written)
+                bare = bare_of(pattern)
                 node = _host_node(value, self.settings.ttl, "hosts")
                 if bare == pattern and "*" not in pattern:
-                    owner = name_wire(names.name(pattern))
+                    owner = name_wire(pattern)
                     self._hosts.setdefault(owner, node)
                     for ip in value if isinstance(value, tuple) else ():
                         self._reverse_of(ip, owner, "hosts")
@@ -525,7 +526,7 @@ class LocalBuilder:
                     size = len(name_wire(".".join(filter(None, (label.lstrip("*") for label in bare.split("."))))))
                     self._patterns[pattern] = (size, node)
             except BadWire as fault:
-                self._faults.append(f"{pattern}: {fault}")
+                self._faults.append(f"{written}: {fault}")
 
     def hosts_file(self, text: str, source: str) -> None:
         """A hosts(5) file; what makes no sense in it is passed over."""

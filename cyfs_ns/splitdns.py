@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from cyfs_ns import names
-from cyfs_ns.domains import DomainMap
+from cyfs_ns.domains import DomainMap, bare_of, canonical
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.purposes import Special, special
 from cyfs_ns.strategy import Strategy
@@ -103,7 +103,7 @@ class SplitDns:
     def _add_patterns(self, patterns: dict[str, Group]) -> None:
         if patterns:
             self._steps.append(DomainMap(patterns).get)
-            bare = (pattern.removeprefix("+.").removeprefix(".") for pattern in patterns)
+            bare = (bare_of(canonical(pattern)) for pattern in patterns)
             self._policy_domains += tuple(domain for domain in bare if "*" not in domain)
 
     def _compile_forms(self, forms: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyfs_ns.domains import DomainMap
+from cyfs_ns.domains import DomainMap, canonical
 from cyfs_ns.errors import ConfigFault
 
 
@@ -90,3 +90,33 @@ def test_labels_keep_their_places_behind_other_dots_and_the_root():
     assert [table.get(name) for name in names] == ["star", None, None, "below", "exact", None]
     with pytest.raises(ConfigFault, match="not allowed"):
         DomainMap({"+.x\u2024example": 1})
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.a..", "+.b.example..", "+.a.\u200b", "*.a.\u00ad", "*a..b", "a..b", ".", "+.", ""]
+)
+def test_an_empty_label_is_a_fault_wherever_it_stands(pattern: str) -> None:
+    with pytest.raises(ConfigFault, match="not a host name"):
+        DomainMap({pattern: 1})
+
+
+@given(st.text(alphabet="abxAB*+.-_ü。．ßé\u00ad\u200b1", max_size=24))
+def test_any_pattern_is_a_fault_or_means_the_same_once_mapped(pattern: str) -> None:
+    try:
+        table = DomainMap({pattern: True})
+    except ConfigFault:
+        return
+    mapped = canonical(pattern)
+    again = DomainMap({mapped: True})
+    assert mapped.isascii()
+    assert canonical(mapped) == mapped
+    for name in (
+        "a",
+        "b",
+        "a.b",
+        "x.a.b",
+        mapped.lstrip("+.*"),
+        "x." + mapped.lstrip("+.*"),
+        mapped.replace("*", "a").lstrip("+."),
+    ):
+        assert table.get(name) == again.get(name)

@@ -93,6 +93,19 @@ def test_records_beat_hosts_beat_files_beat_leases() -> None:
     ]  # fmt: skip
 
 
+def test_hosts_may_be_written_in_any_script() -> None:
+    names = house(
+        hosts={"+.bücher。example.": ("10.0.2.1",), "*.Straße.example": ("10.0.2.2",), "ü.example": ("10.0.2.3",)}
+    )
+    asked = ("xn--bcher-kva.example", "a.xn--bcher-kva.example", "b.xn--strae-oqa.example", "xn--tda.example")
+    assert [ask(names, name) for name in asked] == [
+        ["xn--bcher-kva.example A 10.0.2.1"],
+        ["a.xn--bcher-kva.example A 10.0.2.1"],
+        ["b.xn--strae-oqa.example A 10.0.2.2"],
+        ["xn--tda.example A 10.0.2.3"],
+    ]
+
+
 def test_a_guest_never_joins_a_name_of_the_owner() -> None:
     names = house("nas.lan A 10.0.0.5", files="10.0.0.6 printer", leases=(
         lease("10.0.0.66", "nas"), lease("fd00::66", "NAS.lan"), lease("10.0.0.67", "printer"),

@@ -61,6 +61,13 @@ def test_several_servers_for_one_domain_and_standard_ones() -> None:
     assert [(server.scheme, server.port) for server in split.standard] == [("udp", 99), ("tls", 853)]
 
 
+def test_names_in_other_scripts_are_left_to_their_servers_as_the_wire_has_them() -> None:
+    policy = [("+.bücher.example,Straße.EXAMPLE.", ["192.0.2.2"])]
+    split = SplitDns(policy=policy, forms=["/müller.example/192.0.2.3"])
+    assert set(split.elsewhere) == {"xn--bcher-kva.example", "xn--strae-oqa.example", "xn--mller-kva.example"}
+    assert [hosts(split, name) for name in split.elsewhere] == [["192.0.2.3"], ["192.0.2.2"], ["192.0.2.2"]]
+
+
 def test_the_same_servers_are_one_group() -> None:
     split = SplitDns(forms=["/a/10.0.0.1", "/b/10.0.0.1"])
     assert split.choose("a") is split.choose("b")

@@ -136,6 +136,8 @@ class _Life:
             self._tell(await self.reload())
         except ConfigFault as fault:
             _log.error("%s; what was there stays", fault)
+        except Exception:  # a fault of ours must not end what serves well
+            _log.exception("the change failed in a way nobody foresaw; what was there stays")
 
     def _tell(self, faults: Iterable[Fault]) -> None:
         for fault in faults:

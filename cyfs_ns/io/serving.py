@@ -397,6 +397,9 @@ class Serving:
             except ConfigFault as fault:
                 _log.error("%s; what was there stays", fault)
                 return None
+            except Exception:  # a fault of ours must not end what serves well
+                _log.exception("the change failed in a way nobody foresaw; what was there stays")
+                return None
             if config is self.config and hosts is self._hosts:
                 return self.commit(staged)
             self.abandon(staged)  # another configuration has come meanwhile: it is the one whose files count

@@ -292,6 +292,36 @@ def test_a_reload_that_fails_says_why(own: Running) -> None:
     assert done.returncode == 1 and "1:15" in done.stderr and "Traceback" not in own.log.read_text()
 
 
+PLANTED = """
+import cyfs_ns.io.run as run
+
+read = run.read_dns_file
+
+def read_dns_file(path):
+    if "planted" in path.read_text():
+        raise IndexError("a fault of ours")
+    return read(path)
+
+run.read_dns_file = read_dns_file
+"""
+
+
+def test_a_fault_of_ours_in_a_reload_ends_nothing(tmp_path: Path) -> None:
+    port = free_port()
+    with upstream(ZONE) as behind, server(tmp_path, text(port, behind), port, code=PLANTED + CODE) as own:
+        own.config.write_text("# planted")
+        done = own.run("reload")
+        assert done.returncode == 1 and "a fault of ours; what was there stays" in done.stderr
+        assert control(own, "POST", "/reload")[0] == 500
+        own.child.send_signal(signal.SIGHUP)
+        while own.log.read_text().count("IndexError: a fault of ours") < 3:
+            assert own.child.poll() is None
+        assert own.resolve("nas.lan", "--short").stdout == "192.168.1.2\n"
+        own.config.write_text(text(port, behind).replace("192.168.1.2", "192.168.1.3"))
+        assert own.run("reload").returncode == 0
+        assert own.resolve("nas.lan", "--short").stdout == "192.168.1.3\n"
+
+
 def test_metrics_are_prometheus_text(running: Running) -> None:
     running.resolve("a.example")
     status, body = control(running, "GET", "/metrics")

@@ -313,6 +313,22 @@ async def test_hits_are_logged_a_few_at_a_time(tmp_path: Path) -> None:
         assert {each.times for each in told} == {2}
 
 
+async def test_a_fault_of_ours_in_reading_files_again_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, hosts = free_port(), tmp_path / "hosts"
+    hosts.write_text("192.0.2.1 nas.lan\n")
+    async with udp_server(WWW) as server, serving(tmp_path, config(server, port, hosts_files=[str(hosts)])) as house:
+        with monkeypatch.context() as patched:
+            patched.setattr(serving_module, "build_house", Mock(side_effect=IndexError("a fault of ours")))
+            await house.reread()
+        assert "IndexError: a fault of ours" in caplog.text and "what was there stays" in caplog.text
+        assert shown(await ask(port, "nas.lan")) == ["nas.lan 60 A 192.0.2.1"]
+        hosts.write_text("192.0.2.2 nas.lan\n")
+        await house.reread()
+        assert shown(await ask(port, "nas.lan")) == ["nas.lan 60 A 192.0.2.2"]
+
+
 async def test_reading_files_again_never_brings_an_old_configuration_back(tmp_path: Path) -> None:
     port = free_port()
     async with udp_server(WWW) as server, serving(tmp_path, config(server, port)) as house:

@@ -5,6 +5,7 @@ The same routes serve below any prefix, so that a house with an API of its own c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ from cyfs_ns.io.ring import Ring
 from cyfs_ns.io.serving import Serving
 from cyfs_ns.metrics import CONTENT_TYPE, render
 from cyfs_ns.querylog import LogEntry, chosen
+
+log = logging.getLogger("cyfs.dns")
 
 _MOST_ENTRIES = 10_000
 _MOST_TOP = 1000
@@ -208,6 +211,9 @@ async def _reload(asked: _Asked[A]) -> Reply:
         warnings = await asked.served.reload()
     except ConfigFault as fault:
         raise HttpFault(400, str(fault)) from None
+    except Exception as fault:
+        log.exception("the change failed in a way nobody foresaw; what was there stays")
+        raise HttpFault(500, f"internal error: {str(fault) or type(fault).__name__}; what was there stays") from None
     return json_reply({"warnings": [str(fault) for fault in warnings]})
 
 

@@ -156,7 +156,7 @@ class ListKeeper:
                 on_swap(self.lists)
             now = self._clock()
             due = [self._due_in(spec, now) for spec in self._specs]
-            if self._failed == self._key():
+            if self._lacking() and self._failed == self._key():
                 due.append(self._build_due_in(now))
             await trio.sleep(max(1.0, min(due, default=_RETRY_MOST)))
 
@@ -171,6 +171,10 @@ class ListKeeper:
         if state.failures and spec.remote:
             wait = min(wait, _retry(state.failures))
         return _left(wait, state.checked, now)
+
+    def _lacking(self) -> bool:
+        """Whether some list is there, and ``lists`` is not made of those that are."""
+        return self._key() != self._built and any(state.digest for state in self._states.values())
 
     def _build_due_in(self, now: float) -> float:
         return _left(_retry(self._failures), self._failed_at, now)
@@ -189,7 +193,8 @@ class ListKeeper:
         except (CyfsError, OSError) as fault:
             self._blame(spec.source.name, str(fault))
         else:
-            state.fault, state.failures = "", 0
+            if spec.source.name not in fresh:  # what a download is worth its build tells
+                state.fault, state.failures = "", 0
         state.checked = self._clock()
 
     def _blame(self, name: str, fault: str) -> None:
@@ -230,9 +235,8 @@ class ListKeeper:
         """Compile, unless that was done for the same contents; downloads that hold a list come to stay."""
         made: ListSet | None = None
         key = self._key()
-        there = fresh or any(state.digest for state in self._states.values())
         put_off = key == self._failed and self._build_due_in(self._clock()) > 0
-        if there and (fresh or not (key == self._built or put_off)):
+        if fresh or (self._lacking() and not put_off):
             if not fresh:
                 made = await trio.to_thread.run_sync(_mapped, self._piece(key))
             if made is None:

@@ -284,6 +284,52 @@ async def test_a_build_for_which_there_is_no_room_is_made_when_there_is(make: Ma
     assert blocks(keeper) and not keeper.fault
 
 
+@pytest.mark.parametrize("then", ["is gone", "has the old one again", "never had one"])
+async def test_a_download_that_could_not_be_built_is_waited_for_like_any_other(
+    then: str, make: Make, web: Web, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    room = tmp_path / "room"
+    keeper = make(child=("sh", "-c", f"test -e {room} && exec {sys.executable} -m cyfs_ns.io.listchild"))
+    if then != "never had one":
+        room.touch()
+        assert await keeper.refresh()
+        room.unlink()
+    body, etag = web.body, web.etag
+    web.body, web.etag = b"||b.example^\n", '"2"'
+    clock.now += 3601
+    assert not await keeper.refresh() and keeper.fault
+    if then == "has the old one again":
+        web.body, web.etag = body, etag
+    else:
+        web.fault = Unreachable("gone")
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        clock.now += seconds
+        if len(waited) == 4:
+            raise StopAsyncIteration
+
+    monkeypatch.setattr(trio, "sleep", sleep)
+    with pytest.raises(StopAsyncIteration):
+        await keeper.keep_fresh(lambda lists: None)
+    assert waited == ([60, 3600, 3600, 3600] if then == "has the old one again" else [60, 120, 240, 480])
+
+
+async def test_a_download_that_cannot_be_built_is_fetched_ever_more_seldom(make: Make, web: Web, clock: Clock):
+    keeper = make(child=("false",))
+    for times, wait in enumerate((60, 120, 240, 480), 1):
+        assert not await keeper.refresh()
+        assert keeper.status()[0][1].fault
+        clock.now += wait - 1
+        await keeper.refresh()
+        assert len(web.asked) == times
+        clock.now += 1
+    well = make()
+    assert await well.refresh()
+    assert (well.status()[0][1].fault, well.status()[0][1].failures) == ("", 0)
+
+
 async def test_a_file_of_the_owners_own_is_watched_and_may_be_missing(make: Make, clock: Clock, tmp_path: Path):
     path = tmp_path / "mine.txt"
     keeper = make(local(path))

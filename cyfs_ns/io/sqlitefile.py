@@ -6,8 +6,10 @@ time works on it, though not always the same one.  Transactions are begun and en
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,12 @@ _LOG_PAGES: Final = 256
 
 def open_sqlite(path: Path) -> sqlite3.Connection:
     """The file at ``path``, of mode 0600; made where there is none.  Raises ``OSError`` and ``sqlite3.Error``."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        # Not opened: by closing any descriptor of a file a process loses all its locks on it (fcntl(2)).
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.ELOOP, "not a regular file", str(path)) from None
     path.chmod(0o600)
     database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:

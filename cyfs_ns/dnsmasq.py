@@ -23,7 +23,7 @@ import yaml
 from cyfs_ns import names
 from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.filters import parse_addresses, parse_alias
-from cyfs_ns.ifnames import parse_dynamic_host, parse_interface_name
+from cyfs_ns.ifnames import interface_name, parse_dynamic_host, parse_interface_name
 from cyfs_ns.message import rtype_number
 from cyfs_ns.printable import printable
 from cyfs_ns.routersets import dnsmasq_ipset, dnsmasq_nftset
@@ -38,6 +38,8 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _MAX_DEPTH = 16
 _EVERYTHING = ("#", "*")
 _MOST_MIN_TTL = 3600  # seconds; dnsmasq obeys no more
+_MAX_TTL = 0x7FFFFFFF  # seconds (RFC 2181 section 8)
+_MOST_ENTRIES = 10_000_000  # that a cache of ours may hold
 _MAX_STALE = 2_592_000  # seconds; dnsmasq's "for ever" is a month here
 _META = ",:. \t\b\r\n\x1b"
 _HIDDEN = {ord(char): chr(0xE000 + at) for at, char in enumerate(_META)}
@@ -190,7 +192,7 @@ class _Reader:
         self._flags[key] = setting
 
     def number(self, table: str, key: str, value: str, place: str) -> None:
-        (self._cache if table else self._flags)[key] = _number(value)
+        (self._cache if table else self._flags)[key] = min(_number(value), _MAX_TTL)
 
     def listed(self, key: str, value: str, place: str) -> None:
         if not value:
@@ -234,10 +236,11 @@ class _Reader:
         for device in _fields(value):
             if device.endswith("*"):
                 raise _Lost("interfaces are written whole")
+            _checked(interface_name, device)
             self._lists.setdefault("interfaces", []).append(device)
 
     def cache_size(self, value: str, place: str) -> None:
-        size = _number(value)
+        size = min(_number(value), _MOST_ENTRIES)
         if size:
             self._flags["cache-max-size"] = size
         else:
@@ -245,7 +248,7 @@ class _Reader:
 
     def max_cache_ttl(self, value: str, place: str) -> None:
         if (most := _number(value)) and self._cache.get("max-ttl") != 0:
-            self._cache["max-ttl"] = most
+            self._cache["max-ttl"] = min(most, _MAX_TTL)
 
     def min_cache_ttl(self, value: str, place: str) -> None:
         self._cache["min-ttl"] = min(_number(value), _MOST_MIN_TTL)
@@ -254,7 +257,7 @@ class _Reader:
         self._cache["max-negative-ttl"] = 0
 
     def stale(self, value: str, place: str) -> None:
-        self._cache["max-stale"] = (_number(value) or _MAX_STALE) if value else 86400
+        self._cache["max-stale"] = (min(_number(value), _MAX_TTL) or _MAX_STALE) if value else 86400
 
     def resolv_file(self, value: str, place: str) -> None:
         if not value:
@@ -268,12 +271,12 @@ class _Reader:
 
     def server(self, value: str, place: str) -> None:
         domains, target = _domains(value)
-        if domains and not target:
-            self._local(domains)
-            return
-        if not target:
+        if not (domains or target):
             raise _Wrong
         _checked(lambda form: SplitDns((), [form]), "/" + "/".join((*domains, target)) if domains else target)
+        if not target:
+            self._local(domains)
+            return
         # A server for all names is one of the standard ones to dnsmasq.
         parts = [domain for domain in domains if domain not in _EVERYTHING]
         if len(parts) < len(domains) or not domains:
@@ -345,17 +348,19 @@ class _Reader:
             self._lists.setdefault("rebind-allow", []).append("+." + _name(domain.removeprefix(".")))
 
     def subnet(self, value: str, place: str) -> None:
-        self._ecs = {"mode": "add", "ipv4-bits": 0, "ipv6-bits": 0}
+        ecs: dict[str, object] = {"mode": "add", "ipv4-bits": 0, "ipv6-bits": 0}
+        fixed: list[str] = []
         for key, text in zip(("ipv4-bits", "ipv6-bits"), _fields(value) if value else (), strict=False):
             address, slash, bits = text.rpartition("/")
             if slash:
                 try:
-                    network = ipaddress.ip_network(f"{address}/{bits}", strict=False)
+                    network = _network(f"{address}/{bits}")
                 except ValueError:
                     raise _Wrong from None
-                self._lists.setdefault("fixed", []).append(str(network))
+                fixed.append(str(network))
             elif bits:
-                self._ecs[key] = _number(bits, 32 if key == "ipv4-bits" else 128)
+                ecs[key] = _number(bits, 32 if key == "ipv4-bits" else 128)
+        self._ecs = {**ecs, **({"fixed": fixed} if fixed else {})}
 
     def strip_subnet(self, value: str, place: str) -> None:
         self._ecs = {"mode": "strip"}
@@ -373,14 +378,14 @@ class _Reader:
         if not where:
             self._flags["domain"] = domain
             return
-        local = where[-1] == "local"
+        local = len(where) > 1 and where[-1] == "local"
         where = where[:-1] if local else where
         try:
             if len(where) == 2:
                 low, high = map(ipaddress.ip_address, where)
                 ranges = [str(net) for net in ipaddress.summarize_address_range(low, high)]
             else:
-                ranges = [str(ipaddress.ip_network(where[0], strict=False))]
+                ranges = [str(_network(where[0]))]
         except (ValueError, TypeError):
             raise _Lost("a domain goes by addresses here, not by interface") from None
         self._domains.update(dict.fromkeys(ranges, domain))
@@ -510,8 +515,7 @@ class _Reader:
         if self._cache:
             dns["cache"] = dict(self._cache)
         if self._ecs:
-            fixed = self._lists.pop("fixed", [])
-            dns["client-subnet"] = {**self._ecs, **({"fixed": fixed} if fixed else {})}
+            dns["client-subnet"] = dict(self._ecs)
         if self._leases or self._dhcp:
             dns["lease-files"] = [self._leases or LEASE_FILE]
         if self._zones:
@@ -645,6 +649,8 @@ def _below(domain: str) -> str:
 
 def _ending(text: str) -> str:
     """The pattern for all names that end so."""
+    if not text.partition(".")[0].isascii():
+        raise _Wrong("names are compared as they travel (RFC 5891), where part of a label cannot be told")
     return "*" + _name("x" + text)[1:]
 
 
@@ -669,10 +675,17 @@ def _quoted(text: str) -> str:
     return f'"{shown}"'
 
 
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Raises ``ValueError``, for addresses that hold on one link alone as well."""
+    if "%" in text:
+        raise ValueError
+    return ipaddress.ip_network(text, strict=False)
+
+
 def _reverse_zones(prefix: str) -> Iterable[str]:
     """The zones that hold the names of the addresses in a prefix: several, where it ends within an octet or digit."""
     try:
-        network = ipaddress.ip_network(prefix, strict=False)
+        network = _network(prefix)
     except ValueError:
         raise _Wrong from None
     step = 8 if network.version == 4 else 4

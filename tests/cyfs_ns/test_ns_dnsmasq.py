@@ -233,6 +233,10 @@ def test_caching() -> None:
         only("cache", line)["max-stale"] for line in ("use-stale-cache", "use-stale-cache=60", "use-stale-cache=0")
     ]
     assert stale == [86400, 60, 2592000]
+    most = 4294967295
+    section = dns(*(f"{option}={most}" for option in ("cache-size", "max-ttl", "max-cache-ttl", "use-stale-cache")))
+    assert section["cache-max-size"] == 10_000_000
+    assert section["cache"] == dict.fromkeys(("max-client-ttl", "max-ttl", "max-stale"), 2**31 - 1)
 
 
 def test_names_of_the_house() -> None:
@@ -249,7 +253,7 @@ def test_names_of_the_house() -> None:
     assert section["domains"] == {"192.168.2.0/24": "guest.lan", "10.0.0.0/25": "range.lan"}
     assert section["local-domains"] == ["guest.lan", "2.168.192.in-addr.arpa"]
     assert only("lease-files", "dhcp-range=10.0.0.2,10.0.0.9") == ["/var/lib/misc/dnsmasq.leases"]
-    assert complaints("domain=#", "domain=x,eth0") == ["main:1 warning", "main:2 warning"]
+    assert complaints("domain=#", "domain=x,eth0", "domain=x,local") == [f"main:{line} warning" for line in (1, 2, 3)]
 
 
 def test_records() -> None:
@@ -438,6 +442,28 @@ def test_any_value_is_taken_over_or_complained_of(pairs: list[tuple[str, str]]) 
     assert isinstance(section, dict)
     for line in section.get("records", []):
         read_record(line)
+    if section["enable"]:
+        assert load_dns(imported_yaml(outcome).encode()).faults == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "local=/*a b/",
+        "local=/*.a../",
+        "local=/*.*/",
+        "server=/*x.1:300/",
+        "interface=a/b",
+        "address=/*\u00fc.example/1.2.3.4",
+        "address=/*\u00fc.example/",
+        "rev-server=fe80::1%eth0,1.1.1.1",
+        "add-subnet=fe80::1%1/64",
+        "add-subnet=10.0.0.0/24,129",
+    ],
+)
+def test_what_makes_no_sense_to_us_is_not_taken_over(line: str) -> None:
+    assert complaints(line) == ["main:1 error"]
+    assert imported(line).settings == imported("").settings
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

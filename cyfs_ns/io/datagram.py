@@ -255,7 +255,7 @@ class Sockets:
         del self._asking[number]
         spare, others = self._spare[family], self._spare[_OTHER[family]]
         full = len(spare) + len(others) + len(self._resting) >= self._most_spare
-        if full and others:  # those of the family that is asked no more make room
+        if plain and full and others:  # those of the family that is asked no more make room
             others.pop().close()
             full = False
         if not plain or full or self.closed or _connect(number, _NOWHERE, len(_NOWHERE)):

@@ -152,6 +152,26 @@ async def test_both_families_share_what_the_process_can_spare(
     assert sum(sock.fileno() >= 0 for sock in kept6) == 4
 
 
+async def test_a_socket_that_is_not_kept_takes_nobodys_room(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (64, 64))
+    crowd = [ask(server)[0] for _ in range(20)]
+    kept = [asking._sock for asking in crowd]
+    for asking in crowd:
+        asking.close()
+    (heard, client), (beside, _) = ask(server), ask(server)
+    server.sendto(reply(), client)
+    assert await heard.receive(float("inf")) == reply(), "all that was closed may serve again"
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        other.bind(("::1", 0))
+        for _ in range(4):
+            Datagram("::1", other.getsockname()[1], question(7), NAME, source=("::1", 0)).close()
+    heard.close()
+    beside.close()
+    assert sum(sock.fileno() >= 0 for sock in kept) == 4
+
+
 def test_no_octet_is_given_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[bytes] = []
 

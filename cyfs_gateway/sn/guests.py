@@ -50,7 +50,7 @@ class Guests:
 
     def make_room(self, most: int) -> None:
         """From now on there are ``most`` strangers at a time; who is there stays for their time."""
-        self._most, self._most_of = most, max(_LEAST_SHARE, most // _SHARE)
+        self._most, self._most_of = most, share_of(most)
 
     def wants(self, identity: Identity) -> bool:
         """Whether a tunnel from somebody is wanted.  A stranger's time begins when that is asked first with the address
@@ -115,6 +115,11 @@ class Guests:
         """When the time of the next stranger is over; None: there is none."""
         now = self._steady()
         return next((until for until in self._until.values() if until > now), None)
+
+
+def share_of(places: int) -> int:
+    """How many of so many places for strangers one network may have."""
+    return max(_LEAST_SHARE, places // _SHARE)
 
 
 def network_of(source: str) -> str:

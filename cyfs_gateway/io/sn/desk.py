@@ -2,8 +2,8 @@
 of it.
 
 Who asks has proven a key by the tunnel.  Strangers may hand in signed requests and ask how they are seen; all else is
-for members.  Held are at most so many streams, of one device and of all, each for as long as it has something to say;
-whoever asks more often than anybody needs to, waits.
+for members.  Held are at most so many streams, of one device, of one network of strangers and of all, each for as long
+as it has something to say; whoever asks more often than anybody needs to, waits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cyfs_gateway.io.sn.leading import Leading, Led
 from cyfs_gateway.io.sn.sessions import Sessions
 from cyfs_gateway.sn.accounts import Device
 from cyfs_gateway.sn.admission import Code
-from cyfs_gateway.sn.guests import Budgets, Guests, device_of
+from cyfs_gateway.sn.guests import Budgets, Guests, device_of, network_of, share_of
 from cyfs_gateway.sn.ingress import machine_of
 from cyfs_gateway.sn.ingressleases import Lease as PortLease
 from cyfs_gateway.sn.registry import NameEntry
@@ -68,7 +68,7 @@ from tunnels.io.waiting import within
 _MOST: Final = 4096
 _MOST_OF_ONE: Final = 16
 _MOST_OF_STRANGERS: Final = _MOST // 4
-"""Keys cost nothing, so strangers must not be able to have all places."""
+"""Keys cost nothing, so strangers must not be able to have all places; nor those from one network all of these."""
 _SILENCE: Final = 120.0
 """Seconds for the next question to come."""
 _PATIENCE: Final = 30.0
@@ -113,8 +113,8 @@ class Desk:
         self._wall = wall
         self._budgets = Budgets()
         self._talks: Counter[Did] = Counter()
-        self._strangers = 0
-        """Of these streams, those of who was no member when they began."""
+        self._strangers: Counter[str] = Counter()
+        """Of these streams, those of who was no member when they began, by network."""
         self.draining = False
         """Nothing new is begun."""
         self.answers: Counter[str] = Counter()
@@ -137,17 +137,21 @@ class Desk:
         device = device_of(identity)
         if device is None:
             raise Refused("whoever this is has proven no key")
-        is_stranger = not self._guests.is_member(device)
+        is_stranger, network = not self._guests.is_member(device), network_of(identity.source)
         if self._talks[device] >= _MOST_OF_ONE or len(self) >= _MOST:
             raise Refused("too many streams to the SN at a time")
-        if is_stranger and self._strangers >= _MOST_OF_STRANGERS:
+        if is_stranger and self._strangers.total() >= _MOST_OF_STRANGERS:
             raise Refused("too many strangers talk to the SN at a time")
+        if is_stranger and self._strangers[network] >= share_of(_MOST_OF_STRANGERS):
+            raise Refused("too many strangers from one network talk to the SN at a time")
         self._talks[device] += 1
-        self._strangers += is_stranger
+        self._strangers[network] += is_stranger
         try:
             led = await self._talk(device, identity.source, pipe)
         finally:
-            self._strangers -= is_stranger
+            self._strangers[network] -= is_stranger
+            if not self._strangers[network]:
+                del self._strangers[network]
             self._talks[device] -= 1
             if not self._talks[device]:
                 del self._talks[device]

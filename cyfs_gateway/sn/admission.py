@@ -55,6 +55,8 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 _HOUR = 3600
 _LOOKED_UP = 4
 """So many times as often as for names a neighbourhood may have us look up who somebody is."""
+_OWN_LOOKED_UP = 32
+"""The same, in an hour, of those who say that they are the SN's own people, whatever the operator lets strangers do."""
 _FRESH = 60
 """Seconds for which a report that says nothing new is not written down again."""
 _SETTLED = 5
@@ -176,6 +178,7 @@ class Registrar:
         self.policy = policy
         self._asked = RateLimit(policy.hourly)
         self._looked_up = RateLimit(_LOOKED_UP * policy.hourly)
+        self._own_looked_up = RateLimit(_OWN_LOOKED_UP)
 
     def decide(self, request: Request, around: Circumstances, now: float) -> Verdict:
         """What becomes of ``request`` at ``now`` (seconds since 1970)."""
@@ -223,17 +226,20 @@ class Registrar:
     def asks_for(self, issuer: Did, code: str, around: Circumstances, now: float) -> Verdict | None:
         """Whether others are asked who ``issuer`` is, whom nothing here proves, and who has an invitation or an empty
         ``code``; if not, what becomes of the request.  For who can become nothing here, and too often, nobody is asked.
+
+        Anybody can claim to be one of our own people, so these are counted too, and apart: newcomers from the same
+        neighbourhood take nothing from them.
         """
         policy, account = self.policy, self.registry.account(issuer)
-        if issuer in policy.owners:
-            return None
-        if account is None or account.closed is not None:
+        is_ours = issuer in policy.owners
+        if not is_ours and (account is None or account.closed is not None):
             found = self._invitation(code, now) if code and policy.invites else None
             if isinstance(found, Verdict):
                 return found
             if found is None and not policy.open:
                 return self._closed()
-        if self._looked_up.lease(around.neighbourhood, int(now // _HOUR), 1):
+        looked_up = self._own_looked_up if is_ours else self._looked_up
+        if looked_up.lease(around.neighbourhood, int(now // _HOUR), 1):
             return None
         return Verdict(Code.TOO_OFTEN, "too many requests whose signer has to be looked up, from one neighbourhood")
 

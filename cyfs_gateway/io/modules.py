@@ -229,7 +229,7 @@ class _Seat:
                 return bar(identity)
             except Exception as fault:
                 self._blame(fault)
-                return ""
+                return "whether anything speaks against this device cannot be told just now"
 
         gateway.offers.welcomes.append(guarded)
         self._judges.append(guarded)

@@ -159,17 +159,23 @@ class Offers:
 
         Raises ``Barred`` if none does, and one says why not.
         """
-        if any(judge(identity) for judge in self.welcomes):
+        if self._is_wanted(identity):
             return True
-        for bar in self.bars:
-            if why := bar(identity):
-                raise Barred(why)
+        if why := self._against(identity):
+            raise Barred(why)
         return False
 
     def check_not_barred(self, identity: Identity) -> None:
         """Raises ``Barred`` for whom a module speaks against, and none wants."""
-        if any(bar(identity) for bar in self.bars):
-            self.wants(identity)
+        if (why := self._against(identity)) and not self._is_wanted(identity):
+            raise Barred(why)
+
+    def _is_wanted(self, identity: Identity) -> bool:
+        return any(judge(identity) for judge in self.welcomes)
+
+    def _against(self, identity: Identity) -> str:
+        """What the first module says that bars somebody; empty: none does."""
+        return next(filter(None, (bar(identity) for bar in self.bars)), "")
 
     async def find(self, flow: Flow) -> Decision | None:
         """What ``flow`` asks for; None: nothing of ours.  Raises ``Refused``."""

@@ -55,6 +55,8 @@ class Guest:
     left: ClassVar[list[str]] = []
     wanted: ClassVar[set[str]] = set()
     barred: ClassVar[set[str]] = set()
+    puzzling: ClassVar[set[str]] = set()
+    """Those at whom it fails."""
     judge_again: ClassVar[list[Any]] = []
 
     @classmethod
@@ -75,8 +77,13 @@ class Guest:
         host.register_offer("guest", offer)
         with pytest.raises(ConfigFault, match="guest"):
             host.register_offer("guest", offer)
-        wants, bars = (lambda who: who.device in self.wanted), (lambda who: "spam" * (who.device in self.barred))
-        self.judge_again.append(host.register_welcome(wants, bars))
+
+        def bars(who: Identity) -> str:
+            if who.device in self.puzzling:
+                raise RuntimeError("the bar failed")
+            return "spam" * (who.device in self.barred)
+
+        self.judge_again.append(host.register_welcome(lambda who: who.device in self.wanted, bars))
         host.register_metrics(lambda: [single("cyfs_guest_visits_total", "counter", "Visits.", len(self.served))])
         self.hosts.append(host)
         if settings == "fails":
@@ -87,7 +94,7 @@ class Guest:
 @pytest.fixture(autouse=True)
 def guest(monkeypatch: pytest.MonkeyPatch) -> type[Guest]:
     Guest.hosts, Guest.served, Guest.left, Guest.judge_again = [], [], [], []
-    Guest.wanted, Guest.barred = set(), set()
+    Guest.wanted, Guest.barred, Guest.puzzling = set(), set(), set()
     monkeypatch.setattr(Modules, "discover", staticmethod(lambda: {"guest": Guest}))
     return Guest
 
@@ -226,6 +233,14 @@ async def test_whom_a_module_bars_has_to_go_however_well_known(tmp_path: Path, v
         pipe = await here.call_offer(PHOTOS, "guest")
         assert await say(pipe, b"hello") == b"guest:hello"
         pipe.close()
+
+
+async def test_who_cannot_be_judged_by_a_module_that_fails_is_not_let_in(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (photos, _):
+        Guest.puzzling.add(str(dev(PI)))
+        with pytest.raises(Refused, match="cannot be told just now"):
+            await Guest.hosts[1].call_offer(PHOTOS, "guest")
+        assert photos.gateway.status()["modules"]["guest"]["fault"] == "the bar failed"
 
 
 # Strangers

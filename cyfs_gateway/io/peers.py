@@ -106,6 +106,7 @@ class Peers:
         self._owner = ""
         """Whose this device was when somebody was met last."""
         self._keeping = trio.CancelScope()
+        self._knowing = trio.CancelScope()
         self._resolving: Merged[Did, Sequence[str]] = Merged()
         self._acquaintance = Acquaintance(trusted, self._world_now, self._tunnels)
         self._leads = Leads(self._acquaintance, self._tunnels)
@@ -329,14 +330,19 @@ class Peers:
             await trio.sleep(_AGAIN)
 
     async def _know_servers(self) -> None:
-        """Have at hand who the servers of our proxies are: whoever asks for one first waits a round trip less."""
-        for proxy in list(self._world.outbounds.values()):
-            server = proxy.peer_for("") if isinstance(proxy, RtcpProxy) else None
-            if server is not None and server.key is None:
-                for machine in await self._leads.ask(server):
-                    with suppress(Refused, Unreachable):
-                        await self._acquaintance.know(machine)
-                        _log.debug("%s is known, should somebody ask for %s", machine, server)
+        """Have at hand who the servers of our proxies are: whoever asks for one first waits a round trip less.
+
+        One at a time: what was begun before ends, for it may wait for a network that is gone.
+        """
+        self._knowing.cancel()
+        with trio.CancelScope() as self._knowing:
+            for proxy in list(self._world.outbounds.values()):
+                server = proxy.peer_for("") if isinstance(proxy, RtcpProxy) else None
+                if server is not None and server.key is None:
+                    for machine in await self._leads.ask(server):
+                        with suppress(Refused, Unreachable):
+                            await self._acquaintance.know(machine)
+                            _log.debug("%s is known, should somebody ask for %s", machine, server)
 
     def _network_changed(self, reach: Reach) -> None:
         if (device := self.standing) is not None:

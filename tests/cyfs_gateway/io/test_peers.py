@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
@@ -99,6 +99,28 @@ async def test_servers_of_proxies_are_known_before_somebody_asks_for_them(tmp_pa
         assert (before.about, before.addresses) == (now.about, [])
         assert now.addresses == [("127.0.0.1", port)]
         assert await peers._recall(nobody, None) is None
+
+
+async def test_servers_are_asked_about_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxies = "proxies: [{name: photos, type: rtcp, server: photos.home.example}]\n"
+    async with machine(tmp_path, PI, SOCKS + proxies + "rtcp: {}\n") as laptop, trio.open_nursery() as nursery:
+        await laptop.gateway._peers.device()
+        peers, asking = laptop.gateway._peers._peers, 0
+
+        async def ask_for_ever(name: Did) -> NoReturn:
+            nonlocal asking
+            asking += 1
+            try:
+                await trio.sleep_forever()
+            finally:
+                asking -= 1
+
+        monkeypatch.setattr(peers._leads, "ask", ask_for_ever)
+        for _ in range(3):
+            nursery.start_soon(peers._know_servers)
+            await trio.testing.wait_all_tasks_blocked()
+            assert asking == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_nobody_is_met_by_what_was_known_of_them_before(tmp_path: Path, nursery: trio.Nursery) -> None:

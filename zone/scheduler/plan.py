@@ -1,18 +1,24 @@
-"""What the scheduler decided, as data: one transaction, each decision with its reason, and what could not be done.
+"""What the scheduler decided, as data: one commit, each decision with its reason, and what could not be done.
 
-The transaction is *fenced*: by the lease, so that a scheduler that was replaced writes nothing, and by the revision of
-every key it changes and of every page and intent its decisions stand on.  When any of them is another by then, nothing
-is written and the next round begins with a new reading.  It is never larger than the store takes, unless one service
-alone is: what else there is to do waits for the next round, which is due at once then.
+The commit is *guarded*: by the lease, so that a scheduler that was replaced writes nothing; by ``ROUND``, which every
+commit writes, so that nothing is decided on what was read before the last one; and by the revision of every key it
+changes, and of the page, the placement and the intent that each decision stands on.  When any of them is another by
+then, nothing is written, and the next round begins with a new observation.  It is never larger than the store takes:
+what does not fit waits for the next round, which is due at once then.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+from cyfs_ns.identity.strictjson import write_json
+from zone.config.model import Commit
+
+ROUND = "system/scheduler/round"
+"""The key that every commit writes; its value is the revision on which the round stood."""
 
 Action = Literal["place", "upgrade", "stop", "forget", "roll back", "accept"]
 
@@ -78,23 +84,12 @@ class Account:
     """What is waited for, and what is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """All or nothing: when every key still has its revision (0: is absent), then write and delete."""
-
-    compares: tuple[tuple[str, int], ...] = ()
-    puts: tuple[tuple[str, str], ...] = ()
-    deletes: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.puts or self.deletes)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a round came to."""
 
-    transaction: Transaction = Transaction()
+    commit: Commit = field(default=Commit({}, {}), repr=False)
+    """What is to be written; nothing: no ``writes``.  The environment of services stands in it."""
     decisions: tuple[Decision, ...] = ()
     accounts: Mapping[str, Account] = field(default_factory=dict)
     look_again: float | None = None
@@ -109,22 +104,13 @@ class Plan:
     def as_bytes(self) -> bytes:
         """As JSON; the same bytes for the same reading, on any machine."""
         plain = {
-            "transaction": {
-                "compares": self.transaction.compares,
-                "puts": self.transaction.puts,
-                "deletes": self.transaction.deletes,
-            },
+            "commit": {"guards": self.commit.guards, "writes": self.commit.writes},
             "decisions": [[d.action, d.service, d.node, d.why] for d in self.decisions],
             "accounts": {name: _plain(account) for name, account in self.accounts.items()},
             "look-again": self.look_again,
             "vetoes": self.vetoes,
         }
-        return as_json(plain).encode()
-
-
-def as_json(plain: Any) -> str:
-    """The one way in which plain data is written: sorted, without spaces, in ASCII."""
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return write_json(plain)
 
 
 def _plain(account: Account) -> dict[str, Any]:

@@ -25,7 +25,6 @@ many and where, and changes without touching what runs.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,13 +32,16 @@ from typing import Any, Literal, get_args
 
 from cyfs_ns.config.source import BadYaml, Map, parse_yaml
 from cyfs_ns.config.written import Fault, Reader, Section, shown
+from cyfs_ns.identity.strictjson import write_json
 
 Kind = Literal["container", "process", "script"]
 
 MAX_PAGE = 64 * 1024
-"""Bytes of a page."""
+"""Bytes of a page, as it came and as it is kept: whatever is written of a service is far below what a key may hold."""
 MAX_LIST = 64
 """Entries of each list or mapping of a page."""
+MAX_PORTS = 16
+"""Of a service; ``services/<s>/info`` names them once for every node."""
 MAX_TEXT = 4096
 """Characters of each text of a page."""
 MAX_REPLICAS = 100
@@ -104,8 +106,7 @@ class Work:
     @property
     def version(self) -> str:
         """Twelve hexadecimal digits that name this work to people, and to the scheduler's own memory."""
-        page = json.dumps(self.as_page(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(page.encode()).hexdigest()[:12]
+        return hashlib.sha256(write_json(self.as_page())).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,8 @@ def read_service(page: Section) -> ServiceSpec:
     )
     if spec.name in spec.apart:
         page.error("apart", "a service never stands twice on a node; it need not be apart from itself")
+    if not page.reader.errors and (size := len(write_json(spec.as_page()))) > MAX_PAGE:
+        page.error("service", f"the page comes to {size} bytes of JSON; at most {MAX_PAGE} are kept")
     page.finish()
     return spec
 
@@ -229,6 +232,8 @@ def read_ports(page: Section) -> tuple[tuple[str, int], ...]:
     for name, text in _pairs(page, "ports", _port_fault):
         found.append((name, 0 if text == "auto" else int(text)))
     numbers = [number for _, number in found if number]
+    if len(found) > MAX_PORTS:
+        page.error("ports", f"{len(found)} ports; at most {MAX_PORTS}")
     if len(set(numbers)) != len(numbers):
         page.error("ports", "the same port stands here twice")
     return tuple(found)

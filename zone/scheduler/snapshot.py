@@ -1,36 +1,43 @@
 """What the scheduler knows in one round, frozen: the store's keys at one revision, who is heard of, and the time.
 
-``Reading`` is that as it was read, and the only thing a decision depends on.  ``snapshot_of`` looks at each value by
-itself: one that cannot be read becomes the ``fault`` of its service or node, and of nobody else.
+``Observation`` is that as it was read, and the only thing a decision depends on.  ``snapshot_of`` looks at each value
+by itself: one that cannot be read becomes the ``fault`` of its service or node, and of nobody else.
 
 | key | who writes it | what it says |
 |---|---|---|
 | ``services/<s>/spec`` | the owner | the page |
 | ``services/<s>/placement`` | the scheduler | ``Memory``: the good version, the failed one, where volumes are |
 | ``services/<s>/info`` | the scheduler | where clients find it, with weights |
-| ``services/<s>/instances/<n>`` | the node | ``Report`` |
+| ``services/<s>/instances/<n>`` | the node | ``Report`` about the item that it has |
 | ``nodes/<n>/intent`` | the owner | that it belongs to the zone; its labels; ``drain`` |
-| ``nodes/<n>/config`` | the scheduler | its items |
-| ``devices/<n>/info`` | the node | ``cpu_num`` (cores) and ``total_mem`` (bytes), among other things |
+| ``nodes/<n>/config/<s>`` | the scheduler | one item |
+| ``system/scheduler/round`` | the scheduler | ``plan.ROUND``: that a round was written |
+| ``devices/<n>/info`` | the node | ``cpu_num`` (cores), ``total_mem`` (bytes), ``did``, ``net_id``, and more |
 
-A node is heard of as long as it holds its lease in the store.  When that was last seen is kept by whoever reads the
-store, on its own clock, because no other clock can be compared with ``now``; who takes that over from another counts
-every node as seen at that moment.
+Every time here is one of the scheduler's own clock, because no other can be compared with ``now``: when a node last
+held its lease, and since when an item or a report says what it says, as ``heard_since`` keeps it.  A scheduler that
+takes over from another begins anew: every node was seen, and every item and report heard, at that moment.
+
+What a node owes for that: it reports an ``epoch`` only when nothing of the item before it runs any more, because that
+report is what gives the room of the old one away; it says ``stopped`` only when nothing runs at all; and it changes
+``since`` only with the state, because another ``since`` is another standing, which has to last from its beginning.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 from cyfs_ns.config.source import BadYaml, Map, tree_of
 from cyfs_ns.config.written import Reader, Section
 from cyfs_ns.errors import BadWire
+from cyfs_ns.identity.strictjson import read_json
 from zone.config.model import MOST_VALUE
 from zone.scheduler.service import (
     MAX_CPU,
+    MAX_LIST,
     MAX_MEMORY,
     NAME,
     Pairs,
@@ -45,7 +52,16 @@ from zone.scheduler.service import (
 State = Literal["starting", "ready", "failed", "stopped"]
 Target = Literal["running", "stopped"]
 
-_MAX_REVISION = 2**63 - 1
+MOST_REPORT: Final = 4 * 1024
+"""Bytes of a report."""
+MOST_INFO: Final = 64 * 1024
+"""Bytes of what a device says of itself."""
+
+_MAX_REVISION = 2**53
+_NAMED = re.compile(r"[!#-\[\]-~]{0,128}")
+"""A DID or network that a device names, which JSON writes as it is."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +87,7 @@ class Item:
     epoch: int
     """The revision of the store on which this was decided; a report that repeats it is about this item as it is now."""
     placed: float
-    """When that was, by the scheduler's clock."""
+    """Since when this scheduler knows of it, by its clock; not written."""
     why: str = ""
     before: Claim | None = None
     """What it replaces; taken as well until the node has reported about this one."""
@@ -82,18 +98,17 @@ class Item:
         return Claim(self.work.cpu, self.work.memory, frozenset(number for _, number in self.ports))
 
     def as_plain(self) -> dict[str, Any]:
-        """As it stands in ``nodes/<n>/config``."""
+        """As it stands in ``nodes/<n>/config/<s>``."""
         plain: dict[str, Any] = {
             "work": self.work.as_page(),
             "ports": dict(self.ports),
             "target": self.target,
             "epoch": self.epoch,
-            "placed": self.placed,
             "why": self.why,
         }
         if self.before is not None:
-            ports = {str(number): number for number in self.before.ports}
-            plain["before"] = {"cpu": self.before.cpu, "memory": self.before.memory, "ports": ports}
+            before = self.before
+            plain["before"] = {"cpu": before.cpu, "memory": before.memory, "ports": sorted(before.ports)}
         return plain
 
 
@@ -104,6 +119,9 @@ class Report:
     state: State
     epoch: int
     since: float
+    """By the clock of the node: never compared with a time, only with what it was."""
+    heard: float = field(default=0.0, compare=False)
+    """Since when the scheduler knows of it, by its own clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +136,11 @@ class Node:
     drain: bool = False
     seen: float | None = None
     """When it last held its lease; None: never."""
+    did: str = ""
+    net_id: str = ""
     items: Mapping[str, Item] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
+    """Services that have an item here which cannot be read."""
     fault: str = ""
     """What of it cannot be read; nothing new is placed on it then."""
 
@@ -155,7 +177,7 @@ class Service:
     """All that is known of one service."""
 
     spec: ServiceSpec | None = None
-    """None: its page was taken away, or cannot be read."""
+    """None: there is no page, or it cannot be read."""
     memory: Memory = Memory()
     reports: Mapping[str, Report] = field(default_factory=dict)
     info: object = None
@@ -165,7 +187,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Observation:
     """What was read, as it was read."""
 
     now: float
@@ -176,7 +198,9 @@ class Reading:
     """The key that makes this scheduler the one, and its revision."""
     seen: Mapping[str, float]
     """Node to when it last held its lease, by the same clock."""
-    entries: Mapping[str, tuple[int, str]]
+    heard: Mapping[str, float]
+    """Key of an item or report to since when it says what it says; as ``heard_since`` keeps it."""
+    entries: Mapping[str, tuple[int, str]] = field(repr=False)
     """Key to its revision and its value."""
 
 
@@ -189,128 +213,223 @@ class Snapshot:
     lease: tuple[str, int]
     nodes: Mapping[str, Node]
     services: Mapping[str, Service]
-    departed: tuple[str, ...] = ()
-    """Nodes that have a config and belong to the zone no more."""
-    revisions: Mapping[str, int] = field(default_factory=dict)
+    departed: tuple[tuple[str, str], ...] = ()
+    """Node and service of each item on a node that belongs to the zone no more."""
+    revisions: Mapping[str, int] = field(default_factory=dict, repr=False)
     """Of every key that was read."""
+    opened: Mapping[str, tuple[str, object]] = field(default_factory=dict, repr=False, compare=False)
+    """Each value, and what was made of it; ``snapshot_of`` opens only what is another the next time."""
 
 
-def snapshot_of(reading: Reading) -> Snapshot:
-    """Never raises: what cannot be read is a ``fault`` where it belongs.  Keys that are none of ours are read past."""
+def item_key(node: str, service: str) -> str:
+    """Of the item of ``service`` on ``node``."""
+    return f"nodes/{node}/config/{service}"
+
+
+def heard_since(now: float, entries: Mapping[str, tuple[int, str]], last: Observation | None) -> dict[str, float]:
+    """``Observation.heard`` for what is read ``now``; ``last`` is what this scheduler read before, if anything."""
+    known = {} if last is None else last.entries
+    heard = {} if last is None else last.heard
+    found = {}
+    for key, (_, text) in entries.items():
+        kind, _, rest = key.partition("/")
+        part = rest.partition("/")[2].partition("/")[0]
+        if (kind, part) in (("nodes", "config"), ("services", "instances")):
+            is_same = key in known and (known[key][1] == text or _says_the_same(key, known[key][1], text))
+            found[key] = heard.get(key, now) if is_same else now
+    return found
+
+
+def _says_the_same(key: str, before: str, text: str) -> bool:
+    try:
+        return key.startswith("services/") and _report(key, before) == _report(key, text)
+    except BadWire:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    why: str
+
+
+class _Opener:
+    """Opens values, and remembers those of the last time that are still the same."""
+
+    def __init__(self, last: Snapshot | None) -> None:
+        self._last = {} if last is None else last.opened
+        self.opened: dict[str, tuple[str, object]] = {}
+
+    def open(self, key: str, text: str, read: Callable[[str, str], T]) -> T | _Fault:
+        known = self._last.get(key)
+        if known is None or known[0] != text:
+            try:
+                known = text, read(key, text)
+            except BadWire as bad:
+                known = text, _Fault(str(bad))
+        self.opened[key] = known
+        return cast("T | _Fault", known[1])
+
+
+def snapshot_of(observed: Observation, last: Snapshot | None = None) -> Snapshot:
+    """Never raises: what cannot be read is a ``fault`` where it belongs.  Keys that are none of ours are read past.
+
+    ``last``, an earlier snapshot, only saves time.
+    """
     parts: dict[str, dict[str, dict[str, str]]] = {"nodes": {}, "services": {}, "devices": {}}
-    for key, (_, value) in reading.entries.items():
+    for key, (_, value) in observed.entries.items():
         kind, _, rest = key.partition("/")
         name, _, part = rest.partition("/")
         if kind in parts and NAME.fullmatch(name):
             parts[kind].setdefault(name, {})[part] = value
-    nodes, services = parts["nodes"], parts["services"]
-    named = {name for name, held in nodes.items() if "intent" in held}
-    found = {name: _node(name, nodes[name], parts["devices"].get(name, {}), reading.seen.get(name)) for name in named}
-    placed = {service for node in found.values() for service in node.items}
+    opener = _Opener(last)
+    found: dict[str, Node] = {}
+    departed = []
+    holders: dict[str, list[str]] = {}
+    for name, held in parts["nodes"].items():
+        items = {part.removeprefix("config/"): text for part, text in held.items() if part.startswith("config/")}
+        items = {service: text for service, text in items.items() if NAME.fullmatch(service)}
+        if "intent" in held:
+            found[name] = _node(name, held["intent"], items, parts["devices"].get(name, {}), observed, opener)
+            for service in items:
+                holders.setdefault(service, []).append(name)
+        else:
+            departed += [(name, service) for service in items]
+    services = parts["services"]
     return Snapshot(
-        now=reading.now,
-        revision=reading.revision,
-        lease=reading.lease,
+        now=observed.now,
+        revision=observed.revision,
+        lease=observed.lease,
         nodes=found,
-        services={name: _service(name, services.get(name, {})) for name in services.keys() | placed},
-        departed=tuple(sorted(name for name, held in nodes.items() if "config" in held and name not in named)),
-        revisions={key: revision for key, (revision, _) in reading.entries.items()},
+        services={
+            name: _service(name, services.get(name, {}), holders.get(name, ()), observed, opener)
+            for name in services.keys() | holders.keys()
+        },
+        departed=tuple(sorted(departed)),
+        revisions={key: revision for key, (revision, _) in observed.entries.items()},
+        opened=opener.opened,
     )
 
 
-def _node(name: str, held: Mapping[str, str], device: Mapping[str, str], seen: float | None) -> Node:
-    labels: Pairs = ()
-    drain = False
-    items: dict[str, Item] = {}
-    cpu = memory = 0
+def _node(
+    name: str,
+    intent: str,
+    held: Mapping[str, str],
+    device: Mapping[str, str],
+    observed: Observation,
+    opener: _Opener,
+) -> Node:
+    node = Node(name=name, seen=observed.seen.get(name))
     faults = []
-    try:
-        intent = _opened(f"nodes/{name}/intent", held["intent"])
-        labels, drain = read_labels(intent), intent.flag("drain")
-        _checked(intent)
-    except BadWire as bad:
-        faults.append(str(bad))
-    try:
-        if "config" in held:
-            items = _items(_opened(f"nodes/{name}/config", held["config"]))
-    except BadWire as bad:
-        faults.append(str(bad))
-    try:
-        if "info" in device:
-            facts = _opened(f"devices/{name}/info", device["info"])
-            cpu = facts.integer("cpu_num", 0, 1, MAX_CPU // 1000) * 1000
-            memory = facts.integer("total_mem", 0, 1, MAX_MEMORY << 10)
-            _checked(facts)
-    except BadWire as bad:
-        faults.append(str(bad))
-        cpu = memory = 0
-    return Node(
-        name=name,
-        cpu=cpu,
-        memory=memory,
-        labels=labels,
-        drain=drain,
-        seen=seen,
-        items=items,
-        fault="; ".join(faults),
-    )
+    meant = opener.open(f"nodes/{name}/intent", intent, _intent)
+    if isinstance(meant, _Fault):
+        faults.append(meant.why)
+    else:
+        node = replace(node, labels=meant[0], drain=meant[1])
+    items: dict[str, Item] = {}
+    for service, text in sorted(held.items()):
+        key = item_key(name, service)
+        item = opener.open(key, text, _item)
+        if isinstance(item, _Fault):
+            faults.append(item.why)
+        else:
+            items[service] = replace(item, placed=observed.heard.get(key, observed.now))
+    if "info" in device:
+        facts = opener.open(f"devices/{name}/info", device["info"], _facts)
+        if isinstance(facts, _Fault):
+            faults.append(facts.why)
+        else:
+            node = replace(node, cpu=facts[0], memory=facts[1], did=facts[2], net_id=facts[3])
+    return replace(node, items=items, unread=frozenset(held.keys() - items.keys()), fault="; ".join(faults))
 
 
-def _items(config: Section) -> dict[str, Item]:
-    found = {}
-    for name, table in config.named_tables("services"):
-        if not NAME.fullmatch(name):
-            config.error("services", f"{name[:64]!r} is no name of a service")
-        work = table.table("work")
-        if work is None:
-            table.error("work", "'work' is missing")
-            continue
-        found[name] = Item(
-            work=read_work(work),
-            ports=read_ports(table),
-            target=table.choice("target", get_args(Target), "running"),
-            epoch=_revision(table, "epoch"),
-            placed=table.seconds("placed"),
-            why=table.text("why"),
-            before=_claim(table),
-        )
-    _checked(config)
+def _intent(key: str, text: str) -> tuple[Pairs, bool]:
+    intent = _opened(key, text)
+    found = read_labels(intent), intent.flag("drain")
+    _checked(intent)
     return found
+
+
+def _facts(key: str, text: str) -> tuple[int, int, str, str]:
+    facts = _opened(key, text, MOST_INFO)
+    cpu = facts.integer("cpu_num", 0, 1, MAX_CPU // 1000) * 1000
+    memory = facts.integer("total_mem", 0, 1, MAX_MEMORY << 10)
+    names = facts.text("did"), facts.text("net_id")
+    for name, said in zip(("did", "net_id"), names, strict=True):
+        if not _NAMED.fullmatch(said):
+            facts.error(name, "expected at most 128 printable characters of ASCII")
+    _checked(facts)
+    return cpu, memory, *names
+
+
+def _item(key: str, text: str) -> Item:
+    table = _opened(key, text)
+    work = table.table("work")
+    if work is None:
+        raise BadWire(f"{key}: 'work' is missing")
+    item = Item(
+        work=read_work(work),
+        ports=read_ports(table),
+        target=table.choice("target", get_args(Target), "running"),
+        epoch=_revision(table, "epoch"),
+        placed=0.0,
+        why=table.text("why"),
+        before=_claim(table),
+    )
+    _checked(table)
+    return item
 
 
 def _claim(item: Section) -> Claim | None:
     table = item.table("before")
     if table is None:
         return None
-    ports = frozenset(number for _, number in read_ports(table))
-    return Claim(table.integer("cpu", 0, 0, MAX_CPU), table.integer("memory", 0, 0, MAX_MEMORY), ports)
+    ports = table.texts("ports")
+    if len(ports) > MAX_LIST or not all(port.isascii() and port.isdigit() and len(port) < 6 for port in ports):
+        table.error("ports", f"expected numbers, at most {MAX_LIST}")
+        return None
+    numbers = frozenset(int(port) for port in ports)
+    return Claim(table.integer("cpu", 0, 0, MAX_CPU), table.integer("memory", 0, 0, MAX_MEMORY), numbers)
 
 
-def _service(name: str, held: Mapping[str, str]) -> Service:
-    spec: ServiceSpec | None = None
-    memory = Memory()
+def _service(
+    name: str, held: Mapping[str, str], holders: Sequence[str], observed: Observation, opener: _Opener
+) -> Service:
+    service = Service()
     faults = []
-    try:
-        if "spec" in held:
-            page = _opened(f"services/{name}/spec", held["spec"])
-            spec = read_service(page)
-            if spec.name != name:
-                page.error("service", f"expected {name!r}, after which the key is named")
-            _checked(page)
-    except BadWire as bad:
-        spec = None
-        faults.append(str(bad))
-    try:
-        if "spec" in held and "placement" in held:
-            memory = _memory(_opened(f"services/{name}/placement", held["placement"]))
-    except BadWire as bad:
-        faults.append(str(bad))
-    return Service(
-        spec=spec, memory=memory, reports=dict(_reports(held)), info=_lenient(held.get("info")), fault="; ".join(faults)
-    )
+    if "spec" in held:
+        spec = opener.open(f"services/{name}/spec", held["spec"], _spec)
+        if isinstance(spec, _Fault):
+            faults.append(spec.why)
+        else:
+            service = replace(service, spec=spec)
+    if "placement" in held:
+        memory = opener.open(f"services/{name}/placement", held["placement"], _memory)
+        if isinstance(memory, _Fault):
+            faults.append(memory.why)
+        else:
+            service = replace(service, memory=memory)
+    reports = {}
+    for node in holders:
+        if (text := held.get(f"instances/{node}")) is not None:
+            key = f"services/{name}/instances/{node}"
+            report = opener.open(key, text, _report)
+            if not isinstance(report, _Fault):
+                reports[node] = replace(report, heard=observed.heard.get(key, observed.now))
+    info = opener.open(f"services/{name}/info", held["info"], _info) if "info" in held else None
+    return replace(service, reports=reports, info=info, fault="; ".join(faults))
 
 
-def _memory(written: Section) -> Memory:
+def _spec(key: str, text: str) -> ServiceSpec:
+    page = _opened(key, text)
+    spec = read_service(page)
+    if key != f"services/{spec.name}/spec":
+        page.error("service", f"expected {key.split('/')[1]!r}, after which the key is named")
+    _checked(page)
+    return spec
+
+
+def _memory(key: str, text: str) -> Memory:
+    written = _opened(key, text)
     good, failed = written.table("good"), written.table("failed")
     memory = Memory(
         read_work(good) if good is not None else None,
@@ -323,20 +442,19 @@ def _memory(written: Section) -> Memory:
     return memory
 
 
-def _reports(held: Mapping[str, str]) -> Iterable[tuple[str, Report]]:
-    for part, value in held.items():
-        kind, _, node = part.partition("/")
-        if kind != "instances" or not NAME.fullmatch(node):
-            continue
-        try:
-            table = _opened(part, value)
-            # Without a word about the item it is about, and its state, a report says nothing.
-            state = table.choice("state", get_args(State), "starting")
-            report = Report(state, _revision(table, "epoch"), table.seconds("since"))
-            _checked(table)
-        except BadWire:
-            continue
-        yield node, report
+def _report(key: str, text: str) -> Report:
+    """Without a word about the item it is about, and its state, a report says nothing."""
+    table = _opened(key, text, MOST_REPORT)
+    report = Report(
+        table.choice("state", get_args(State), "starting"), _revision(table, "epoch"), table.seconds("since")
+    )
+    _checked(table)
+    return report
+
+
+def _info(key: str, text: str) -> object:
+    """What cannot be read is another than what will be told, and is written anew."""
+    return read_json(text, key)
 
 
 def _revision(table: Section, key: str) -> int:
@@ -345,23 +463,14 @@ def _revision(table: Section, key: str) -> int:
     return table.integer(key, 0, 0, _MAX_REVISION)
 
 
-def _lenient(text: str | None) -> object:
+def _opened(key: str, text: str, most: int = MOST_VALUE) -> Section:
+    """The mapping a value holds; raises ``BadWire`` when it holds none, or has more than ``most`` characters."""
+    if len(text) > most:
+        raise BadWire(f"{key}: {len(text)} characters; at most {most}")
     try:
-        return None if text is None else plain_json(text)
-    except BadWire:
-        return None  # it is ours alone, and will be written anew
-
-
-def _opened(key: str, text: str) -> Section:
-    """The mapping a value holds; raises ``BadWire`` when it holds none."""
-    try:
-        if len(text) > MOST_VALUE:
-            raise BadWire(f"{len(text)} characters; at most {MOST_VALUE}")
-        tree = tree_of(plain_json(text))
+        tree = tree_of(read_json(text, key))
     except BadYaml as bad:
         raise BadWire(f"{key}: {bad.message}") from None
-    except BadWire as bad:
-        raise BadWire(f"{key}: {bad}") from None
     if not isinstance(tree, Map):
         raise BadWire(f"{key}: expected an object of JSON")
     return Section(Reader(), tree, key)
@@ -372,22 +481,3 @@ def _checked(section: Section) -> None:
     if faults:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise BadWire(f"{faults[0].path}: {faults[0].message}{more}")
-
-
-def plain_json(text: str) -> Any:
-    """JSON (RFC 8259) that can be read in one way only: no key twice, no NaN.  Raises ``BadWire``, and nothing else."""
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as bad:
-        raise BadWire(f"no JSON that we read: {str(bad)[:200]}") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
-
-
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no number")

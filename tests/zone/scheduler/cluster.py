@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zone.scheduler.plan import Plan, Transaction
+from zone.config.model import MOST_ACTIONS, MOST_WRITTEN, Commit, check_value
+from zone.scheduler.plan import Plan
 from zone.scheduler.schedule import schedule
 from zone.scheduler.service import Work, load_service
-from zone.scheduler.snapshot import Item, Reading, Snapshot, snapshot_of
+from zone.scheduler.snapshot import Item, Observation, Snapshot, heard_since, snapshot_of
 
 LEASE_KEY = "system/scheduler/lease"
 START = 1_700_000_000.0
@@ -27,7 +28,7 @@ def page(name: str, **said: Any) -> dict[str, Any]:
 
 
 class Store:
-    """Keys with revisions, and transactions that are all or nothing."""
+    """Keys with revisions, and commits that are all or nothing."""
 
     def __init__(self) -> None:
         self.revision = 0
@@ -51,14 +52,18 @@ class Store:
     def revision_of(self, key: str) -> int:
         return self.entries.get(key, (0, ""))[0]
 
-    def commit(self, wanted: Transaction) -> bool:
-        if any(self.revision_of(key) != revision for key, revision in wanted.compares):
+    def commit(self, wanted: Commit) -> bool:
+        assert wanted.writes.keys() <= wanted.guards.keys()
+        assert len(wanted.guards) + len(wanted.writes) <= MOST_ACTIONS
+        assert sum(len(key) + len((text or "").encode()) for key, text in wanted.writes.items()) <= MOST_WRITTEN
+        if any(self.revision_of(key) != revision for key, revision in wanted.guards.items()):
             return False
         self.revision += 1
-        for key, text in wanted.puts:
-            self.entries[key] = (self.revision, text)
-        for key in wanted.deletes:
-            del self.entries[key]
+        for key, text in wanted.writes.items():
+            if text is None:
+                del self.entries[key]
+            else:
+                self.entries[key] = (self.revision, check_value(text))
         return True
 
 
@@ -76,7 +81,9 @@ class Machine:
     cpu_num: int
     total_mem: int
     lag: int = 0
-    """Steps between reading a config and acting on it."""
+    """Steps between reading its items and acting on them."""
+    ahead: float = 0.0
+    """Seconds by which its clock is wrong."""
     is_up: bool = True
     read: list[tuple[int, Mapping[str, Item]]] = field(default_factory=list)
     running: dict[str, Running] = field(default_factory=dict)
@@ -89,14 +96,31 @@ class Cluster:
         self.now = START
         self.store = Store()
         self.machines: dict[str, Machine] = {}
+        self.ahead = 0.0
+        """Seconds by which the clock of the present scheduler is wrong."""
         self.seen: dict[str, float] = {}
+        self.last: Observation | None = None
         self.bad: set[str] = set()
         """Images that never get ready."""
 
-    def join(self, name: str, cpu: int = 4, memory: int = 4 * GIB, lag: int = 0, **intent: Any) -> None:
-        self.machines[name] = Machine(cpu, memory, lag)
-        self.seen[name] = self.now
-        self.store.put(f"devices/{name}/info", {"cpu_num": cpu, "total_mem": memory, "arch": "amd64"})
+    @property
+    def clock(self) -> float:
+        """What the scheduler takes for the time."""
+        return self.now + self.ahead
+
+    def take_over(self, ahead: float) -> None:
+        """Another scheduler, which knows nothing of what the last one saw."""
+        self.ahead, self.last = ahead, None
+        self.seen = dict.fromkeys(self.seen, self.clock)
+        self.store.put(LEASE_KEY, {})
+
+    def join(
+        self, name: str, cpu: int = 4, memory: int = 4 * GIB, lag: int = 0, ahead: float = 0.0, **intent: Any
+    ) -> None:
+        self.machines[name] = Machine(cpu, memory, lag, ahead)
+        self.seen[name] = self.clock
+        info = {"cpu_num": cpu, "total_mem": memory, "arch": "amd64", "did": f"did:dev:{name}", "net_id": "lan1"}
+        self.store.put(f"devices/{name}/info", info)
         self.intend(name, **intent)
 
     def intend(self, name: str, **intent: Any) -> None:
@@ -109,37 +133,44 @@ class Cluster:
 
     def deploy(self, name: str, **said: Any) -> None:
         plain = page(name, **said)
-        assert load_service(json.dumps(plain).encode()).spec is not None
+        assert load_service(json.dumps(plain, ensure_ascii=False).encode()).spec is not None
         self.store.put(f"services/{name}/spec", plain)
 
-    def reading(self) -> Reading:
-        return Reading(
-            now=self.now,
+    def observed(self) -> Observation:
+        return Observation(
+            now=self.clock,
             revision=self.store.revision,
             lease=(LEASE_KEY, self.store.revision_of(LEASE_KEY)),
             seen=dict(self.seen),
+            heard=heard_since(self.clock, self.store.entries, self.last),
             entries=dict(self.store.entries),
         )
 
     def snapshot(self) -> Snapshot:
-        return snapshot_of(self.reading())
+        return snapshot_of(self.observed())
 
     def plan(self) -> Plan:
         return schedule(self.snapshot())
 
     def apply(self) -> Plan:
         """One round of the scheduler."""
-        plan = self.plan()
-        if plan.transaction:
-            assert self.store.commit(plan.transaction)
+        self.last = self.observed()
+        plan = schedule(snapshot_of(self.last))
+        if plan.commit.writes:
+            assert self.store.commit(plan.commit)
         return plan
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and all that happens is that every machine keeps its lease."""
+        self.now += seconds
+        self.seen = dict.fromkeys(self.seen, self.clock)
 
     def step(self, seconds: float = 5.0) -> Plan:
         self.now += seconds
         nodes = self.snapshot().nodes
         for name, machine in sorted(self.machines.items()):
             if machine.is_up:
-                self.seen[name] = self.now
+                self.seen[name] = self.clock
                 if name in nodes:
                     machine.read.append((self.store.revision, nodes[name].items))
             self._work(name, machine)
@@ -154,7 +185,7 @@ class Cluster:
         """Until nothing is left to do; fails when there always is."""
         quiet = 0
         for _ in range(most):
-            quiet = 0 if self.step().transaction else quiet + 1
+            quiet = 0 if self.step().commit.writes else quiet + 1
             if quiet == 15:
                 return
         raise AssertionError("it never came to rest")
@@ -196,4 +227,4 @@ class Cluster:
         key = f"services/{service}/instances/{name}"
         old = self.store.get(key) if key in self.store.entries else {}
         if (old.get("state"), old.get("epoch")) != (state, item.epoch):
-            self.store.put(key, {"state": state, "epoch": item.epoch, "since": self.now, "pid": 42})
+            self.store.put(key, {"state": state, "epoch": item.epoch, "since": self.now + machine.ahead, "pid": 42})

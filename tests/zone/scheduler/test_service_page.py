@@ -108,6 +108,11 @@ def test_what_is_wrong_is_said_with_its_place(line: str, fault: str) -> None:
         ("service: a\nimage: b\n---\nservice: c\n", "3:1: error: /: one page declares one service"),
         ("service: a\nimage: b\n" + "#" * (64 * 1024), "the page has"),
         ("service: a\nimage: b\ncommand: [" + "x, " * 65 + "]", "3:10: error: /command: 65 entries; at most 64"),
+        ("service: a\nimage: b\nports: {" + "".join(f"p{n}: auto, " for n in range(17)) + "}", "17 ports; at most 16"),
+        (
+            "service: a\nimage: b\ncommand: [" + ('"' + "\\a" * 2000 + '", ') * 6 + "]",
+            "bytes of JSON; at most 65536 are kept",
+        ),
         ("service: a\nimage: " + "b" * 5000, "2:8: error: /image: 5000 characters; at most 4096"),
     ],
 )

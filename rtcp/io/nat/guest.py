@@ -39,7 +39,8 @@ class Guest:
         self._asking = Asking(ground)
         self._detour: Detour | None = None
         self._was_direct = False
-        self._why = "the peer dialled it"
+        self._told: Told | None = None
+        """How the last attempt ended, as the peer saw it."""
         self._answering = False
         self._answered_at = float("-inf")
         self._is_over = False
@@ -76,8 +77,8 @@ class Guest:
                     await self._punch(talk, ask)
                 case RelaySide() as side:
                     await self._bind(talk, side)
-                case Told(direct, why):
-                    self._why = why if direct else f"{why} (says the peer)"
+                case Told() as told:
+                    self._told = told
                 case signal:
                     raise BadWire(f"{type(signal).__name__} is not for this end to hear")
 
@@ -168,5 +169,9 @@ class Guest:
             self._detour.close()
 
     def explain(self) -> Report:
-        """For people."""
-        return Report(current=self.way, why=self._why, ways=())
+        """For people.  What the peer told is of such a way as its attempt led to: it may have found one besides, or
+        lost that one since, and says neither."""
+        way, told, why = self.way, self._told, "the peer dialled it"
+        if told is not None and way is not None and told.direct is not way.relayed:
+            why = told.why if told.direct else f"{told.why} (says the peer)"
+        return Report(current=way, why=why, ways=())

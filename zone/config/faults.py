@@ -32,7 +32,7 @@ NEXT = {
     Code.CONFLICT: "read again, decide again, then try again",
     Code.COMPACTED: "read the present state, and go on from its revision",
     Code.UNAVAILABLE: "try again later; nothing was changed",
-    Code.UNCERTAIN: "read before trying again: the change may have been made",
+    Code.UNCERTAIN: "read before trying again: the change may have been made, or may yet be",
     Code.FULL: "compact the history or make room, and read before trying again",
     Code.DAMAGED: "put a backup in its place",
 }

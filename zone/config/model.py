@@ -8,8 +8,9 @@ nothing.  Revisions count from 1, the empty store; 0 is the revision of a key th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from cyfs_ns.errors import BadWire
@@ -21,7 +22,10 @@ from zone.config.pointer import put, read_pointer, remove
 MOST_VALUE: Final = 256 * 1024
 """Bytes of one value."""
 MOST_WRITTEN: Final = 1024 * 1024
-"""Bytes of values and keys in one transaction; etcd refuses requests of 1.5 MiB as a matter of course."""
+"""Bytes of values and keys in one transaction, as it is asked for and as it is written; etcd refuses requests of
+1.5 MiB as a matter of course."""
+MOST_OPENED: Final = 1024 * 1024
+"""Bytes of values that one transaction looks into, by paths, by appending and by comparing."""
 MOST_ACTIONS: Final = 2048
 """Actions and comparisons of one transaction."""
 
@@ -51,16 +55,28 @@ def _written(value: Json) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key as one revision left it.  ``value`` is None where that revision deleted it."""
+    """A key as one revision left it.
+
+    ``value`` is None where that revision deleted it, and where ``fault`` says why nobody here can read it.
+    """
 
     key: str
-    value: str | None
+    value: str | None = field(repr=False)
     revision: int
     """The revision that wrote this."""
     created: int
     """The revision that made the key; 0 for a deletion."""
     version: int
     """How many times it was written since then; 0 for a deletion."""
+    fault: Code | None = None
+    """``DENIED``: the value is sealed, and not for this OOD.  ``DAMAGED``: it is not what a store of ours wrote."""
+
+    def text(self) -> str | None:
+        """The value; None for a deletion.  Raises ``ConfigError`` if there is one that cannot be read."""
+        if self.fault is not None:
+            why = "sealed, and not for this OOD" if self.fault is Code.DENIED else "not what was written"
+            raise ConfigError(self.fault, f"{self.key}: the value is {why}")
+        return self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +121,7 @@ class HasValue:
     """The key's value equals ``value`` as JSON: spaces and the order of names do not matter."""
 
     key: str
-    value: str
+    value: str = field(repr=False)
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -123,7 +139,7 @@ class Set:
     """Give the key this value, whether it was there or not."""
 
     key: str
-    value: str
+    value: str = field(repr=False)
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -135,7 +151,7 @@ class Create:
     """Give the key this value.  It must be absent (``EXISTS``)."""
 
     key: str
-    value: str
+    value: str = field(repr=False)
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -150,7 +166,7 @@ class Append:
     """
 
     key: str
-    value: str
+    value: str = field(repr=False)
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -166,7 +182,7 @@ class SetPath:
 
     key: str
     path: str
-    value: str
+    value: str = field(repr=False)
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -215,6 +231,13 @@ class Transaction:
             raise ConfigError(Code.INVALID, "a transaction without an action")
         if len(self.actions) + len(self.comparisons) > MOST_ACTIONS:
             raise ConfigError(Code.TOO_LARGE, f"a transaction has at most {MOST_ACTIONS} actions and comparisons")
+        if self.size > MOST_WRITTEN:
+            raise ConfigError(Code.TOO_LARGE, f"a transaction brings at most {MOST_WRITTEN} bytes")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all it brings: the values to write and to compare with."""
+        return sum(len(getattr(part, "value", "").encode()) for part in (*self.actions, *self.comparisons))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,92 +248,155 @@ class Commit:
     """
 
     guards: Mapping[str, int]
-    writes: Mapping[str, str | None]
+    writes: Mapping[str, str | None] = field(repr=False)
 
 
 # -- what a transaction comes to
 
 
 def keys_needed(transaction: Transaction) -> list[str]:
-    """The keys whose entries :func:`decide` has to see, sorted."""
-    blind = {action.key for action in transaction.actions if isinstance(action, Set)}
-    seeing = {action.key for action in transaction.actions if not isinstance(action, Set)}
-    compared = {comparison.key for comparison in transaction.comparisons}
-    # A key that is only set, and not compared, may hold whatever it likes.
-    return sorted(seeing | compared | (blind & seeing))
+    """The keys whose entries :func:`decide` has to see, sorted: all, also those that are only set.
+
+    Every write is guarded by what was seen.  Otherwise a commit that nobody knows the fate of could be made later, over
+    what others were told has been written since.
+    """
+    return sorted({part.key for part in (*transaction.actions, *transaction.comparisons)})
 
 
 def decide(transaction: Transaction, entries: Mapping[str, Entry]) -> Commit:
     """The writes that ``transaction`` comes to, guarded by what was seen.  Raises ``ConfigError``.
 
     ``entries``: those of :func:`keys_needed` that are there, read at one revision.  If a guard does not hold when the
-    writes are made, read and decide again.
+    writes are made, read and decide again.  Takes a second for the largest that are allowed.
     """
+    drafts = {key: _Draft(key, entries.get(key)) for key in keys_needed(transaction)}
+    opened = {part.key for part in (*transaction.comparisons, *transaction.actions) if isinstance(part, _LOOKING)}
+    if sum(len((entries[key].value or "").encode()) for key in opened & entries.keys()) > MOST_OPENED:
+        raise ConfigError(Code.TOO_LARGE, f"a transaction looks into values of at most {MOST_OPENED} bytes")
     for comparison in transaction.comparisons:
-        _compare(comparison, entries.get(comparison.key))
-    guards = {key: entries[key].revision if key in entries else 0 for key in keys_needed(transaction)}
-    before = {key: entry.value for key, entry in entries.items()}
-    after = dict(before)
+        _compare(comparison, drafts[comparison.key])
     for action in transaction.actions:
-        after[action.key] = _done(action, after.get(action.key))
-    set_keys = {action.key for action in transaction.actions if isinstance(action, Set | Create)}
-    writes = {
-        key: value
-        for key, value in sorted(after.items())
-        if (key in set_keys and value is not None) or value != before.get(key)
-    }
+        _do(action, drafts[action.key])
+    writes: dict[str, str | None] = {}
+    for draft in drafts.values():
+        writes |= _writes(draft)
     size = sum(len(key) + len((value or "").encode()) for key, value in writes.items())
     if size > MOST_WRITTEN:
         raise ConfigError(Code.TOO_LARGE, f"a transaction writes at most {MOST_WRITTEN} bytes")
-    return Commit(guards, writes)
+    return Commit({key: entries[key].revision if key in entries else 0 for key in drafts}, writes)
 
 
-def _compare(comparison: Comparison, entry: Entry | None) -> None:
+class _Draft:
+    """The value of one key while a transaction is decided: parsed at most once, and written at most once."""
+
+    def __init__(self, key: str, entry: Entry | None) -> None:
+        self.key = key
+        self.entry = entry
+        self.there = entry is not None
+        self.is_set = self.is_edited = False
+        self._text: str | None = None
+        """What was given instead of what the entry has, if anything was."""
+        self._value: Json = None
+        self._plain: str | None = None
+        self._is_parsed = False
+
+    def put(self, text: str | None) -> None:
+        """Give it this value, or none."""
+        self._text = text
+        self.there = self.is_set = text is not None
+        self.is_edited = self._is_parsed = False
+
+    def edit(self, value: Json) -> None:
+        self._value, self.is_edited = value, True
+
+    def value(self) -> Json:
+        """The value, which may be changed in place by who calls :meth:`edit` then.  Raises ``ConfigError``."""
+        if not self._is_parsed:
+            self._value, self._is_parsed = read_value(self._found() or ""), True
+        return self._value
+
+    def plain(self) -> str:
+        """One form for all texts of the value as it was.  Raises ``ConfigError``."""
+        if self._plain is None:
+            self._plain = _written(self.value())
+        return self._plain
+
+    def text(self) -> str | None:
+        """The value as it is to be written.  Raises ``ConfigError``."""
+        return check_value(_written(self._value)) if self.is_edited else self._found()
+
+    def _found(self) -> str | None:
+        if self._text is not None or self.entry is None:
+            return self._text
+        return self.entry.text()
+
+
+_LOOKING: Final = HasValue | Append | SetPath | RemovePath
+"""What has to know the value that is there."""
+
+
+def _writes(draft: _Draft) -> dict[str, str | None]:
+    with _about(draft.key):
+        if not draft.there:
+            return {draft.key: None} if draft.entry is not None else {}
+        if not draft.is_set and not draft.is_edited:
+            return {}
+        text = draft.text()
+        # What is edited and comes out as it was is no change; what is set is one always.
+        return {draft.key: text} if draft.is_set or draft.entry is None or text != draft.entry.value else {}
+
+
+def _compare(comparison: Comparison, draft: _Draft) -> None:
     key = comparison.key
     if isinstance(comparison, AtRevision):
-        found = entry.revision if entry is not None else 0
+        found = draft.entry.revision if draft.entry is not None else 0
         if found != comparison.revision:
             wanted = f"at revision {comparison.revision}" if comparison.revision else "absent"
             there = f"at revision {found}" if found else "absent"
             raise ConfigError(Code.CONFLICT, f"{key} is {there}, not {wanted}")
-    elif entry is None or entry.value is None or _plain(entry.value) != _plain(comparison.value):
-        raise ConfigError(Code.CONFLICT, f"{key} has another value" if entry is not None else f"{key} is absent")
+    elif not draft.there:
+        raise ConfigError(Code.CONFLICT, f"{key} is absent")
+    # One form for all texts of the same value; in Python alone, 1 would equal true and 1.0.
+    elif draft.plain() != _written(read_value(comparison.value)):
+        raise ConfigError(Code.CONFLICT, f"{key} has another value")
 
 
-def _plain(text: str) -> str:
-    """One form for all texts of the same value; in Python alone, 1 would equal true and 1.0."""
-    return _written(read_value(text))
-
-
-def _done(action: Action, text: str | None) -> str | None:
-    if isinstance(action, Set):
-        return action.value
-    if isinstance(action, Create):
-        if text is not None:
-            raise ConfigError(Code.EXISTS, f"{action.key} is there already")
-        return action.value
-    if text is None:
+def _do(action: Action, draft: _Draft) -> None:
+    if isinstance(action, Create) and draft.there:
+        raise ConfigError(Code.EXISTS, f"{action.key} is there already")
+    if isinstance(action, Set | Create):
+        draft.put(action.value)
+        return
+    if not draft.there:
         raise ConfigError(Code.MISSING, f"{action.key} is absent")
     if isinstance(action, Delete):
-        return None
-    try:
-        value = read_value(text)
+        draft.put(None)
+        return
+    with _about(action.key):
+        value = draft.value()
         if isinstance(action, Append):
-            changed = _appended(value, read_value(action.value))
+            draft.edit(_appended(value, read_value(action.value)))
         elif isinstance(action, SetPath):
-            changed = put(value, read_pointer(action.path), read_value(action.value))
-        else:
-            changed = remove(value, read_pointer(action.path))
-            if changed is value:
-                return text
-        return check_value(_written(changed))
+            draft.edit(put(value, read_pointer(action.path), read_value(action.value)))
+        elif remove(value, read_pointer(action.path)):
+            draft.edit(value)
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """A fault of a value, told with its key."""
+    try:
+        yield
     except ConfigError as fault:
-        raise ConfigError(fault.code, f"{action.key}: {fault.message}") from None
+        told = fault.message if fault.message.startswith(f"{key}: ") else f"{key}: {fault.message}"
+        raise ConfigError(fault.code, told) from None
 
 
 def _appended(value: Json, more: Json) -> Json:
+    """``value``, an array changed in place, or a string."""
     if isinstance(value, str) and isinstance(more, str):
         return value + more
     if isinstance(value, list):
-        return [*value, more]
+        value.append(more)
+        return value
     raise ConfigError(Code.INVALID, "only arrays take another element, and strings a string")

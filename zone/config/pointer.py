@@ -1,6 +1,6 @@
-"""JSON pointers (RFC 6901): the way to a place in a value, and the value with that place changed.
+"""JSON pointers (RFC 6901): the way to a place in a value, and changing that place.
 
-Values are never changed in place: what is put or removed gives a new value, which shares the parts that are the same.
+Values are changed in place, so that many changes of a large one cost no copy each.  What is put becomes a part of it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def put(value: Json, pointer: Pointer, new: Json) -> Json:
-    """``value`` with ``new`` at ``pointer``.
+    """``value`` with ``new`` at ``pointer``: itself, changed, or ``new`` if the pointer is empty.
 
     Objects that are missing on the way are made; ``-`` is the place after the last element of an array.  Raises
     ``ConfigError`` where the way leads through a number, a string, or past the end of an array.
@@ -42,30 +42,33 @@ def put(value: Json, pointer: Pointer, new: Json) -> Json:
         return new
     step, rest = pointer[0], pointer[1:]
     if isinstance(value, dict):
-        return {**value, step: put(value.get(step, {}), rest, new)}
-    if isinstance(value, list):
-        if step == "-":
-            return [*value, put({}, rest, new)]
+        value[step] = put(value.get(step, {}), rest, new)
+    elif isinstance(value, list) and step == "-":
+        value.append(put({}, rest, new))
+    elif isinstance(value, list):
         index = _index(value, step)
         if index is None:
             raise ConfigError(Code.INVALID, f"an array of {len(value)} has no element {step[:80]!r}")
-        return [*value[:index], put(value[index], rest, new), *value[index + 1 :]]
-    raise ConfigError(Code.INVALID, f"there is no place {step[:80]!r} in what is neither an object nor an array")
+        value[index] = put(value[index], rest, new)
+    else:
+        raise ConfigError(Code.INVALID, f"there is no place {step[:80]!r} in what is neither an object nor an array")
+    return value
 
 
-def remove(value: Json, pointer: Pointer) -> Json:
-    """``value`` without what is at ``pointer``, which has a step at least; ``value`` itself where nothing is."""
+def remove(value: Json, pointer: Pointer) -> bool:
+    """Remove what is at ``pointer``, which has a step at least, from ``value``; False where nothing is."""
     step, rest = pointer[0], pointer[1:]
     if isinstance(value, dict) and step in value:
-        if not rest:
-            return {name: below for name, below in value.items() if name != step}
-        return value if (below := remove(value[step], rest)) is value[step] else {**value, step: below}
+        if rest:
+            return remove(value[step], rest)
+        del value[step]
+        return True
     if isinstance(value, list) and (index := _index(value, step)) is not None:
-        if not rest:
-            return value[:index] + value[index + 1 :]
-        below = remove(value[index], rest)
-        return value if below is value[index] else [*value[:index], below, *value[index + 1 :]]
-    return value
+        if rest:
+            return remove(value[index], rest)
+        del value[index]
+        return True
+    return False
 
 
 def _index(array: list[Json], step: str) -> int | None:

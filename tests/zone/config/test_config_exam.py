@@ -212,6 +212,41 @@ async def test_no_update_is_lost_among_many_writers(store: ConfigStore):
     assert sorted(log) == sorted(list(range(8)) * 12) and len(set(wins)) == 96
 
 
+class Late:
+    """A store whose answer to the next commit is lost; the commit itself arrives when :meth:`arrive` is called."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self._held: Commit | None = None
+
+    def __getattr__(self, name: str):
+        return getattr(self._inner, name)
+
+    async def commit(self, commit: Commit) -> int | None:
+        self._held = commit
+        raise ConfigError(Code.UNCERTAIN, "the answer was lost")
+
+    async def arrive(self) -> int | None:
+        assert self._held is not None
+        return await self._inner.commit(self._held)
+
+
+async def test_what_is_made_late_does_not_undo_what_was_acknowledged(backend: Backend, store: ConfigStore):
+    for first, second in (
+        (Set("a", '"first"'), Set("a", '"second"')),
+        (Set("a", '"third"'), Delete("a")),
+        (Delete("b"), Set("b", '"second"')),
+    ):
+        await store.transact(tx(Set("b", '"before"')))
+        late = Late(backend)
+        with refused(Code.UNCERTAIN):
+            await ConfigStore(late).transact(tx(first))
+        await store.transact(tx(second))
+        before = await values(store)
+        assert await late.arrive() is None
+        assert await values(store) == before
+
+
 # -- the past
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyfs_ns.identity.strictjson import read_json, write_json
 from zone.config import keys, model
 from zone.config.faults import NEXT, Code, ConfigError
 from zone.config.keys import At, Below, check_key, child, interval
 from zone.config.model import (
     Append,
     AtRevision,
+    Change,
     Commit,
     Create,
     Delete,
     Entry,
     HasValue,
+    Reading,
     RemovePath,
     Set,
     SetPath,
@@ -131,9 +135,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("value", "path", "new", "expected"), PLACES)
 def test_a_path_is_put(value, path, new, expected):
-    before = json.dumps(value)
-    assert put(value, read_pointer(path), new) == expected
-    assert json.dumps(value) == before
+    assert put(copy.deepcopy(value), read_pointer(path), new) == expected
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,8 @@ def test_a_path_is_put(value, path, new, expected):
 def test_a_path_that_leads_through_nothing(value, path):
     with refused(Code.INVALID):
         put(value, read_pointer(path), 0)
-    assert remove(value, read_pointer(path)) is value
+    before = json.dumps(value)
+    assert not remove(value, read_pointer(path)) and json.dumps(value) == before
 
 
 @pytest.mark.parametrize("path", ["a", "/~", "/~2", "/a~", "/" + "a" * 2000])
@@ -156,7 +159,8 @@ def test_no_pointer(path):
     [({"a": 1, "b": 2}, "/a", {"b": 2}), ([1, 2, 3], "/1", [1, 3]), ({"a": [{"b": 1}]}, "/a/0/b", {"a": [{}]})],
 )
 def test_a_path_is_removed(value, path, expected):
-    assert remove(value, read_pointer(path)) == expected
+    value = copy.deepcopy(value)
+    assert remove(value, read_pointer(path)) and value == expected
 
 
 JSON = st.recursive(
@@ -171,7 +175,7 @@ def test_what_was_put_into_objects_is_removed_again(value, steps):
     pointer = read_pointer("".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps))
     assert pointer == tuple(steps)
     try:
-        changed = put(value, pointer, "new")
+        changed = put(copy.deepcopy(value), pointer, "new")
     except ConfigError as fault:
         assert fault.code is Code.INVALID
         return
@@ -179,7 +183,9 @@ def test_what_was_put_into_objects_is_removed_again(value, steps):
     for step in steps:
         found = found[step] if isinstance(found, dict) else found[-1 if step == "-" else int(step)]
     assert found == "new"
-    assert remove(remove(value, pointer), pointer[:1]) == remove(value, pointer[:1]) or isinstance(value, list)
+    if isinstance(value, dict):
+        value.pop(steps[0], None)
+        assert remove(changed, pointer) and remove(changed, pointer[:1]) is (len(pointer) > 1) and changed == value
 
 
 # -- transactions
@@ -195,11 +201,87 @@ def done(*actions, entries=None, **values):
     return {key: None if text is None else json.loads(text) for key, text in commit.writes.items()}
 
 
-def test_what_is_only_set_need_not_be_read():
-    transaction = Transaction((Set("a", "1"), Append("b", "2")), (AtRevision("c", 0),))
-    assert keys_needed(transaction) == ["b", "c"]
-    commit = decide(transaction, there(b=[1]))
-    assert commit == Commit({"b": 7, "c": 0}, {"a": "1", "b": "[1,2]"})
+def test_every_write_is_guarded_by_what_was_seen():
+    transaction = Transaction((Set("a", "1"), Append("b", "2"), Set("d", "3")), (AtRevision("c", 0),))
+    assert keys_needed(transaction) == ["a", "b", "c", "d"]
+    commit = decide(transaction, there(b=[1], d=2))
+    assert commit == Commit({"a": 0, "b": 7, "c": 0, "d": 8}, {"a": "1", "b": "[1,2]", "d": "3"})
+
+
+def test_a_value_is_parsed_and_written_once_however_many_actions_it_has(monkeypatch: pytest.MonkeyPatch):
+    parsed: list[str] = []
+    written: list[object] = []
+
+    def read(text: str, what: str):
+        parsed.append(text)
+        return read_json(text, what)
+
+    def write(value):
+        written.append(value)
+        return write_json(value)
+
+    large = {"list": list(range(20_000)), "map": {}}
+    entries = there(a=large)
+    changes = tuple(
+        action
+        for number in range(300)
+        for action in (SetPath("a", f"/map/{number}", "1"), SetPath("a", "/list/-", "2"), RemovePath("a", "/list/0"))
+    )
+    transaction = Transaction(changes, tuple(HasValue("a", "1") for _ in range(100)))
+    same = Transaction(changes, tuple(HasValue("b", "1") for _ in range(100)))
+    monkeypatch.setattr(model, "read_json", read)
+    monkeypatch.setattr(model, "write_json", write)
+    with refused(Code.CONFLICT):
+        decide(transaction, entries)
+    parsed.clear()
+    commit = decide(same, {**entries, "b": Entry("b", "1", 3, 3, 1)})
+    made = json.loads(commit.writes["a"] or "")
+    assert made == {"list": [*range(300, 20_000), *[2] * 300], "map": {str(number): 1 for number in range(300)}}
+    # Once as it was and once to check what it came to.
+    assert sum(len(text) > 1000 for text in parsed) == 2
+    assert sum(isinstance(value, dict) for value in written) == 2
+
+
+def test_what_a_transaction_may_bring_and_look_into():
+    large = json.dumps("x" * (model.MOST_VALUE - 2))
+    with refused(Code.TOO_LARGE):
+        Transaction(tuple(SetPath("a", "/x", large) for _ in range(5)))
+    with refused(Code.TOO_LARGE):
+        Transaction((Set("a", "1"),), tuple(HasValue("b", large) for _ in range(5)))
+    entries = {key: Entry(key, large, 3, 3, 1) for key in "abcde"}
+    assert decide(Transaction(tuple(Set(key, "1") for key in "abcde")), entries).writes == dict.fromkeys("abcde", "1")
+    with refused(Code.TOO_LARGE):
+        decide(Transaction((Set("f", "1"),), tuple(HasValue(key, "1") for key in "abcde")), entries)
+
+
+def test_a_value_that_cannot_be_read_may_be_replaced_or_removed_and_nothing_else():
+    for code in (Code.DENIED, Code.DAMAGED):
+        entries = {"a": Entry("a", None, 7, 3, 2, fault=code)}
+        assert decide(Transaction((Set("a", "1"),)), entries) == Commit({"a": 7}, {"a": "1"})
+        assert decide(Transaction((Delete("a"),), (AtRevision("a", 7),)), entries) == Commit({"a": 7}, {"a": None})
+        for action in (Append("a", "1"), SetPath("a", "/x", "1"), RemovePath("a", "/x")):
+            with refused(code):
+                decide(Transaction((action,)), entries)
+        with refused(code):
+            decide(Transaction((Set("b", "1"),), (HasValue("a", "1"),)), entries)
+        with refused(Code.EXISTS):
+            decide(Transaction((Create("a", "1"),)), entries)
+
+
+def test_what_is_printed_tells_no_value():
+    secret = '"hunter2"'
+    for value in (
+        *(
+            Set("a", secret),
+            Create("a", secret),
+            Append("a", secret),
+            SetPath("a", "/b", secret),
+            HasValue("a", secret),
+        ),
+        *(Entry("a", secret, 2, 2, 1), Commit({"a": 0}, {"a": secret}), Change(2, (Entry("a", secret, 2, 2, 1),))),
+        *(Transaction((Set("a", secret),), (HasValue("a", secret),)), Reading(2, (Entry("a", secret, 2, 2, 1),))),
+    ):
+        assert "hunter2" not in repr(value)
 
 
 def test_actions_follow_each_other():
@@ -250,9 +332,8 @@ def test_comparisons(comparison, holds):
     transaction = Transaction((Set("c", "1"),), (comparison,))
     entries = there(a={"x": True, "y": [1]})
     if holds:
-        assert decide(transaction, entries) == Commit(
-            {comparison.key: 7 if comparison.key in entries else 0}, {"c": "1"}
-        )
+        guards = {comparison.key: 7 if comparison.key in entries else 0, "c": 0}
+        assert decide(transaction, entries) == Commit(guards, {"c": "1"})
     else:
         with refused(Code.CONFLICT):
             decide(transaction, entries)
@@ -266,6 +347,7 @@ def test_limits_of_a_transaction():
     large = json.dumps("x" * (model.MOST_VALUE - 2))
     decide(Transaction(tuple(Set(f"k{i}", large) for i in range(3))), {})
     with refused(Code.TOO_LARGE):
+        # The keys count as well.
         decide(Transaction(tuple(Set(f"k{i}", large) for i in range(4))), {})
     with refused(Code.TOO_LARGE):
         done(SetPath("a", "/y", large), a={"x": "x"})

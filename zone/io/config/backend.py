@@ -31,7 +31,8 @@ class Backend(Protocol):
     async def commit(self, commit: Commit) -> int | None:
         """Make the writes, and return their revision when no crash can undo them; None if a guard does not hold.
 
-        Raises ``UNCERTAIN`` if nobody can tell whether they were made, ``FULL`` if there is no room for more; a store
+        Raises ``UNCERTAIN`` if nobody can tell whether they were made, or may yet be; the guards keep what is made
+        late from undoing what was written since.  ``FULL`` if there is no room for more; a store
         may have made those that took the last of it.
         """
 

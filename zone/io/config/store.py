@@ -21,6 +21,8 @@ MOST_HISTORY: Final = 100
 """Entries of one key's history that are told at once."""
 _PATIENCE: Final = 10.0
 """Seconds for which a transaction competes with others for its keys."""
+_LARGE: Final = 32 * 1024
+"""Characters of values from which on deciding takes long enough to be done in a thread."""
 
 
 class ConfigStore:
@@ -28,9 +30,15 @@ class ConfigStore:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._deciding = trio.CapacityLimiter(1)
 
     async def get(self, key: str, revision: int | None = None) -> Entry:
-        """The entry of ``key`` now, or at ``revision``.  Raises ``MISSING``."""
+        """The entry of ``key`` now, or at ``revision``, with its value.  Raises ``MISSING``."""
+        entry = await self._entry(key, revision)
+        entry.text()
+        return entry
+
+    async def _entry(self, key: str, revision: int | None) -> Entry:
         reading = await self._backend.read([At(key)], revision)
         if not reading.entries:
             raise ConfigError(Code.MISSING, f"{key} is absent")
@@ -51,7 +59,11 @@ class ConfigStore:
         deadline = trio.current_time() + _PATIENCE
         while True:
             reading = await self._backend.read(needed)
-            commit = decide(transaction, {entry.key: entry for entry in reading.entries})
+            entries = {entry.key: entry for entry in reading.entries}
+            if transaction.size + sum(len(entry.value or "") for entry in reading.entries) > _LARGE:
+                commit = await trio.to_thread.run_sync(decide, transaction, entries, limiter=self._deciding)
+            else:
+                commit = decide(transaction, entries)
             if not commit.writes:
                 return reading.revision
             if (made := await self._backend.commit(commit)) is not None:
@@ -64,11 +76,11 @@ class ConfigStore:
 
         Ends early at ``most``, or where the past was compacted: the last one's version is not 1 then.
         """
-        entry = await self.get(key)
+        entry = await self._entry(key, None)
         found = [entry]
         while entry.version > 1 and len(found) < min(most, MOST_HISTORY):
             try:
-                entry = await self.get(key, entry.revision - 1)
+                entry = await self._entry(key, entry.revision - 1)
             except ConfigError as fault:
                 if fault.code is Code.COMPACTED:
                     break

@@ -74,12 +74,23 @@ def read_rule(untrusted: str) -> Rule:
     acts = words[2].split("+")
     if not set(acts) <= set(Act):
         raise ConfigError(Code.INVALID, f"{words[2][:80]!r}: the acts are read, write, read+write")
-    pattern = tuple(words[3].split("/"))
+    return Rule(words[1], frozenset(map(Act, acts)), read_pattern(words[3]), words[0] == "allow")
+
+
+def read_pattern(untrusted: str) -> tuple[str, ...]:
+    """The segments of a pattern.  Raises ``ConfigError``."""
+    pattern = tuple(untrusted.split("/"))
     for place, segment in enumerate(pattern):
         if segment == "*" or (segment == _REST and place == len(pattern) - 1):
             continue
         check_key(segment[1:-1] if segment[:1] + segment[-1:] == "{}" else segment)
-    return Rule(words[1], frozenset(map(Act, acts)), pattern, words[0] == "allow")
+    return pattern
+
+
+def covers(pattern: tuple[str, ...], scope: Scope) -> bool:
+    """Whether every key of ``scope`` is one of ``pattern``; with a placeholder, none is."""
+    bound = _bound(pattern, {})
+    return bound is not None and _covers(bound, scope)
 
 
 def judge(rules: Iterable[Rule], subject: Subject, act: Act, scope: Scope) -> Verdict:

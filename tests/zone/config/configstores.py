@@ -10,7 +10,6 @@ from etcdserver import Cluster
 
 from cyfs_ns.identity.keys import SecretKey
 from rtcp.v5.keys import device_key
-from zone.config.keys import Below
 from zone.io.config.backend import Backend
 from zone.io.config.sealing import SealedBackend
 from zone.io.config.sqlite import Database, SqliteBackend
@@ -60,7 +59,7 @@ class Sealed(Sqlite):
 
     def open(self) -> Backend:
         ood = SecretKey(bytes(32))
-        return SealedBackend(super().open(), device_key(ood), [ood.public], Below())
+        return SealedBackend(super().open(), device_key(ood), [ood.public], ["**"])
 
 
 class Etcd:

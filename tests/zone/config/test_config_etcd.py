@@ -252,6 +252,8 @@ async def test_what_another_program_wrote_is_told(one: Cluster):
     await trio.to_thread.run_sync(stub.put, f"{NAMESPACE}bad", b"\xff\xfe")
     with pytest.raises(ConfigError, match=NEXT[Code.DAMAGED]):
         await ConfigStore(backend).get("bad")
+    reading = await backend.read([Below()])
+    assert [(entry.key, entry.value, entry.fault) for entry in reading.entries] == [("bad", None, Code.DAMAGED)]
     await trio.to_thread.run_sync(stub.put, f"{NAMESPACE}odd", "no JSON")
     with pytest.raises(ConfigError, match="odd: value: not plain JSON"):
         await ConfigStore(backend).transact(Transaction((Append("odd", "1"),)))
@@ -260,10 +262,14 @@ async def test_what_another_program_wrote_is_told(one: Cluster):
 
 async def test_a_watch_that_is_left_leaves_no_thread(one: Cluster):
     backend = one.open()
+    await ConfigStore(backend).transact(put("a", 1))
     for _ in range(5):
-        with trio.move_on_after(0.05):
-            async with backend.watch(Below(), 1) as changes:
+        async with backend.watch(Below(), 1) as changes:
+            # Once it has told something, it is open, and waits in a thread for more.
+            await anext(changes)
+            with trio.move_on_after(0.05) as scope:
                 await anext(changes)
+        assert scope.cancelled_caught
     with trio.fail_after(60):
         while backend._threads.borrowed_tokens:  # noqa: ASYNC110  # nothing tells
             await trio.sleep(0.01)

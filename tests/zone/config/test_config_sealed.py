@@ -15,7 +15,7 @@ from cyfs_ns.errors import Misuse
 from cyfs_ns.identity.keys import SecretKey
 from rtcp.v5.keys import device_key
 from zone.config.faults import NEXT, Code, ConfigError
-from zone.config.keys import At, Below
+from zone.config.keys import Below
 from zone.config.model import MOST_VALUE, AtRevision, HasValue, Set, SetPath, Transaction
 from zone.config.sealed import DICE, seal, sealed_for, unseal
 from zone.io.config.sealing import SealedBackend
@@ -155,6 +155,20 @@ async def test_what_is_secret_never_reaches_the_disk_and_works_like_any_value(tm
     assert b"hush hush" not in content(tmp_path) and b"loud" in content(tmp_path)
 
 
+async def test_what_is_secret_of_a_user_is_sealed_as_well(tmp_path: Path):
+    keys = ["users/alice/key", "users/bob/key", "security/a/b"]
+    backend = opened(tmp_path / "zone.db", 0, 0)
+    open_keys = ["users/alice/profile", "users/alice/apps/key/spec", "keys"]
+    texts = {key: json.dumps(f"hush {key}") for key in keys} | {key: json.dumps(f"loud {key}") for key in open_keys}
+    await ConfigStore(backend).transact(Transaction(tuple(Set(key, text) for key, text in texts.items())))
+    assert {entry.key: entry.value for entry in (await backend.read([Below()])).entries} == texts
+    assert b"hush" not in content(tmp_path) and all(f"loud {key}".encode() in content(tmp_path) for key in open_keys)
+    await backend.aclose()
+    backend = opened(tmp_path / "zone.db", 0, 0, 1)
+    assert await backend.reseal() == 3 and await backend.reseal() == 0
+    await backend.aclose()
+
+
 async def test_oods_join_and_leave(tmp_path: Path):
     path = tmp_path / "zone.db"
     backend = opened(path, 0, 0, 1)
@@ -180,6 +194,8 @@ async def test_oods_join_and_leave(tmp_path: Path):
     for key in (KEY, "security/b"):
         with refused(Code.DENIED):
             await ConfigStore(gone).get(key)
+    found = {entry.key: (entry.value, entry.fault) for entry in (await gone.read([Below()])).entries}
+    assert found == {"c": ("3", None), KEY: (None, Code.DENIED), "security/b": (None, Code.DENIED)}
     with refused(Code.DENIED):
         await gone.reseal()
     await gone.aclose()
@@ -191,9 +207,28 @@ async def test_what_lies_there_unsealed_is_no_secret_of_ours(tmp_path: Path):
     await ConfigStore(plain).transact(Transaction((Set(KEY, '"forged"'),)))
     await plain.aclose()
     backend = opened(path, 0, 0)
-    for scope in (At(KEY), Below()):
-        with refused(Code.DAMAGED):
-            await backend.read([scope])
+    store = ConfigStore(backend)
+    with refused(Code.DAMAGED):
+        await store.get(KEY)
+    await store.transact(Transaction((Set("boot/config", "1"), Set("security/b", "2"))))
+    # One that cannot be read hides no other, is told to watchers, and can be written anew.
+    found = {entry.key: (entry.value, entry.fault) for entry in (await store.read([Below()])).entries}
+    assert found == {"boot/config": ("1", None), KEY: (None, Code.DAMAGED), "security/b": ("2", None)}
+    with trio.fail_after(60):
+        async with store.watch(Below(), 1) as changes:
+            assert (await anext(changes)).entries[0].fault is Code.DAMAGED
+            assert len((await anext(changes)).entries) == 2
+    await backend.aclose()
+    backend = opened(path, 0, 0, 1)
+    with refused(Code.DAMAGED):
+        await backend.reseal()
+    await backend.aclose()
+    backend = opened(path, 1, 0, 1)
+    store = ConfigStore(backend)
+    assert (await store.get("security/b")).value == "2"
+    await store.transact(Transaction((Set(KEY, TEXT),)))
+    assert [entry.value for entry in await store.history(KEY)] == [TEXT, None]
+    assert await backend.reseal() == 0
     await backend.aclose()
     with closing(Database(path)) as database, pytest.raises(Misuse):
         SealedBackend(SqliteBackend(database), DEVICES[0], public(1, 2))

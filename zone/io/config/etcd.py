@@ -245,11 +245,14 @@ class EtcdBackend:
 
     def _entry(self, kv: Any, *, deleted: bool = False) -> Entry:
         try:
+            value, fault = None if deleted else kv.value.decode(), None
+        except UnicodeDecodeError:
+            value, fault = None, Code.DAMAGED
+        try:
             key = kv.key[len(self._namespace) :].decode()
-            value = None if deleted else kv.value.decode()
         except UnicodeDecodeError as bad:
             raise ConfigError(Code.DAMAGED, f"etcd: {kv.key[:200]!r} was written by another program: {bad}") from bad
-        return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version)
+        return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version, fault)
 
 
 def _transact(client: Any) -> Any:

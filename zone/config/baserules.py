@@ -19,12 +19,20 @@ _LINES: Final = (
     "allow system read+write **",
     "deny system read+write security/**",
     "deny system read+write users/*/key",
+    # Nor say who may do what: otherwise they could make themselves owners.
+    "deny system read+write users/*/settings",
+    "deny system write system/rbac/**",
+    "deny system write boot/**",
     # Services that serve users.
     "allow frame read boot/**",
     "allow frame read system/**",
     "allow frame read users/**",
     "deny frame read users/*/key",
-    "allow frame read+write services/{service}/**",
+    "deny frame read users/*/settings",
+    # What it is, where it runs and how it is there are not for the service itself to say.
+    "allow frame read services/{service}/**",
+    "allow frame read+write services/{service}/settings",
+    "allow frame read+write services/{service}/data/**",
     "allow frame read services/*/info",
     # Apps, on behalf of a user who needs the right as well.
     "allow app read boot/**",

@@ -49,8 +49,20 @@ TABLE = {
         ["read security/verify-hub/key", "write security/a", "read security/**"],
     ),
     "deny system read+write users/*/key": (
-        ["read users/alice/settings", "read users/alice/apps/**", "write users/key/settings"],
+        ["read users/alice/profile", "read users/alice/apps/**", "write users/key/profile"],
         ["read users/alice/key", "write users/bob/key", "read users/alice/**"],
+    ),
+    "deny system read+write users/*/settings": (
+        ["read users/alice/profile", "write users/alice/apps/photos/settings", "read users/settings"],
+        ["read users/alice/settings", "write users/bob/settings", "read users/**"],
+    ),
+    "deny system write system/rbac/**": (
+        ["read system/rbac/policy", "write system/rbac", "write system/scheduler/snapshot"],
+        ["write system/rbac/policy", "write system/rbac/base", "write system/rbac/a/b"],
+    ),
+    "deny system write boot/**": (
+        ["read boot/config", "write boot", "read boot/**"],
+        ["write boot/config", "write boot/keys/current", "write boot/a"],
     ),
     "allow frame read boot/**": (
         ["read boot/config", "read boot/**", "read boot/keys/current"],
@@ -61,16 +73,33 @@ TABLE = {
         ["write system/rbac/policy", "read system", "read systems/a"],
     ),
     "allow frame read users/**": (
-        ["read users/alice/profile", "read users/bob/settings", "read users/bob/apps/**"],
+        ["read users/alice/profile", "read users/bob/apps/a/settings", "read users/bob/apps/**"],
         ["write users/alice/profile", "read users", "read user/alice"],
     ),
     "deny frame read users/*/key": (
         ["read users/alice/doc", "read users/alice/apps/key", "read users/key"],
         ["read users/alice/key", "read users/**", "read users/bob/**"],
     ),
-    "allow frame read+write services/{service}/**": (
-        ["read services/samba/settings", "write services/samba/settings", "read services/samba/**"],
-        ["read services/other/settings", "write services/samba", "read services/**"],
+    "deny frame read users/*/settings": (
+        ["read users/alice/doc", "read users/alice/apps/photos/settings", "read users/settings"],
+        ["read users/alice/settings", "read users/**", "read users/bob/**"],
+    ),
+    "allow frame read services/{service}/**": (
+        ["read services/samba/settings", "read services/samba/instances/box", "read services/samba/**"],
+        [
+            "read services/other/settings",
+            "write services/samba",
+            "read services/**",
+            *(f"write services/samba/{what}" for what in ("spec", "info", "placement", "instances/box", "more")),
+        ],
+    ),
+    "allow frame read+write services/{service}/settings": (
+        ["read services/samba/settings", "write services/samba/settings"] * 2,
+        ["read services/other/settings", "write services/samba/settings/a", "write services/other/settings"],
+    ),
+    "allow frame read+write services/{service}/data/**": (
+        ["read services/samba/data/**", "write services/samba/data/a", "write services/samba/data/a/b"],
+        ["write services/samba/data", "write services/other/data/a", "read services/other/data/**"],
     ),
     "allow frame read services/*/info": (
         ["read services/other/info", "read services/samba/info", "read services/a/info"],

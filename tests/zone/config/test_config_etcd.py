@@ -231,6 +231,21 @@ async def test_requests_that_a_member_does_not_take(tmp_path: Path):
         cluster.close()
 
 
+async def test_what_one_reading_may_have(one: Cluster, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("zone.io.config.etcd._MOST_READ", 100_000)
+    backend = one.open()
+    store = ConfigStore(backend)
+    for number in range(3):
+        await store.transact(put(f"k/{number}", "x" * 40_000))
+    with pytest.raises(ConfigError, match=NEXT[Code.TOO_LARGE]):
+        await store.read([Below()])
+    assert (await store.get("k/2")).version == 1
+    with trio.fail_after(60):
+        async with store.watch(Below(), 1) as changes:
+            assert [(await anext(changes)).entries[0].key for _ in range(3)] == ["k/0", "k/1", "k/2"]
+    await backend.aclose()
+
+
 async def test_zones_do_not_see_each_other(one: Cluster):
     backends = [one.open(namespace=namespace) for namespace in ("/a/", "/b/")]
     mine, theirs = map(ConfigStore, backends)

@@ -358,6 +358,30 @@ async def test_a_watch_from_what_is_not_there_yet(store: ConfigStore):
         await heard(store, EVERYTHING, 3, 1)
 
 
+async def test_a_store_that_is_closed_says_so(kind: Kind):
+    backend = kind.open()
+    store = ConfigStore(backend)
+    revision = await store.transact(tx(Set("a", "1")))
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+
+            async def listen(*, task_status) -> None:
+                async with store.watch(EVERYTHING, 1) as changes:
+                    assert (await anext(changes)).revision == revision
+                    task_status.started()
+                    with refused(Code.UNAVAILABLE):
+                        await anext(changes)
+
+            await nursery.start(listen)
+            await backend.aclose()
+    for stale_ok in (False, True):
+        with refused(Code.UNAVAILABLE):
+            await store.read([EVERYTHING], stale_ok=stale_ok)
+    for ask in (lambda: store.transact(tx(Set("a", "2"))), lambda: heard(store, EVERYTHING, 1, 1)):
+        with refused(Code.UNAVAILABLE):
+            await ask()
+
+
 async def test_what_was_kept_is_there_again(kind: Kind):
     first = kind.open()
     store = ConfigStore(first)

@@ -20,7 +20,7 @@ import trio
 from cyfs_ns.errors import ConfigFault
 from zone.config.faults import NEXT, Code, ConfigError
 from zone.config.keys import At, Below
-from zone.config.model import Commit, Set, Transaction
+from zone.config.model import Commit, Delete, Set, Transaction
 from zone.io.config.sqlite import Database, SqliteBackend
 from zone.io.config.store import ConfigStore
 
@@ -202,14 +202,63 @@ async def test_a_store_at_its_limit_has_room_again_after_compaction(path: Path):
     backend = SqliteBackend(Database(path, most_pages=100))
     store = ConfigStore(backend)
     text = json.dumps("x" * 10_000)
+    made = 0
     with pytest.raises(ConfigError, match=NEXT[Code.FULL]):
         while True:
-            await store.transact(Transaction((Set("a", text),)))
-    head = (await store.get("a")).revision
-    await store.compact(head)
-    for number in range(20):
-        assert await store.transact(Transaction((Set("a", text),))) == head + 1 + number
+            await store.transact(Transaction((Set(f"a/{made}", text),)))
+            made += 1
+    assert len(await store.children(Below("a"))) == made > 20
+    await store.transact(Transaction(tuple(Delete(f"a/{number}") for number in range(made))))
+    for _ in range(20):
+        await store.transact(Transaction((Set("a", text),)))
     await backend.aclose()
+
+
+async def test_history_makes_room_for_what_is_written(path: Path):
+    backend = SqliteBackend(Database(path, most_pages=100))
+    store = ConfigStore(backend)
+    await store.transact(Transaction((Set("b", "1"),)))
+    for number in range(200):
+        assert await store.transact(Transaction((Set("a", json.dumps(f"{number}" * 3000)),))) == 3 + number
+    assert [entry.key for entry in (await store.read([Below()])).entries] == ["a", "b"]
+    assert (await store.history("a"))[0].version == 200
+    await backend.aclose()
+
+
+def test_what_one_reading_may_have(path: Path):
+    with closing(Database(path, most_read=10_000)) as database:
+        write(database, a=json.dumps("x" * 6000), b=json.dumps("x" * 3000))
+        assert len(content(database)) == 2
+        # What is in two of the scopes counts once.
+        assert len(database.read([Below(), At("a"), Below()], None).entries) == 2
+        write(database, c=json.dumps("x" * 1500))
+        with pytest.raises(ConfigError, match=NEXT[Code.TOO_LARGE]):
+            content(database)
+        assert len(database.read([At("a"), At("b")], None).entries) == 2
+
+
+class Broken:
+    """A connection to a disk that gives nothing back."""
+
+    in_transaction = False
+
+    def execute(self, *_: object) -> None:
+        fault = sqlite3.OperationalError("disk I/O error")
+        fault.sqlite_errorname = "SQLITE_IOERR_READ"
+        raise fault
+
+
+def test_only_a_write_that_the_disk_refuses_is_uncertain(path: Path, monkeypatch: pytest.MonkeyPatch):
+    with closing(Database(path)) as database:
+        write(database, a="1")
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "_db", Broken())
+            for ask in (lambda: content(database), lambda: database.next_change(Below(), 1)):
+                with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+                    ask()
+            with pytest.raises(ConfigError, match=NEXT[Code.UNCERTAIN]):
+                write(database, a="2")
+        assert content(database) == {"a": "1"}
 
 
 # -- a disk that does not answer

@@ -25,7 +25,8 @@ class Backend(Protocol):
         """The entries of all ``scopes`` at ``revision``, or now: then with everything acknowledged before.
 
         With ``stale_ok`` a store that cannot make sure of that gives what it has, and says so.  Raises ``COMPACTED``
-        for revisions that are gone, ``INVALID`` for those that are not there yet.
+        for revisions that are gone, ``INVALID`` for those that are not there yet, ``TOO_LARGE`` if it is too
+        much at once.
         """
 
     async def commit(self, commit: Commit) -> int | None:
@@ -48,4 +49,5 @@ class Backend(Protocol):
         """Forget what was before ``revision``, which stays readable.  Raises ``INVALID`` if it is not there yet."""
 
     async def aclose(self) -> None:
-        """Close it, after what is being written."""
+        """Close it, after what is being written.  Calls and watches that are under way or come later raise
+        ``UNAVAILABLE``."""

@@ -42,12 +42,13 @@ _PAUSE: Final = 0.1
 """Seconds between two attempts."""
 _LOOK: Final = 5.0
 """Seconds from one look at whether a silent member is still there to the next; gRPC's own pings take a minute."""
+_MOST_READ: Final = 64 * 1024 * 1024
+"""Bytes of one answer."""
 _AT_ONCE: Final = 100
 """Scopes of one request: etcd takes 128 as a matter of course."""
 _LAST: Final = (1 << 63) - 1
 
 _CHANNEL: Final = (
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -63,6 +64,7 @@ _FAULTS: Final = (
     ("request is too large", Code.TOO_LARGE),
     ("too many operations in txn request", Code.TOO_LARGE),
     ("too many requests", Code.UNAVAILABLE),
+    ("received message larger than max", Code.TOO_LARGE),
 )
 """What etcd says before it has done anything; but the one commit that fills it is made, and told as too much."""
 
@@ -74,8 +76,12 @@ class EtcdBackend:
     """
 
     def __init__(self, members: Sequence[tuple[str, int]], namespace: str, patience: float = _PATIENCE) -> None:
-        self._clients = [etcd3.client(host, port, grpc_options=_CHANNEL) for host, port in members]
-        self._watches = [etcdrpc.WatchStub(client.channel) for client in self._clients]
+        self._clients = [_client(member, _MOST_READ) for member in members]
+        # A watcher that was away is told a thousand revisions in one message.
+        self._listeners = [_client(member, -1) for member in members]
+        self._watches = [etcdrpc.WatchStub(client.channel) for client in self._listeners]
+        self._is_open = True
+        self._has_quorum = True
         self._member = 0
         self._namespace = namespace.encode()
         self._patience = patience
@@ -84,11 +90,17 @@ class EtcdBackend:
     async def read(self, scopes: Sequence[Scope], revision: int | None = None, *, stale_ok: bool = False) -> Reading:
         if revision is not None and not 0 < revision <= _LAST:
             raise ConfigError(Code.COMPACTED if revision < 1 else Code.INVALID, f"there is no revision {revision}")
+        # Who takes old news does not wait long again and again for what was not there last time.
+        patience = self._patience if self._has_quorum or not stale_ok else min(self._patience, _STALE_PATIENCE)
         try:
-            return await self._read(scopes, revision, self._patience, stale=False)
+            reading = await self._read(scopes, revision, patience, stale=False)
         except ConfigError as fault:
-            if not stale_ok or fault.code is not Code.UNAVAILABLE:
+            self._has_quorum = fault.code is not Code.UNAVAILABLE
+            if not stale_ok or self._has_quorum or not self._is_open:
                 raise
+        else:
+            self._has_quorum = True
+            return reading
         return await self._read(scopes, revision, _STALE_PATIENCE * len(self._clients), stale=True)
 
     async def _read(self, scopes: Sequence[Scope], revision: int | None, patience: float, *, stale: bool) -> Reading:
@@ -121,7 +133,8 @@ class EtcdBackend:
             try:
                 return await self._call(self._member, _transact, request, patience, Code.UNAVAILABLE)
             except ConfigError as fault:
-                if fault.code is not Code.UNAVAILABLE or trio.current_time() + _PAUSE > deadline:
+                late = trio.current_time() + _PAUSE > deadline
+                if fault.code is not Code.UNAVAILABLE or late or not self._is_open:
                     raise
             await trio.sleep(_PAUSE)
 
@@ -156,6 +169,8 @@ class EtcdBackend:
         while True:
             await self._wait_for(after)
             member = self._member
+            if not self._is_open:
+                raise ConfigError(Code.UNAVAILABLE, "etcd: the store is closed")
             watch = _Watch(self._watches[member], self._range(*interval(scope)), after)
             try:
                 while (told := await self._next(watch, member)) is not None:
@@ -179,7 +194,7 @@ class EtcdBackend:
                 # Also says so where it is gone, or not there yet.
                 await self.read([], revision)
             except ConfigError as fault:
-                if fault.code is not Code.UNAVAILABLE:
+                if fault.code is not Code.UNAVAILABLE or not self._is_open:
                     raise
             else:
                 return
@@ -219,19 +234,25 @@ class EtcdBackend:
                 raise
 
     async def aclose(self) -> None:
-        for client in self._clients:
+        self._is_open = False
+        for client in (*self._clients, *self._listeners):
             client.close()
 
     async def _call(self, member: int, stub: Callable[[Any], Any], request: Any, patience: float, lost: Code) -> Any:
         """The answer of ``member``.  Raises ``ConfigError``, ``lost`` where there is none."""
-        call = stub(self._clients[member])
         try:
+            call = stub(self._clients[member])
             return await trio.to_thread.run_sync(
                 lambda: call(request, timeout=patience), limiter=self._threads, abandon_on_cancel=True
             )
+        except ValueError as fault:
+            # gRPC's word for a channel that is closed.
+            if self._is_open:
+                raise
+            raise ConfigError(Code.UNAVAILABLE, "etcd: the store is closed") from fault
         except grpc.RpcError as fault:
             said = fault.details() or ""
-            code = next((code for words, code in _FAULTS if words in said), lost)
+            code = next((code for words, code in _FAULTS if words in said.lower()), lost)
             if code is lost:
                 self._pass_over(member)
             raise ConfigError(code, f"etcd: {fault.code().name.lower()}: {said[:200]}") from fault
@@ -253,6 +274,11 @@ class EtcdBackend:
         except UnicodeDecodeError as bad:
             raise ConfigError(Code.DAMAGED, f"etcd: {kv.key[:200]!r} was written by another program: {bad}") from bad
         return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version, fault)
+
+
+def _client(member: tuple[str, int], most: int) -> Any:
+    host, port = member
+    return etcd3.client(host, port, grpc_options=(*_CHANNEL, ("grpc.max_receive_message_length", most)))
 
 
 def _transact(client: Any) -> Any:

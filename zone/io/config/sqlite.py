@@ -7,7 +7,7 @@ disk that is full refuses it whole, and the next one is tried like the first.
 Watchers wait for the next commit of this process, which is the only one that can make any, and then read on in the
 file from where they were.  So nothing is kept for a watcher that is slow, and nothing is lost to it.
 
-The newest ``keep`` revisions stay readable; the older history goes by itself.
+The newest ``keep`` revisions stay readable; the older history goes by itself.  When there is no room, all of it goes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ _TIDY: Final = 256
 """Revisions that are forgotten at once."""
 _MOST_PAGES: Final = 1 << 18
 """Pages (of 4 KiB) of the file: 1 GiB, history included."""
+_SPARE: Final = 256
+"""Pages beyond these that only deletions take."""
+_MOST_READ: Final = 64 * 1024 * 1024
+"""Characters of keys and values of one reading."""
 _PATIENCE: Final = 10.0
 """Seconds to wait for a disk."""
 
@@ -55,13 +59,18 @@ class Database:
     Raises ``ConfigFault`` if the file cannot be opened, is damaged, in use, or of a later version than this program.
     """
 
-    def __init__(self, path: Path, keep: int = KEEP, most_pages: int = _MOST_PAGES) -> None:
+    def __init__(
+        self, path: Path, keep: int = KEEP, most_pages: int = _MOST_PAGES, most_read: int = _MOST_READ
+    ) -> None:
         self.path = path
         self._keep = keep
+        self._most_pages = most_pages
+        self._most_read = most_read
+        self._is_open = True
         try:
             self._db = open_sqlite(path)
             try:
-                self._prepare(most_pages)
+                self._prepare()
                 self.head: int
                 self.compacted: int
                 self.head, self.compacted = self._db.execute("SELECT revision, compacted FROM head").fetchone()
@@ -76,7 +85,7 @@ class Database:
         except OSError as fault:
             raise ConfigFault(f"{path}: {fault}") from fault
 
-    def _prepare(self, most_pages: int) -> None:
+    def _prepare(self) -> None:
         db = self._db
         with transaction(db):
             (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -89,7 +98,7 @@ class Database:
         (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if sound != "ok":
             raise ConfigFault(f"{self.path}: damaged ({sound}); put a backup in its place")
-        db.execute(f"PRAGMA max_page_count = {most_pages}")
+        db.execute(f"PRAGMA max_page_count = {self._most_pages}")
         if not tables:
             with transaction(db):
                 for statement in _SCHEMA:
@@ -98,11 +107,13 @@ class Database:
                 db.execute(f"PRAGMA application_id = {_APPLICATION}")
 
     def close(self) -> None:
+        self._is_open = False
         self._db.close()
 
     def read(self, scopes: Iterable[Scope], revision: int | None) -> Reading:
         at = self._reachable(revision)
         found: dict[str, Entry] = {}
+        room = self._most_read
         with self._asking() as db:
             for scope in scopes:
                 # Beside max(), SQLite takes the other columns from the row that has it.
@@ -111,10 +122,38 @@ class Database:
                     " WHERE key >= ? AND key < ? AND revision <= ? GROUP BY key",
                     (*interval(scope), at),
                 )
-                found |= {row[0]: Entry(*row) for row in rows if row[1] is not None}
+                for row in rows:
+                    if row[1] is None or row[0] in found:
+                        continue
+                    room -= len(row[0]) + len(row[1])
+                    if room < 0:
+                        raise ConfigError(Code.TOO_LARGE, f"a reading has at most {self._most_read} characters")
+                    found[row[0]] = Entry(*row)
         return Reading(at, tuple(found[key] for key in sorted(found)))
 
     def commit(self, commit: Commit) -> int | None:
+        try:
+            return self._commit(commit)
+        except ConfigError as fault:
+            deletes = not any(value is not None for value in commit.writes.values())
+            if fault.code is not Code.FULL or (self.compacted == self.head and not deletes):
+                raise
+        # The past is worth less than what is written now.
+        self.compact(self.head)
+        if not deletes:
+            return self._commit(commit)
+        # A deletion takes a little room before it gives any.
+        self._limit(self._most_pages + _SPARE)
+        try:
+            return self._commit(commit)
+        finally:
+            self._limit(self._most_pages)
+
+    def _limit(self, pages: int) -> None:
+        with self._asking() as db:
+            db.execute(f"PRAGMA max_page_count = {pages}")
+
+    def _commit(self, commit: Commit) -> int | None:
         revision = self.head + 1
         with self._writing() as db:
             for key, guard in commit.guards.items():
@@ -183,22 +222,24 @@ class Database:
         return revision
 
     @contextmanager
-    def _asking(self) -> Iterator[sqlite3.Connection]:
-        """A fault of the disk, as what it means to whoever asks."""
+    def _asking(self, lost: Code = Code.UNAVAILABLE) -> Iterator[sqlite3.Connection]:
+        """A fault of the disk, as what it means to whoever asks: ``lost`` if it may pass."""
         try:
             yield self._db
         except sqlite3.OperationalError as fault:
             # Only of a full disk is it certain that no part of the commit is on it.
-            code = Code.FULL if fault.sqlite_errorname == "SQLITE_FULL" else Code.UNCERTAIN
+            code = Code.FULL if fault.sqlite_errorname == "SQLITE_FULL" else lost
             raise ConfigError(code, f"{self.path}: {fault}") from fault
-        except sqlite3.DatabaseError as fault:
-            if isinstance(fault, sqlite3.ProgrammingError):
+        except sqlite3.ProgrammingError as fault:
+            if self._is_open:
                 raise
+            raise ConfigError(Code.UNAVAILABLE, f"{self.path}: the store is closed") from fault
+        except sqlite3.DatabaseError as fault:
             raise ConfigError(Code.DAMAGED, f"{self.path}: {fault}") from fault
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._asking() as db:
+        with self._asking(Code.UNCERTAIN) as db:
             try:
                 with transaction(db):
                     yield db
@@ -260,6 +301,8 @@ class SqliteBackend:
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._database.close, limiter=self._one)
+        # Watchers look again, and find it closed.
+        self._tell()
 
     async def _in_time(self, late: Code, work: Callable[[*_Args], _T], *args: *_Args) -> _T:
         with trio.move_on_after(self._patience):

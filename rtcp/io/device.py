@@ -64,6 +64,7 @@ from rtcp.party import Address, Found, Local, Peer, Remote
 from rtcp.paths import Paths
 from rtcp.records import Spent
 from rtcp.registry import FRESH, TunnelKey
+from rtcp.v5.answering import KNOCK_WAIT
 from rtcp.v5.keys import device_key
 from rtcp.v5.ledger import Ledger
 from rtcp.v5.memory import Opening
@@ -79,6 +80,8 @@ _UDP_ADDRESSES = 4
 _RELAYS = 4
 _LOOK = 1.0
 """Seconds after which a peer that does not answer where it was is looked up."""
+_IN_TIME = KNOCK_WAIT - 1
+"""Seconds in which it is told who somebody is, or what was begun meanwhile is given up: doors close on the silent."""
 
 
 class _Closable(Protocol):
@@ -383,11 +386,24 @@ class _Asked:
         self._said: Found | CyfsError | None = None
 
     async def run(self) -> None:
-        try:
-            self._said = await self._find()
-        except (Refused, Unreachable) as fault:
-            self._said = fault
+        self._said = await self._ask()
         self._over.set()
+
+    async def run_beside(self, call: trio.CancelScope, key: PublicKey) -> None:
+        """As ``run``, beside a ``call`` of whoever has ``key``, which is cancelled when that is another by now, or must
+        not be called; or when it took so long that doors may have closed on us, and that no new place could be tried.
+        """
+        since = trio.current_time()
+        said = self._said = await self._ask()
+        if not isinstance(said, Found) or said.key != key or trio.current_time() - since > _IN_TIME:
+            call.cancel()  # before it can hear of it: others may wait for the same tunnel, whom this does not concern
+        self._over.set()
+
+    async def _ask(self) -> Found | CyfsError:
+        try:
+            return await self._find()
+        except CyfsError as fault:
+            return fault
 
     @property
     def is_over(self) -> bool:
@@ -783,15 +799,17 @@ class Device:
         if before is None or self._key(before, via) in self._called:
             await asked.run()
             return await self._call(did, await asked.found(), asked, via)
-        fault: CyfsError
+        fault: CyfsError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(asked.run)
-            try:
-                return await self._call(did, before, asked, via)
-            except (Refused, Unreachable) as failed:
-                fault = failed
+            call = trio.CancelScope()
+            nursery.start_soon(asked.run_beside, call, before.key)
+            with call:
+                try:
+                    return await self._call(did, before, asked, via)
+                except CyfsError as failed:
+                    fault = failed
         found = await asked.found()
-        if found.key == before.key:
+        if fault is not None and not call.cancel_called:
             raise fault  # wherever it is by now was tried as well
         return await self._call(did, found, asked, via)
 
@@ -835,12 +853,13 @@ class Device:
             except (Unreachable, Refused) as failed:
                 fault = failed if answered is None else answered
                 break
-            roads.drop(road)
             try:
                 found = await asked.still(found.key)
+                await roads.find_late()  # a relay may have won before these could join
             except BaseException:
                 met.close()
                 raise
+            roads.drop(road)
             peer = Peer(did=did.canonical, device=key.remote, about=found.about, dialled=True)
             again: Connect = partial(self._again, did, found.key, via, road)
             begin: Introduced | None = None
@@ -876,11 +895,11 @@ class Device:
                 _road(address, partial(connect, address, found.key.raw), Transport.UDP)
                 for address in [each for each in addresses if is_ip(each[0])][:_UDP_ADDRESSES]
             ]
-        late = None if asked is None or asked.is_over else partial(self._late, did, asked)
+        late = None if asked is None or asked.is_over else partial(self._late, did, asked, found.key)
         return Roads(first, udp, partial(self._relays, did, found), late)
 
-    async def _late(self, did: Did, asked: _Asked) -> Roads:
-        return self._roads_to(did, await asked.found())
+    async def _late(self, did: Did, asked: _Asked, key: PublicKey) -> Roads:
+        return self._roads_to(did, await asked.still(key))
 
     def _speaks_5(self, key: PublicKey) -> bool:
         return self._fifth is not None and self._fifth.opening(key) is not Opening.PLAIN

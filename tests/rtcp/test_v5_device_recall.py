@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,14 +11,16 @@ import pytest
 import trio
 import trio.testing
 
-from cyfs_ns.errors import Refused
+from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from cyfs_ns.identity.did import Did, dev_did, parse_did
 from rtcp.party import Found
 from rtcp.v5.memory import VersionMemory
 from tests.rtcp.pair import ALICE, BOB, MALLORY
-from tests.rtcp.town import HOST, Middle, Town, descriptors, talk, until
+from tests.rtcp.town import HOST, Middle, Town, connect, descriptors, talk, until
 
 HOME = parse_did("did:web:home.example")
+NOWHERE = ("192.0.2.77", 2980)
+"""What is sent there is lost."""
 BOTH, FOUR = frozenset({5, 4}), frozenset({4})
 
 
@@ -45,6 +48,12 @@ class Slow(Town):
 
     async def recall(self, did, port):
         return self.before
+
+
+async def dial(host, port):
+    if (host, port) == NOWHERE:
+        await trio.sleep_forever()
+    return await connect(host, port)
 
 
 @asynccontextmanager
@@ -205,3 +214,125 @@ async def test_another_name_of_whom_is_being_called_is_asked_for_first():
             assert all(name[0] != other for names in alice._called.values() for name in names)
             nursery.cancel_scope.cancel()
         assert not bob.tunnels()
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Nothing is given up because of time alone."""
+    monkeypatch.setattr("rtcp.io.dialling.PATIENCE", float("inf"))
+    monkeypatch.setattr("rtcp.io.device._IN_TIME", float("inf"))
+
+
+async def test_whoever_is_another_by_now_is_called_at_once_where_the_place_of_before_is_silent(patient):
+    town = Slow(versions=BOTH, before=Found(MALLORY.public, [NOWHERE]), dial=dial)
+    town.told.set()
+    async with town.live(BOB, did=HOME), town.live(ALICE, hosts=(), recall=town.recall) as alice:
+        with trio.fail_after(30):
+            stream = await alice.open_stream(HOME, None, 443)
+            await talk(stream)
+        stream.close()
+
+
+@pytest.mark.parametrize("fault", [Refused("its key is revoked"), ConfigFault("the file is broken")], ids=str)
+async def test_why_nobody_is_to_be_dialled_is_told_at_once_where_the_place_of_before_is_silent(patient, fault):
+    town = Slow(versions=BOTH, before=Found(BOB.public, [NOWHERE]), dial=dial)
+    async with town.live(ALICE, hosts=(), recall=town.recall) as alice:
+
+        async def answer(did):
+            raise fault
+
+        town.answer = answer
+        with trio.fail_after(30), pytest.raises(type(fault), match=str(fault)):
+            await alice.open_stream(HOME, None, 443)
+
+
+async def test_who_has_moved_is_called_there_though_all_was_given_up_when_that_is_told(monkeypatch):
+    monkeypatch.setattr("rtcp.io.dialling.PATIENCE", 0.2)
+    monkeypatch.setattr("rtcp.io.device._IN_TIME", 0.1)
+    town = Slow(versions=BOTH, before=Found(BOB.public, [NOWHERE]), dial=dial)
+    async with town.live(BOB, did=HOME), town.live(ALICE, hosts=(), recall=town.recall) as alice:
+
+        async def answer(did):
+            await until(lambda: alice._called)
+            await until(lambda: not alice._called)
+            monkeypatch.setattr("rtcp.io.dialling.PATIENCE", 30)
+            return await Town.find(town, did, None)
+
+        town.answer = answer
+        stream = await alice.open_stream(HOME, None, 443)
+        await talk(stream)
+        stream.close()
+
+
+WAITS = ("rtcp.io.reception.KNOCK_WAIT", "rtcp.v5.answering.KNOCK_WAIT", "rtcp.v5.answering.PROOF_WAIT")
+
+
+@pytest.mark.parametrize("versions", [FOUR, BOTH], ids=["4", "5"])
+async def test_who_has_closed_the_door_on_the_silent_is_called_again(monkeypatch, versions):
+    for name in WAITS:
+        monkeypatch.setattr(name, 0.1)
+    monkeypatch.setattr("rtcp.io.device._IN_TIME", 0.05)
+    pipes = []
+
+    async def dial(host, port):
+        pipes.append(await connect(host, port))
+        return pipes[-1]
+
+    def has_ended(pipe):
+        try:
+            return not pipe.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+
+    town, memory = Slow(versions=BOTH, dial=dial), VersionMemory()
+    if versions == FOUR:
+        memory.spoke_4(BOB.public, trio.current_time())
+    async with (
+        town.live(BOB, did=HOME, versions=versions),
+        town.live(ALICE, hosts=(), recall=town.recall, memory=memory) as alice,
+    ):
+        town.before = town.people[HOME]
+
+        async def answer(did):
+            await until(lambda: pipes and has_ended(pipes[0]))
+            for name in WAITS:
+                monkeypatch.setattr(name, 30)
+            return town.before
+
+        town.answer = answer
+        stream = await alice.open_stream(HOME, None, 443)
+        await talk(stream)
+        stream.close()
+
+
+async def test_that_one_name_leads_nowhere_by_now_is_nothing_to_another_of_the_same_device():
+    town, opened, other = Slow(versions=BOTH), [], dev_did(BOB.public)
+    async with (
+        town.live(BOB, did=HOME),
+        road_to(town, BOB) as road,
+        town.live(ALICE, hosts=(), recall=town.recall) as alice,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def answer(did):
+            if did == other:
+                return town.before
+            await town.told.wait()
+            raise Unreachable("nobody knows it any more")
+
+        async def first():
+            with pytest.raises(Unreachable, match="any more"):
+                await alice.open_stream(HOME, None, 443)
+
+        async def second():
+            opened.append(await alice.open_stream(other, None, 444))
+
+        town.answer = answer
+        nursery.start_soon(first)
+        await hears(road)
+        nursery.start_soon(second)
+        await until(lambda: any((other, "") in names for names in alice._called.values()))
+        town.told.set()
+        await until(lambda: opened)
+        await talk(opened[0])
+        opened[0].close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 import trio.testing
@@ -9,14 +11,16 @@ import trio.testing
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
 from rtcp.io.nat.ground import PATHS, PATHS_PORT
+from rtcp.io.pipe import accept, listen
 from rtcp.io.udp.endpoint import UdpEndpoint
 from rtcp.io.udp.pipe import UdpPipe
 from rtcp.io.wayname import way_of
 from rtcp.nat.race import Report
 from rtcp.nat.signals import Again, Bound, write_signal
+from rtcp.party import Found
 from rtcp.udp.door import Door
 from tests.rtcp.nat.village import ALICES, BOBS, BOBS_DID, RANDOM, RELAYS, SN, village
-from tests.rtcp.pair import ALICE
+from tests.rtcp.pair import ALICE, BOB
 from tests.rtcp.test_v5_device_takeover import drink, pour
 from tests.rtcp.town import HOST, descriptors, receive, send_all, talk, until
 
@@ -223,6 +227,32 @@ async def test_somebody_who_answers_where_the_peer_was_does_not_keep_the_relay_a
             await load(here, until_true=lambda: here.tunnel.way == "sn")
             await talk(pipe)
             pipe.close()
+
+
+async def test_where_a_relay_won_what_is_found_of_whom_was_known_before_is_tried_as_well(nursery, monkeypatch):
+    monkeypatch.setattr("rtcp.nat.race.RETRY", float("inf"))
+    async with village(bobs=RANDOM) as here:
+        here.internet.cut.add(BOBS)
+        (door,) = listen(0, (HOST,))
+        nursery.start_soon(accept, door, here.bob.accepted)
+        house = here.alice._house
+
+        async def find(did, port):
+            if did == BOBS_DID:
+                await until(lambda: here.bob._reception._visits)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                return Found(BOB.public, [(HOST, door.getsockname()[1])])
+            return await house.find(did, port)
+
+        async def recall(did, port):
+            return Found(BOB.public, here.addresses) if did == BOBS_DID else None
+
+        here.alice._house = replace(house, find=find, recall=recall)
+        pipe = await here.alice.open_stream(BOBS_DID, None, 1)
+        await talk(pipe)
+        await until(lambda: here.tunnel.way == f"tcp {HOST}:{door.getsockname()[1]}")
+        await talk(pipe)
+        pipe.close()
 
 
 async def test_a_stream_for_signals_is_for_tunnels_that_others_dialled_and_speaks_their_language():

@@ -445,7 +445,8 @@ class Connection:
         if low >= 0:
             self._outbox.acked(low, high)
         for sent in news.late:
-            self._bbr.on_lost(-sent.size, sent.burst)
+            if not sent.marks & _PROBE:  # nor was it counted when it was taken for lost
+                self._bbr.on_lost(-sent.size, sent.burst)
         self._lost(news, now)
         if news.acked:
             latest = max((sent.burst for sent in news.acked), key=lambda burst: burst.sent_at)

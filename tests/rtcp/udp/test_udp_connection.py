@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,6 +142,22 @@ def test_a_path_that_becomes_narrow_is_noticed():
     strait.run(60, talk.turn)
     assert talk.turn() and strait.now - began < 10
     assert called.datagram_size == 1252
+
+
+def test_a_probe_for_the_size_that_was_only_late_takes_no_loss_back(monkeypatch):
+    strait, told, late = Strait(delay=0.02, rate=2e6), [], []
+    called, send = strait.meet(), strait.send
+
+    def delay_probes(source, to, datagram):
+        strait.delay = 0.02 if len(datagram) <= called.datagram_size else 0.08
+        late.append(strait.delay > 0.02)
+        send(source, to, datagram)
+
+    monkeypatch.setattr(strait, "send", delay_probes)
+    monkeypatch.setattr(Bbr, "on_lost", lambda self, size, burst: told.append(size))
+    download(strait, MEGABYTE)
+    assert any(late) and called.datagram_size == 1472
+    assert all(lost >= 0 for lost in accumulate(told))
 
 
 def test_a_roaming_caller_takes_the_download_along():

@@ -333,12 +333,23 @@ class Ways:
         began = trio.current_time()
         with trio.move_on_after(_TRY):
             try:
+                self._spend(road)
                 (await road.connect()).close()
             except (Unreachable, Refused):
                 self._race.broke(road.way, self._now())
                 self._act()
             else:
                 self._pong(road.way, trio.current_time() - began)
+
+    def _spend(self, road: Road) -> None:
+        """A door that the peer told of may be a stranger's, and is knocked at within the budget.
+
+        Raises ``Unreachable`` when that is spent.
+        """
+        if self._ground is None or road.address is None or road.way.kind is not Kind.MAPPED:
+            return
+        if not self._ground.budget.spend(road.address[0], self._now()):
+            raise Unreachable(f"{road.address[0]} was probed as often as may be", "connect_refused")
 
     def _ponged(self, source: Address, trip: float) -> None:
         if (way := self._places.get(source)) is not None:
@@ -488,10 +499,9 @@ class Ways:
     def _try_doors(self, ground: Ground, places: Sequence[Address]) -> None:
         """The peer's router lets anybody in there, who need not punch for that; but UDP would be better."""
         for place in places:
-            if ground.budget.spend(place[0], self._now()):
-                way = Way(name_of(Transport.TCP, place), Kind.MAPPED, Transport.TCP)
-                self._roads[way] = Road(way, partial(ground.dial, *place), place)
-                self._race.add(way, self._now())
+            way = Way(name_of(Transport.TCP, place), Kind.MAPPED, Transport.TCP)
+            self._roads[way] = Road(way, partial(ground.dial, *place), place)
+            self._race.add(way, self._now())
         self._act()
 
     def _judged(self, why: str) -> None:

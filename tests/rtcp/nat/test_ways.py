@@ -255,6 +255,26 @@ async def test_where_a_relay_won_what_is_found_of_whom_was_known_before_is_tried
         pipe.close()
 
 
+async def test_a_door_that_the_peer_tells_of_is_knocked_at_within_the_budget_whoever_it_is(monkeypatch):
+    stranger, knocked = ("198.51.100.77", 443), []
+
+    async def dial(host, port):
+        knocked.append((host, port))
+        raise Unreachable("it drops what comes")
+
+    async with village(bobs=RANDOM) as here:
+        await here.alice.tunnel(BOBS_DID)
+        monkeypatch.setattr("rtcp.nat.budget.MOST_UNANSWERED", 2)
+        monkeypatch.setattr(here.alice._ground, "dial", dial)
+        ways = here.tunnel.ways
+        ways._try_doors(here.alice._ground, [stranger])
+        (road,) = [road for road in ways._roads.values() if road.address == stranger]
+        for _ in range(5):
+            await ways._try(road)
+        await trio.testing.wait_all_tasks_blocked()
+        assert knocked == [stranger] * 2
+
+
 async def test_a_stream_for_signals_is_for_tunnels_that_others_dialled_and_speaks_their_language():
     async with village() as here:
         with trio.fail_after(60):

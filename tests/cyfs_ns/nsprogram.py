@@ -74,11 +74,8 @@ class Running:
 
 
 @contextmanager
-def server(folder: Path, text: str, port: int, *, code: str = CODE) -> Iterator[Running]:
-    """``cyfs-ns serve`` with the configuration ``text``, ready to answer (as it tells systemd).
-
-    ``code`` is what runs in the place of :data:`CODE`.
-    """
+def server(folder: Path, text: str, port: int) -> Iterator[Running]:
+    """``cyfs-ns serve`` with the configuration ``text``, ready to answer (as it tells systemd)."""
     config, home, log = folder / "config.yaml", folder / "home", folder / "log"
     config.write_text(text)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("ab") as output:
@@ -87,7 +84,7 @@ def server(folder: Path, text: str, port: int, *, code: str = CODE) -> Iterator[
         notify.bind(str(place))
         notify.settimeout(30)
         child = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", "-c", str(config), "--home", str(home)],
+            [sys.executable, "-c", CODE, "serve", "-c", str(config), "--home", str(home)],
             stderr=output,
             env={**os.environ, "NOTIFY_SOCKET": str(place)},
         )

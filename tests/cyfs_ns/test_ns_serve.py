@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nsprogram
 import pytest
 from dnsfakes import zone
 from nsprogram import CODE, Running, cyfs_ns, server, upstream
@@ -306,9 +307,10 @@ run.read_dns_file = read_dns_file
 """
 
 
-def test_a_fault_of_ours_in_a_reload_ends_nothing(tmp_path: Path) -> None:
+def test_a_fault_of_ours_in_a_reload_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nsprogram, "CODE", PLANTED + CODE)
     port = free_port()
-    with upstream(ZONE) as behind, server(tmp_path, text(port, behind), port, code=PLANTED + CODE) as own:
+    with upstream(ZONE) as behind, server(tmp_path, text(port, behind), port) as own:
         own.config.write_text("# planted")
         done = own.run("reload")
         assert done.returncode == 1 and "a fault of ours; what was there stays" in done.stderr

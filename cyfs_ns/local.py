@@ -138,8 +138,9 @@ class LocalNames:
     """All of it, ready to be asked.  Immutable; made by :class:`LocalBuilder`."""
 
     __slots__ = (
-        "_between", "_by_text", "_cuts", "_domain_of", "_landmarks", "_lease_between", "_leases", "_nodes", "_ours",
-        "_ours_named", "_patterns", "_roots", "_settings", "_synthesised", "_tops", "_written_reverse",
+        "_between", "_by_text", "_cuts", "_domain_of", "_landmarks", "_lease_between", "_lease_tops", "_leases",
+        "_nodes", "_ours", "_ours_named", "_patterns", "_roots", "_settings", "_synthesised", "_tops",
+        "_written_reverse",
     )  # fmt: skip
 
     def __init__(
@@ -163,8 +164,7 @@ class LocalNames:
         self._roots.update(_parent(owner) for owner in nodes if owner.startswith(_STAR))
         self._roots.update(owner for owner, node in nodes.items() if DNAME in node)
         self._between = _between(nodes, self._roots) | self._roots
-        keeps_plain = settings.domain_needed or "" in settings.local_domains
-        self._tops = set(map(_top, nodes)) if keeps_plain else frozenset[bytes]()
+        self._tops = self._tops_of(nodes)
         """Names of one label that are written, or have names below them that are."""
         self._landmarks = self._roots.union(cuts)
         """Nothing is said of names that are neither here nor below one that is, but for those that are written down."""
@@ -173,6 +173,7 @@ class LocalNames:
         self._ours: dict[bytes, _Node] = {}
         self._leases: dict[bytes, _Node] = {}
         self._lease_between: set[bytes] = set()
+        self._lease_tops: set[bytes] = set()
         self._domain_of = _domain_of(settings)
 
     def with_leases(self, leases: Iterable[Lease], now: float) -> LocalNames:
@@ -180,6 +181,7 @@ class LocalNames:
         new = self._copy()
         new._leases = self._lease_nodes(living(leases, now).values())
         new._lease_between = _between(new._leases, self._roots)
+        new._lease_tops = self._tops_of(new._leases)
         return new
 
     def with_homes(self, homes: Iterable[Home]) -> LocalNames:
@@ -300,7 +302,7 @@ class LocalNames:
         plain = len(owner) > 1 and owner[owner[0] + 1] == 0
         if plain and not apex and ("" in self._settings.local_domains or self._only_addresses(rtype)):
             why = "a name of one label is not asked upstream"
-            rcode = NOERROR if exists or owner in self._tops else NXDOMAIN
+            rcode = NOERROR if exists or owner in self._tops or owner in self._lease_tops else NXDOMAIN
             return _Hit(None, rtype, rcode, self._made_up(owner), why)
         return None
 
@@ -315,6 +317,11 @@ class LocalNames:
         target = owner if self._settings.mail == "self" else name_wire(self._settings.mail)
         mail = _Set(self._settings.ttl, (b"\0\1" + target,), f"mail for {found.source}")
         return _Hit(mail, MX, NOERROR, None, mail.source)
+
+    def _tops_of(self, owners: Iterable[bytes]) -> set[bytes]:
+        """The last labels of ``owners``, if anything is said of names of one label."""
+        keeps_plain = self._settings.domain_needed or "" in self._settings.local_domains
+        return set(map(_top, owners)) if keeps_plain else set()
 
     def _only_addresses(self, rtype: int) -> bool:
         return self._settings.domain_needed and rtype in _ADDRESSES

@@ -379,6 +379,9 @@ def test_plain_names_may_be_kept_in_the_house() -> None:
     assert ask(needed, "a.b") is None
     above = house("a.b.lan TXT x", settings=LocalSettings(domain_needed=True))
     assert (ask(above, "lan"), ask(above, "b")) == ("NODATA", "NXDOMAIN")
+    leased = house(leases=(lease("192.168.1.20", "laptop"),), settings=LocalSettings(domain_needed=True, domain="lan"))
+    assert ask(leased, "lan") == "NODATA"
+    assert ask(leased.with_leases((), 0.0), "lan") == "NXDOMAIN"
     unqualified = house(settings=LocalSettings(local_domains=("",)))
     assert ask(unqualified, "printer", "TXT") == "NXDOMAIN"
     assert ask(unqualified, "a.b", "TXT") is None

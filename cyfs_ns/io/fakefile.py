@@ -27,7 +27,7 @@ from pathlib import Path
 import trio
 
 from cyfs_ns.fakeip import FakePool, Ranges
-from cyfs_ns.io.atomic import write_atomic
+from cyfs_ns.io.atomic import AtomicFile
 
 _log = logging.getLogger("cyfs.ns.fakeip")
 
@@ -110,9 +110,20 @@ class FakeFile:
             self._since = None
 
     def _write_whole(self, snapshot: FakePool) -> int:
-        data = self._head() + b"".join(_entry(slot, name, told) for slot, name, told in snapshot.by_use())
-        write_atomic(self._path, data)
-        return len(data)
+        file = AtomicFile(self._path)
+        try:
+            head = self._head()
+            file.write(head)
+            size = len(head)
+            for slot, name, told in snapshot.by_use():
+                entry = _entry(slot, name, told)
+                file.write(entry)
+                size += len(entry)
+        except BaseException:
+            file.abandon()
+            raise
+        file.commit()
+        return size
 
     def clear(self) -> None:
         """The pool was emptied: write it so.  Blocks for a moment."""

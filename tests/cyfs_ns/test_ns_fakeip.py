@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cyfs_ns.errors import ConfigFault, Misuse
 from cyfs_ns.fakeip import KEEP, FakePool, ranges
+from cyfs_ns.io.atomic import AtomicFile
 from cyfs_ns.io.fakefile import FakeFile
 
 NAMES = [f"n{i}.example" for i in range(12)]
@@ -217,6 +218,28 @@ async def test_what_is_told_during_a_rewrite_is_kept(tmp_path, monkeypatch):
             await trio.lowlevel.checkpoint()
     again, _ = _opened(path)
     assert _told(again) == _told(pool)
+
+
+def test_a_rewrite_holds_no_more_than_an_entry_at_a_time(tmp_path, monkeypatch):
+    lots = []
+    write = AtomicFile.write
+
+    def noted(self, data):
+        lots.append(len(data))
+        write(self, data)
+
+    monkeypatch.setattr(AtomicFile, "write", noted)
+    path = tmp_path / "fake-ip"
+    pool, file = _opened(path)
+    for number in range(300):
+        _tell(pool, file, f"{number}.example")
+    lots.clear()
+    file.clear()
+    assert len(lots) == 301 and max(lots) < 100
+    file.close()
+    again, other = _opened(path)
+    assert _told(again) == _told(pool)
+    other.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a small file system")

@@ -88,8 +88,8 @@ class Account:
 class Plan:
     """What a round came to."""
 
-    commit: Commit = field(default=Commit({}, {}), repr=False)
-    """What is to be written; nothing: no ``writes``.  The environment of services stands in it."""
+    commit: Commit
+    """What is to be written; nothing: no ``writes``."""
     decisions: tuple[Decision, ...] = ()
     accounts: Mapping[str, Account] = field(default_factory=dict)
     look_again: float | None = None

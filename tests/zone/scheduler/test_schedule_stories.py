@@ -594,6 +594,22 @@ def test_many_services_come_in_several_commits_and_go_so() -> None:
     assert len(zone.snapshot().nodes["barn"].items) == 800
 
 
+def test_what_is_cut_off_never_leaves_a_service_without_an_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    zone = Cluster()
+    zone.join("small", cpu=1)
+    zone.deploy("web")
+    zone.settle()
+    zone.join("large", cpu=8)
+    zone.deploy("web", cpu="4")
+    before = zone.observed()
+    came = set()
+    for most in range(4, 20):
+        monkeypatch.setattr("zone.scheduler.schedule.MOST_ACTIONS", most)
+        plan = schedule(snapshot_of(before))
+        came.add(tuple((d.action, d.node) for d in plan.decisions))
+    assert came == {(), (("place", "large"),), (("place", "large"), ("stop", "small"))}
+
+
 def test_a_veto_of_a_cut_plan_is_no_reason_to_look_again_at_once() -> None:
     zone = Cluster()
     zone.join("box", cpu=64, memory=64 * GIB)

@@ -4,6 +4,10 @@ A request that exists is well formed: making one checks its keys, values and lim
 
 A transaction is a list of actions, done in their order, under comparisons; all of it happens, as one revision, or
 nothing.  Revisions count from 1, the empty store; 0 is the revision of a key that is absent.
+
+A lease is a promise of somebody to show a sign of life every so often.  A key that was given its value under a lease is
+deleted when the lease expires or is revoked; all keys of a lease go as one revision.  A key goes with the lease it was
+set under last, or with none; changes of a part of its value leave it where it is.
 """
 
 from __future__ import annotations
@@ -28,6 +32,25 @@ MOST_OPENED: Final = 1024 * 1024
 """Bytes of values that one transaction looks into, by paths, by appending and by comparing."""
 MOST_ACTIONS: Final = 2048
 """Actions and comparisons of one transaction."""
+
+
+MOST_TTL: Final = 24 * 60 * 60
+"""Seconds of a lease."""
+_MOST_LEASE: Final = (1 << 63) - 1
+
+
+def check_ttl(untrusted: int) -> int:
+    """``untrusted``, which are the seconds of a lease.  Raises ``ConfigError``."""
+    if not 0 < untrusted <= MOST_TTL:
+        raise ConfigError(Code.INVALID, f"a lease lives for 1 to {MOST_TTL} s")
+    return untrusted
+
+
+def check_lease(untrusted: int) -> int:
+    """``untrusted``, which may be the number of a lease; 0 is none.  Raises ``ConfigError``."""
+    if not 0 <= untrusted <= _MOST_LEASE:
+        raise ConfigError(Code.INVALID, f"{untrusted} is no lease")
+    return untrusted
 
 
 def check_value(untrusted: str) -> str:
@@ -68,6 +91,8 @@ class Entry:
     """The revision that made the key; 0 for a deletion."""
     version: int
     """How many times it was written since then; 0 for a deletion."""
+    lease: int = 0
+    """The lease it goes with; 0 if with none, and for a deletion."""
     fault: Code | None = None
     """``DENIED``: the value is sealed, and not for this OOD.  ``DAMAGED``: it is not what a store of ours wrote."""
 
@@ -136,26 +161,33 @@ Comparison: TypeAlias = AtRevision | HasValue
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Give the key this value, whether it was there or not."""
+    """Give the key this value, whether it was there or not.
+
+    ``lease``: the one it goes with from now on; 0: with none.  It must be there (``MISSING``).
+    """
 
     key: str
     value: str = field(repr=False)
+    lease: int = 0
 
     def __post_init__(self) -> None:
         check_key(self.key)
         check_value(self.value)
+        check_lease(self.lease)
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Give the key this value.  It must be absent (``EXISTS``)."""
+    """Give the key this value, under ``lease`` as with :class:`Set`.  It must be absent (``EXISTS``)."""
 
     key: str
     value: str = field(repr=False)
+    lease: int = 0
 
     def __post_init__(self) -> None:
         check_key(self.key)
         check_value(self.value)
+        check_lease(self.lease)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +281,8 @@ class Commit:
 
     guards: Mapping[str, int]
     writes: Mapping[str, str | None] = field(repr=False)
+    leases: Mapping[str, int] = field(default_factory=dict)
+    """The leases of those of the keys written that have one."""
 
 
 # -- what a transaction comes to
@@ -283,7 +317,9 @@ def decide(transaction: Transaction, entries: Mapping[str, Entry]) -> Commit:
     size = sum(len(key) + len((value or "").encode()) for key, value in writes.items())
     if size > MOST_WRITTEN:
         raise ConfigError(Code.TOO_LARGE, f"a transaction writes at most {MOST_WRITTEN} bytes")
-    return Commit({key: entries[key].revision if key in entries else 0 for key in drafts}, writes)
+    guards = {key: entries[key].revision if key in entries else 0 for key in drafts}
+    leases = {key: drafts[key].lease for key, value in writes.items() if value is not None and drafts[key].lease}
+    return Commit(guards, writes, leases)
 
 
 class _Draft:
@@ -293,6 +329,7 @@ class _Draft:
         self.key = key
         self.entry = entry
         self.there = entry is not None
+        self.lease = entry.lease if entry is not None else 0
         self.is_set = self.is_edited = False
         self._text: str | None = None
         """What was given instead of what the entry has, if anything was."""
@@ -300,9 +337,9 @@ class _Draft:
         self._plain: str | None = None
         self._is_parsed = False
 
-    def put(self, text: str | None) -> None:
+    def put(self, text: str | None, lease: int = 0) -> None:
         """Give it this value, or none."""
-        self._text = text
+        self._text, self.lease = text, lease
         self.there = self.is_set = text is not None
         self.is_edited = self._is_parsed = False
 
@@ -365,7 +402,7 @@ def _do(action: Action, draft: _Draft) -> None:
     if isinstance(action, Create) and draft.there:
         raise ConfigError(Code.EXISTS, f"{action.key} is there already")
     if isinstance(action, Set | Create):
-        draft.put(action.value)
+        draft.put(action.value, action.lease)
         return
     if not draft.there:
         raise ConfigError(Code.MISSING, f"{action.key} is absent")

@@ -13,7 +13,7 @@ from etcdserver import NAMESPACE, Cluster, until_answered
 from freeport import free_port
 
 from zone.config.faults import NEXT, Code, ConfigError
-from zone.config.keys import Below
+from zone.config.keys import At, Below
 from zone.config.model import Append, Commit, Create, Set, Transaction
 from zone.io.config.etcd import EtcdBackend
 from zone.io.config.store import ConfigStore
@@ -60,12 +60,61 @@ async def test_nobody_answers(tmp_path: Path):
                 await backend.read(scopes, stale_ok=stale_ok)
     with pytest.raises(ConfigError, match=NEXT[Code.UNCERTAIN]):
         await backend.commit(Commit({}, {"a": "1"}))
-    with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
-        await backend.compact(2)
+    with pytest.raises(ConfigError, match=NEXT[Code.UNCERTAIN]):
+        await backend.revoke(1)
+    for ask in (lambda: backend.compact(2), lambda: backend.grant(10), lambda: backend.keep_alive(1)):
+        with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+            await ask()
     with trio.move_on_after(0.5) as scope:
         async with backend.watch(Below(), 1) as changes:
             await anext(changes)
     assert scope.cancelled_caught
+    await backend.aclose()
+
+
+async def test_who_takes_old_news_waits_long_for_the_quorum_once(one: Cluster, monkeypatch: pytest.MonkeyPatch):
+    backend = one.open(patience=1.5)
+    one.signal(signal.SIGKILL)
+    waited: list[float] = []
+    read = backend._read
+
+    async def noted(scopes, revision, patience, *, stale):
+        if not stale:
+            waited.append(patience)
+        return await read(scopes, revision, patience, stale=stale)
+
+    monkeypatch.setattr(backend, "_read", noted)
+    for _ in range(3):
+        with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+            await backend.read([Below()], stale_ok=True)
+    one.start()
+    with trio.fail_after(120):
+        await until_answered(backend)
+    del waited[3:]
+    assert (await backend.read([Below()], stale_ok=True)).fresh
+    assert waited == [1.5, 1.0, 1.0, 1.5]
+    await backend.aclose()
+
+
+async def test_old_news_of_members_at_different_revisions_are_none(one: Cluster, monkeypatch: pytest.MonkeyPatch):
+    backend = one.open()
+    await ConfigStore(backend).transact(put("a", 1))
+    ask = backend._ask
+    asked = 0
+
+    async def behind(stub, request, deadline):
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise ConfigError(Code.UNAVAILABLE, "no quorum")
+        if asked == 3:
+            raise ConfigError(Code.INVALID, "required revision is a future revision")
+        return await ask(stub, request, deadline)
+
+    monkeypatch.setattr(backend, "_ask", behind)
+    with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
+        await backend.read([At(f"k/{number}") for number in range(150)], stale_ok=True)
+    assert asked == 3
     await backend.aclose()
 
 

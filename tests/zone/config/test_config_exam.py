@@ -13,6 +13,7 @@ from zone.config.faults import NEXT, Code, ConfigError
 from zone.config.keys import At, Below, Scope
 from zone.config.model import (
     MOST_ACTIONS,
+    MOST_TTL,
     MOST_VALUE,
     Append,
     AtRevision,
@@ -356,6 +357,85 @@ async def test_a_watch_from_what_is_not_there_yet(store: ConfigStore):
     await store.transact(tx(Set("a", "1")))
     with refused(Code.INVALID):
         await heard(store, EVERYTHING, 3, 1)
+
+
+# -- leases
+
+
+async def test_keys_go_with_their_lease_as_one_revision(store: ConfigStore):
+    lease = await store.grant(600)
+    other = await store.grant(600)
+    assert lease != other and min(lease, other) > 0
+    first = await store.transact(
+        tx(Set("a", "1", lease), Create("b/c", "{}", lease), Set("d", "1"), Set("e", "1", other))
+    )
+    assert {entry.key: entry.lease for entry in (await store.read([EVERYTHING])).entries} == {
+        "a": lease,
+        "b/c": lease,
+        "d": 0,
+        "e": other,
+    }
+    # What changes a part stays under the lease; what is set anew goes with the lease it is given, or with none.
+    await store.transact(tx(SetPath("b/c", "/x", "1"), Set("a", "2"), Set("f", "1", lease)))
+    assert [(await store.get(key)).lease for key in ("a", "b/c", "f")] == [0, lease, lease]
+    last = await store.transact(tx(Set("f", "2", other), Set("g", "1", lease)))
+    await store.keep_alive(lease)
+    await store.revoke(lease)
+    (change,) = await heard(store, EVERYTHING, last, 1)
+    assert change == Change(last + 1, (Entry("b/c", None, last + 1, 0, 0), Entry("g", None, last + 1, 0, 0)))
+    assert await values(store) == {"a": 2, "d": 1, "e": 1, "f": 2}
+    assert (await store.get("e", first)).lease == other
+    for ask in (
+        lambda: store.revoke(lease),
+        lambda: store.keep_alive(lease),
+        lambda: store.transact(tx(Set("d", "9"), Set("h", "1", lease))),
+    ):
+        with refused(Code.MISSING):
+            await ask()
+    assert await values(store) == {"a": 2, "d": 1, "e": 1, "f": 2}
+    await store.revoke(other)
+    assert await values(store) == {"a": 2, "d": 1}
+    for ttl in (0, -1, MOST_TTL + 1):
+        with refused(Code.INVALID):
+            await store.grant(ttl)
+
+
+async def test_a_lease_without_a_sign_of_life_ends_and_watchers_hear_it(store: ConfigStore):
+    """The one that is kept alive outlives the other, though it is no older and no longer."""
+    kept, left = await store.grant(6), await store.grant(6)
+    revision = await store.transact(tx(Create("kept", "1", kept), Create("left", "1", left)))
+    found: list[Change] = []
+
+    async def keep() -> None:
+        while True:
+            await store.keep_alive(kept)
+            await trio.sleep(0.2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep)
+        found += await heard(store, EVERYTHING, revision, 1)
+        nursery.cancel_scope.cancel()
+    assert found == [Change(revision + 1, (Entry("left", None, revision + 1, 0, 0),))]
+    with refused(Code.MISSING):
+        await store.keep_alive(left)
+    # Whoever holds it no more cannot keep another out.
+    await store.transact(tx(Create("left", "2")))
+
+
+async def test_a_lease_outlives_the_program_that_has_it(kind: Kind):
+    first = kind.open()
+    store = ConfigStore(first)
+    lease = await store.grant(600)
+    await store.transact(tx(Set("a", "1", lease)))
+    await first.aclose()
+    second = kind.open()
+    store = ConfigStore(second)
+    assert (await store.get("a")).lease == lease
+    await store.keep_alive(lease)
+    assert await store.grant(600) != lease
+    await store.revoke(lease)
+    assert await values(store) == {}
+    await second.aclose()
 
 
 async def test_a_store_that_is_closed_says_so(kind: Kind):

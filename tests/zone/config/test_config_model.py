@@ -242,6 +242,17 @@ def test_a_value_is_parsed_and_written_once_however_many_actions_it_has(monkeypa
     assert sum(isinstance(value, dict) for value in written) == 2
 
 
+def test_a_key_goes_with_the_lease_it_was_set_under_last():
+    entries = {key: Entry(key, "[]", 7, 3, 2, lease=5) for key in "abcd"}
+    changes = (Append("a", "1"), Set("b", "1"), Set("c", "1", 6), Delete("d"), Create("e", "1", 6), Set("f", "1"))
+    assert decide(Transaction(changes), entries).leases == {"a": 5, "c": 6, "e": 6}
+    assert decide(Transaction((Delete("a"), Create("a", "[]"), Append("a", "1"))), entries).leases == {}
+    for lease in (-1, 1 << 63):
+        for make in (Set, Create):
+            with refused(Code.INVALID):
+                make("a", "1", lease)
+
+
 def test_what_a_transaction_may_bring_and_look_into():
     large = json.dumps("x" * (model.MOST_VALUE - 2))
     with refused(Code.TOO_LARGE):

@@ -166,6 +166,12 @@ async def test_what_is_secret_of_a_user_is_sealed_as_well(tmp_path: Path):
     await backend.aclose()
     backend = opened(tmp_path / "zone.db", 0, 0, 1)
     assert await backend.reseal() == 3 and await backend.reseal() == 0
+    lease = await backend.grant(600)
+    await ConfigStore(backend).transact(Transaction((Set("security/leased", "1", lease),)))
+    await backend.aclose()
+    backend = opened(tmp_path / "zone.db", 0, 0)
+    assert await backend.reseal() == 4 and await backend.reseal() == 0
+    assert (await ConfigStore(backend).get("security/leased")).lease == lease
     await backend.aclose()
 
 

@@ -106,6 +106,60 @@ def test_old_history_goes_by_itself(path: Path):
         assert database.compacted > 300
 
 
+# -- leases
+
+
+def test_a_lease_lives_its_time_from_its_last_sign_of_life_and_from_each_start(path: Path):
+    now = 1000.0
+
+    def there(database: Database) -> bool:
+        database.expire()
+        return "a" in content(database)
+
+    with closing(Database(path, clock=lambda: now)) as database:
+        lease = database.grant(10)
+        database.commit(Commit({}, {"a": "1"}, {"a": lease}))
+        now += 9.9
+        assert there(database)
+        database.keep_alive(lease)
+        now += 9.9
+        assert there(database)
+    now = 5.0  # another clock, since the machine began anew
+    with closing(Database(path, clock=lambda: now)) as database:
+        now += 9.9
+        assert there(database)
+        head = database.head
+        now += 0.1
+        # It is over before anybody has seen to it.
+        for ask in (
+            lambda: database.keep_alive(lease),
+            lambda: database.revoke(lease),
+            lambda: database.commit(Commit({}, {"b": "1"}, {"b": lease})),
+        ):
+            with pytest.raises(ConfigError, match=NEXT[Code.MISSING]):
+                ask()
+        assert not there(database) and database.head == head + 1
+        database.expire()
+        assert database.head == head + 1
+    with closing(Database(path, clock=lambda: now)) as database:
+        assert database.grant(10) > lease
+
+
+def test_a_lease_that_cannot_be_ended_yet_is_ended_later(path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    with closing(Database(path, clock=lambda: now)) as database:
+        lease = database.grant(10)
+        database.commit(Commit({}, {"a": "1"}, {"a": lease}))
+        now = 10.0
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "_db", Broken())
+            database.expire()
+        assert content(database) == {"a": "1"} and database.next_expiry > now
+        now = database.next_expiry
+        database.expire()
+        assert content(database) == {}
+
+
 # -- killed
 
 

@@ -18,7 +18,7 @@ from zone.config.model import Change, Commit, Reading
 class Backend(Protocol):
     """A store.  Every method raises ``ConfigError``: ``UNAVAILABLE`` or ``UNCERTAIN`` when its time is up.
 
-    A call that is cancelled may still be carried out.
+    A call that is cancelled may still be carried out.  When a store was away, every lease lives for its time again.
     """
 
     async def read(self, scopes: Sequence[Scope], revision: int | None = None, *, stale_ok: bool = False) -> Reading:
@@ -32,9 +32,9 @@ class Backend(Protocol):
     async def commit(self, commit: Commit) -> int | None:
         """Make the writes, and return their revision when no crash can undo them; None if a guard does not hold.
 
-        Raises ``UNCERTAIN`` if nobody can tell whether they were made, or may yet be; the guards keep what is made
-        late from undoing what was written since.  ``FULL`` if there is no room for more; a store
-        may have made those that took the last of it.
+        Raises ``MISSING`` if a lease is over; ``FULL`` if there is no room for more, though a store may have made those
+        that took the last of it; ``UNCERTAIN`` if nobody can tell whether they were made, or may yet be.  The guards
+        keep what is made late from undoing what was written since.
         """
 
     def watch(self, scope: Scope, after: int) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
@@ -44,6 +44,15 @@ class Backend(Protocol):
         iterator raises ``COMPACTED`` if changes that were not told yet are compacted, and ``INVALID`` if ``after`` is
         not there yet: the store was put back to what it was once.
         """
+
+    async def grant(self, ttl: int) -> int:
+        """A new lease: it lives for ``ttl`` seconds from now, or a little longer, and again from each sign of life."""
+
+    async def keep_alive(self, lease: int) -> None:
+        """Show a sign of life: the lease lives for its time again.  Raises ``MISSING`` if it is over."""
+
+    async def revoke(self, lease: int) -> None:
+        """End the lease now, and delete its keys, as one revision.  Raises ``MISSING`` if it is over."""
 
     async def compact(self, revision: int) -> None:
         """Forget what was before ``revision``, which stays readable.  Raises ``INVALID`` if it is not there yet."""

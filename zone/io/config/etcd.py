@@ -64,6 +64,7 @@ _FAULTS: Final = (
     ("request is too large", Code.TOO_LARGE),
     ("too many operations in txn request", Code.TOO_LARGE),
     ("too many requests", Code.UNAVAILABLE),
+    ("requested lease not found", Code.MISSING),
     ("received message larger than max", Code.TOO_LARGE),
 )
 """What etcd says before it has done anything; but the one commit that fills it is made, and told as too much."""
@@ -117,7 +118,13 @@ class EtcdBackend:
                     for one in ranges[start : start + _AT_ONCE]
                 ]
             )
-            answer = await self._ask(request, deadline)
+            try:
+                answer = await self._ask(_transact, request, deadline)
+            except ConfigError as fault:
+                if stale and start and fault.code is Code.INVALID:
+                    # Another member answers than before, and it is not there yet.
+                    raise ConfigError(Code.UNAVAILABLE, "etcd: the members are at different revisions") from fault
+                raise
             if revision is None:
                 revision = answer.header.revision
             for response in answer.responses:
@@ -125,13 +132,13 @@ class EtcdBackend:
         assert revision is not None
         return Reading(revision, tuple(found[key] for key in sorted(found)), fresh=not stale)
 
-    async def _ask(self, request: Any, deadline: float) -> Any:
+    async def _ask(self, stub: Callable[[Any], Any], request: Any, deadline: float) -> Any:
         """The answer of the first member that gives one.  Raises ``ConfigError``."""
         share = (deadline - trio.current_time()) / len(self._clients)
         while True:
             patience = min(share, deadline - trio.current_time())
             try:
-                return await self._call(self._member, _transact, request, patience, Code.UNAVAILABLE)
+                return await self._call(self._member, stub, request, patience, Code.UNAVAILABLE)
             except ConfigError as fault:
                 late = trio.current_time() + _PAUSE > deadline
                 if fault.code is not Code.UNAVAILABLE or late or not self._is_open:
@@ -149,16 +156,16 @@ class EtcdBackend:
                 )
                 for key, revision in commit.guards.items()
             ],
-            success=[self._write(key, value) for key, value in commit.writes.items()],
+            success=[self._write(key, value, commit.leases.get(key, 0)) for key, value in commit.writes.items()],
         )
         answer = await self._call(self._member, _transact, request, self._patience, Code.UNCERTAIN)
         return int(answer.header.revision) if answer.succeeded else None
 
-    def _write(self, key: str, value: str | None) -> Any:
+    def _write(self, key: str, value: str | None, lease: int) -> Any:
         where = self._namespace + key.encode()
         if value is None:
             return etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=where))
-        return etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=where, value=value.encode()))
+        return etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=where, value=value.encode(), lease=lease))
 
     @asynccontextmanager
     async def watch(self, scope: Scope, after: int) -> AsyncGenerator[AsyncIterator[Change]]:
@@ -223,6 +230,24 @@ class EtcdBackend:
             entries = [self._entry(event.kv, deleted=event.type == event.DELETE) for event in group]
             yield Change(revision, tuple(sorted(entries, key=lambda entry: entry.key)))
 
+    async def grant(self, ttl: int) -> int:
+        # One whose number is lost expires by itself, so it may be asked for again.
+        deadline = trio.current_time() + self._patience
+        request = etcdrpc.LeaseGrantRequest(TTL=ttl)
+        return int((await self._ask(lambda client: client.leasestub.LeaseGrant, request, deadline)).ID)
+
+    async def keep_alive(self, lease: int) -> None:
+        deadline = trio.current_time() + self._patience
+        answer = await self._ask(_one_sign_of_life, etcdrpc.LeaseKeepAliveRequest(ID=lease), deadline)
+        if answer is None or answer.TTL <= 0:
+            raise ConfigError(Code.MISSING, f"there is no lease {lease}")
+
+    async def revoke(self, lease: int) -> None:
+        request = etcdrpc.LeaseRevokeRequest(ID=lease)
+        await self._call(
+            self._member, lambda client: client.leasestub.LeaseRevoke, request, self._patience, Code.UNCERTAIN
+        )
+
     async def compact(self, revision: int) -> None:
         request = etcdrpc.CompactionRequest(revision=revision)
         try:
@@ -273,7 +298,7 @@ class EtcdBackend:
             key = kv.key[len(self._namespace) :].decode()
         except UnicodeDecodeError as bad:
             raise ConfigError(Code.DAMAGED, f"etcd: {kv.key[:200]!r} was written by another program: {bad}") from bad
-        return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version, fault)
+        return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version, kv.lease, fault)
 
 
 def _client(member: tuple[str, int], most: int) -> Any:
@@ -283,6 +308,13 @@ def _client(member: tuple[str, int], most: int) -> Any:
 
 def _transact(client: Any) -> Any:
     return client.kvstub.Txn
+
+
+def _one_sign_of_life(client: Any) -> Any:
+    def call(request: Any, timeout: float) -> Any:
+        return next(client.leasestub.LeaseKeepAlive(iter([request]), timeout=timeout), None)
+
+    return call
 
 
 class _Watch:

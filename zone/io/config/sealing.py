@@ -61,6 +61,15 @@ class SealedBackend:
         async for change in changes:
             yield replace(change, entries=tuple(map(self._opened, change.entries)))
 
+    async def grant(self, ttl: int) -> int:
+        return await self._inner.grant(ttl)
+
+    async def keep_alive(self, lease: int) -> None:
+        await self._inner.keep_alive(lease)
+
+    async def revoke(self, lease: int) -> None:
+        await self._inner.revoke(lease)
+
     async def compact(self, revision: int) -> None:
         await self._inner.compact(revision)
 
@@ -90,7 +99,9 @@ class SealedBackend:
                     continue
                 # Whoever wrote in between sealed it for the present OODs, or it is found once more.
                 changed += 1
-                done += await self.commit(Commit({entry.key: entry.revision}, {entry.key: text})) is not None
+                leases = {entry.key: entry.lease} if entry.lease else {}
+                commit = Commit({entry.key: entry.revision}, {entry.key: text}, leases)
+                done += await self.commit(commit) is not None
             if not changed:
                 break
         if faults:

@@ -7,16 +7,22 @@ disk that is full refuses it whole, and the next one is tried like the first.
 Watchers wait for the next commit of this process, which is the only one that can make any, and then read on in the
 file from where they were.  So nothing is kept for a watcher that is slow, and nothing is lost to it.
 
+A lease is on the disk, its time is not: it is measured by a clock that no one sets, and begins anew when the file is
+opened.  A lease that is over is revoked before anything else is done; whoever watches waits no longer than until the
+next one is.
+
 The newest ``keep`` revisions stay readable; the older history goes by itself.  When there is no room, all of it goes.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
@@ -36,6 +42,9 @@ _SPARE: Final = 256
 """Pages beyond these that only deletions take."""
 _MOST_READ: Final = 64 * 1024 * 1024
 """Characters of keys and values of one reading."""
+_MOST_LEASES: Final = 10_000
+_PAUSE: Final = 1.0
+"""Seconds until a lease that is over is tried to be ended again."""
 _PATIENCE: Final = 10.0
 """Seconds to wait for a disk."""
 
@@ -43,7 +52,9 @@ _APPLICATION: Final = 0x5A434647
 _VERSION: Final = 1
 _SCHEMA: Final = (
     "CREATE TABLE entry (revision INTEGER NOT NULL, key TEXT NOT NULL, value TEXT, created INTEGER NOT NULL,"
-    " version INTEGER NOT NULL, UNIQUE (key, revision), UNIQUE (revision, key)) STRICT",
+    " version INTEGER NOT NULL, lease INTEGER NOT NULL, UNIQUE (key, revision), UNIQUE (revision, key)) STRICT",
+    "CREATE INDEX leased ON entry (lease) WHERE lease != 0",
+    "CREATE TABLE lease (number INTEGER PRIMARY KEY AUTOINCREMENT, ttl INTEGER NOT NULL) STRICT",
     "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,"
     " compacted INTEGER NOT NULL) STRICT",
     "INSERT INTO head VALUES (1, 1, 1)",
@@ -53,6 +64,11 @@ _Args = TypeVarTuple("_Args")
 _T = TypeVar("_T")
 
 
+class _Lease(NamedTuple):
+    ttl: int
+    deadline: float
+
+
 class Database:
     """The file itself.  Every method blocks on the disk; use it from one thread at a time.
 
@@ -60,13 +76,19 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, keep: int = KEEP, most_pages: int = _MOST_PAGES, most_read: int = _MOST_READ
+        self,
+        path: Path,
+        keep: int = KEEP,
+        most_pages: int = _MOST_PAGES,
+        most_read: int = _MOST_READ,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self._keep = keep
         self._most_pages = most_pages
         self._most_read = most_read
         self._is_open = True
+        self.clock = clock
         try:
             self._db = open_sqlite(path)
             try:
@@ -74,6 +96,12 @@ class Database:
                 self.head: int
                 self.compacted: int
                 self.head, self.compacted = self._db.execute("SELECT revision, compacted FROM head").fetchone()
+                now = clock()
+                self._leases = {
+                    number: _Lease(ttl, now + ttl) for number, ttl in self._db.execute("SELECT number, ttl FROM lease")
+                }
+                self.next_expiry = now
+                """By ``clock``: no lease is over before."""
             except BaseException:
                 self._db.close()
                 raise
@@ -118,7 +146,7 @@ class Database:
             for scope in scopes:
                 # Beside max(), SQLite takes the other columns from the row that has it.
                 rows = db.execute(
-                    "SELECT key, value, max(revision), created, version FROM entry"
+                    "SELECT key, value, max(revision), created, version, lease FROM entry"
                     " WHERE key >= ? AND key < ? AND revision <= ? GROUP BY key",
                     (*interval(scope), at),
                 )
@@ -160,13 +188,18 @@ class Database:
                 latest = self._latest(db, key)
                 if (latest.revision if latest is not None else 0) != guard:
                     return None
+            for lease in commit.leases.values():
+                self._alive(lease)
             for key, value in commit.writes.items():
                 latest = self._latest(db, key)
                 if value is None:
                     created = version = 0
                 else:
                     created, version = (latest.created, latest.version + 1) if latest is not None else (revision, 1)
-                db.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (revision, key, value, created, version))
+                lease = commit.leases.get(key, 0)
+                db.execute(
+                    "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", (revision, key, value, created, version, lease)
+                )
             db.execute("UPDATE head SET revision = ?", (revision,))
         self.head = revision
         if self.head - self.compacted >= self._keep + _TIDY:
@@ -177,7 +210,8 @@ class Database:
 
     def _latest(self, db: sqlite3.Connection, key: str) -> Entry | None:
         row = db.execute(
-            "SELECT key, value, revision, created, version FROM entry WHERE key = ? ORDER BY revision DESC LIMIT 1",
+            "SELECT key, value, revision, created, version, lease FROM entry"
+            " WHERE key = ? ORDER BY revision DESC LIMIT 1",
             (key,),
         ).fetchone()
         return Entry(*row) if row is not None and row[1] is not None else None
@@ -193,11 +227,59 @@ class Database:
             if revision is None:
                 return None
             rows = db.execute(
-                "SELECT key, value, revision, created, version FROM entry"
+                "SELECT key, value, revision, created, version, lease FROM entry"
                 " WHERE revision = ? AND key >= ? AND key < ? ORDER BY key",
                 (revision, *keys),
             )
             return Change(revision, tuple(Entry(*row) for row in rows))
+
+    def grant(self, ttl: int) -> int:
+        if len(self._leases) >= _MOST_LEASES:
+            raise ConfigError(Code.FULL, f"there are {_MOST_LEASES} leases already")
+        with self._writing() as db:
+            (number,) = db.execute("INSERT INTO lease (ttl) VALUES (?) RETURNING number", (ttl,)).fetchone()
+        self._leases[number] = _Lease(ttl, self.clock() + ttl)
+        self.next_expiry = min(self.next_expiry, self._leases[number].deadline)
+        return int(number)
+
+    def keep_alive(self, lease: int) -> None:
+        ttl = self._alive(lease).ttl
+        self._leases[lease] = _Lease(ttl, self.clock() + ttl)
+
+    def _alive(self, lease: int) -> _Lease:
+        found = self._leases.get(lease)
+        if found is None or found.deadline <= self.clock():
+            raise ConfigError(Code.MISSING, f"there is no lease {lease}")
+        return found
+
+    def revoke(self, lease: int) -> None:
+        self._alive(lease)
+        self._end(lease)
+
+    def expire(self) -> None:
+        """End the leases whose time is up, the first first; where the disk does not let us, a little later."""
+        now = self.clock()
+        if now < self.next_expiry:
+            return
+        try:
+            for number, lease in sorted(self._leases.items(), key=lambda item: item[1].deadline):
+                if lease.deadline <= now:
+                    self._end(number)
+        except ConfigError:
+            self.next_expiry = now + _PAUSE
+        else:
+            self.next_expiry = min((lease.deadline for lease in self._leases.values()), default=math.inf)
+
+    def _end(self, lease: int) -> None:
+        with self._asking() as db:
+            rows = db.execute("SELECT DISTINCT key FROM entry WHERE lease = ? ORDER BY key", (lease,))
+            keys = [key for (key,) in rows.fetchall() if (now := self._latest(db, key)) and now.lease == lease]
+        if keys:
+            self.commit(Commit({}, dict.fromkeys(keys)))
+        # Killed here, it comes back without keys, and expires.
+        with self._writing() as db:
+            db.execute("DELETE FROM lease WHERE number = ?", (lease,))
+        del self._leases[lease]
 
     def compact(self, revision: int) -> None:
         if revision <= self.compacted:
@@ -263,17 +345,7 @@ class SqliteBackend:
         return await self._in_time(Code.UNAVAILABLE, self._database.read, scopes, revision)
 
     async def commit(self, commit: Commit) -> int | None:
-        token = trio.lowlevel.current_trio_token()
-
-        def write() -> int | None:
-            revision = self._database.commit(commit)
-            if revision is not None:
-                # Even if nobody waits for the answer any more, watchers wait for the change.
-                with suppress(trio.RunFinishedError):
-                    token.run_sync_soon(self._tell)
-            return revision
-
-        return await self._in_time(Code.UNCERTAIN, write)
+        return await self._in_time(Code.UNCERTAIN, self._database.commit, commit)
 
     def _tell(self) -> None:
         self._committed.set()
@@ -293,7 +365,20 @@ class SqliteBackend:
                 yield change
             else:
                 after = max(after, head)
-                await committed.wait()
+                with trio.move_on_after(max(0.0, self._database.next_expiry - self._database.clock())):
+                    await committed.wait()
+
+    async def grant(self, ttl: int) -> int:
+        number = await self._in_time(Code.UNAVAILABLE, self._database.grant, ttl)
+        # Its time may be up before that for which watchers wait.
+        self._tell()
+        return number
+
+    async def keep_alive(self, lease: int) -> None:
+        await self._in_time(Code.UNAVAILABLE, self._database.keep_alive, lease)
+
+    async def revoke(self, lease: int) -> None:
+        await self._in_time(Code.UNCERTAIN, self._database.revoke, lease)
 
     async def compact(self, revision: int) -> None:
         await self._in_time(Code.UNAVAILABLE, self._database.compact, revision)
@@ -305,6 +390,19 @@ class SqliteBackend:
         self._tell()
 
     async def _in_time(self, late: Code, work: Callable[[*_Args], _T], *args: *_Args) -> _T:
+        token = trio.lowlevel.current_trio_token()
+
+        def done() -> _T:
+            head = self._database.head
+            try:
+                self._database.expire()
+                return work(*args)
+            finally:
+                # Even if nobody waits for the answer any more, watchers wait for the change.
+                if self._database.head != head:
+                    with suppress(trio.RunFinishedError):
+                        token.run_sync_soon(self._tell)
+
         with trio.move_on_after(self._patience):
-            return await trio.to_thread.run_sync(work, *args, limiter=self._one, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(done, limiter=self._one, abandon_on_cancel=True)
         raise ConfigError(late, f"the disk has not answered for {self._patience:.0f} s")

@@ -14,7 +14,7 @@ import trio
 
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import At, Below, Scope, child
-from zone.config.model import Change, Entry, Reading, Transaction, decide, keys_needed
+from zone.config.model import Change, Entry, Reading, Transaction, check_lease, check_ttl, decide, keys_needed
 from zone.io.config.backend import Backend
 
 MOST_HISTORY: Final = 100
@@ -91,6 +91,18 @@ class ConfigStore:
     def watch(self, scope: Scope, after: int) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """As :meth:`Backend.watch`.  Begin with ``after`` being the revision of a reading."""
         return self._backend.watch(scope, after)
+
+    async def grant(self, ttl: int) -> int:
+        """As :meth:`Backend.grant`.  Raises ``INVALID`` for a time that no lease has."""
+        return await self._backend.grant(check_ttl(ttl))
+
+    async def keep_alive(self, lease: int) -> None:
+        """As :meth:`Backend.keep_alive`."""
+        await self._backend.keep_alive(check_lease(lease))
+
+    async def revoke(self, lease: int) -> None:
+        """As :meth:`Backend.revoke`."""
+        await self._backend.revoke(check_lease(lease))
 
     async def compact(self, revision: int) -> None:
         """As :meth:`Backend.compact`."""

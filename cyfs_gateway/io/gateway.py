@@ -169,7 +169,7 @@ class RunningGateway:
                 outcome.append(fault)
             except Exception as fault:
                 _log.exception("the change failed in a way nobody foresaw")
-                outcome.append(ConfigFault(f"internal error: {fault or type(fault).__name__}"))
+                outcome.append(ConfigFault(f"internal error: {str(fault) or type(fault).__name__}"))
             finally:
                 done.set()
 

@@ -354,7 +354,8 @@ class _Installed(Mapping[str, type[Module]]):
             module: type[Module] = entry.load()
         except Exception as fault:
             _log.exception("module %s cannot be loaded", section)
-            raise ConfigFault(f"{section}: the module cannot be loaded: {fault or type(fault).__name__}") from fault
+            what = str(fault) or type(fault).__name__
+            raise ConfigFault(f"{section}: the module cannot be loaded: {what}") from fault
         return module
 
     def __iter__(self) -> Iterator[str]:

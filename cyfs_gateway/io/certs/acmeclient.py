@@ -166,7 +166,7 @@ class AcmeClient:
         except requests.exceptions.RequestException as fault:
             raise CertFault("network", f"{self.directory}: {fault}") from None
         except (errors.Error, josepy.errors.Error) as fault:
-            raise CertFault("authority", f"{self.directory}: {fault or type(fault).__name__}") from None
+            raise CertFault("authority", f"{self.directory}: {str(fault) or type(fault).__name__}") from None
         except Exception as fault:
             # Whatever a hostile reply makes the library stumble over is that server's fault.
             _log.debug("a reply of %s was not understood", self.directory, exc_info=fault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -296,10 +297,9 @@ async def test_what_is_sent_before_a_close_arrives(town):
     got = bytearray()
 
     async def take(request):
-        leg = await request.accept()
-        while data := await receive(leg):
-            got.extend(data)
-        leg.close()
+        with closing(await request.accept()) as leg:
+            while data := await receive(leg):
+                got.extend(data)
 
     async with town.live(ALICE, hosts=()) as alice, town.live(BOB, serve=take) as bob:
         leg = await alice.open_stream(BOBS_DID, None, 1)

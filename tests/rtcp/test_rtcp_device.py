@@ -18,6 +18,7 @@ from rtcp.io.leg import Datagrams
 from rtcp.io.tunnel import refuse
 from rtcp.limits import Limits
 from rtcp.packet import Purpose
+from tests.freeport import free_port
 from tests.rtcp.pair import ALICE, ALICES_NAME, BOB, BOBS_NAME, MALLORY, WALL, device_document
 from tests.rtcp.town import (
     HOST,
@@ -340,7 +341,7 @@ async def test_a_name_and_its_device_share_a_tunnel():
 
 async def test_both_families_are_listened_on():
     town = Town()
-    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, hosts=("::1", HOST)):
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, hosts=("::1", HOST), port=free_port()):
         port = town.people[BOBS_DID].addresses[0][1]
         assert town.people[BOBS_DID].addresses == (("::1", port), (HOST, port))
         for address in town.people[BOBS_DID].addresses:

@@ -24,6 +24,7 @@ from rtcp.packet import Purpose
 from rtcp.v5.frames import LAST_ID
 from rtcp.v5.limits import Bounds
 from rtcp.v5.tunnel import Tunnel as Machine
+from tests.freeport import free_port
 from tests.rtcp.pair import ALICE, ALICES_NAME, BOB, BOBS_NAME, MALLORY, WALL, device_document
 from tests.rtcp.town import (
     HOST,
@@ -688,7 +689,7 @@ async def test_a_carrier_that_takes_a_few_bytes_at_a_time_is_slow_and_no_more(to
 
 
 async def test_both_families_are_listened_on(town):
-    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, hosts=("::1", HOST)):
+    async with town.live(ALICE, hosts=()) as alice, town.live(BOB, hosts=("::1", HOST), port=free_port()):
         port = town.people[BOBS_DID].addresses[0][1]
         assert town.people[BOBS_DID].addresses == (("::1", port), (HOST, port))
         for address in town.people[BOBS_DID].addresses:

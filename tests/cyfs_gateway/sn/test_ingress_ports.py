@@ -153,9 +153,8 @@ async def test_a_port_that_another_program_has_is_passed_over(tmp_path: Path) ->
     async with staged(tmp_path, ports=ports(2)) as stage:
         wanted = stage.ingress.lease(OWNER, DEVICE, "tcp", "mail").port
         stage.ingress.unlease(DEVICE, "tcp", wanted)
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", wanted))
-            other.listen()
+        # A connection of another time that is still waiting keeps neither it nor the ingress out.
+        with socket.create_server(("127.0.0.1", wanted)):
             assert stage.ingress.lease(OWNER, DEVICE, "tcp", "mail").port != wanted
             with pytest.raises(Refused, match="in use"):
                 stage.ingress.lease(OWNER, DEVICE, "tcp", "more", port=wanted)

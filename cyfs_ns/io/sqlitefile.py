@@ -10,10 +10,12 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from cyfs_ns.errors import ConfigFault
 
 _LOG_PAGES: Final = 256
 """Pages (of 4 KiB) after which the write-ahead log is brought into the file, so that it stays at about a megabyte."""
@@ -40,6 +42,61 @@ def open_sqlite(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+@contextmanager
+def opening(path: Path, application: int, migrations: Sequence[str]) -> Iterator[sqlite3.Connection]:
+    """The file at ``path`` that belongs to ``application`` (SQLite's number of its kind), ready to be worked on.
+
+    It is brought up to date by those of ``migrations``, scripts of SQL, that it has not had.  It stays open, unless the
+    block fails.  Raises ``ConfigFault`` if it cannot be opened, is damaged, in use, somebody else's, or of a later
+    version than ``migrations``; so does what SQLite refuses in the block.
+    """
+    try:
+        database = open_sqlite(path)
+        try:
+            _bring_up_to_date(database, path, application, migrations)
+            yield database
+        except BaseException:
+            database.close()
+            raise
+    except sqlite3.OperationalError as fault:
+        locked = fault.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED")
+        raise ConfigFault(f"{path}: {'another program has it open' if locked else fault}") from fault
+    except sqlite3.Error as fault:
+        raise ConfigFault(f"{path}: {fault}; put a backup in its place") from fault
+    except OSError as fault:
+        raise ConfigFault(f"{path}: {fault}") from fault
+
+
+def _bring_up_to_date(database: sqlite3.Connection, path: Path, application: int, migrations: Sequence[str]) -> None:
+    with transaction(database):
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        (found,) = database.execute("PRAGMA application_id").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if found != application and tables:
+        raise ConfigFault(f"{path}: a database of another kind")
+    if version > len(migrations):
+        raise ConfigFault(f"{path}: written by a later version of this program ({version})")
+    (sound,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if sound != "ok":
+        raise ConfigFault(f"{path}: damaged ({sound}); put a backup in its place")
+    for number, script in enumerate(migrations[version:], version + 1):
+        with transaction(database):
+            for statement in _statements(script):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {number}")
+            database.execute(f"PRAGMA application_id = {application}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """``script`` statement by statement: ``executescript`` would commit behind our back."""
+    statement = ""
+    for piece in script.split(";")[:-1]:
+        statement += piece + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 @contextmanager

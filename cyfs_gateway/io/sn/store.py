@@ -30,7 +30,7 @@ from cyfs_gateway.sn.accounts import AnyChange, Entry
 from cyfs_gateway.sn.meter import Batch, Usage
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import Did, parse_did
-from cyfs_ns.io.sqlitefile import open_sqlite, transaction
+from cyfs_ns.io.sqlitefile import opening, transaction
 
 MOST_DONE: Final = 100_000
 MOST_REFUSED: Final = 20_000
@@ -76,20 +76,8 @@ class Database:
     def __init__(self, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
         self.path = path
         self._writes = 0
-        try:
-            self._db = open_sqlite(path)
-            try:
-                self._prepare(migrations)
-            except BaseException:
-                self._db.close()
-                raise
-        except sqlite3.OperationalError as fault:
-            locked = fault.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED")
-            raise ConfigFault(f"{path}: {'another program has the books open' if locked else fault}") from fault
-        except sqlite3.Error as fault:
-            raise ConfigFault(f"{path}: {fault}; put a backup in its place") from fault
-        except OSError as fault:
-            raise ConfigFault(f"{path}: {fault}") from fault
+        with opening(path, APPLICATION, migrations) as self._db:
+            pass
 
     def close(self) -> None:
         self._db.close()
@@ -210,36 +198,6 @@ class Database:
             with suppress(sqlite3.OperationalError):
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             raise Unreachable(f"the books cannot be written: {fault}; nothing was changed") from fault
-
-    def _prepare(self, migrations: Sequence[str]) -> None:
-        db = self._db
-        with transaction(db):
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            (application,) = db.execute("PRAGMA application_id").fetchone()
-            (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if application != APPLICATION and tables:
-            raise ConfigFault(f"{self.path}: these are no books of an SN")
-        if version > len(migrations):
-            raise ConfigFault(f"{self.path}: written by a later version of this program ({version})")
-        (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-        if sound != "ok":
-            raise ConfigFault(f"{self.path}: damaged ({sound}); put a backup in its place")
-        for number, script in enumerate(migrations[version:], version + 1):
-            with transaction(db):
-                for statement in _statements(script):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {number}")
-                db.execute(f"PRAGMA application_id = {APPLICATION}")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """``script`` statement by statement: ``executescript`` would commit behind our back."""
-    statement = ""
-    for piece in script.split(";")[:-1]:
-        statement += piece + ";"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 class Store:

@@ -26,8 +26,7 @@ from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
-from cyfs_ns.errors import ConfigFault
-from cyfs_ns.io.sqlitefile import open_sqlite, transaction
+from cyfs_ns.io.sqlitefile import opening, transaction
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import Scope, interval
 from zone.config.model import Change, Commit, Entry, Reading
@@ -49,15 +48,17 @@ _PATIENCE: Final = 10.0
 """Seconds to wait for a disk."""
 
 _APPLICATION: Final = 0x5A434647
-_VERSION: Final = 1
-_SCHEMA: Final = (
-    "CREATE TABLE entry (revision INTEGER NOT NULL, key TEXT NOT NULL, value TEXT, created INTEGER NOT NULL,"
-    " version INTEGER NOT NULL, lease INTEGER NOT NULL, UNIQUE (key, revision), UNIQUE (revision, key)) STRICT",
-    "CREATE INDEX leased ON entry (lease) WHERE lease != 0",
-    "CREATE TABLE lease (number INTEGER PRIMARY KEY AUTOINCREMENT, ttl INTEGER NOT NULL) STRICT",
-    "CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,"
-    " compacted INTEGER NOT NULL) STRICT",
-    "INSERT INTO head VALUES (1, 1, 1)",
+_MIGRATIONS: Final = (
+    """
+    CREATE TABLE entry (revision INTEGER NOT NULL, key TEXT NOT NULL, value TEXT, created INTEGER NOT NULL,
+                        version INTEGER NOT NULL, lease INTEGER NOT NULL,
+                        UNIQUE (key, revision), UNIQUE (revision, key)) STRICT;
+    CREATE INDEX leased ON entry (lease) WHERE lease != 0;
+    CREATE TABLE lease (number INTEGER PRIMARY KEY AUTOINCREMENT, ttl INTEGER NOT NULL) STRICT;
+    CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,
+                       compacted INTEGER NOT NULL) STRICT;
+    INSERT INTO head VALUES (1, 1, 1);
+    """,
 )
 
 _Args = TypeVarTuple("_Args")
@@ -89,50 +90,17 @@ class Database:
         self._most_read = most_read
         self._is_open = True
         self.clock = clock
-        try:
-            self._db = open_sqlite(path)
-            try:
-                self._prepare()
-                self.head: int
-                self.compacted: int
-                self.head, self.compacted = self._db.execute("SELECT revision, compacted FROM head").fetchone()
-                now = clock()
-                self._leases = {
-                    number: _Lease(ttl, now + ttl) for number, ttl in self._db.execute("SELECT number, ttl FROM lease")
-                }
-                self.next_expiry = now
-                """By ``clock``: no lease is over before."""
-            except BaseException:
-                self._db.close()
-                raise
-        except sqlite3.OperationalError as fault:
-            locked = fault.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED")
-            raise ConfigFault(f"{path}: {'another program has it open' if locked else fault}") from fault
-        except sqlite3.Error as fault:
-            raise ConfigFault(f"{path}: {fault}; put a backup in its place") from fault
-        except OSError as fault:
-            raise ConfigFault(f"{path}: {fault}") from fault
-
-    def _prepare(self) -> None:
-        db = self._db
-        with transaction(db):
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            (application,) = db.execute("PRAGMA application_id").fetchone()
-            (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if application != _APPLICATION and tables:
-            raise ConfigFault(f"{self.path}: this is no store of a zone")
-        if version > _VERSION:
-            raise ConfigFault(f"{self.path}: written by a later version of this program ({version})")
-        (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-        if sound != "ok":
-            raise ConfigFault(f"{self.path}: damaged ({sound}); put a backup in its place")
-        db.execute(f"PRAGMA max_page_count = {self._most_pages}")
-        if not tables:
-            with transaction(db):
-                for statement in _SCHEMA:
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {_VERSION}")
-                db.execute(f"PRAGMA application_id = {_APPLICATION}")
+        with opening(path, _APPLICATION, _MIGRATIONS) as self._db:
+            self._db.execute(f"PRAGMA max_page_count = {self._most_pages}")
+            self.head: int
+            self.compacted: int
+            self.head, self.compacted = self._db.execute("SELECT revision, compacted FROM head").fetchone()
+            now = clock()
+            self._leases = {
+                number: _Lease(ttl, now + ttl) for number, ttl in self._db.execute("SELECT number, ttl FROM lease")
+            }
+            self.next_expiry = now
+            """By ``clock``: no lease is over before."""
 
     def close(self) -> None:
         self._is_open = False

@@ -10,10 +10,11 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 
 class AtomicFile:
-    """New content for ``path``, written piece by piece: in force with :meth:`commit`, or given up with :meth:`abandon`.
+    """New content for ``path``, written piece by piece: in force with :meth:`commit`, or given up at the block's end.
 
     Everything here blocks on the disk: milliseconds to seconds.  From trio, call it in a worker thread.  A kill in
     mid-write may leave ``.NAME.XXXXXXXX.tmp`` beside the file; it is nobody's and may be deleted.
@@ -21,49 +22,40 @@ class AtomicFile:
 
     def __init__(self, path: str | Path, mode: int = 0o600) -> None:
         """Raises ``OSError``."""
-        self._path = path = Path(path)
-        fd, self._temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        self._path, self._mode = Path(path), mode
+        fd, self._temporary = tempfile.mkstemp(prefix=f".{self._path.name}.", suffix=".tmp", dir=self._path.parent)
         self._file = os.fdopen(fd, "wb")
-        try:
-            os.fchmod(fd, mode)
-        except BaseException:
-            self.abandon()
-            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the old content where the new one is not in force, and no litter."""
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            Path(self._temporary).unlink()
 
     def write(self, data: bytes) -> None:
-        """Add ``data``.  Raises ``OSError``, after which there is only :meth:`abandon`."""
+        """Add ``data``.  Raises ``OSError``, after which it can only be given up."""
         self._file.write(data)
 
     def commit(self) -> None:
         """Take the name.  Raises ``OSError`` and then has changed nothing."""
-        try:
-            with self._file as file:
-                file.flush()
-                os.fsync(file.fileno())
-            Path(self._temporary).replace(self._path)
-        except BaseException:
-            self.abandon()
-            raise
+        with self._file as file:
+            file.flush()
+            os.fchmod(file.fileno(), self._mode)
+            os.fsync(file.fileno())
+        Path(self._temporary).replace(self._path)
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
 
-    def abandon(self) -> None:
-        """Leave the old content, and no litter.  Never raises."""
-        with suppress(OSError):
-            self._file.close()
-        with suppress(OSError):
-            Path(self._temporary).unlink()
-
 
 def write_atomic(path: str | Path, data: bytes, mode: int = 0o600) -> None:
     """Replace ``path`` with ``data``.  Raises ``OSError`` and then has changed nothing.  Blocks: see above."""
-    file = AtomicFile(path, mode)
-    try:
+    with AtomicFile(path, mode) as file:
         file.write(data)
-    except BaseException:
-        file.abandon()
-        raise
-    file.commit()
+        file.commit()

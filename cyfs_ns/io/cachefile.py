@@ -77,13 +77,9 @@ class CacheFile:
         self._most, self._saved = most, changes
 
     async def _replace(self, pieces: Iterator[bytes]) -> int:
-        file = await trio.to_thread.run_sync(AtomicFile, self._path)
-        try:
+        with await trio.to_thread.run_sync(AtomicFile, self._path) as file:
             size = await _written(pieces, file.write)
             await trio.to_thread.run_sync(file.commit)
-        except BaseException:
-            file.abandon()
-            raise
         return size
 
     async def _append(self, pieces: Iterator[bytes]) -> int:

@@ -110,8 +110,7 @@ class FakeFile:
             self._since = None
 
     def _write_whole(self, snapshot: FakePool) -> int:
-        file = AtomicFile(self._path)
-        try:
+        with AtomicFile(self._path) as file:
             head = self._head()
             file.write(head)
             size = len(head)
@@ -119,10 +118,7 @@ class FakeFile:
                 entry = _entry(slot, name, told)
                 file.write(entry)
                 size += len(entry)
-        except BaseException:
-            file.abandon()
-            raise
-        file.commit()
+            file.commit()
         return size
 
     def clear(self) -> None:

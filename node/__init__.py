@@ -1,1 +1,1 @@
-"""Floor 6: this machine as a member of a zone.  The floor is laid; nobody lives here yet."""
+"""Floor 6: this machine as a member of a zone: what it is told to run, it runs."""

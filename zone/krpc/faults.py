@@ -104,7 +104,7 @@ class KrpcFault(CyfsError):
             raise Misuse(f"{code!r} is no code of a fault")
         super().__init__(message)
         self.code: Final = str(code)
-        self.message: Final = message[:MOST_MESSAGE]
+        self.message: Final = message[:MOST_MESSAGE].encode("utf-8", "replace").decode()
         self.retryable: Final = code in RETRYABLE if retryable is None else retryable
         self.data: Final = data
 

@@ -23,6 +23,13 @@ _LINES: Final = (
     "deny system read+write users/*/settings",
     "deny system write system/rbac/**",
     "deny system write boot/**",
+    # Nor what code runs on a machine, nor which machines belong: that is root on all of them.
+    "deny system write services/*/spec",
+    "deny system write services/*/placement",
+    "deny system write nodes/**",
+    "deny system write devices/**",
+    "deny system write users/*/apps/*/spec",
+    "deny system write users/*/agents/*/spec",
     # Services that serve users.
     "allow frame read boot/**",
     "allow frame read system/**",
@@ -43,17 +50,34 @@ _LINES: Final = (
     # People.
     "allow admin read system/**",
     "allow admin read services/**",
+    # With a password given just now: what runs in the zone, and where.
+    "allow su_admin read+write services/*/spec",
+    "allow su_admin read+write nodes/*/intent",
     "allow user read boot/**",
     "allow user read services/*/info",
     "allow user read users/{user}/settings",
     "allow user read+write users/{user}/profile",
     "allow user read+write users/{user}/apps/**",
     "allow user read+write users/{user}/agents/**",
+    # They use what others installed for them.
+    "allow limited read boot/**",
+    "allow limited read services/*/info",
+    "allow limited read users/{user}/settings",
+    "allow limited read+write users/{user}/profile",
+    "allow limited read users/{user}/apps/**",
+    "allow limited read+write users/{user}/apps/*/settings",
+    "allow limited read+write users/{user}/apps/*/info",
+    # They find what is there, and have nothing of their own.
+    "allow guest read boot/**",
+    "allow guest read services/*/info",
+    "allow guest read users/{user}/settings",
     # Machines: they read what they are to do, and say how they are.
     "allow device read boot/**",
     "allow device read nodes/{device}/**",
     "allow device read services/*/info",
     "allow device read+write devices/{device}/**",
+    # Who it is says its owner: otherwise one that was replaced could put its old document back.
+    "deny device write devices/{device}/doc",
     "allow device read+write nodes/{device}/status/**",
     "allow device read+write services/*/instances/{device}",
 )

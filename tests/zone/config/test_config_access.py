@@ -41,7 +41,7 @@ TABLE = {
         [],
     ),
     "allow system read+write **": (
-        ["read services/**", "write services/samba/settings", "write nodes/box/config"],
+        ["read services/**", "write services/samba/settings", "write services/samba/info"],
         ["read **", "write security/verify-hub/key", "read users/**"],
     ),
     "deny system read+write security/**": (
@@ -63,6 +63,30 @@ TABLE = {
     "deny system write boot/**": (
         ["read boot/config", "write boot", "read boot/**"],
         ["write boot/config", "write boot/keys/current", "write boot/a"],
+    ),
+    "deny system write services/*/spec": (
+        ["read services/samba/spec", "write services/samba/settings", "write services/spec"],
+        ["write services/samba/spec", "write services/gateway/spec", "write services/a/spec"],
+    ),
+    "deny system write services/*/placement": (
+        ["read services/samba/placement", "write services/samba/info", "write services/placement"],
+        ["write services/samba/placement", "write services/gateway/placement", "write services/a/placement"],
+    ),
+    "deny system write nodes/**": (
+        ["read nodes/box/config/samba", "write nodes", "read nodes/**"],
+        ["write nodes/box/config/samba", "write nodes/box/intent", "write nodes/box/ops/upgrade"],
+    ),
+    "deny system write devices/**": (
+        ["read devices/box/doc", "write devices", "read devices/**"],
+        ["write devices/box/doc", "write devices/other/doc", "write devices/box/info"],
+    ),
+    "deny system write users/*/apps/*/spec": (
+        ["read users/alice/apps/photos/spec", "write users/alice/apps/photos/settings", "write users/alice/apps/spec"],
+        ["write users/alice/apps/photos/spec", "write users/bob/apps/a/spec", "write users/a/apps/b/spec"],
+    ),
+    "deny system write users/*/agents/*/spec": (
+        ["read users/alice/agents/a/spec", "write users/alice/agents/a/settings", "write users/alice/agents/spec"],
+        ["write users/alice/agents/a/spec", "write users/bob/agents/a/spec", "write users/a/agents/b/spec"],
     ),
     "allow frame read boot/**": (
         ["read boot/config", "read boot/**", "read boot/keys/current"],
@@ -133,6 +157,14 @@ TABLE = {
         ["read services/samba/settings", "read services/**", "read services/samba/instances/box"],
         ["write services/samba/settings", "read nodes/box/config", "read servicesx/a"],
     ),
+    "allow su_admin read+write services/*/spec": (
+        ["read services/samba/spec", "write services/samba/spec", "write services/a/spec"],
+        ["write services/samba/settings", "write services/spec", "write services/samba/placement"],
+    ),
+    "allow su_admin read+write nodes/*/intent": (
+        ["read nodes/box/intent", "write nodes/box/intent", "write nodes/a/intent"],
+        ["write nodes/box/config/samba", "write nodes/intent", "write devices/box/doc"],
+    ),
     "allow user read boot/**": (
         ["read boot/config", "read boot/**", "read boot/a"],
         ["write boot/config", "write boot/a", "read boot"],
@@ -157,6 +189,46 @@ TABLE = {
         ["read users/alice/agents/**", "write users/alice/agents/a/spec", "read users/alice/agents/a/**"],
         ["write users/bob/agents/a/spec", "read users/alice/agents", "write agents/a/key"],
     ),
+    "allow limited read boot/**": (
+        ["read boot/config", "read boot/**", "read boot/a"],
+        ["write boot/config", "read boot", "read **"],
+    ),
+    "allow limited read services/*/info": (
+        ["read services/samba/info", "read services/a/info", "read services/b/info"],
+        ["write services/samba/info", "read services/samba/settings", "read services/**"],
+    ),
+    "allow limited read users/{user}/settings": (
+        ["read users/alice/settings"] * 3,
+        ["write users/alice/settings", "read users/bob/settings", "read users/alice/key"],
+    ),
+    "allow limited read+write users/{user}/profile": (
+        ["read users/alice/profile", "write users/alice/profile"] * 2,
+        ["write users/bob/profile", "read users/bob/profile", "read users/alice/**"],
+    ),
+    "allow limited read users/{user}/apps/**": (
+        ["read users/alice/apps/photos/spec", "read users/alice/apps/**", "read users/alice/apps/a/b"],
+        ["write users/alice/apps/photos/spec", "read users/bob/apps/photos/spec", "write users/alice/agents/a/spec"],
+    ),
+    "allow limited read+write users/{user}/apps/*/settings": (
+        ["write users/alice/apps/photos/settings", "read users/alice/apps/mail/settings"] * 2,
+        ["write users/bob/apps/photos/settings", "write users/alice/apps/settings", "write users/alice/settings"],
+    ),
+    "allow limited read+write users/{user}/apps/*/info": (
+        ["write users/alice/apps/photos/info", "read users/alice/apps/mail/info"] * 2,
+        ["write users/bob/apps/photos/info", "write users/alice/apps/info", "write users/alice/info"],
+    ),
+    "allow guest read boot/**": (
+        ["read boot/config", "read boot/**", "read boot/a"],
+        ["write boot/config", "read boot", "read **"],
+    ),
+    "allow guest read services/*/info": (
+        ["read services/samba/info", "read services/a/info", "read services/b/info"],
+        ["write services/samba/info", "read services/samba/settings", "read services/**"],
+    ),
+    "allow guest read users/{user}/settings": (
+        ["read users/alice/settings"] * 3,
+        ["write users/alice/settings", "read users/bob/settings", "read users/alice/profile"],
+    ),
     "allow device read boot/**": (
         ["read boot/config", "read boot/**", "read boot/a/b"],
         ["write boot/config", "read boot", "read **"],
@@ -170,8 +242,12 @@ TABLE = {
         ["write services/samba/info", "read services/samba/settings", "read services/**"],
     ),
     "allow device read+write devices/{device}/**": (
-        ["write devices/box/info", "read devices/box/**", "write devices/box/doc"],
+        ["write devices/box/info", "read devices/box/**", "read devices/box/doc"],
         ["write devices/other/info", "write devices/box", "read devices/**"],
+    ),
+    "deny device write devices/{device}/doc": (
+        ["read devices/box/doc", "write devices/box/info", "write devices/box/a/doc"],
+        ["write devices/box/doc", "write devices/box/doc", "write devices/box/doc"],
     ),
     "allow device read+write nodes/{device}/status/**": (
         ["write nodes/box/status/load", "read nodes/box/status/**", "write nodes/box/status/a/b"],
@@ -202,7 +278,7 @@ def test_a_rule_of_the_beginning(line):
         assert said(BASE, me, wish).allowed, wish
         assert not rule.allow or said([rule], me, wish) == Verdict(True, rule), wish
         assert rule.allow or said([rule], me, wish).rule is None, wish
-        assert rule.role in everybody or not said(BASE, who("guest"), wish).allowed, wish
+        assert rule.role in everybody or not said(BASE, who("stranger"), wish).allowed, wish
     for wish in denied:
         assert not said(BASE, me, wish).allowed, wish
         if not rule.allow:
@@ -211,7 +287,7 @@ def test_a_rule_of_the_beginning(line):
 
 @pytest.mark.parametrize("wish", ["read boot/config", "write a", "read **", "write users/alice/apps/photos/settings"])
 def test_without_a_role_nothing_is_allowed(wish):
-    for subject in (who(), who("guest"), who("Owner"), who("")):
+    for subject in (who(), who("stranger"), who("Owner"), who("")):
         assert said(BASE, subject, wish) == Verdict(False, None)
 
 

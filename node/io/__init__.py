@@ -1,0 +1,1 @@
+"""The shell of this floor: processes, files, clocks and the store."""

@@ -1,0 +1,1 @@
+"""Runs on this machine: keepers, what starts and finds them again, and the kinds."""

@@ -1,0 +1,281 @@
+"""Runs: started through a keeper, waited for, told to stop, and found again by the next daemon.
+
+``<home>/runs/<service>`` has one run: ``order`` (what it is), ``launch`` and ``state`` (see ``keeper``).  A run is
+there while there is a ``launch``; it goes on while a keeper holds the lock on that file.  So nothing here goes by the
+number of a process alone: the lock says that it is the keeper's, a pidfd that it is still the same process.
+
+A run is cleared by whoever waits for it, after which nothing of it runs: a keeper that ended by itself has seen to
+that; after one that was killed, all processes that carry the run's mark, or have its user, are killed here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from cyfs_ns.config.source import BadYaml, Map, tree_of
+from cyfs_ns.config.written import Reader, Section
+from cyfs_ns.errors import BadWire
+from cyfs_ns.identity.strictjson import read_json, write_json
+from cyfs_ns.io.atomic import write_atomic
+from node.io.run import keeper
+from node.run.runner import MARK, Ended, Launch, Order, Place, RunFault
+from zone.scheduler.service import read_ports, read_work
+
+LOG_SIZE: Final = 4 << 20
+"""Bytes of a log file."""
+LOG_KEEP: Final = 3
+"""Older log files that stay."""
+_BEGIN: Final = 20.0
+"""Seconds for a keeper to begin; it takes 20 ms where there is nothing else to do."""
+_MOST_ORDER: Final = 256 * 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A run as its files say."""
+
+    order: Order | None
+    """None: nobody can read it."""
+    state: dict[str, str]
+    is_kept: bool
+    user: int | None
+
+
+class Runs:
+    """The runs of a node.  No two calls for one service at once, but ``stop`` beside ``wait``."""
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+
+    def place(self, service: str) -> Place:
+        """Where the parts of ``service`` are."""
+        return Place(self._home, service)
+
+    async def find(self) -> dict[str, Order | None]:
+        """The service of every run that is there, going on or not, and its order; None: nobody can read it.
+
+        Each is to be waited for.
+        """
+        return await _in_thread(self._find)
+
+    def _find(self) -> dict[str, Order | None]:
+        try:
+            names = sorted(os.listdir(f"{self._home}/runs"))
+        except FileNotFoundError:
+            return {}
+        found = {name: self._look(name) for name in names}
+        return {name: run.order for name, run in found.items() if run is not None}
+
+    async def start(self, order: Order, launch: Launch) -> None:
+        """Begin a run where there is none; raises ``RunFault``, and then there is none."""
+        with trio.CancelScope(shield=True):
+            await _in_thread(lambda: self._write(order, launch))
+            directory = self.place(order.service).runs
+            command = [sys.executable, "-I", "-S", keeper.__file__, directory]
+            fault = ""
+            try:
+                with trio.move_on_after(_BEGIN) as patience:
+                    begun = await trio.run_process(command, check=False, capture_stderr=True, start_new_session=True)
+                    if begun.returncode != 0:
+                        fault = begun.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:400] or "it died"
+                if patience.cancelled_caught:
+                    fault = f"it did not begin within {_BEGIN:g} s"
+            except OSError as bad:
+                fault = str(bad)
+            if fault:
+                await self.stop(order.service, at_once=True)
+                await self.wait(order.service)
+                raise RunFault(f"the keeper of the run: {fault}")
+            state = (await _in_thread(lambda: self._look(order.service))) or _Found(order, {}, False, None)
+        if cannot := state.state.get("fault"):
+            await self.wait(order.service)
+            raise RunFault(cannot)
+
+    def _write(self, order: Order, launch: Launch) -> None:
+        place = self.place(order.service)
+        plain = {"work": order.work.as_page(), "ports": dict(order.ports)}
+        try:
+            for path in (place.runs, place.logs):
+                Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(place.runs, "state").unlink(missing_ok=True)
+            write_atomic(f"{place.runs}/order", write_json(plain))
+            write_atomic(f"{place.runs}/launch", _records(place, launch))
+        except OSError as bad:
+            raise RunFault(f"the run cannot be written down: {bad}") from bad
+
+    async def wait(self, service: str) -> Ended:
+        """Until nothing of the run runs any more, and clear it; how it ended."""
+        while (found := await _in_thread(lambda: self._look(service))) is not None:
+            if not found.is_kept:
+                if "over" not in found.state and await _in_thread(lambda: self._sweep(service, found.user)) > 0:
+                    await trio.sleep(0.02)
+                elif await _in_thread(lambda: self._clear(service)):
+                    return _ended(found.state)
+            elif (handle := _opened(found.state)) is None:
+                # Between its lock and its first word, or its last word and its end.
+                await trio.sleep(0.01)
+            else:
+                try:
+                    await trio.lowlevel.wait_readable(handle)
+                finally:
+                    os.close(handle)
+        return Ended()
+
+    async def stop(self, service: str, *, at_once: bool = False) -> None:
+        """Ask the run to end, or end it; whoever waits for it hears when it has."""
+        number = signal.SIGUSR1 if at_once else signal.SIGTERM
+        await _in_thread(lambda: self._tell(service, number))
+
+    def _tell(self, service: str, number: signal.Signals) -> None:
+        found = self._look(service)
+        if found is not None and found.is_kept and (handle := _opened(found.state)) is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, number)
+            os.close(handle)
+
+    def _look(self, service: str) -> _Found | None:
+        directory = self.place(service).runs
+        try:
+            held = os.open(f"{directory}/launch", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            # Before its state is read: one that ends meanwhile has said its last word.
+            is_kept = not _lock(held, fcntl.LOCK_SH)
+            records = os.read(held, os.fstat(held).st_size).split(b"\0")
+        finally:
+            os.close(held)
+        user = next((int(r[5:].split(b":")[0]) for r in records if r.startswith(b"user=")), None)
+        return _Found(_read_order(directory, service), _read_state(directory), is_kept, user)
+
+    def _clear(self, service: str) -> bool:
+        directory = self.place(service).runs
+        held = os.open(f"{directory}/launch", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # A keeper that begins late finds the file gone, or the lock taken, and goes.
+            if not _lock(held, fcntl.LOCK_EX):
+                return False
+            for name in ("launch", "state", "order"):
+                Path(directory, name).unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(held)
+
+    def _sweep(self, service: str, user: int | None) -> int:
+        """Kill whatever is left of a run whose keeper was killed; how many those were."""
+        mark = b"\0%s=%s\0" % (MARK.encode(), self.place(service).runs.encode())
+        found = 0
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                handle = os.pidfd_open(int(name))
+            except OSError:
+                continue
+            try:
+                if _is_of(name, mark, user):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    found += 1
+            except OSError:
+                pass
+            finally:
+                os.close(handle)
+        return found
+
+
+def _is_of(pid: str, mark: bytes, user: int | None) -> bool:
+    """Raises ``OSError`` where there is no such process, or nobody may look."""
+    if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
+        return False
+    if user is not None and Path(f"/proc/{pid}").stat().st_uid == user:
+        return True
+    return mark in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def _records(place: Place, launch: Launch) -> bytes:
+    """As the keeper reads them; raises ``RunFault`` for what no process can be given."""
+    found = [
+        ("log", place.logs),
+        ("log-size", str(LOG_SIZE)),
+        ("log-keep", str(LOG_KEEP)),
+        ("carriers", str(launch.carriers)),
+        ("lingers", "1" if launch.lingers else "0"),
+        ("new-privileges", "1" if launch.new_privileges else "0"),
+        ("cwd", launch.cwd),
+        ("env", f"{MARK}={place.runs}"),
+    ]
+    if launch.user is not None:
+        found.append(("user", f"{launch.user[0]}:{launch.user[1]}"))
+    found += [("argv", word) for word in launch.argv]
+    found += [("env", f"{name}={value}") for name, value in launch.env]
+    found += [("join", path) for path in launch.join]
+    found += [("limit", f"{number}:{most}") for number, most in launch.limits]
+    found += [("input", f"{fd}:{path}") for fd, path in launch.inputs]
+    if any("\0" in value for _, value in found):
+        raise RunFault("neither commands nor variables may have a NUL in them", lasting=True)
+    return "".join(f"{name}={value}\0" for name, value in found).encode("utf-8", "surrogateescape")
+
+
+def _read_order(directory: str, service: str) -> Order | None:
+    try:
+        with Path(directory, "order").open("rb") as file:
+            tree = tree_of(read_json(file.read(_MOST_ORDER).decode(), "order"))
+        if not isinstance(tree, Map):
+            return None
+        section = Section(Reader(), tree, "")
+        work = section.table("work")
+        order = None if work is None else Order(service=service, work=read_work(work), ports=read_ports(section))
+    except (OSError, UnicodeDecodeError, BadYaml, BadWire):
+        return None
+    return None if section.reader.errors else order
+
+
+def _read_state(directory: str) -> dict[str, str]:
+    try:
+        text = Path(directory, "state").read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (line.partition("=") for line in text.splitlines() if line)}
+
+
+def _ended(state: dict[str, str]) -> Ended:
+    code = state.get("code")
+    return Ended(None if code is None else int(code), state.get("fault", ""), int(state.get("left", "0")))
+
+
+def _opened(state: dict[str, str]) -> int | None:
+    """A pidfd of the keeper that wrote ``state``, if it is still there."""
+    pid, _, started = state.get("keeper", "").partition(" ")
+    if not pid:
+        return None
+    try:
+        handle = os.pidfd_open(int(pid))
+    except OSError:
+        return None
+    with suppress(OSError):
+        if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode() == started:
+            return handle
+    os.close(handle)
+    return None
+
+
+def _lock(held: int, how: int) -> bool:
+    try:
+        fcntl.flock(held, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await trio.to_thread.run_sync(work)

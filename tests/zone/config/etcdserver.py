@@ -70,7 +70,7 @@ class Cluster:
     def open(self, *members: int, namespace: str = NAMESPACE, patience: float = 5.0) -> EtcdBackend:
         """The store by those members, or by all."""
         ports = [self.ports[member] for member in members] or self.ports
-        return EtcdBackend([("127.0.0.1", port) for port in ports], namespace, patience)
+        return EtcdBackend([f"127.0.0.1:{port}" for port in ports], namespace, patience)
 
     def wait_for_quorum(self) -> None:
         """Until the first that is asked can answer for all."""

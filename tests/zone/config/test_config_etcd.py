@@ -17,6 +17,7 @@ from zone.config.keys import At, Below
 from zone.config.model import Append, Commit, Create, Set, Transaction
 from zone.io.config.etcd import EtcdBackend
 from zone.io.config.store import ConfigStore
+from zone.io.etcd.wire import etcdrpc
 
 
 @pytest.fixture
@@ -312,13 +313,17 @@ async def test_zones_do_not_see_each_other(one: Cluster):
 
 async def test_what_another_program_wrote_is_told(one: Cluster):
     backend = one.open()
-    stub = backend._clients[0]
-    await trio.to_thread.run_sync(stub.put, f"{NAMESPACE}bad", b"\xff\xfe")
+
+    async def put_bytes(key: str, value: bytes) -> None:
+        request = etcdrpc.PutRequest(key=f"{NAMESPACE}{key}".encode(), value=value)
+        await trio.to_thread.run_sync(backend._clients[0].kv.Put, request)
+
+    await put_bytes("bad", b"\xff\xfe")
     with pytest.raises(ConfigError, match=NEXT[Code.DAMAGED]):
         await ConfigStore(backend).get("bad")
     reading = await backend.read([Below()])
     assert [(entry.key, entry.value, entry.fault) for entry in reading.entries] == [("bad", None, Code.DAMAGED)]
-    await trio.to_thread.run_sync(stub.put, f"{NAMESPACE}odd", "no JSON")
+    await put_bytes("odd", b"no JSON")
     with pytest.raises(ConfigError, match="odd: value: not plain JSON"):
         await ConfigStore(backend).transact(Transaction((Append("odd", "1"),)))
     await backend.aclose()
@@ -341,7 +346,7 @@ async def test_a_watch_that_is_left_leaves_no_thread(one: Cluster):
 
 
 async def test_a_dead_member_is_passed_over(one: Cluster):
-    backend = EtcdBackend([("127.0.0.1", free_port()), ("127.0.0.1", one.ports[0])], NAMESPACE)
+    backend = EtcdBackend([f"127.0.0.1:{free_port()}", f"127.0.0.1:{one.ports[0]}"], NAMESPACE)
     store = ConfigStore(backend)
     assert await store.transact(put("a", 1)) == (await store.get("a")).revision
     await backend.aclose()

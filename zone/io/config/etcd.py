@@ -1,4 +1,4 @@
-"""The store of a zone of several machines: etcd 3.4 or later, by the ``etcd3`` package, whose one adapter this is.
+"""The store of a zone of several machines: etcd 3.4 or later, by the ``etcd3`` package.
 
 Of the package only the channel and the generated messages are used: its calls know neither revisions nor guards by
 revision, and its watcher reconnects to a dead server as fast as it can, in a thread that never ends.
@@ -8,6 +8,8 @@ the nearest first: a member that does not answer is passed over until others do 
 linearizable: a member asks the quorum.  Without one there is none; whoever takes old news gets those of a member, and
 is told so.  A commit is sent once: if its answer is lost, nobody can tell whether it was made (``UNCERTAIN``).
 
+A watch ends where a cluster answers that is another than before: a restored one counts revisions of its own.
+
 The members need ``--max-txn-ops=2048`` for the largest transactions, and forget by ``--auto-compaction-retention``.
 """
 
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import groupby
@@ -27,12 +28,7 @@ import trio
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import Scope, interval
 from zone.config.model import Change, Commit, Entry, Reading
-
-with warnings.catch_warnings():
-    # Each of its messages warns that it was generated long ago.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import etcd3
-    from etcd3 import etcdrpc
+from zone.io.etcd.wire import Channel, etcdrpc
 
 _PATIENCE: Final = 5.0
 """Seconds for one request, all members together."""
@@ -47,15 +43,6 @@ _MOST_READ: Final = 64 * 1024 * 1024
 _AT_ONCE: Final = 100
 """Scopes of one request: etcd takes 128 as a matter of course."""
 _LAST: Final = (1 << 63) - 1
-
-_CHANNEL: Final = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-)
 
 _FAULTS: Final = (
     ("required revision has been compacted", Code.COMPACTED),
@@ -73,17 +60,18 @@ _FAULTS: Final = (
 class EtcdBackend:
     """A zone's keys in etcd, below ``namespace``.
 
-    ``members``: host (as in a URL) and port of their client interfaces, the nearest first.
+    ``members``: their client interfaces, ``HOST:PORT`` or ``unix:PATH``, the nearest first.
     """
 
-    def __init__(self, members: Sequence[tuple[str, int]], namespace: str, patience: float = _PATIENCE) -> None:
-        self._clients = [_client(member, _MOST_READ) for member in members]
+    def __init__(self, members: Sequence[str], namespace: str, patience: float = _PATIENCE) -> None:
+        self._clients = [Channel(member, _MOST_READ) for member in members]
         # A watcher that was away is told a thousand revisions in one message.
-        self._listeners = [_client(member, -1) for member in members]
-        self._watches = [etcdrpc.WatchStub(client.channel) for client in self._listeners]
+        self._listeners = [Channel(member, -1) for member in members]
         self._is_open = True
         self._has_quorum = True
         self._member = 0
+        self._cluster = 0
+        """The id of that which gave the last answer."""
         self._namespace = namespace.encode()
         self._patience = patience
         self._threads = trio.CapacityLimiter(math.inf)
@@ -125,6 +113,7 @@ class EtcdBackend:
                     # Another member answers than before, and it is not there yet.
                     raise ConfigError(Code.UNAVAILABLE, "etcd: the members are at different revisions") from fault
                 raise
+            self._cluster = answer.header.cluster_id
             if revision is None:
                 revision = answer.header.revision
             for response in answer.responses:
@@ -173,14 +162,21 @@ class EtcdBackend:
             yield changes
 
     async def _changes(self, scope: Scope, after: int) -> AsyncGenerator[Change]:
+        # ``after`` was most likely read from this one.
+        cluster = self._cluster
         while True:
             await self._wait_for(after)
             member = self._member
             if not self._is_open:
                 raise ConfigError(Code.UNAVAILABLE, "etcd: the store is closed")
-            watch = _Watch(self._watches[member], self._range(*interval(scope)), after)
+            watch = _Watch(self._listeners[member].watches, self._range(*interval(scope)), after)
             try:
                 while (told := await self._next(watch, member)) is not None:
+                    if cluster not in (0, told.header.cluster_id):
+                        raise ConfigError(
+                            Code.INVALID, f"etcd: the store was put back, and revision {after} is of the one before"
+                        )
+                    cluster = told.header.cluster_id
                     if told.compact_revision:
                         raise ConfigError(
                             Code.COMPACTED, f"revision {after} is forgotten: the first is {told.compact_revision}"
@@ -220,7 +216,7 @@ class EtcdBackend:
         try:
             while True:
                 await trio.sleep(_LOOK)
-                await self._call(member, lambda client: client.kvstub.Range, request, _LOOK, Code.UNAVAILABLE)
+                await self._call(member, lambda client: client.kv.Range, request, _LOOK, Code.UNAVAILABLE)
         except ConfigError:
             watch.close()
 
@@ -234,7 +230,7 @@ class EtcdBackend:
         # One whose number is lost expires by itself, so it may be asked for again.
         deadline = trio.current_time() + self._patience
         request = etcdrpc.LeaseGrantRequest(TTL=ttl)
-        return int((await self._ask(lambda client: client.leasestub.LeaseGrant, request, deadline)).ID)
+        return int((await self._ask(lambda client: client.leases.LeaseGrant, request, deadline)).ID)
 
     async def keep_alive(self, lease: int) -> None:
         deadline = trio.current_time() + self._patience
@@ -245,15 +241,13 @@ class EtcdBackend:
     async def revoke(self, lease: int) -> None:
         request = etcdrpc.LeaseRevokeRequest(ID=lease)
         await self._call(
-            self._member, lambda client: client.leasestub.LeaseRevoke, request, self._patience, Code.UNCERTAIN
+            self._member, lambda client: client.leases.LeaseRevoke, request, self._patience, Code.UNCERTAIN
         )
 
     async def compact(self, revision: int) -> None:
         request = etcdrpc.CompactionRequest(revision=revision)
         try:
-            await self._call(
-                self._member, lambda client: client.kvstub.Compact, request, self._patience, Code.UNAVAILABLE
-            )
+            await self._call(self._member, lambda client: client.kv.Compact, request, self._patience, Code.UNAVAILABLE)
         except ConfigError as fault:
             if fault.code is not Code.COMPACTED:
                 raise
@@ -301,18 +295,13 @@ class EtcdBackend:
         return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version, kv.lease, fault)
 
 
-def _client(member: tuple[str, int], most: int) -> Any:
-    host, port = member
-    return etcd3.client(host, port, grpc_options=(*_CHANNEL, ("grpc.max_receive_message_length", most)))
-
-
 def _transact(client: Any) -> Any:
-    return client.kvstub.Txn
+    return client.kv.Txn
 
 
 def _one_sign_of_life(client: Any) -> Any:
     def call(request: Any, timeout: float) -> Any:
-        return next(client.leasestub.LeaseKeepAlive(iter([request]), timeout=timeout), None)
+        return next(client.leases.LeaseKeepAlive(iter([request]), timeout=timeout), None)
 
     return call
 

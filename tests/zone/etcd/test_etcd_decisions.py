@@ -1,0 +1,365 @@
+"""What is decided about members: seats and their URLs, the next step of a cluster, the start of a machine, its room."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from cyfs_ns.errors import BadWire, Refused
+from cyfs_ns.identity.did import Did
+from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.identity.token import sign_token
+from zone.etcd.care import Care, Room, care_for
+from zone.etcd.launch import Launch, Trouble, diagnose, flags, heartbeat
+from zone.etcd.membership import (
+    LEARNER_SILENCE,
+    SILENCE,
+    ActOn,
+    AddLearner,
+    HandOver,
+    Member,
+    Nothing,
+    Promote,
+    Remove,
+    View,
+    next_step,
+)
+from zone.etcd.seats import Seat, check_url, owner_of, socket_name
+from zone.etcd.start import (
+    Begin,
+    Mark,
+    Run,
+    Stage,
+    Told,
+    Wait,
+    check_permission,
+    check_urls,
+    permission,
+    read_mark,
+    way_to_start,
+)
+
+OWNER, KEYS = SecretKey(bytes(31) + b"\x01"), [SecretKey(bytes(31) + bytes([number])) for number in range(2, 8)]
+ZONE = Did("web", "home.example")
+
+
+def seat(name: str, key: int) -> Seat:
+    return Seat(name, Did("web", f"{name}.home.example"), KEYS[key].public)
+
+
+ONE, TWO, THREE = (seat(f"ood{number + 1}", number) for number in range(3))
+ALL = (ONE, TWO, THREE)
+LIVES = ("00000001", "00000002", "00000003", "00000004")
+
+
+# Seats
+
+
+def test_a_url_tells_the_machine_its_key_and_its_life():
+    url = TWO.url(LIVES[0])
+    assert url == check_url(url) == f"unix://ood2.{TWO.mark}.00000001:1"
+    assert owner_of(url, ALL) is TWO
+    assert owner_of(url, (ONE, seat("ood2", 5))) is None
+    assert owner_of(url, (Seat("other", TWO.did, TWO.key),)) is None
+    assert len(socket_name(Seat("a" * 63, TWO.did, TWO.key).url(LIVES[0]))) < 100
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "http://127.0.0.1:1", "unix:///etc/x:1", "unix://a.b:1", ONE.url("1")[:-1], ONE.url(LIVES[0]) + "\n"]
+)
+def test_other_urls_are_nobodys(bad: str):
+    assert owner_of(bad, ALL) is None
+    with pytest.raises(BadWire):
+        check_url(bad)
+    with pytest.raises(BadWire):
+        check_urls([bad])
+
+
+# The next step
+
+
+def member(of: Seat, number: int, life: str = LIVES[0], *, learner: bool = False) -> Member:
+    return Member(id=number, url=of.url(life), is_learner=learner)
+
+
+def view(*members: Member, seats: tuple[Seat, ...] = ALL, **changes: object) -> View:
+    asked = {one.name: one.url(LIVES[0]) for one in seats}
+    silent = dict.fromkeys(asked.values(), 0.0)
+    told = View(seats=seats, document=1, acted_on=1, members=members, leader=1, asked=asked, silent=silent)
+    return replace(told, **changes)
+
+
+FIRST, SECOND, THIRD = member(ONE, 1), member(TWO, 2), member(THREE, 3)
+
+
+def test_one_becomes_three_one_at_a_time():
+    assert next_step(view(FIRST)) == AddLearner(url=TWO.url(LIVES[0]), why="ood2 is an OOD and has no member")
+    learning = member(TWO, 2, learner=True)
+    assert next_step(view(FIRST, learning)) == Promote(id=2, why="ood2 catches up")
+    assert isinstance(next_step(view(FIRST, SECOND)), AddLearner)
+    assert next_step(view(FIRST, SECOND, THIRD)) == Nothing(settled=True, why="3 of 3 OODs are members")
+
+
+def test_only_the_leader_acts_and_by_the_newest_document():
+    assert next_step(view(FIRST, leader=0)) == Nothing(why="another member leads")
+    assert next_step(view(FIRST, document=5)) == ActOn(document=5, why="the zone document is of 5")
+    assert "a newer one of 7" in next_step(view(FIRST, acted_on=7)).why
+    assert not next_step(view(FIRST, seats=())).settled  # type: ignore[union-attr]
+
+
+def test_who_begins_anew_is_removed_and_then_added():
+    again = TWO.url(LIVES[1])
+    told = {**view().asked, "ood2": again}
+    assert next_step(view(FIRST, SECOND, THIRD, asked=told)) == Remove(
+        id=2, why=f"ood2 begins anew: the data of {SECOND.url} are gone"
+    )
+    assert next_step(view(FIRST, THIRD, asked=told)) == AddLearner(url=again, why="ood2 is an OOD and has no member")
+
+
+def test_a_replaced_key_goes_first():
+    new = seat("ood2", 4)
+    step = next_step(view(FIRST, SECOND, THIRD, seats=(ONE, new, THREE)))
+    assert step == Remove(id=2, why=f"{SECOND.url} is of no OOD of the zone document")
+
+
+def test_another_key_of_the_same_name_supersedes_nobody():
+    told = {**view().asked, "ood2": seat("ood2", 4).url(LIVES[1])}
+    assert next_step(view(FIRST, SECOND, THIRD, asked=told)).settled  # type: ignore[union-attr]
+
+
+def test_nobody_is_removed_where_too_few_would_be_alive():
+    silent = {**view().silent, THIRD.url: SILENCE}
+    told = {**view().asked, "ood2": TWO.url(LIVES[1])}
+    step = next_step(view(FIRST, SECOND, THIRD, asked=told, silent=silent))
+    assert isinstance(step, Nothing)
+    assert "too few" in step.why
+
+
+def test_a_learner_gets_no_vote_that_would_cost_the_majority():
+    silent = {**view().silent, SECOND.url: 99.0}
+    learner = member(THREE, 3, learner=True)
+    # Where most are dead there is no leader, but one may not know yet.
+    dead = member(seat("ood4", 3), 4)
+    seats = (*ALL, seat("ood4", 3))
+    step = next_step(view(FIRST, SECOND, dead, learner, seats=seats, silent={learner.url: 0.0}))
+    assert step == Nothing(why="ood3 gets its vote when more members are alive")
+    step = next_step(view(FIRST, SECOND, learner, silent={**silent, learner.url: 99.0}))
+    assert isinstance(step, Nothing)
+    assert isinstance(next_step(view(FIRST, SECOND, learner, silent=silent)), Promote)
+    assert isinstance(next_step(view(FIRST, learner, down=frozenset({learner.url}))), Nothing)
+
+
+def test_a_learner_that_does_not_come_makes_room_for_who_waits():
+    learner = member(TWO, 2, learner=True)
+    gone = {THREE.url(LIVES[0]): 0.0, learner.url: LEARNER_SILENCE}
+    assert next_step(view(FIRST, learner, silent=gone)) == Remove(id=2, why="ood2 does not come, and ood3 waits")
+    assert isinstance(next_step(view(FIRST, learner, silent=gone, asked={"ood1": FIRST.url})), Nothing)
+    # A leader that listens for a moment has not heard of everybody yet.
+    assert isinstance(next_step(view(FIRST, learner, silent={}, listening=1.0)), Nothing)
+
+
+def test_a_leader_without_a_seat_hands_over():
+    step = next_step(view(FIRST, SECOND, THIRD, seats=(TWO, THREE)))
+    assert isinstance(step, HandOver)
+    assert step.to == 2
+    assert isinstance(next_step(view(FIRST, seats=(TWO,))), AddLearner)
+
+
+def test_what_is_missing_is_told():
+    assert "ood3" in next_step(view(FIRST, SECOND, asked={"ood1": FIRST.url, "ood2": SECOND.url})).why
+    assert next_step(view(FIRST, SECOND, THIRD, down=frozenset({SECOND.url}))).why == "ood2 does not answer"
+
+
+def test_from_anywhere_a_cluster_gets_to_its_seats_without_losing_its_majority():
+    """Machines die, come back, are wiped and replaced; whoever leads takes one step after another."""
+    for round_ in range(300):
+        dice = random.Random(round_)
+        seats, keys = list(ALL), 3
+        members, number = [Member(id=1, url=ONE.url(LIVES[0]))], 1
+        lives = dict.fromkeys(seats, LIVES[0])
+        alive = set(seats)
+        for turn in range(60):
+            if turn < 30:  # troubles
+                which = dice.randrange(3)
+                name = f"ood{which + 1}"
+                others = [one for one in members if not one.is_learner and not seats[which].owns(one.url)]
+                safe = sum(owner_of(one.url, tuple(seats)) in alive for one in others)
+                voters = [one for one in members if not one.is_learner]
+                kind = dice.choice(["die", "come", "wipe", "replace", "rest"])
+                if kind != "come" and kind != "rest" and safe < len(voters) // 2 + 1:
+                    continue  # it would be the end of any cluster
+                if kind == "die":
+                    alive.discard(seats[which])
+                elif kind == "come":
+                    alive.add(seats[which])
+                elif kind == "wipe":
+                    lives[seats[which]] = f"{round_:04x}{turn:04x}"
+                elif kind == "replace":
+                    alive.discard(seats[which])
+                    keys = 3 + (keys - 2) % 3
+                    seats[which] = seat(name, keys)
+                    lives[seats[which]] = f"{round_:04x}{turn:04x}"
+                    alive.add(seats[which])
+            else:
+                alive = set(seats)
+            here = tuple(seats)
+            running = {lives[one] and one.url(lives[one]): one for one in alive}
+            leaders = [one for one in members if not one.is_learner and one.url in running]
+            voters = [one for one in members if not one.is_learner]
+            assert len(leaders) >= len(voters) // 2 + 1, (round_, turn, "the majority is lost")
+            leader = dice.choice(leaders)
+            step = next_step(
+                View(
+                    seats=here,
+                    document=1,
+                    acted_on=1,
+                    members=tuple(members),
+                    leader=leader.id,
+                    asked={one.name: one.url(lives[one]) for one in alive},
+                    silent={one.url(lives[one]): 0.0 for one in alive},
+                    listening=1e9,
+                )
+            )
+            if isinstance(step, AddLearner):
+                number += 1
+                members.append(Member(id=number, url=step.url, is_learner=True))
+            elif isinstance(step, Remove):
+                assert step.id != leader.id
+                members = [one for one in members if one.id != step.id]
+            elif isinstance(step, Promote):
+                members = [replace(one, is_learner=one.is_learner and one.id != step.id) for one in members]
+        assert isinstance(step, Nothing), (round_, step)
+        assert step.settled, (round_, step)
+        assert {owner_of(one.url, tuple(seats)) for one in members} == set(seats)
+
+
+# The start of a machine
+
+CLUSTER = Told(cluster="c1", urls=(ONE.url(LIVES[0]),), leads=True)
+
+
+def start(own: Seat, mark: Mark | None = None, *, has_data: bool = False, **more: object):
+    told = more.pop("told", {})
+    return way_to_start(own, ALL, mark, told, has_data=has_data, **more)  # type: ignore[arg-type]
+
+
+def test_who_may_found():
+    assert start(ONE, may_found=True) == Begin(
+        stage=Stage.FOUNDING, why="the owner permits to found the zone's cluster"
+    )
+    for way in (
+        start(ONE),
+        start(TWO, may_found=True),
+        start(ONE, may_found=True, told={"ood2": CLUSTER}),
+        start(ONE, Mark(LIVES[0], Stage.MEMBER), may_found=True),
+    ):
+        assert isinstance(way, Begin)
+        assert way.stage is Stage.JOINING
+
+
+def test_a_founder_that_crashed_goes_on_unless_somebody_else_has_founded():
+    mark = Mark(LIVES[0], Stage.FOUNDING)
+    way = start(ONE, mark, told={"ood2": None})
+    assert way == Run(life=LIVES[0], urls=(ONE.url(LIVES[0]),), is_new=True, why="the first member of the zone")
+    assert start(ONE, mark, has_data=True) == Run(life=LIVES[0], why="the data of this life are here")
+    assert isinstance(start(ONE, mark, told={"ood2": CLUSTER}), Begin)
+
+
+def test_who_joins_waits_until_it_is_added():
+    mark = Mark(LIVES[0], Stage.JOINING)
+    assert start(TWO, mark) == Wait(why="no other OOD says of which cluster to be a member")
+    assert start(TWO, mark, told={"ood1": CLUSTER}) == Wait(why="not added to cluster c1 yet")
+    added = replace(CLUSTER, urls=(*CLUSTER.urls, TWO.url(LIVES[0])))
+    assert start(TWO, mark, told={"ood3": None, "ood1": added}) == Run(
+        life=LIVES[0], urls=added.urls, why="a member of cluster c1"
+    )
+
+
+def test_who_lost_its_data_begins_anew_and_never_as_it_was():
+    mark = Mark(LIVES[0], Stage.MEMBER)
+    assert start(TWO, mark) == Begin(stage=Stage.JOINING, why="the data of this life are gone")
+    for stage in Stage:
+        way = start(TWO, Mark(LIVES[0], stage), has_data=True, is_lost="damaged", told={"ood1": CLUSTER})
+        assert way == Begin(stage=Stage.JOINING, why="damaged")
+    for told in ({}, {"ood1": None}, {"ood1": replace(CLUSTER, leads=False)}):
+        way = start(TWO, mark, has_data=True, is_lost="damaged", told=told, may_found=True)
+        assert isinstance(way, Wait)
+        assert "restore a snapshot" in way.why
+
+
+def test_who_is_no_ood_runs_on_until_it_is_removed_and_no_longer():
+    other = seat("ood9", 4)
+    assert isinstance(start(other), Wait)
+    assert isinstance(start(other, Mark(LIVES[0], Stage.MEMBER), has_data=True), Run)
+
+
+def test_a_mark_is_read_as_it_was_written_and_nothing_else_is_one():
+    for stage in Stage:
+        assert read_mark(Mark(LIVES[0], stage).text()) == Mark(LIVES[0], stage)
+    for bad in (b"", b"[]", b"{}", b'{"life":"x","stage":"member"}', b'{"life":"00000001","stage":"king"}'):
+        with pytest.raises(BadWire):
+            read_mark(bad)
+
+
+def test_the_permission_to_found_is_the_owners_for_one_device_and_a_time():
+    told = permission(ZONE, ONE.device, 1000)
+    check_permission(sign_token(told, OWNER), OWNER.public, ZONE, ONE.device, 999.0)
+    for text, fault in (
+        (sign_token(told, KEYS[0]), "not signed"),
+        (sign_token(permission(ZONE, TWO.device, 1000), OWNER), "not for"),
+        (sign_token(permission(Did("web", "other.example"), ONE.device, 1000), OWNER), "not for"),
+        (sign_token({**told, "aud": "verify-hub"}, OWNER), "not for"),
+    ):
+        with pytest.raises(Refused, match=fault):
+            check_permission(text, OWNER.public, ZONE, ONE.device, 999.0)
+    with pytest.raises(Refused, match="run out"):
+        check_permission(sign_token(told, OWNER), OWNER.public, ZONE, ONE.device, 1000.0)
+    with pytest.raises(BadWire):
+        check_permission(sign_token({**told, "exp": "soon"}, OWNER), OWNER.public, ZONE, ONE.device, 999.0)
+
+
+# The program
+
+
+def test_flags_name_everybody_and_the_pace_follows_the_round_trip():
+    told = flags(Launch(url=TWO.url(LIVES[0]), urls=(ONE.url(LIVES[0]), TWO.url(LIVES[0])), rtt=0.18))
+    assert "--name=ood2" in told
+    assert f"--initial-cluster=ood1={ONE.url(LIVES[0])},ood2={TWO.url(LIVES[0])}" in told
+    assert "--initial-cluster-state=existing" in told
+    assert "--heartbeat-interval=200" in told
+    assert "--election-timeout=2000" in told
+    assert [heartbeat(rtt) for rtt in (0.0, 0.05, 0.101, 0.4, 9.0)] == [100, 100, 150, 400, 1000]
+    assert "--initial-cluster-state=new" in flags(Launch(url=ONE.url(LIVES[0]), is_new=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "trouble"),
+    [
+        (["ready", '{"level":"fatal","error":"write: no space left on device"}', "exit"], Trouble.NO_ROOM),
+        (["the member has been permanently removed from the cluster"], Trouble.REMOVED),
+        (['{"level":"panic","msg":"failed to open WAL","error":"walpb: crc mismatch"}'], Trouble.DAMAGED),
+        (['{"level":"fatal","msg":"listen: bind: address already in use"}', "goroutine 1"], Trouble.OTHER),
+        ([], Trouble.OTHER),
+    ],
+)
+def test_last_words_are_understood(words: list[str], trouble: Trouble):
+    told = diagnose(words)
+    assert told.trouble is trouble
+    assert str(told).startswith("etcd: ")
+    assert "goroutine" not in str(told)
+
+
+def test_a_member_is_cared_for():
+    mega = 1024 * 1024
+    room = Room(size=10 * mega, used=mega, quota=1024 * mega, alarm=False)
+    assert care_for(room) == Care()
+    big = replace(room, size=100 * mega)
+    assert care_for(big).defragment
+    assert care_for(replace(big, leads=True)) == Care()
+    assert care_for(replace(big, size=600 * mega, leads=True)).defragment
+    full = replace(room, size=1024 * mega, used=1000 * mega, alarm=True)
+    assert (care_for(full).compact, care_for(full).disarm) == (True, False)
+    again = care_for(replace(full, used=10 * mega))
+    assert (again.defragment, again.disarm) == (True, True)

@@ -1,0 +1,181 @@
+"""What a machine does about its own member: run it, found the zone's cluster with it, ask to join, or begin anew.
+
+A file beside the data (:class:`Mark`) says which life they are of and how far it got; it is written before anything is
+done in its name.  Founding is what must never happen twice, so it takes all of this: the machine is the first OOD of
+the zone document, the owner's permission for this very device is here and has not run out, and no other OOD knows of a
+cluster.  A disk that is wiped later has neither mark nor permission, and asks to join.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cyfs_ns.errors import BadWire, Refused
+from cyfs_ns.identity.did import Did
+from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.strictjson import Json, read_object, write_json
+from cyfs_ns.identity.token import read_token
+from zone.etcd.seats import Seat, check_url
+
+PURPOSE: Final = "etcd-founding"
+"""The ``aud`` of the owner's permission."""
+_MOST: Final = 4096
+_LIFE: Final = re.compile(r"[0-9a-f]{8}\Z").match
+
+
+class Stage(StrEnum):
+    """How far a life has got."""
+
+    FOUNDING = "founding"
+    """It may begin a cluster of its own, until it has."""
+    JOINING = "joining"
+    """It waits to be added, or was."""
+    MEMBER = "member"
+    """Its data have been a member: without them, this life is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What stands on disk about a life."""
+
+    life: str
+    stage: Stage
+
+    def text(self) -> bytes:
+        return write_json({"life": self.life, "stage": str(self.stage)})
+
+
+def read_mark(untrusted: bytes) -> Mark:
+    """Raises ``BadWire``."""
+    told = read_object(untrusted[:_MOST], "mark")
+    life, stage = told.get("life"), told.get("stage")
+    if not isinstance(life, str) or _LIFE(life) is None or stage not in [str(one) for one in Stage]:
+        raise BadWire("mark: no life and stage")
+    return Mark(life, Stage(stage))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What another OOD says of the cluster that it is a member of."""
+
+    cluster: str
+    urls: tuple[str, ...]
+    """Of all members, learners and such as have not begun too."""
+    leads: bool = False
+    """It has a leader, or is it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Start the member: with the data that are there, or with none in a cluster of those members."""
+
+    life: str
+    urls: tuple[str, ...] = ()
+    """The members that it begins with, itself among them; empty: the data say it."""
+    is_new: bool = False
+    """The cluster begins with it."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """Put away what data there are, and write down a new life."""
+
+    stage: Stage
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Look again later."""
+
+    why: str
+
+
+Way = Run | Begin | Wait
+
+
+def way_to_start(
+    own: Seat,
+    seats: tuple[Seat, ...],
+    mark: Mark | None,
+    told: Mapping[str, Told | None],
+    *,
+    has_data: bool,
+    is_lost: str = "",
+    may_found: bool = False,
+) -> Way:
+    """What to do about the member of ``own``.
+
+    ``told``: what the other machines of ``seats`` say, by name; None: that they know of no cluster; absent: nothing.
+    ``is_lost`` says why the data are of no use any more: the member was removed, or they are damaged.
+    """
+    if own not in seats and not has_data:
+        return Wait(why=f"{own.name} is no OOD of the zone document")
+    known = next((one for one in told.values() if one is not None), None)
+    if mark is None or is_lost:
+        return _first_or_again(own, seats, told, known, is_lost, may_found=may_found and mark is None)
+    if has_data:
+        return Run(life=mark.life, why="the data of this life are here")
+    if mark.stage is Stage.MEMBER:
+        return Begin(stage=Stage.JOINING, why="the data of this life are gone")
+    url = own.url(mark.life)
+    if mark.stage is Stage.FOUNDING:
+        if known is not None:
+            return Begin(stage=Stage.JOINING, why=f"there is a cluster already: {known.cluster}")
+        return Run(life=mark.life, urls=(url,), is_new=True, why="the first member of the zone")
+    for one in told.values():
+        if one is not None and url in one.urls:
+            return Run(life=mark.life, urls=one.urls, why=f"a member of cluster {one.cluster}")
+    if known is None:
+        return Wait(why="no other OOD says of which cluster to be a member")
+    return Wait(why=f"not added to cluster {known.cluster} yet")
+
+
+def _first_or_again(
+    own: Seat,
+    seats: tuple[Seat, ...],
+    told: Mapping[str, Told | None],
+    known: Told | None,
+    is_lost: str,
+    *,
+    may_found: bool,
+) -> Way:
+    if is_lost and (known is None or not known.leads):
+        return Wait(why=f"{is_lost}; no cluster answers that could replace them: restore a snapshot")
+    if is_lost:
+        return Begin(stage=Stage.JOINING, why=is_lost)
+    if known is None and may_found and own == seats[0]:
+        # Others may be out of reach; for them stands the owner's permission.
+        return Begin(stage=Stage.FOUNDING, why="the owner permits to found the zone's cluster")
+    return Begin(stage=Stage.JOINING, why="this machine has no data yet")
+
+
+def permission(zone: Did, device: Did, until: int) -> dict[str, Json]:
+    """What the owner signs for the first machine of a zone, which may found its cluster until that time (Unix)."""
+    return {"aud": PURPOSE, "zone": str(zone), "sub": str(device), "exp": until}
+
+
+def check_permission(untrusted: str, owner: PublicKey, zone: Did, device: Did, now: float) -> None:
+    """Whether that says that ``device`` may found the cluster of ``zone``.  Raises ``BadWire``, ``Refused``."""
+    token = read_token(untrusted, "permission to found", _MOST)
+    if not token.verify(owner):
+        raise Refused("permission to found: not signed by the zone's owner")
+    until = token.claims.get("exp")
+    if not isinstance(until, int) or isinstance(until, bool):
+        raise BadWire("permission to found: no time at which it runs out")
+    if token.claims != permission(zone, device, until):
+        raise Refused(f"permission to found: not for {device} in {zone}")
+    if now >= until:
+        raise Refused("permission to found: it has run out; the owner can sign another")
+
+
+def check_urls(untrusted: Json) -> tuple[str, ...]:
+    """The peer URLs of a cluster, as another machine tells them.  Raises ``BadWire``."""
+    if not isinstance(untrusted, list) or len(untrusted) > 16:
+        raise BadWire("members: no list of at most 16 URLs")
+    return tuple(check_url(one) if isinstance(one, str) else check_url("") for one in untrusted)

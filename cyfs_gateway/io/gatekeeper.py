@@ -2,7 +2,8 @@
 
 Those who are inside are judged again whenever that may have changed (``vigil``), in two steps.  A key that is revoked
 here ends all it does at once, and so do rules for those who are a key and nothing else.  Whoever goes by a name is
-looked up, with whom that takes as long as others take to answer.  Whom a module bars goes at once, known or not.
+looked up, with whom that takes as long as others take to answer.  Whom a module bars goes at once, known or not, and
+whoever dialled; nor is such a one dialled again.
 """
 
 from __future__ import annotations
@@ -182,10 +183,9 @@ class Gatekeeper:
         """As far as is known here; whoever may not is put out.  ``at_length``: rules wait for who it is by now."""
         try:
             check_not_revoked(key_of(one.peer), anchors)
-            if not one.peer.dialled:
-                self._engine.offers.check_not_barred(self._coming(one.peer))
-                if not at_length:
-                    self._admit(one.peer)
+            self._engine.offers.check_not_barred(self._coming(one.peer))
+            if not one.peer.dialled and not at_length:
+                self._admit(one.peer)
         except Refused as no:
             self._put_out(one, str(no), told=str(no) if isinstance(no, Barred) else _UNWANTED)
             return False

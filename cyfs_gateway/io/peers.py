@@ -436,6 +436,7 @@ class Peers:
 
     async def _find(self, reach: Reach, did: Did, port: int | None) -> Found:
         known, told = await self._acquaintance.know(did), self.membership.places(did)
+        self._engine.offers.check_not_barred(known.identity)
         await self._learn_owner()
         near: list[Address] = []
         looked = trio.Event()

@@ -235,6 +235,30 @@ async def test_whom_a_module_bars_has_to_go_however_well_known(tmp_path: Path, v
         pipe.close()
 
 
+@pytest.mark.parametrize("versions", ["[5]", "[4]"])
+async def test_whom_a_module_bars_has_to_go_whoever_dialled_and_is_not_dialled_again(
+    tmp_path: Path, versions: str
+) -> None:
+    async with pair(tmp_path, versions) as (photos, laptop):
+        here = Guest.hosts[1]
+        pipe = await here.call_offer(PHOTOS, "guest")
+        assert await say(pipe, b"hello") == b"guest:hello"
+        Guest.barred.add(str(dev(NAS)))
+        Guest.judge_again[1]()
+        await until(lambda: not laptop.gateway.peers() and not photos.gateway.peers())
+        pipe.close()
+        device = await laptop.gateway.peer_desk.device()
+        device.network_changed()
+        with pytest.raises(Barred, match="spam"):
+            await here.call_offer(PHOTOS, "guest")
+        assert not photos.gateway.peers()
+        Guest.barred.clear()
+        device.network_changed()
+        pipe = await here.call_offer(PHOTOS, "guest")
+        assert await say(pipe, b"hello") == b"guest:hello"
+        pipe.close()
+
+
 async def test_who_cannot_be_judged_by_a_module_that_fails_is_not_let_in(tmp_path: Path) -> None:
     async with pair(tmp_path) as (photos, _):
         Guest.puzzling.add(str(dev(PI)))

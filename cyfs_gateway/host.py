@@ -140,7 +140,7 @@ class Host(Protocol):
         be called when it would judge otherwise than before.
 
         Whom ``bar`` speaks against has to go, a pin and a rule that lets them in notwithstanding, unless another module
-        wants them.
+        wants them.  That holds while this module has failed, or is begun anew, until it speaks again.
 
         Who goes by a name of which nothing is known here is then met by its key alone.
         """

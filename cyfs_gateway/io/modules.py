@@ -1,7 +1,8 @@
 """The module host: finds modules, runs those the configuration names, and takes back what they registered.
 
 A module that fails is switched off and says why in ``status``; a reload that changes its section, or names it again
-after it failed, starts it anew.
+after it failed, starts it anew.  Whom it bars stays barred meanwhile, by what it knew last: nobody gets in because a
+module is off.  That ends when a module in its place says anew whom it bars, or the section goes.
 """
 
 from __future__ import annotations
@@ -77,7 +78,6 @@ class _Seat:
         self._modules = modules
         self._offers: list[str] = []
         self._judges: list[Judge] = []
-        self._bars: list[Bar] = []
         self._names: list[Names] = []
         self._hosts: list[str] = []
         self._speaks = False
@@ -118,8 +118,7 @@ class _Seat:
                 self._modules.gateway.offers.remove(offer)
             for judge in self._judges:
                 self._modules.gateway.offers.welcomes.remove(judge)
-            for bar in self._bars:
-                self._modules.gateway.offers.bars.remove(bar)
+            self._modules.forget_bars()
             self._modules.gateway.offers.expected.discard(self)
             if self._judges:
                 self._modules.gateway.peer_desk.doubt()
@@ -228,14 +227,14 @@ class _Seat:
             try:
                 return bar(identity)
             except Exception as fault:
-                self._blame(fault)
+                if not self.fault:
+                    self._blame(fault)
                 return "whether anything speaks against this device cannot be told just now"
 
         gateway.offers.welcomes.append(guarded)
         self._judges.append(guarded)
         if bar is not None:
-            gateway.offers.bars.append(barred)
-            self._bars.append(barred)
+            gateway.offers.bars[self.section] = barred
         gateway.offers.expected.discard(self)
         gateway.peer_desk.doubt()  # of who stayed inside meanwhile
         return gateway.peer_desk.doubt
@@ -426,6 +425,13 @@ class Modules:
                     self.gateway.offers.expected.add(seat)
                 self._nursery.start_soon(seat.run, self._known[section](), left.get(section))
         self.gateway.offers.expected.difference_update(self._known)
+        self.forget_bars()
+
+    def forget_bars(self) -> None:
+        """Of modules that the configuration does not name any more."""
+        bars = self.gateway.offers.bars
+        for section in bars.keys() - self._seats.keys():
+            del bars[section]
 
     def status(self) -> dict[str, Any]:
         """What each module says of itself."""

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 import trio
-from inprocess import Living, until
-from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, PHOTOS, PI, dev, machine, published
+from inprocess import Living, living, until
+from peering import ALICE, HOME, LAPTOP, MALLORY, NAS, PHOTOS, PI, dev, machine, published, settle
 
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Barred, Host
@@ -36,7 +36,7 @@ def test_whom_one_module_bars_another_may_want_whichever_began_first(turned: boo
     offers.welcomes += [lambda who: False]
     offers.check_not_barred(somebody)
     assert not offers.wants(somebody)
-    offers.bars += [lambda who: "", lambda who: "not here"]
+    offers.bars |= {"one": lambda who: "", "other": lambda who: "not here"}
     with pytest.raises(Barred, match="not here"):
         offers.wants(somebody)
     with pytest.raises(Barred, match="not here"):
@@ -64,6 +64,9 @@ class Guest:
         pass
 
     async def run(self, host: Host, settings: Any) -> None:
+        if settings == "fails at once":
+            raise RuntimeError("run failed")
+
         async def offer(who: Identity, pipe: Endpoint) -> None:
             self.served.append(who)
             try:
@@ -257,6 +260,35 @@ async def test_whom_a_module_bars_has_to_go_whoever_dialled_and_is_not_dialled_a
         pipe = await here.call_offer(PHOTOS, "guest")
         assert await say(pipe, b"hello") == b"guest:hello"
         pipe.close()
+
+
+async def test_whom_a_module_bars_stays_barred_while_it_is_off_and_until_it_is_dropped(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        published(port) as dns,
+        machine(tmp_path / "laptop", PI, "rtcp: {versions: [5]}\n", did=LAPTOP, dns=dns) as laptop,
+    ):
+        base = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\nipv6: true\n"
+        base += f"rtcp: {{listen: '127.0.0.1:{port}', versions: [5]}}\n"
+        settle(tmp_path / "photos", NAS, PHOTOS, pinned=True)
+
+        async def knock() -> None:
+            (await laptop.gateway.peer_desk.device()).network_changed()
+            await laptop.gateway.peer_desk.tunnel(PHOTOS)
+
+        async with living(tmp_path / "photos", "guest: on\n", base=base) as photos:
+            await until(lambda: Guest.hosts)
+            await knock()
+            Guest.barred.add(str(dev(PI)))
+            for settings in ("more", "fails", "fails at once"):
+                await photos.reload(f"guest: {settings}\n", base=base)
+                fails = settings.startswith("fails")
+                await until(lambda fails=fails: photos.gateway.status()["modules"]["guest"]["running"] is not fails)
+                await until(lambda: not photos.gateway.peers())
+                with pytest.raises(Refused, match="spam"):
+                    await knock()
+            await photos.reload("", base=base)
+            await knock()
 
 
 async def test_who_cannot_be_judged_by_a_module_that_fails_is_not_let_in(tmp_path: Path) -> None:

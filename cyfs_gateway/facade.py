@@ -210,7 +210,10 @@ class Gateway(Protocol):
         """Measure every member of a proxy provider."""
 
     async def reload(self, *, path: str = "", payload: str = "") -> Sequence[Fault]:
-        """All of the new or all of the old.  Raises ConfigFault (old one still runs); returns the warnings."""
+        """All of the new or all of the old; returns the warnings.
+
+        Raises ConfigFault (old one still runs), Misuse for a fault of ours that nobody foresaw.
+        """
 
     async def patch(self, changes: Mapping[str, Any]) -> Sequence[Fault]:
         """Lay keys over the written file until the next reload; as ``reload`` otherwise."""

@@ -159,7 +159,7 @@ class RunningGateway:
         self, find: Callable[[], Awaitable[Loaded]], path: str, *, lightly: bool = False
     ) -> Sequence[Fault]:
         """Switch in a task of the gateway's own: whoever asked may lose its connection by it, the change must not."""
-        outcome: list[ConfigFault | Loaded] = []
+        outcome: list[ConfigFault | Misuse | Loaded] = []
         done = trio.Event()
 
         async def work() -> None:
@@ -169,7 +169,7 @@ class RunningGateway:
                 outcome.append(fault)
             except Exception as fault:
                 _log.exception("the change failed in a way nobody foresaw")
-                outcome.append(ConfigFault(f"internal error: {str(fault) or type(fault).__name__}"))
+                outcome.append(Misuse(f"internal error: {str(fault) or type(fault).__name__}; see the log"))
             finally:
                 done.set()
 
@@ -177,7 +177,7 @@ class RunningGateway:
         await done.wait()
         if not outcome:
             raise ConfigFault("the gateway is stopping")
-        if isinstance(outcome[0], ConfigFault):
+        if isinstance(outcome[0], ConfigFault | Misuse):
             _log.warning("the configuration was not changed: %s", outcome[0])
             raise outcome[0]
         _log.info("the new configuration runs")

@@ -25,7 +25,7 @@ from cyfs_gateway.io.control import streams
 from cyfs_gateway.io.control.files import MOST_VALUE, Storage, ui_file
 from cyfs_gateway.metrics import gateway_metrics
 from cyfs_ns.control.router import NotFound, Route, Router
-from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.errors import BadWire, ConfigFault, Misuse, Refused, Unreachable
 from cyfs_ns.io.control import conversation
 from cyfs_ns.io.control.conversation import DONE, Feed, Reply, Site, json_reply
 from cyfs_ns.io.control.identifiers import PATTERN, identifier
@@ -700,3 +700,5 @@ def _good_configuration() -> Iterator[None]:
         yield
     except (ConfigFault, Refused) as fault:
         raise HttpFault(400, str(fault)) from None
+    except Misuse as fault:
+        raise HttpFault(500, str(fault)) from None

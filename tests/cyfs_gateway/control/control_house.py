@@ -29,7 +29,7 @@ from cyfs_gateway.flow import Flow, Identity
 from cyfs_gateway.rules.table import RuleView
 from cyfs_ns.config.written import Fault
 from cyfs_ns.conversation import Page, PageWanted
-from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.errors import BadWire, ConfigFault, Misuse, Refused, Unreachable
 from cyfs_ns.logline import LogLine
 from cyfs_ns.message import Answer, Question, Record
 from cyfs_ns.metrics import Metric, single
@@ -218,6 +218,8 @@ class PaperGateway:
     async def reload(self, *, path: str = "", payload: str = "") -> Sequence[Fault]:
         if "broken" in payload:
             raise ConfigFault("config.yaml:1:1: broken")
+        if "puzzling" in payload:
+            raise Misuse("internal error: nobody thought of that")
         self.told.append(("reload", path, payload))
         return [Fault("/colour", 2, 1, "unknown key", "warning")]
 

@@ -285,6 +285,8 @@ FAULTS = [
     ("PATCH", "/rules/disable", '{"zero":true}', 400),
     ("PATCH", "/rules/disable", '{"0":"yes"}', 400),
     ("PUT", "/configs", '{"payload":"broken"}', 400),
+    ("PUT", "/configs", '{"payload":"puzzling"}', 500),
+    ("POST", "/cyfs/reload", '{"payload":"puzzling"}', 500),
     ("PUT", "/configs", '{"path":"relative.yaml"}', 400),
     ("PUT", "/configs", '{"path":"/etc/passwd"}', 400),
     ("PATCH", "/configs", '{"mode":"wrong"}', 400),

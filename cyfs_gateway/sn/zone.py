@@ -36,6 +36,7 @@ from cyfs_gateway.sn.zonerecords import (
     Spoken,
     ZoneSettings,
     challenge_name,
+    is_published,
     name_records,
     own_labels,
     own_records,
@@ -139,9 +140,12 @@ class Zone:
         if not is_under(name, self._apex):
             return None
         names, until, why = self._own, inf, f"zone {self.settings.origin}"
+        negative = self.settings.negative_ttl
         label = self._label(name)
         if label and (part := self._part(label, now)) is not None:
             names, until, why = part.names, part.until, f"{label} of {why}"
+            if not is_published(part.holder):
+                negative = self.settings.unpublished_ttl
         found = names.lookup(name, rtype)
         if not isinstance(found, Reply):
             return None  # its parent's to say, as DS of home.arpa is
@@ -149,8 +153,8 @@ class Zone:
             return Statement(rewritten(found, answer=[self._soa]), 0.0, why)
         life = max(0.0, min(until - now, _MOST_LIFE))
         if found.counts[1]:
-            found = rewritten(found, authority=[self._negative()])
-            life = min(life, self.settings.negative_ttl)
+            found = rewritten(found, authority=[self._negative(negative)])
+            life = min(life, negative)
         return Statement(found, life, why)
 
     def records(self, now: float) -> Iterator[Record]:
@@ -370,10 +374,11 @@ class Zone:
         builder.zone(settings.origin, [soa, *written])
         return builder.build()
 
-    def _negative(self) -> Record:
-        """The SOA as it stands in negative answers (RFC 2308 section 5)."""
+    def _negative(self, least: int) -> Record:
+        """The SOA as it stands in negative answers: its TTL, where that is less than its MINIMUM, is for how long they
+        are remembered (RFC 2308 section 5)."""
         apex, rtype, ttl, data = self._soa
-        return apex, rtype, min(ttl, self.settings.negative_ttl), data
+        return apex, rtype, min(ttl, least), data
 
     def _wire(self, label: str) -> bytes:
         return name_wire(f"{label}.{self.settings.origin}")

@@ -100,6 +100,9 @@ class ZoneSettings:
     challenge_ttl: int = 5
     negative_ttl: int = 30
     """For which others remember that there is nothing."""
+    unpublished_ttl: int = 5
+    """The same at and below a name whose owner has published nothing yet, and of the documents that stand there by
+    then: what is published next is the whole point of the name."""
     private: bool = False
     """Whether devices may tell addresses that mean nothing in the internet, or something else at each visitor's."""
 
@@ -191,12 +194,18 @@ def name_records(settings: ZoneSettings, name: str, holder: Holder, spoken: Sequ
         owner = f"{host}.{base}" if host else base
         yield from _addresses(name_wire(owner), addresses, settings.ttl)
         yield from _addresses(name_wire(f"*.{owner}"), addresses, settings.ttl)
+    document_ttl = DOCUMENT_TTL if is_published(holder) else settings.unpublished_ttl
     for text in believed_texts(holder.texts):
-        yield name_wire(base), TXT, DOCUMENT_TTL, txt_data(text.encode())
+        yield name_wire(base), TXT, document_ttl, txt_data(text.encode())
     yield from _authorities(name_wire(base), holder.issuers)
     for host, told in challenges.items():
         for value in told:
             yield name_wire(challenge_name(settings, name, host)), TXT, settings.challenge_ttl, txt_data(value.encode())
+
+
+def is_published(holder: Holder) -> bool:
+    """Whether its owner has said what is to stand beside the name."""
+    return bool(holder.issuers) or any(text.startswith("BOOT=") for text in holder.texts)
 
 
 def challenge_name(settings: ZoneSettings, name: str, host: str) -> str:

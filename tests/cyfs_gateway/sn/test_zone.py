@@ -100,7 +100,29 @@ def test_what_is_there_and_what_is_not(name: str, rtype: str, expected: tuple[in
     assert statement.reply.flags & AA
     negative = [line for line in printed(statement, 1) if " SOA " in line]
     assert bool(negative) == (not expected[1])
-    assert all(line.startswith("sn.example 30 SOA ns1.sn.example. hostmaster.sn.example. ") for line in negative)
+    ttl = 5 if "carol" in name else 30
+    assert all(line.startswith(f"sn.example {ttl} SOA ns1.sn.example. hostmaster.sn.example. ") for line in negative)
+
+
+def test_what_is_asked_before_an_owner_publishes_is_soon_asked_again() -> None:
+    key = f"PKX={BOB.public.x};"
+    made = zone(registered := Someone({"bob": Owner({"nas": BOB.public}, "nas", (key,))}))
+
+    def remembered(name: str, rtype: str) -> int | None:
+        return asked(made, name, rtype).reply.ttl
+
+    below = ("bob.sn.example", "HTTPS"), ("x.bob.sn.example", "TXT"), ("_acme-challenge.bob.sn.example", "TXT")
+    for question in (*below, ("bob.sn.example", "TXT")):
+        assert remembered(*question) == 5, question
+    assert remembered("bob.sn.example", "A") == 60
+    assert remembered("nobody.sn.example", "A") == 30
+    document = f"BOOT={boot(BOB, 'nas').text};"
+    for texts, issuers in (((key, document), ()), ((key,), ("ca.example",))):
+        registered.owners["bob"] = Owner({"nas": BOB.public}, "nas", texts, issuers)
+        made.changed("bob", NOW)
+        for question in below:
+            assert remembered(*question) == 30, question
+        assert remembered("bob.sn.example", "TXT") == 600
 
 
 def test_others_names_are_not_ours() -> None:

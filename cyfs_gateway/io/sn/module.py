@@ -152,7 +152,7 @@ class _Running:
         nursery.start_soon(self._put_out)
         self._judge_again = self._host.register_welcome(self._guests.wants, self._guests.bars)
         self._host.register_offer(NAME, self._desk.serve)
-        Operator(self._books, self._ledger, self._desk, self._host, self._drain).register()
+        Operator(self._books, self._ledger, self._desk, self._host, self._drain, self._judge_again).register()
         self._host.register_status(self._status)
         self._host.register_metrics(self._metrics)
 
@@ -239,7 +239,7 @@ class _Running:
         }
 
     def _is_here(self, device: Device) -> bool:
-        return device.removed is None and self._host.standing(device.did)
+        return self._books.registry.device(device.did) is not None and self._host.standing(device.did)
 
     def _metrics(self) -> Iterator[Metric]:
         registry = self._books.registry

@@ -15,7 +15,7 @@ from cyfs_gateway.host import Host
 from cyfs_gateway.io.sn.books import Books
 from cyfs_gateway.io.sn.desk import Desk
 from cyfs_gateway.io.sn.ledger import Ledger
-from cyfs_gateway.sn.accounts import CODE_BYTES, Account
+from cyfs_gateway.sn.accounts import CODE_BYTES, Account, Device
 from cyfs_gateway.sn.meter import Usage
 from cyfs_gateway.sn.quota import Quota, read_quota
 from cyfs_gateway.sn.registry import Registry
@@ -28,7 +28,7 @@ _MOST_ROWS: Final = 1000
 
 
 class Operator:
-    """``drain`` is called with whether the SN is to end."""
+    """``drain`` is called with whether the SN is to end, ``judge_again`` when somebody has to go at once."""
 
     def __init__(
         self,
@@ -37,10 +37,11 @@ class Operator:
         desk: Desk,
         host: Host,
         drain: Callable[[bool], None],
+        judge_again: Callable[[], None],
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._books, self._ledger, self._desk, self._host, self._drain = books, ledger, desk, host, drain
-        self._wall = wall
+        self._judge_again, self._wall = judge_again, wall
 
     def register(self) -> None:
         """Offer all of it."""
@@ -115,6 +116,7 @@ class Operator:
             f"{'suspend' if why else 'readmit'} {account.owner}",
             lambda registry, _: [suspend(_current(registry, account.owner), why)],
         )
+        self._judge_again()
         return {"owner": str(account.owner), "suspended": why}
 
     async def audit(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -153,7 +155,7 @@ class Operator:
             "owner": str(owner),
             "names": [one.name for one in registry.names_of(owner) if one.released is None],
             "devices": len(devices),
-            "here": sum(self._host.standing(one.did) for one in devices),
+            "here": sum(map(self._is_here, devices)),
             "since": account.since,
             "state": account.barred or "good",
             "quota": self._books.registrar.policy.quota_of(account).claims(),
@@ -164,13 +166,17 @@ class Operator:
                 {
                     "did": str(one.did),
                     "name": one.name,
-                    "here": self._host.standing(one.did),
+                    "here": self._is_here(one),
                     "since": one.since,
                     "expires": one.expires,
                 }
                 for one in devices
             ]
         return told
+
+    def _is_here(self, device: Device) -> bool:
+        """As a machine of an account that stands: whoever is barred is on the way out."""
+        return self._books.registry.device(device.did) is not None and self._host.standing(device.did)
 
     def _used(self, owner: Did, used: Usage) -> dict[str, Any]:
         names = [one.name for one in self._books.registry.names_of(owner) if one.released is None]

@@ -326,6 +326,24 @@ async def test_who_is_removed_or_barred_has_to_go(tmp_path: Path) -> None:
         assert await asked(sn, f"alice.{SN}") == set()
 
 
+async def test_who_is_suspended_is_shown_so_at_once_and_has_no_time_to_hear_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sn_house(tmp_path) as sn, machine(sn, BOX) as box:
+        await join(box, OWNER, "alice")
+        monkeypatch.setattr("cyfs_gateway.io.sn.module._COURTESY", 1e6)
+
+        async def here() -> tuple[str, int, bool, int]:
+            (told,) = (await sn.control("users", only="alice"))["users"]
+            (shown,) = told["machines"]
+            return told["state"], told["here"], shown["here"], sn.module["here"]
+
+        assert await here() == ("good", 1, True, 1)
+        await sn.control("suspend", of="alice", why="spam")
+        assert await here() == ("spam", 0, False, 0)
+        await until(lambda: not sn.house.gateway.peers())
+
+
 async def test_a_suspended_device_has_to_go_however_well_the_sn_knows_it(tmp_path: Path) -> None:
     known = f"rules: ['DID,{BOX.did},REJECT', 'DID,{LAPTOP.did},REJECT', 'MATCH,REJECT']\n"
     async with sn_house(tmp_path, known) as sn, machine(sn, BOX) as box, machine(sn, LAPTOP) as laptop:

@@ -1,9 +1,9 @@
 """Whom an SN lets in, and how often anybody may ask.
 
 Who is registered may have a tunnel for as long as their document is in force and their account stands.  A stranger may
-have one only where strangers can become anything here, and then for some minutes and as one of so many: long enough to
-ask for an account, too short to live on.  Keys cost nothing, addresses do: an eighth of all places is the most that
-strangers from one network have, which is a /24 of IPv4 or a /48 of IPv6.
+have one only where strangers can become anything here, and then for some minutes and as one of so many
+(:mod:`cyfs_gateway.sn.crowd`): long enough to ask for an account, too short to live on.  A network is a /24 of IPv4 or
+a /48 of IPv6.
 
 Each device has a budget of questions that fills up steadily; who is over it waits, and so does nobody else.
 
@@ -12,21 +12,19 @@ Time is monotonic seconds where nothing else is said.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import Final
 
 from cyfs_gateway.flow import Identity
+from cyfs_gateway.sn.crowd import QUIET, Crowd
 from cyfs_gateway.sn.registry import Registry
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did, parse_did
 
 STAY: Final = 600.0
 """Seconds for which a stranger may have a tunnel."""
-_SHARE, _LEAST_SHARE = 8, 4
-"""One network has the how-manieth part of all places, and at least so many."""
 _LOOK: Final = 1.0
 """Seconds from one search for guests who are members by now to the next."""
 _BURST, _INTERVAL = 40, 0.2
@@ -35,22 +33,29 @@ _MOST_ASKERS = 65536
 
 
 class Guests:
-    """No stranger until :meth:`make_room`.  ``wall`` tells seconds since 1970, ``steady`` monotonic ones."""
+    """No stranger until :meth:`make_room`.  ``wall`` tells seconds since 1970, ``steady`` monotonic ones; ``crowded``
+    is called when one has to go for another."""
 
-    def __init__(self, registry: Registry, wall: Callable[[], float], steady: Callable[[], float]) -> None:
-        self._registry, self._wall, self._steady = registry, wall, steady
-        self._most = self._most_of = 0
+    def __init__(
+        self,
+        registry: Registry,
+        wall: Callable[[], float],
+        steady: Callable[[], float],
+        crowded: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._registry, self._wall, self._steady, self._crowded = registry, wall, steady, crowded
+        self._crowd: Crowd[Did] = Crowd()
         self._until: dict[Did, float] = {}  # the first to go comes first
-        self._network: dict[Did, str] = {}
-        self._of: Counter[str] = Counter()
+        self._sent_away: dict[Did, float] = {}
+        """Until when those who had to go for others are not wanted: until they have gone indeed."""
         self._look_at = 0.0
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._crowd)
 
     def make_room(self, most: int) -> None:
         """From now on there are ``most`` strangers at a time; who is there stays for their time."""
-        self._most, self._most_of = most, share_of(most)
+        self._crowd.most = most
 
     def wants(self, identity: Identity) -> bool:
         """Whether a tunnel from somebody is wanted.  A stranger's time begins when that is asked first with the address
@@ -62,36 +67,45 @@ class Guests:
             self._drop(device)
             return True
         now = self._steady()
-        if self.bars(identity):
+        if self.bars(identity) or now < self._sent_away.get(device, now):
             return False
-        if device not in self._until:
+        if device not in self._crowd:
             network = network_of(identity.source)
             if not self._has_room(network, now):
                 return False
             if not identity.source:
                 return True
-            self._until[device], self._network[device] = now + STAY, network
-            self._of[network] += 1
+            if self._crowd.is_full(network) and (silent := self._crowd.silent(network, now)) is not None:
+                self._send_away(silent, now)
+            self._until[device] = now + STAY
+            self._crowd.enter(device, network, now)
         return now < self._until[device]
+
+    def hear(self, device: Did) -> None:
+        """It says something, or is answered: nobody has its place so soon."""
+        self._crowd.hear(device, self._steady())
 
     def _has_room(self, network: str, now: float) -> bool:
         """Whether there is room for one more from ``network``, made by those whose time was over long ago, who may come
-        again, and who are members by now."""
+        again, by who are members by now, and by whoever has been silent longest."""
         while self._until and self._until[device := next(iter(self._until))] + STAY <= now:
             self._drop(device)
-        is_full = len(self._until) >= self._most or self._of[network] >= self._most_of
-        if is_full and now >= self._look_at:
+        if self._crowd.is_full(network) and now >= self._look_at:
             self._look_at = now + _LOOK
-            for device in filter(self.is_member, list(self._until)):
+            for device in filter(self.is_member, list(self._crowd)):
                 self._drop(device)
-        return len(self._until) < self._most and self._of[network] < self._most_of
+        return not self._crowd.is_full(network) or self._crowd.silent(network, now) is not None
+
+    def _send_away(self, device: Did, now: float) -> None:
+        self._drop(device)
+        while self._sent_away and self._sent_away[first := next(iter(self._sent_away))] <= now:
+            del self._sent_away[first]
+        self._sent_away[device] = now + QUIET
+        self._crowded()
 
     def _drop(self, device: Did) -> None:
-        if self._until.pop(device, None) is not None:
-            network = self._network.pop(device)
-            self._of[network] -= 1
-            if not self._of[network]:
-                del self._of[network]
+        self._until.pop(device, None)
+        self._crowd.leave(device)
 
     def is_member(self, device: Did) -> bool:
         """Whether ``device`` is somebody's here, at this moment."""
@@ -115,11 +129,6 @@ class Guests:
         """When the time of the next stranger is over; None: there is none."""
         now = self._steady()
         return next((until for until in self._until.values() if until > now), None)
-
-
-def share_of(places: int) -> int:
-    """How many of so many places for strangers one network may have."""
-    return max(_LEAST_SHARE, places // _SHARE)
 
 
 def network_of(source: str) -> str:

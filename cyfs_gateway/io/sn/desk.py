@@ -2,8 +2,8 @@
 of it.
 
 Who asks has proven a key by the tunnel.  Strangers may hand in signed requests and ask how they are seen; all else is
-for members.  Held are at most so many streams, of one device, of one network of strangers and of all, each for as long
-as it has something to say; whoever asks more often than anybody needs to, waits.
+for members.  Held are at most so many streams, of one device, of strangers (:mod:`cyfs_gateway.sn.crowd`) and of all,
+each for as long as it has something to say; whoever asks more often than anybody needs to, waits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from cyfs_gateway.io.sn.leading import Leading, Led
 from cyfs_gateway.io.sn.sessions import Sessions
 from cyfs_gateway.sn.accounts import Device
 from cyfs_gateway.sn.admission import Code
-from cyfs_gateway.sn.guests import Budgets, Guests, device_of, network_of, share_of
+from cyfs_gateway.sn.crowd import Crowd
+from cyfs_gateway.sn.guests import Budgets, Guests, device_of, network_of
 from cyfs_gateway.sn.ingress import machine_of
 from cyfs_gateway.sn.ingressleases import Lease as PortLease
 from cyfs_gateway.sn.registry import NameEntry
@@ -68,7 +69,7 @@ from tunnels.io.waiting import within
 _MOST: Final = 4096
 _MOST_OF_ONE: Final = 16
 _MOST_OF_STRANGERS: Final = _MOST // 4
-"""Keys cost nothing, so strangers must not be able to have all places; nor those from one network all of these."""
+"""Keys cost nothing, so strangers must not be able to have all places."""
 _SILENCE: Final = 120.0
 """Seconds for the next question to come."""
 _PATIENCE: Final = 30.0
@@ -113,8 +114,8 @@ class Desk:
         self._wall = wall
         self._budgets = Budgets()
         self._talks: Counter[Did] = Counter()
-        self._strangers: Counter[str] = Counter()
-        """Of these streams, those of who was no member when they began, by network."""
+        self._strangers: Crowd[trio.CancelScope] = Crowd(_MOST_OF_STRANGERS)
+        """Of these streams, those of who was no member when they began."""
         self.draining = False
         """Nothing new is begun."""
         self.answers: Counter[str] = Counter()
@@ -137,33 +138,48 @@ class Desk:
         device = device_of(identity)
         if device is None:
             raise Refused("whoever this is has proven no key")
-        is_stranger, network = not self._guests.is_member(device), network_of(identity.source)
         if self._talks[device] >= _MOST_OF_ONE or len(self) >= _MOST:
             raise Refused("too many streams to the SN at a time")
-        if is_stranger and self._strangers.total() >= _MOST_OF_STRANGERS:
-            raise Refused("too many strangers talk to the SN at a time")
-        if is_stranger and self._strangers[network] >= share_of(_MOST_OF_STRANGERS):
-            raise Refused("too many strangers from one network talk to the SN at a time")
+        scope = trio.CancelScope()
+        if not self._guests.is_member(device):
+            self._take_in(scope, network_of(identity.source))
         self._talks[device] += 1
-        self._strangers[network] += is_stranger
+        led = None
         try:
-            led = await self._talk(device, identity.source, pipe)
+            with scope:
+                led = await self._talk(device, identity.source, pipe, scope)
         finally:
-            self._strangers[network] -= is_stranger
-            if not self._strangers[network]:
-                del self._strangers[network]
+            self._strangers.leave(scope)
             self._talks[device] -= 1
             if not self._talks[device]:
                 del self._talks[device]
+        if scope.cancelled_caught:
+            raise Refused("nothing was said for a while, and there is no room for that")
         if led is not None:
             await self._leading.carry(pipe, led)
 
-    async def _talk(self, device: Did, source: str, pipe: Endpoint) -> Led | None:
+    def _take_in(self, stranger: trio.CancelScope, network: str) -> None:
+        """Raises ``Refused`` where there is no room, nor anybody silent who has to make some."""
+        now = trio.current_time()
+        if self._strangers.is_full(network):
+            silent = self._strangers.silent(network, now)
+            if silent is None:
+                raise Refused("too many strangers, or too many from one network, talk to the SN at a time")
+            self._strangers.leave(silent)
+            silent.cancel()
+        self._strangers.enter(stranger, network, now)
+
+    def _hear(self, device: Did, scope: trio.CancelScope) -> None:
+        self._guests.hear(device)
+        self._strangers.hear(scope, trio.current_time())
+
+    async def _talk(self, device: Did, source: str, pipe: Endpoint, scope: trio.CancelScope) -> Led | None:
         """Answer until the stream ends, or belongs to another device: then that one's."""
         lines = Lines()
         ask: Ask | None = Where()
         while not isinstance(ask, Connect | None) and (line := await self._next(lines, pipe)) is not None:
             await trio.sleep(self._budgets.spend(device, trio.current_time()))
+            self._hear(device, scope)
             reply: Reply
             led: Led | None = None
             try:
@@ -172,6 +188,7 @@ class Desk:
                 ask, reply = None, No(MALFORMED, str(bad))
             else:
                 reply, led = await self._consider(device, source, ask, pipe, lines)
+            self._hear(device, scope)
             self.answers[reply.code if isinstance(reply, No) else "ok"] += 1
             with ExitStack() as unless_it_is_theirs:
                 if led is not None:

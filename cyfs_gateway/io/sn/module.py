@@ -107,7 +107,8 @@ class _Running:
         found = settings.addresses or own_addresses()
         zone = settings.zone(found, [txt_record("PKX", did.key.x)])
         self._keeper = ZoneKeeper(zone, books.registry, folder / ZONE)
-        self._guests = Guests(books.registry, time.time, time.monotonic)
+        self._doubted = trio.Event()
+        self._guests = Guests(books.registry, time.time, time.monotonic, lambda: self._doubted.set())
         self._make_room()
         self._leading = Leading(host, ledger, settings.streams)
         self._sessions = _sessions(ledger, settings)
@@ -122,7 +123,6 @@ class _Running:
         )
         self._myself = myself
         self._judge_again: Callable[[], None] = _nobody
-        self._doubted = trio.Event()
 
     def _make_room(self) -> None:
         """For strangers, where they can become anything."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sn_people import NOW, Office, Person, person
 
 from cyfs_gateway.flow import Identity
+from cyfs_gateway.sn.crowd import QUIET
 from cyfs_gateway.sn.guests import STAY, Budgets, Guests
 from cyfs_gateway.sn.requests import Register, Remove
 from cyfs_gateway.sn.upkeep import suspend
@@ -18,8 +19,12 @@ class Door:
 
     def __init__(self, most: int) -> None:
         self.now, self.office = 0.0, Office(open=True)
-        self.guests = Guests(self.office.registry, lambda: NOW + self.now, lambda: self.now)
+        self.crowded = 0
+        self.guests = Guests(self.office.registry, lambda: NOW + self.now, lambda: self.now, self.doubt)
         self.guests.make_room(most)
+
+    def doubt(self) -> None:
+        self.crowded += 1
 
     def wants(self, who: Person, did: str = "", source: str = "192.0.2.1") -> bool:
         return self.guests.wants(self.coming(who, did, source=source))
@@ -54,10 +59,13 @@ def test_strangers_stay_for_a_while_and_have_to_wait_as_long_again() -> None:
     door.now = STAY - 1
     assert door.wants(BOX)
     assert door.guests.next_deadline() == STAY
+    door.guests.hear(BOX.did)
     door.now = STAY
     assert not door.wants(BOX)
     assert not door.wants(LAPTOP)
     assert door.guests.next_deadline() is None
+    door.now = 2 * STAY - 1
+    assert not door.wants(BOX)
     door.now = 2 * STAY
     assert door.wants(LAPTOP)
     assert not door.wants(BOX)
@@ -71,6 +79,51 @@ def test_who_became_a_member_makes_room() -> None:
     assert door.wants(LAPTOP)
     assert door.wants(BOX)
     assert len(door.guests) == 1
+
+
+def test_somebody_new_has_the_place_of_who_has_been_silent_longest_in_its_network() -> None:
+    door, crowd = Door(64), [person(number) for number in range(10, 18)]
+    assert door.wants(MALLORY, source="198.51.100.1"), "silent longer than all of them, but elsewhere"
+    for second, who in enumerate(crowd):
+        door.now = float(second)
+        assert door.wants(who)
+    door.now = QUIET - 1
+    assert not door.wants(BOX), "nobody has been silent for so long"
+    door.guests.hear(crowd[0].did)
+    door.now = QUIET + 1
+    assert door.wants(BOX, source=""), "nobody goes for a question"
+    assert door.crowded == 0
+    assert door.wants(BOX)
+    assert door.crowded == 1, "those who have tunnels are judged again"
+    assert [who for who in crowd if not door.wants(who)] == [crowd[1]], "who was heard stays"
+    assert door.crowded == 1, "who had to go takes nobody's place on the way out"
+    assert door.wants(MALLORY, source="198.51.100.1")
+    door.now += QUIET
+    assert door.wants(crowd[1]), "and may come again"
+    assert len(door.guests) == 9
+
+
+def test_where_all_places_are_taken_it_is_the_most_silent_of_all_unless_there_is_less_room_now() -> None:
+    door, crowd = Door(8), [person(number) for number in range(10, 18)]
+    for number, who in enumerate(crowd):
+        assert door.wants(who, source=f"192.0.{number // 2}.1")
+    door.now = QUIET
+    assert door.wants(BOX, source="198.51.100.1")
+    assert not door.wants(crowd[0], source="192.0.0.1")
+    door.now = 2 * QUIET
+    door.guests.make_room(4)
+    assert not door.wants(LAPTOP, source="203.0.113.1")
+    assert len(door.guests) == 8
+
+
+def test_strangers_never_keep_a_member_out() -> None:
+    door, crowd = Door(8), [person(number) for number in range(10, 14)]
+    door.office(OWNER, Register("alice"))
+    assert all(map(door.wants, crowd))
+    door.joins(BOX)
+    assert not door.wants(LAPTOP)
+    assert door.wants(BOX)
+    assert all(map(door.wants, crowd)), "who is no stranger has no stranger's place"
 
 
 def test_no_network_has_all_places() -> None:

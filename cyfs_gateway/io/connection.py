@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -564,7 +565,7 @@ class Connection:
                 leaf, target = self.decision.leaf, self._target()
                 if isinstance(leaf, Leaf) and (self._answered or self._request is None or leaf.hastens):
                     # It waits for no yes, had one, or is to have it early: a no can be told in one way only.
-                    upstream = await leaf.hasten_stream(target)
+                    upstream = await leaf.hasten_stream(target, partial(self.engine.guard, self, self._heard_no))
                 else:
                     upstream = await leaf.open_stream(target)
             except (CyfsError, OSError) as fault:
@@ -579,6 +580,14 @@ class Connection:
             self._give_up = None
             self.engine.reactor.freshen()
             self._join(upstream)
+
+    def _heard_no(self, fault: CyfsError) -> None:
+        """A no to what was used already."""
+        if self._closed:
+            return
+        if isinstance(fault, Refused):  # which the client is told otherwise, and other faults are logged anyway
+            _log.info("%s -> %s: %s", self.peer_host, self._aim(), fault)
+        self._fail(fault)
 
     def _heard_of(self, way: Endpoint | CyfsError | None) -> None:
         """What was asked for without a task."""

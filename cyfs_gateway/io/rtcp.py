@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cyfs_ns.identity.keys import PublicKey
     from cyfs_ns.io.trusted.resolver import TrustedNames
     from rtcp.io.device import Carrier, Device
-    from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe
+    from rtcp.io.pipe import Answered, DatagramPipe, Denied, GiveUp, Pipe
     from rtcp.io.roll import AnyTunnel
     from rtcp.party import Address
 
@@ -246,11 +246,18 @@ class PeerDesk:
         return await device.open_stream(peer, host, port, source=source, **way)
 
     async def hasten_stream(
-        self, did: Did, host: str | None, port: int, *, source: Address | None = None, **way: Unpack[Way]
+        self,
+        did: Did,
+        host: str | None,
+        port: int,
+        on_no: Denied | None = None,
+        *,
+        source: Address | None = None,
+        **way: Unpack[Way],
     ) -> Pipe:
         """As :meth:`rtcp.io.device.Device.hasten_stream`."""
         device, peer = await self.reach(did, **way)
-        return await device.hasten_stream(peer, host, port, source=source, **way)
+        return await device.hasten_stream(peer, host, port, on_no, source=source, **way)
 
     def ask_stream(
         self,

@@ -12,7 +12,7 @@ from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from rtcp.io.answers import TooSoon, TunnelOver, fault_of
 from rtcp.io.commons import Commons
 from rtcp.io.conversation import Conversations, MuxedDatagrams, MuxedStream
-from rtcp.io.pipe import Answered, GiveUp, send_all
+from rtcp.io.pipe import Answered, Denied, GiveUp, send_all
 from rtcp.v5.frames import Address, Code, Opening, Purpose, Stop
 from rtcp.v5.targets import write_target
 from rtcp.v5.tunnel import Tunnel
@@ -189,12 +189,12 @@ class Asking:
             del self._asked[begun.number]
 
     async def _hear_of(self, asked: _Awaited) -> None:
-        """Wait for an answer; but not for long while there is nobody who could give it.  Raises ``Unreachable``."""
+        """Wait for an answer; but not for long while there is nobody who could give it."""
         if not self._machine.is_up:
             with trio.move_on_after(_HELD_PATIENCE):
                 await asked.answered.wait()
-            if not self._machine.is_up and not asked.answered.is_set():
-                raise _no_way()
+            if not self._machine.is_up:
+                asked.answer(_no_way())
         await asked.answered.wait()
 
 
@@ -213,8 +213,10 @@ class Begun(Generic[_Made]):
         """
         await self._asking.hear(self)
 
-    def is_used(self) -> None:
-        """Nobody waits for the answer: ``pipe`` is its reader's from now on, and breaks with a no."""
+    def is_used(self, on_no: Denied | None = None) -> None:
+        """Nobody waits for the answer: ``pipe`` is its reader's from now on, and breaks with a no, which ``on_no``
+        hears."""
+        self.asked.on_no = on_no
         self._asking.hear_soon(self)
 
 
@@ -225,16 +227,19 @@ def _no_way() -> Unreachable:
 class _Awaited:
     """One request that a task waits for."""
 
-    __slots__ = ("answered", "fault")
+    __slots__ = ("answered", "fault", "on_no")
 
     def __init__(self) -> None:
         self.answered = trio.Event()
         self.fault: CyfsError | None = None
+        self.on_no: Denied | None = None
 
     def answer(self, fault: CyfsError | None) -> None:
         if not self.answered.is_set():
             self.fault = fault
             self.answered.set()
+            if fault is not None and self.on_no is not None:
+                self.on_no(fault)  # now: whoever uses it sees it break soon, and would not know why
 
 
 class _Asked:

@@ -46,7 +46,7 @@ from rtcp.io.nat.guest import Guest
 from rtcp.io.nat.punch import OpenSocket, plain_socket
 from rtcp.io.nat.share import Share
 from rtcp.io.nat.ways import Ways
-from rtcp.io.pipe import Answered, DatagramPipe, GiveUp, Pipe, accept, log, watch_over
+from rtcp.io.pipe import Answered, DatagramPipe, Denied, GiveUp, Pipe, accept, log, watch_over
 from rtcp.io.reception import Judges, Reception
 from rtcp.io.roll import AnyTunnel, Roll
 from rtcp.io.tunnel import Serve, Shared, StreamRequest, Tunnel, refuse
@@ -344,8 +344,8 @@ class _Wish(Generic[_Opened]):
 class _Haste:
     """A stream that is used as soon as a tunnel can carry it, whatever its peer says to it later."""
 
-    def __init__(self, begin: Callable[[MuxedTunnel], Begun[MuxedStream]]) -> None:
-        self._begin = begin
+    def __init__(self, begin: Callable[[MuxedTunnel], Begun[MuxedStream]], on_no: Denied | None) -> None:
+        self._begin, self._on_no = begin, on_no
         self.over = trio.Event()
         """Set when it is there, or there is nothing to wait for: the tunnel stands, or ``fault`` says why not."""
         self.opened: MuxedStream | None = None
@@ -357,7 +357,7 @@ class _Haste:
             return
         with suppress(Unreachable):  # else it is asked for when the tunnel stands
             begun = self._begin(tunnel)
-            begun.is_used()
+            begun.is_used(self._on_no)
             self.opened = begun.pipe
             self.over.set()
 
@@ -497,6 +497,7 @@ class Device:
         did: Did,
         host: str | None,
         port: int,
+        on_no: Denied | None = None,
         *,
         via: Carrier | None = None,
         at: int | None = None,
@@ -505,12 +506,12 @@ class Device:
         """As ``open_stream``, for a program that talks already and waits for no yes.
 
         If a tunnel has to be made it is enough that the peer has proven itself (§3.5 of docs/rtcp-v5.md): what is said
-        goes out behind the request, and a no breaks the stream.  Who was not reached the last time is waited for all
-        the same, so that whoever tries again hears why.
+        goes out behind the request, and a no, which ``on_no`` hears, breaks the stream.  Who was not reached the last
+        time is waited for all the same, so that whoever tries again hears why.
         """
         key = _name(did, via)
         if not self.closed and self._stands(did, via) is None and key not in self._resting:
-            haste = _Haste(lambda tunnel: tunnel.begin_stream(host, port, source=source))
+            haste = _Haste(lambda tunnel: tunnel.begin_stream(host, port, source=source), on_no)
             opened = await self._ask_in_haste(haste, key, partial(self.tunnel, did, via=via, at=at))
             if opened is not None:
                 return opened

@@ -239,10 +239,7 @@ class MuxedTunnel:
         ``Unreachable``."""
         await self._stands.wait()
         if self.end is not None:
-            why, not_now = self.end.why, NotNow(self.stay_away)
-            if self.end.end is End.REFUSED:
-                raise Refused(why) from not_now
-            raise Unreachable(why, "tunnel_open") from not_now
+            raise _not_made(self.end) from NotNow(self.stay_away)
 
     async def is_alive(self) -> bool:
         """Whether the peer gives a sign of life; it has ``PROBE`` seconds."""
@@ -591,11 +588,14 @@ class MuxedTunnel:
             self.ways.stood()
 
     def _reset(self, number: int, code: int) -> None:
-        is_ended, why = self._machine.is_ended, why_reset(code)
-        self._asking.failed(number, self._gone() if is_ended else Unreachable(why, "tunnel_open"))
+        ended, why = self._machine.ended, why_reset(code)
+        if ended is None:
+            self._asking.failed(number, Unreachable(why, "tunnel_open"))
+        else:
+            self._asking.failed(number, self._gone() if self._stands.is_set() else _not_made(ended))
         self._judging.reset(number)
         if (stream := self._streams.get(number)) is not None:
-            stream.broke(why, keep=code == Stop.LOST and is_ended)
+            stream.broke(why, keep=code == Stop.LOST and ended is not None)
         if (flow := self._flows.get(number)) is not None:
             flow.broke(why)
 
@@ -623,7 +623,8 @@ class MuxedTunnel:
             self.on_end(self)
 
     def _gone(self) -> TunnelOver:
-        return TunnelOver(f"the tunnel is over: {self.end.why if self.end else 'closed'}", "tunnel_open")
+        ended = self._machine.ended
+        return TunnelOver(f"the tunnel is over: {ended.why if ended else 'closed'}", "tunnel_open")
 
     # What conversations say (``conversation.Talk``)
 
@@ -677,3 +678,8 @@ class MuxedTunnel:
             self._count_rest()
         if self._is_retired:
             self._soon()
+
+
+def _not_made(ended: ev.Ended) -> CyfsError:
+    """There was none before it ended so."""
+    return Refused(ended.why) if ended.end is End.REFUSED else Unreachable(ended.why, "tunnel_open")

@@ -52,6 +52,8 @@ class DatagramPipe(Protocol):
 Answered: TypeAlias = Callable[[Pipe | CyfsError | None], None]
 """Hears from the reactor, once, what became of a request: the stream, why there is none, or None when it has to be made
 again by a task, since there is something to wait for."""
+Denied: TypeAlias = Callable[[CyfsError], None]
+"""Hears, once, of a no to a stream that is used already, before that breaks.  Its reader may have gone meanwhile."""
 GiveUp: TypeAlias = Callable[[], None]
 """The answer is not wanted any more, and nobody hears of it.  Harmless afterwards."""
 

@@ -74,6 +74,7 @@ class Tunnel(Hearing):
         "_join_rate",
         "_state",
         "_until",
+        "ended",
         "id",
     )
 
@@ -125,6 +126,8 @@ class Tunnel(Hearing):
     def __init__(self, tunnel: bytes, terms: Terms, round_trip: float, die: bytes, now: float) -> None:
         super().__init__(terms, round_trip, now)
         self.id = tunnel
+        self.ended: Ended | None = None
+        """How, which is told after all that ended with it."""
         self._die = int.from_bytes(die, "big")
         self._hold = float(min(terms.ours.hold, terms.theirs.hold))
         self._state = _State.CALLING
@@ -689,4 +692,5 @@ class Tunnel(Hearing):
         self._dgrams.clear()
         self._pool.unread = self._waiting = 0
         self._share.close()
-        self._events.append(Ended(end, why, said.code, said.wait))
+        self.ended = Ended(end, why, said.code, said.wait)
+        self._events.append(self.ended)

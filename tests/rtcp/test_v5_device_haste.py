@@ -7,6 +7,7 @@ import trio
 
 from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.did import dev_did
+from rtcp.v5.payloads import Parameters
 from tests.rtcp.pair import ALICE, BOB, MALLORY
 from tests.rtcp.town import Town, descriptors, echo, receive, reject, send_all, talk, until
 
@@ -30,6 +31,11 @@ def nothing_fails(caplog):
 @pytest.fixture
 def town():
     return Town(versions=frozenset({5, 4}))
+
+
+def only(noes):
+    (one,) = noes
+    return one
 
 
 async def broken(stream) -> str:
@@ -87,10 +93,13 @@ async def test_who_is_not_wanted_finds_the_first_broken_and_hears_why_of_the_nex
         served.append(request.port)
 
     async with town.live(BOB, welcome=reject("not today"), serve=serve), town.live(ALICE, hosts=()) as alice:
-        stream = await alice.hasten_stream(BOBS_DID, None, 443)
+        noes = []
+        stream = await alice.hasten_stream(BOBS_DID, None, 443, noes.append)
         await broken(stream)
+        assert "not today" in str(only(noes))
         with pytest.raises(Refused, match="not today"):
-            await alice.hasten_stream(BOBS_DID, None, 443)
+            await alice.hasten_stream(BOBS_DID, None, 443, noes.append)
+        assert len(noes) == 1
         for resting in alice._resting:  # as if it were long ago
             alice._resting[resting] = (0.0, alice._resting[resting][1])
         with pytest.raises(Refused, match="not today"):
@@ -100,10 +109,31 @@ async def test_who_is_not_wanted_finds_the_first_broken_and_hears_why_of_the_nex
 
 async def test_a_no_to_the_stream_breaks_it_and_the_next_is_told(town):
     async with town.live(BOB, serve=reject("not that")), town.live(ALICE, hosts=()) as alice:
-        await broken(await alice.hasten_stream(BOBS_DID, None, 443))
+        noes = []
+        await broken(await alice.hasten_stream(BOBS_DID, None, 443, noes.append))
+        assert isinstance(only(noes), Refused)
         await until(alice.tunnels)
         with pytest.raises(Refused):
             await alice.hasten_stream(BOBS_DID, None, 443)
+
+
+async def test_what_waits_for_the_peer_is_bounded(town):
+    verdict = trio.Event()
+
+    async def welcome(peer):
+        await verdict.wait()
+
+    async with town.live(BOB, welcome=welcome), town.live(ALICE, hosts=()) as alice:
+        noes = []
+        stream, sent = await alice.hasten_stream(BOBS_DID, None, 443, noes.append), 0
+        with pytest.raises(BlockingIOError):
+            while sent < 1 << 24:
+                sent += stream.send(b"x" * 4096)
+        assert 0 < sent <= Parameters().stream_credit
+        verdict.set()
+        assert await receive(stream, sent) == b"x" * sent
+        stream.close()
+        assert not noes
 
 
 async def test_who_is_somebody_else_gets_nothing(town):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from cyfs_ns.errors import Refused, Unreachable
-from rtcp.io.pipe import Answered, GiveUp
+from rtcp.io.pipe import Answered, Denied, GiveUp
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.direct import Sockets
 from tunnels.io.tls import TlsClient
@@ -54,9 +54,9 @@ class Leaf:
     async def open_stream(self, target: Target) -> Endpoint:
         raise Refused(f"{self.name} lets nothing through")
 
-    async def hasten_stream(self, target: Target) -> Endpoint:
+    async def hasten_stream(self, target: Target, on_no: Denied) -> Endpoint:
         """As ``open_stream``, but whoever leads there need not have said yes once it has proven who it is: what is
-        opened then breaks with a no, as the streams of most kinds of proxies do."""
+        opened then breaks with a no, which ``on_no`` hears, as the streams of most kinds of proxies do."""
         return await self.open_stream(target)
 
     async def open_packets(self, target: Target) -> PacketEndpoint:

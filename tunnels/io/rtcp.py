@@ -36,7 +36,7 @@ from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import Bridges, Did, subject
 from cyfs_ns.names import is_ip
 from rtcp.io.device import Carrier
-from rtcp.io.pipe import Answered, DatagramPipe, GiveUp
+from rtcp.io.pipe import Answered, DatagramPipe, Denied, GiveUp
 from rtcp.io.roll import AnyTunnel
 from rtcp.party import Address
 from tunnels.authority import parse_authority
@@ -76,6 +76,7 @@ class Opener(Protocol):
         did: Did,
         host: str | None,
         port: int,
+        on_no: Denied | None = None,
         *,
         via: Carrier | None = None,
         at: int | None = None,
@@ -324,10 +325,10 @@ class RtcpProxy(Leaf):
         way, target = self._way(target)
         return await way.open_stream(target)
 
-    async def hasten_stream(self, target: Target) -> Endpoint:
+    async def hasten_stream(self, target: Target, on_no: Denied) -> Endpoint:
         peer, target = self._peer(target)
         return await self._device.hasten_stream(
-            peer, target.host or None, target.port, via=self.carrier, at=self.port, source=self._source
+            peer, target.host or None, target.port, on_no, via=self.carrier, at=self.port, source=self._source
         )
 
     async def open_packets(self, target: Target) -> PacketEndpoint:

@@ -180,7 +180,7 @@ class RtcpSpec(ProxySpec):
     goes, which is the peer itself if that is its name."""
     proxy_protocol: bool = False
     """Tell the peer whose flows these are, by address and port."""
-    fast_open: bool = False
+    fast_open: bool = True
     """Where a tunnel has to be made, tell clients that their way is open when the peer has proven itself, before it has
     said so."""
 

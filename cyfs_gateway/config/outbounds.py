@@ -60,7 +60,7 @@ def read_proxy(entry: Section) -> ProxySpec | UnsupportedProxy | None:
         return None
     fields: dict[str, Any] = {
         "name": name,
-        "udp": entry.flag("udp", _udp_by_default(spec)),
+        "udp": entry.flag("udp", _is_default(spec, "udp")),
         "ip_version": _ip_version(entry),
         "interface_name": interface_name(entry),
         "routing_mark": entry.integer("routing-mark", 0, 0, 0xFFFFFFFF),
@@ -122,7 +122,7 @@ def _rtcp(entry: Section) -> dict[str, Any]:
         "via": via,
         "target": target,
         "proxy_protocol": entry.flag("proxy-protocol"),
-        "fast_open": entry.flag("fast-open"),
+        "fast_open": entry.flag("fast-open", _is_default(RtcpSpec, "fast_open")),
     }
 
 
@@ -299,8 +299,9 @@ def check_name(entry: Section, key: str, known: Container[str], all_names: Itera
         entry.error(key, f"there is no {what} {name[:60]!r}{entry.reader.near(name, all_names)}")
 
 
-def _udp_by_default(spec: type[ProxySpec]) -> bool:
-    return any(field.name == "udp" and field.default is True for field in dataclasses.fields(spec))
+def _is_default(spec: type[ProxySpec], option: str) -> bool:
+    """Whether ``option`` holds where nothing is written."""
+    return any(field.name == option and field.default is True for field in dataclasses.fields(spec))
 
 
 def _ip_version(entry: Section) -> IpVersion:

@@ -142,7 +142,7 @@ def test_a_proxy_through_a_tunnel() -> None:
 proxies:
   - {name: any, type: rtcp, proxy-protocol: true}
   - {name: home, type: rtcp, server: home.example, port: 2981, via: "socks://hop:1080", target: ":443"}
-  - {name: lan, type: rtcp, server: did:web:home.example, target: "NAS.lan:22", dialer-proxy: any}
+  - {name: lan, type: rtcp, server: did:web:home.example, target: "NAS.lan:22", dialer-proxy: any, fast-open: false}
 """
     anybody, home, lan = read(text).proxies
     assert isinstance(anybody, RtcpSpec) and isinstance(home, RtcpSpec) and isinstance(lan, RtcpSpec)
@@ -150,6 +150,7 @@ proxies:
     assert (home.server, home.port, home.via, home.target) == ("home.example", 2981, "socks://hop:1080", ":443")
     assert (lan.target, lan.dialer_proxy) == ("nas.lan:22", "any")
     assert (anybody.proxy_protocol, home.proxy_protocol) == (True, False)
+    assert (home.fast_open, lan.fast_open) == (True, False)
 
 
 @pytest.mark.parametrize(

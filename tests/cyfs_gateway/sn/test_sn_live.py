@@ -311,8 +311,10 @@ async def test_who_is_removed_or_barred_has_to_go(tmp_path: Path) -> None:
         await join(box, OWNER, "alice")
         await sn.control("suspend", of=str(OWNER.did), why="spam")
         assert await asked(sn, f"alice.{SN}") == set(), "the zone at once"
+        await until(lambda: not sn.house.gateway.peers())
         await sn.control("suspend", of=str(OWNER.did))
         assert await asked(sn, f"alice.{SN}") == {"198.51.100.1"}
+        assert isinstance(await box.ask(Where()), Here), "it comes back"
         async with machine(sn, LAPTOP) as laptop:
             await join(laptop, OWNER, "", "laptop")
             said = await submit(laptop, OWNER, Remove(BOX.did))

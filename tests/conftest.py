@@ -29,6 +29,7 @@ _BEYOND_INSTALLING: dict[str, Callable[[], bool]] = {
     "needs network namespaces, which this machine does not allow": lambda: True,
     "needs mount namespaces, which this machine does not allow": lambda: True,
     "netns-lab cannot make network namespaces": lambda: True,
+    "needs control groups, which this machine does not allow": lambda: True,
     # A module, which a container cannot load; the test has tried to make a set.
     "needs ipset in the kernel": lambda: True,
     # The node is published for this machine only.

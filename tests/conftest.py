@@ -1,4 +1,5 @@
-"""What holds for all tests: interrupts arrive, and where everything must run nothing skips.
+"""What holds for all tests: interrupts arrive, no example of Hypothesis fails because the machine has other things to
+do, and where everything must run nothing skips.
 
 With ``CYFS_TESTS_MUST_RUN=1`` a test that cannot run fails, and says what it lacks; and Hypothesis draws the same
 examples each time, so that a change is judged by what it changed.  Elsewhere it goes on looking for new ones.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
@@ -53,8 +54,8 @@ def pytest_configure() -> None:
     # Started in the background of a script we ignore interrupts, and so would every program a test interrupts.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if _everything_must_run():
-        settings.load_profile("ci")
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("ci" if _everything_must_run() else "patient")
 
 
 def pytest_collection_finish() -> None:

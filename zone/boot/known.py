@@ -15,9 +15,10 @@ from enum import Enum
 from typing import Final
 
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.documents import DeviceDoc, ZoneDoc
+from cyfs_ns.identity.documents import DeviceDoc, ZoneBoot, ZoneDoc
 from cyfs_ns.identity.fields import Fields
 from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.identity.proof import verify
 from cyfs_ns.identity.revision import Change, Revision, judge, revision_of
 from cyfs_ns.identity.strictjson import read_object, write_json
 from cyfs_ns.identity.token import MOST_TOKEN, Token, read_token
@@ -149,6 +150,21 @@ def take(known: Known, new: ZoneState, own: DeviceDoc) -> tuple[Known, Finding]:
     if finding in _WAITING or finding is Finding.REPLACED:
         return replace(known, ahead=new), finding
     return known, finding
+
+
+def news(known: Known, untrusted: Token, membership: Membership, now: float) -> str:
+    """What a boot document says that ``known`` does not know; empty: nothing.  Raises ``BadWire``.
+
+    It is too short to go by: it names machines, and no keys.
+    """
+    owner = membership.owner
+    boot = verify(untrusted, ZoneBoot.kind, owner.key, now, issuer=owner.id)
+    if boot.subject is None or boot.subject.canonical != membership.zone.id.canonical:
+        raise BadWire(f"boot document: it is {boot.subject}'s, and this machine is of {membership.zone.id}")
+    held = known.newest.document
+    if boot.iat <= held.iat:
+        return ""
+    return f"its owner signed the zone anew at {boot.iat}, and the document here is of {held.iat}: names/local takes it"
 
 
 def replaced(known: Known, own: DeviceDoc) -> str:

@@ -1,0 +1,73 @@
+"""What a boot needs of the world, and the one of a zone of a single machine: a file, and nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from cyfs_ns.errors import Refused, Unreachable
+from cyfs_ns.identity.oods import Ood
+from cyfs_ns.io.trusted.keystore import KeyStore
+from rtcp.v5.keys import device_key
+from zone.boot.known import Known
+from zone.boot.machine import StoreKind
+from zone.io.boot.memory import Memory
+from zone.io.config.sealing import SealedBackend
+from zone.io.config.sqlite import Database, SqliteBackend
+from zone.io.config.store import ConfigStore
+from zone.membership import Membership, ood_names
+
+
+class World(Protocol):
+    """Every method raises ``CyfsError`` or ``OSError`` where it fails, and is called again."""
+
+    async def gateway(self, peers: tuple[Ood, ...], sn: str | None) -> None:
+        """Have these machines in reach of the gateway, in the place of those that were said before."""
+
+    async def reach(self, names: tuple[str, ...], tell: Callable[[frozenset[str]], None]) -> None:
+        """Keep tunnels to these machines until cancelled, and tell which stand whenever that changes."""
+
+    def store(self, kind: StoreKind, membership: Membership, known: Known) -> AbstractAsyncContextManager[ConfigStore]:
+        """The zone's state, for as long as the block lasts."""
+
+    async def restore(self, membership: Membership) -> None:
+        """Put a backup of the zone in the place of its store."""
+
+
+class Alone:
+    """The world of a zone whose only OOD is this machine."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    async def gateway(self, peers: tuple[Ood, ...], sn: str | None) -> None:
+        """The gateway that this runs in is there."""
+
+    async def reach(self, names: tuple[str, ...], tell: Callable[[frozenset[str]], None]) -> None:
+        raise Unreachable(f"nothing here keeps tunnels to {', '.join(names)}")
+
+    @asynccontextmanager
+    async def store(self, kind: StoreKind, membership: Membership, known: Known) -> AsyncGenerator[ConfigStore]:
+        if kind is not StoreKind.EMBEDDED:
+            raise Refused(f"a zone of {len(ood_names(known.zone.document))} OODs keeps its state in etcd")
+
+        def open_file() -> SealedBackend:
+            memory = Memory(self._home, membership)
+            memory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own = device_key(KeyStore(self._home).device())
+            database = Database(memory.store)
+            return SealedBackend(SqliteBackend(database), own, [own.public])
+
+        backend = await trio.to_thread.run_sync(open_file)
+        try:
+            yield ConfigStore(backend)
+        finally:
+            with trio.CancelScope(shield=True):
+                await backend.aclose()
+
+    async def restore(self, membership: Membership) -> None:
+        raise Unreachable("no backup of the zone is known here")

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from cyfs_ns.errors import BadWire
+from cyfs_ns.identity.strictjson import read_json
 from zone.config.access import Rule, read_rule
+from zone.config.faults import Code, ConfigError
+
+POLICY: Final = "system/rbac/policy"
+"""The key of the zone's own rules: an array of lines as ``read_rule`` takes them, which follow those here."""
+MOST_RULES: Final = 1000
 
 _LINES: Final = (
     # The owner of the zone, and the services that make it one: scheduler, node daemon, verify_hub, system_config.
@@ -83,3 +90,20 @@ _LINES: Final = (
 )
 
 BASE: Final[tuple[Rule, ...]] = tuple(map(read_rule, _LINES))
+
+LOCKED: Final[tuple[Rule, ...]] = tuple(rule for rule in BASE if rule.role in ("owner", "kernel"))
+"""The rules while those of the zone cannot be read: what they deny must not be allowed."""
+
+
+def read_policy(untrusted: str) -> tuple[Rule, ...]:
+    """The rules of a zone whose own are in ``untrusted``, the value of ``POLICY``.  Raises ``ConfigError``."""
+    try:
+        lines = read_json(untrusted, POLICY)
+    except BadWire as bad:
+        raise ConfigError(Code.INVALID, str(bad)) from None
+    if not isinstance(lines, list) or len(lines) > MOST_RULES:
+        raise ConfigError(Code.INVALID, f"{POLICY}: an array of {MOST_RULES} rules at most")
+    rules = [read_rule(line) if isinstance(line, str) else None for line in lines]
+    if None in rules:
+        raise ConfigError(Code.INVALID, f"{POLICY}: a rule is a line of text")
+    return (*BASE, *(rule for rule in rules if rule is not None))

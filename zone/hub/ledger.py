@@ -28,6 +28,8 @@ class Session:
     """One that stands."""
 
     app: str
+    by: str
+    """What it rests on: the user's type, or the device's key.  It ends when that is another."""
     began: int
     until: int
     """Unix seconds of its end, unless it is refreshed before."""
@@ -57,19 +59,22 @@ def read_ledger(text: str) -> Ledger:
     """What ``Ledger.text`` wrote.  Raises ``BadWire``."""
     found = {}
     for name, said in read_object(text, "sessions").items():
-        if not isinstance(said, dict) or said.keys() != {"app", "began", "until", "generation"}:
+        if not isinstance(said, dict):
             raise BadWire("sessions: not what was written")
-        app, *numbers = said["app"], said["began"], said["until"], said["generation"]
-        if not isinstance(app, str) or not all(type(number) is int for number in numbers):
+        app, by, began = said.get("app"), said.get("by"), said.get("began")
+        until, generation = said.get("until"), said.get("generation")
+        if not isinstance(app, str) or not isinstance(by, str):
             raise BadWire("sessions: not what was written")
-        found[name] = Session(app, *(int(number) for number in numbers))
+        if type(began) is not int or type(until) is not int or type(generation) is not int:
+            raise BadWire("sessions: not what was written")
+        found[name] = Session(app, by, began, until, generation)
     return Ledger(found)
 
 
-def opened(ledger: Ledger, name: str, app: str, now: float) -> Step:
-    """A new session."""
+def opened(ledger: Ledger, name: str, app: str, by: str, now: float) -> Step:
+    """A new session, called ``name``."""
     standing = _standing(ledger, now)
-    standing[name] = Session(app, int(now), int(now) + LIFE[Use.REFRESH])
+    standing[name] = Session(app, by, int(now), int(now) + LIFE[Use.REFRESH])
     oldest = sorted(standing, key=lambda each: (each == name, standing[each].until))
     return ended(Ledger(standing), oldest[: max(0, len(standing) - MOST_SESSIONS)])
 
@@ -91,6 +96,11 @@ def ended(ledger: Ledger, names: Iterable[str]) -> Step:
     """Those of ``names`` that stand end now."""
     gone = tuple(sorted(set(names) & ledger.sessions.keys()))
     return Step(Ledger({name: kept for name, kept in ledger.sessions.items() if name not in gone}), gone)
+
+
+def upheld(ledger: Ledger, by: str) -> Step:
+    """Those that rest on anything else than ``by`` end now; empty: all of them."""
+    return ended(ledger, [name for name, session in ledger.sessions.items() if session.by != by or not by])
 
 
 def _standing(ledger: Ledger, now: float) -> dict[str, Session]:

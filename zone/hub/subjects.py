@@ -73,3 +73,13 @@ def caller(claims: Claims) -> Caller:
         device="" if is_person else claims.sub,
         expires=float(claims.exp),
     )
+
+
+def may_manage(who: Caller, *types: Type) -> bool:
+    """Whether ``who`` may say what becomes of somebody who is of ``types``, or is to be."""
+    if not who.subjects:
+        return False
+    if all(subject.roles & {"owner", "kernel"} for subject in who.subjects):
+        return True
+    managed = {Type.USER, Type.LIMITED, Type.GUEST}
+    return set(types) <= managed and all("su_admin" in subject.roles for subject in who.subjects)

@@ -29,6 +29,8 @@ class CallContext:
     """How long whoever called waits, from now on.  Whoever carries the call out cancels it then."""
     trace: str = ""
     """Names the errand that this call is a part of, for logs; goes along with the calls that it makes."""
+    source: str = ""
+    """Where it came from, for limits and logs: an address, or the device at the far end of a tunnel."""
 
 
 class Service(Protocol):

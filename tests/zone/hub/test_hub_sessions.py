@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire
-from zone.hub.ledger import LONGEST, MOST_SESSIONS, Ledger, ended, opened, read_ledger, refreshed
+from zone.hub.ledger import LONGEST, MOST_SESSIONS, Ledger, ended, opened, read_ledger, refreshed, upheld
 from zone.hub.people import (
     LEAST_PASSWORD,
     MOST_PASSWORD,
@@ -27,7 +27,7 @@ DAY = 24 * 3600
 
 
 def test_a_session_goes_on_as_long_as_it_is_refreshed():
-    ledger = opened(Ledger(), "s", "photos", NOW).ledger
+    ledger = opened(Ledger(), "s", "photos", "user", NOW).ledger
     for day in range(29):
         step = refreshed(ledger, "s", day, NOW + day * DAY)
         assert not step.revoked and step.ledger.sessions["s"].generation == day + 1
@@ -36,9 +36,16 @@ def test_a_session_goes_on_as_long_as_it_is_refreshed():
     assert step.revoked == ("s",) and not step.ledger.sessions
 
 
+def test_what_a_session_rests_on_is_no_more():
+    ledger = opened(Ledger(), "s", "", "user", NOW).ledger
+    ledger = opened(ledger, "t", "", "admin", NOW).ledger
+    assert upheld(ledger, "admin").revoked == ("s",) and set(upheld(ledger, "admin").ledger.sessions) == {"t"}
+    assert upheld(ledger, "").revoked == ("s", "t")
+
+
 def test_one_that_is_refreshed_twice_ends():
-    ledger = opened(Ledger(), "s", "", NOW).ledger
-    ledger = opened(ledger, "other", "", NOW).ledger
+    ledger = opened(Ledger(), "s", "", "user", NOW).ledger
+    ledger = opened(ledger, "other", "", "user", NOW).ledger
     ledger = refreshed(ledger, "s", 0, NOW).ledger
     step = refreshed(ledger, "s", 0, NOW)
     assert step.revoked == ("s",) and set(step.ledger.sessions) == {"other"}
@@ -47,18 +54,18 @@ def test_one_that_is_refreshed_twice_ends():
 
 
 def test_the_past_is_forgotten_when_no_token_of_it_is_good():
-    ledger = opened(Ledger(), "old", "", NOW).ledger
+    ledger = opened(Ledger(), "old", "", "user", NOW).ledger
     dead = NOW + LIFE[Use.REFRESH] + LIFE[Use.SESSION] + SKEW
-    assert set(opened(ledger, "new", "", dead - 1).ledger.sessions) == {"old", "new"}
-    step = opened(ledger, "new", "", dead)
+    assert set(opened(ledger, "new", "", "user", dead - 1).ledger.sessions) == {"old", "new"}
+    step = opened(ledger, "new", "", "user", dead)
     assert set(step.ledger.sessions) == {"new"} and not step.revoked
 
 
 def test_beyond_the_limit_the_one_of_longest_ago_ends_and_is_told():
     ledger = Ledger()
     for number in range(MOST_SESSIONS):
-        ledger = opened(ledger, f"s{number}", "", NOW + number).ledger
-    step = opened(ledger, "more", "", NOW)
+        ledger = opened(ledger, f"s{number}", "", "user", NOW + number).ledger
+    step = opened(ledger, "more", "", "user", NOW)
     assert step.revoked == ("s0",) and "more" in step.ledger.sessions
     assert len(step.ledger.sessions) == MOST_SESSIONS and len(step.ledger.text()) < 32 * 1024
 
@@ -71,7 +78,7 @@ def test_what_leaves_before_its_time_is_told(steps):
         now += passed
         before = ledger
         if what == "o":
-            step = opened(ledger, f"{name}{now}", "", now)
+            step = opened(ledger, f"{name}{now}", "", "user", now)
         elif what == "r":
             chosen = next((known for known in ledger.sessions if known.startswith(name)), name)
             step = refreshed(ledger, chosen, generation, now)

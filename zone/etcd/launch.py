@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -40,7 +41,7 @@ def flags(launch: Launch) -> tuple[str, ...]:
     """For the program that runs in the directory where its sockets are to be."""
     beat = heartbeat(launch.rtt)
     told = {
-        "name": launch.url.removeprefix("unix://").partition(".")[0],
+        "name": _name(launch.url),
         "data-dir": launch.data,
         "listen-client-urls": f"unix://{CLIENT}",
         "advertise-client-urls": f"unix://{CLIENT}",
@@ -65,6 +66,7 @@ def flags(launch: Launch) -> tuple[str, ...]:
 
 
 def _name(url: str) -> str:
+    """Of the member there: that of its machine."""
     return url.removeprefix("unix://").partition(".")[0]
 
 
@@ -120,14 +122,24 @@ _SIGNS: Final = (
     ("failed to open wal", Trouble.DAMAGED),
 )
 _MOST_SAID: Final = 240
+_HARMLESS: Final = ('"level":"info"', '"level":"debug"')
 
 
 def diagnose(lines: Sequence[str]) -> Diagnosis:
     """What the last lines of its log say.  The first sign that stands in any counts, in the order of how sure it is."""
-    low = [line.lower() for line in lines]
+    grave = [line for line in lines if line.strip() and not any(word in line for word in _HARMLESS)]
     for sign, trouble in _SIGNS:
-        for line, lowered in zip(reversed(lines), reversed(low), strict=True):
-            if sign in lowered:
-                return Diagnosis(trouble, line.strip()[:_MOST_SAID])
-    last = next((line.strip() for line in reversed(lines) if '"fatal"' in line or '"panic"' in line), "")
-    return Diagnosis(Trouble.OTHER, (last or (lines[-1].strip() if lines else "without a word"))[:_MOST_SAID])
+        for line in reversed(grave):
+            if sign in line.lower():
+                return Diagnosis(trouble, _said(line))
+    last = next((line for line in reversed(grave) if '"fatal"' in line or '"panic"' in line), "")
+    return Diagnosis(Trouble.OTHER, _said(last or (grave or ["without a word"])[-1]))
+
+
+def _said(line: str) -> str:
+    try:
+        told = json.loads(line)
+        line = f"{told['msg']}: {told['error']}" if "error" in told else str(told["msg"])
+    except (ValueError, TypeError, KeyError):
+        pass
+    return line.strip()[:_MOST_SAID]

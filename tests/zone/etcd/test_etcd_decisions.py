@@ -342,6 +342,7 @@ def test_flags_name_everybody_and_the_pace_follows_the_round_trip():
         (['{"level":"panic","msg":"failed to open WAL","error":"walpb: crc mismatch"}'], Trouble.DAMAGED),
         (['{"level":"fatal","msg":"listen: bind: address already in use"}', "goroutine 1"], Trouble.OTHER),
         ([], Trouble.OTHER),
+        (['{"level":"info","msg":"no space left on device"}'], Trouble.OTHER),
     ],
 )
 def test_last_words_are_understood(words: list[str], trouble: Trouble):

@@ -34,7 +34,7 @@ class Door:
     hosts: frozenset[str] = frozenset()
     """Accepted ``Host`` values, lower case; empty only on the unix socket, where any will do."""
     secret: str = field(default="", repr=False)
-    """Empty only on the unix socket."""
+    """Empty on the unix socket, and where every request proves in its body who asks."""
     origins: frozenset[str] = frozenset()
     """Web origins besides our own, exact."""
     private_network: bool = False

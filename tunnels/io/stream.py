@@ -48,6 +48,11 @@ class EndpointStream(trio.abc.HalfCloseableStream):
             self._check()
             raise trio.BrokenResourceError(str(fault)) from fault
 
+    def fileno(self) -> int:
+        """What is readable when something has come, or the end."""
+        self._check()
+        return self._endpoint.fileno()
+
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True

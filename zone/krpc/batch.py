@@ -393,7 +393,7 @@ class Run:
         if not isinstance(outcome, Plain):
             raise Misuse(f"call {template.call} has not ended")
         try:
-            value = follow(outcome.value, template.steps, self._purse)
+            value = _follow(outcome.value, template.steps, self._purse)
         except _Nothing as nothing:
             raise KrpcFault(Code.MISSING, f"in the result of call {template.call}, {nothing}") from None
         self._purse.weigh(value)
@@ -432,7 +432,17 @@ class _Purse:
             self.pay(1)
 
 
-def follow(value: Json, steps: Sequence[Step], purse: _Purse) -> Json:
+def part_of(value: Json, steps: Sequence[Step]) -> Outcome:
+    """What ``steps`` give from ``value``, at most for what a batch can spend."""
+    try:
+        return Plain(_follow(value, steps, _Purse(MOST_COST)))
+    except KrpcFault as fault:
+        return fault
+    except _Nothing as nothing:
+        return KrpcFault(Code.MISSING, str(nothing))
+
+
+def _follow(value: Json, steps: Sequence[Step], purse: _Purse) -> Json:
     """What ``steps`` give from ``value``.  Raises ``KrpcFault``, and ``_Nothing``."""
     missing: _Nothing | None = None
     for step in steps:
@@ -468,7 +478,7 @@ def _each(array: Json, step: Map | Filter | Limit, purse: _Purse) -> Json:
     purse.pay(len(array))
     if isinstance(step, Filter):
         return [element for element in array if _is_kept(element, step, purse)]
-    found = [follow(element, step.steps, purse) for element in array]
+    found = [_follow(element, step.steps, purse) for element in array]
     if not step.flat:
         return found
     joined: list[Json] = []
@@ -482,7 +492,7 @@ def _each(array: Json, step: Map | Filter | Limit, purse: _Purse) -> Json:
 
 def _is_kept(element: Json, step: Filter, purse: _Purse) -> bool:
     try:
-        found = follow(element, step.steps, purse)
+        found = _follow(element, step.steps, purse)
     except _Nothing:
         return False
     if step.sign in ("==", "!="):

@@ -115,6 +115,8 @@ class Site(Generic[A]):
     router: Router[Handler[A]]
     is_public: Callable[[tuple[str, ...], str], bool] = _nothing_public
     """By the segments of the path and the ``Accept`` header; for GET and HEAD only."""
+    changes: bool = True
+    """Whether requests other than GET change something that the log is to tell; otherwise they are details, too."""
 
 
 async def converse(stream: trio.abc.Stream, door: Door, site: Site[A]) -> None:
@@ -193,7 +195,7 @@ class _Exchange(Generic[A]):
 
     async def _handled(self, found: Found[Handler[A]], call: Call[A]) -> Reply | Feed:
         method, pattern = found.route.method, found.route.pattern
-        level = logging.DEBUG if method == "GET" else logging.INFO
+        level = logging.INFO if self._site.changes and method != "GET" else logging.DEBUG
         try:
             reply = await found.route.handler(call)
         except HttpFault as fault:

@@ -61,13 +61,16 @@ def close_entrances(entrances: Iterable[Entrance]) -> None:
             entrance.path.unlink(missing_ok=True)
 
 
-async def open_tcp(address: tuple[str, int], door: Door, context: ssl.SSLContext | None = None) -> list[Entrance]:
-    """The entrances at a host and port; a host without name or ``*`` is all of them.  Raises ``ConfigFault``."""
+async def open_tcp(
+    address: tuple[str, int], door: Door, context: ssl.SSLContext | None = None, what: str = "control API"
+) -> list[Entrance]:
+    """The entrances at a host and port; a host without name or ``*`` is all of them.  Raises ``ConfigFault``, which
+    names ``what`` is served there."""
     host, port = address
     try:
         listeners = await trio.open_tcp_listeners(port, host=host if host not in ("", "*") else None, backlog=_BACKLOG)
     except OSError as fault:
-        raise ConfigFault(f"control API: cannot listen on {host or '*'}:{port}: {fault.strerror}") from fault
+        raise ConfigFault(f"{what}: cannot listen on {host or '*'}:{port}: {fault.strerror}") from fault
     found = []
     for listener in listeners:
         bound, number = listener.socket.getsockname()[:2]

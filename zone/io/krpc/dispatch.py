@@ -1,0 +1,130 @@
+"""The services of this process, and how calls of them are carried out: with limits, in time, and each by its caller's
+own rights.
+
+Whatever comes in by a door ends here, and so do calls from within the process.  A batch is carried out here as well,
+beside the services and what they keep.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import trio
+
+from cyfs_ns.errors import ConfigFault, Misuse
+from cyfs_ns.identity.strictjson import Json
+from zone.config.faults import ConfigError
+from zone.krpc.batch import Batch, Outcome, Plain, Ready, Run
+from zone.krpc.caller import Caller
+from zone.krpc.faults import Code, KrpcFault
+from zone.krpc.service import MOST_SECONDS, NAME, CallContext, Service
+from zone.krpc.wire import Single, plain_outcomes
+
+MOST_AT_ONCE: Final = 8
+"""Calls of one batch."""
+
+_log = logging.getLogger("cyfs.krpc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Requests, calls or batches, that are carried out at once."""
+
+    caller: int = 32
+    """Of one caller; of all who proved nothing together, as well."""
+    all: int = 512
+
+
+class Dispatcher:
+    """Services by name."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._services: dict[str, Service] = {}
+        self._open: Counter[str] = Counter()
+
+    def register(self, name: str, service: Service) -> Callable[[], None]:
+        """Answer calls of ``name`` until what comes back is called.  Raises ``ConfigFault`` where it is taken."""
+        if not NAME.fullmatch(name):
+            raise Misuse(f"{name!r} is no name of a service")
+        if name in self._services:
+            raise ConfigFault(f"there is a service {name} already")
+        self._services[name] = service
+
+        def end() -> None:
+            if self._services.get(name) is service:
+                del self._services[name]
+
+        return end
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._services
+
+    async def answer(self, caller: Caller, service: str, asked: Single | Batch, context: CallContext) -> Json:
+        """The result of a call; of a batch what ``read_outcomes`` reads.  Raises ``KrpcFault``."""
+        seconds = min(context.seconds, MOST_SECONDS)
+        with self._admitted(caller), trio.move_on_after(seconds):
+            if isinstance(asked, Single):
+                return await self._call(caller, service, asked, replace(context, seconds=seconds))
+            return plain_outcomes(await self._batch(caller, service, asked, context))
+        raise KrpcFault(Code.DEADLINE, f"{service} did not answer within {seconds:.3g} s")
+
+    @contextmanager
+    def _admitted(self, caller: Caller) -> Iterator[None]:
+        if self._open[caller.name] >= self._limits.caller or self._open.total() >= self._limits.all:
+            raise KrpcFault(Code.LIMITED, "too much is asked at once: wait for some of the answers")
+        self._open[caller.name] += 1
+        try:
+            yield
+        finally:
+            self._open[caller.name] -= 1
+            if not self._open[caller.name]:
+                del self._open[caller.name]
+
+    async def _call(self, caller: Caller, name: str, asked: Single, context: CallContext) -> Json:
+        service = self._services.get(name)
+        if service is None:
+            raise KrpcFault(Code.UNKNOWN_SERVICE, f"there is no service {name!r} here"[:160])
+        try:
+            result = await service(caller, asked.method, asked.params, context)
+        except KrpcFault as fault:
+            _log.debug("%s.%s for %s [%s]: %s", name, asked.method, caller.name, context.trace, fault.code)
+            raise
+        except ConfigError as error:
+            raise KrpcFault.of_config(error) from error
+        except Exception:
+            _log.exception("%s.%s for %s [%s] failed", name, asked.method, caller.name, context.trace)
+            raise KrpcFault(Code.INTERNAL, f"{name}.{asked.method} failed, by a fault of the service") from None
+        _log.debug("%s.%s for %s [%s]: answered", name, asked.method, caller.name, context.trace)
+        return result
+
+    async def _batch(self, caller: Caller, name: str, batch: Batch, context: CallContext) -> list[Outcome]:
+        run = Run(batch)
+        room = trio.CapacityLimiter(MOST_AT_ONCE)
+
+        async def carry_out(one: Ready) -> None:
+            async with room:
+                left = trio.current_effective_deadline() - trio.current_time()
+                asked = Single(one.method, one.params)
+                outcome: Outcome
+                try:
+                    result = await self._call(caller, one.service or name, asked, replace(context, seconds=left))
+                    outcome = Plain(result)
+                except KrpcFault as fault:
+                    outcome = fault
+            run.finish(one.index, outcome)
+            begin()
+
+        async with trio.open_nursery() as nursery:
+
+            def begin() -> None:
+                for one in run.ready():
+                    nursery.start_soon(carry_out, one)
+
+            begin()
+        return run.results()

@@ -76,9 +76,10 @@ class SnHouse:
 
 @dataclass
 class LivingSn(SnHouse):
-    """One within the test."""
+    """One within the test; ``config`` is what it was started with."""
 
     house: Living
+    config: str
 
     @property
     def module(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ sn:
 """
     async with living(home, config, base="") as house:
         await until(lambda: "domain" in house.gateway.status()["modules"]["sn"] or _failed(house))
-        yield LivingSn(base, port, dns, house)
+        yield LivingSn(base, port, dns, house, config)
 
 
 def _failed(house: Living) -> bool:

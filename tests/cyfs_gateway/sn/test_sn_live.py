@@ -328,6 +328,46 @@ async def test_who_is_removed_or_barred_has_to_go(tmp_path: Path) -> None:
         assert await asked(sn, f"alice.{SN}") == set()
 
 
+async def test_a_reload_keeps_members_lets_them_go_and_keeps_out_whom_it_put_out(tmp_path: Path) -> None:
+    async with sn_house(tmp_path) as sn, machine(sn, BOX) as box:
+        await join(box, OWNER, "alice")
+        (stands,) = sn.house.gateway.peer_desk._peers._tunnels()  # type: ignore[union-attr]
+        await sn.house.reload(sn.config + "  guests: 7\n", base="")
+        await until(lambda: "domain" in sn.module)
+        assert isinstance(await box.ask(Where()), Here)
+        assert stands.stands, "a change of the section is nothing to those who are wanted before and after"
+        without = sn.config[: sn.config.index("\nsn:")]
+        nobody = sn.config.replace("udp: false}", "udp: false, admission: ['MATCH,REJECT']}")
+        await sn.house.reload(without, base="")
+        await until(lambda: not sn.house.gateway.peers())
+        await refused(box)
+        await refused(box)
+        await sn.house.reload(nobody, base="")
+        await until(lambda: "domain" in sn.module)
+        await refused(box)
+        await sn.house.reload(sn.config, base="")
+        await until(lambda: "domain" in sn.module)
+        assert isinstance(await box.ask(Where()), Here)
+
+
+async def test_a_suspension_holds_while_the_sn_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = f"rules: ['DID,{BOX.did},REJECT', 'MATCH,REJECT']\n"
+    async with sn_house(tmp_path, known) as sn, machine(sn, BOX) as box:
+        await join(box, OWNER, "alice")
+        await sn.control("suspend", of="alice", why="spam")
+        monkeypatch.setattr("cyfs_gateway.io.sn.module._sessions", _puzzled)
+        await sn.house.reload(sn.config.replace("rules:", "  guests: 7\nrules:"), base="")
+        await until(lambda: not sn.module["running"])
+        with pytest.raises(Refused, match="spam"):
+            await box.ask(Where())
+        async with machine(sn, LAPTOP) as laptop:
+            await refused(laptop)
+
+
+def _puzzled(*_: object) -> None:
+    raise RuntimeError("nobody thought of that")
+
+
 async def test_who_is_suspended_is_shown_so_at_once_and_has_no_time_to_hear_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -306,6 +306,21 @@ async def test_strangers_are_let_in_one_by_one(tmp_path: Path) -> None:
         assert isinstance(await box.ask(Where()), Here)
 
 
+async def test_a_silent_stranger_has_to_go_for_another_and_a_member_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyfs_gateway.sn.crowd.QUIET", 0.0)
+    async with sn_house(tmp_path, "  open: anyone\n  guests: 1\n") as sn, machine(sn, BOX) as box:
+        await join(box, OWNER, "alice")
+        async with machine(sn, MALLORY) as mallory, machine(sn, LAPTOP) as laptop:
+            assert isinstance(await mallory.ask(Where()), Here)
+            assert isinstance(await laptop.ask(Where()), Here)
+            here = {str(BOX.did), str(LAPTOP.did)}
+            await until(lambda: {peer.peer for peer in sn.house.gateway.peers()} == here)
+            await refused(mallory)
+            assert isinstance(await box.ask(Where()), Here)
+
+
 async def test_who_is_removed_or_barred_has_to_go(tmp_path: Path) -> None:
     async with sn_house(tmp_path, "  open: anyone\n  guests: 1\n") as sn, machine(sn, BOX) as box:
         await join(box, OWNER, "alice")

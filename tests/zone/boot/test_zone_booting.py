@@ -20,7 +20,6 @@ import trio
 import trio.testing
 from zones import DAY, HOME, NOW, OOD1, PI, Signed, sign
 
-from cyfs_ns.errors import ConfigFault
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.identity.txt import txt_record
@@ -34,7 +33,7 @@ from zone.io.boot.memory import Memory
 from zone.io.boot.search import Search, by_dns, by_hand
 from zone.io.boot.world import Alone
 from zone.io.config.store import ConfigStore
-from zone.io.membership import held_membership, membership_path, own_membership
+from zone.io.membership import MembershipStore
 from zone.membership import Membership
 
 ONE = sign("ood1", nodes=["nas"])
@@ -47,7 +46,7 @@ def activate(home: Path, signed: Signed, name: str = "ood1") -> None:
     store.path.mkdir(parents=True, exist_ok=True)
     store.device_pem.write_bytes(OOD1.pem())
     store.device_pem.chmod(0o600)
-    membership_path(home).write_bytes(signed.text(name))
+    MembershipStore(home).path.write_bytes(signed.text(name))
 
 
 @dataclass
@@ -125,7 +124,7 @@ async def test_a_newer_document_is_taken_from_whoever_has_it(tmp_path: Path) -> 
         async with box.store.watch(At("nodes/pi/intent"), 1) as changes:
             await anext(changes)
         assert json.loads((await box.store.get("boot/config")).value or "")["jwt"] == NEW.zone
-    membership = own_membership(tmp_path, NOW)
+    membership = MembershipStore(tmp_path).own(NOW)
     known, _ = Memory(tmp_path, membership).read()
     assert known is not None
     assert known.zone == NEW.state(membership)
@@ -231,20 +230,6 @@ async def test_a_zone_of_several_waits_for_the_others(tmp_path: Path, signed: Si
         assert box.booting.status()["waits_for"] == "1 of ood2"
 
 
-def test_the_key_that_is_here_has_to_be_the_one_that_was_signed(tmp_path: Path) -> None:
-    with pytest.raises(ConfigFault, match="node activate"):
-        own_membership(tmp_path, NOW)
-    activate(tmp_path, ONE)
-    assert own_membership(tmp_path, NOW).name == "ood1"
-    KeyStore(tmp_path).rotate_device(NOW)
-    with pytest.raises(ConfigFault, match="another key"):
-        own_membership(tmp_path, NOW)
-    assert held_membership(tmp_path) == ONE.of("ood1")
-    membership_path(tmp_path).write_bytes(b"{}")
-    with pytest.raises(ConfigFault, match=r"membership\.json"):
-        held_membership(tmp_path)
-
-
 def test_a_power_cut_leaves_the_document_that_was_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +249,7 @@ def test_a_kill_at_any_moment_leaves_a_machine_that_comes_up(tmp_path: Path) -> 
     dice = random.Random(5)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     child = [sys.executable, str(Path(__file__).with_name("bootchild.py")), str(tmp_path)]
-    memory = Memory(tmp_path, own_membership(tmp_path, now))
+    memory = Memory(tmp_path, MembershipStore(tmp_path).own(now))
     for round in range(9):
         process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None

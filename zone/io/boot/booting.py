@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from cyfs_ns.errors import ConfigFault, CyfsError
+from cyfs_ns.errors import CyfsError
 from cyfs_ns.identity.documents import ZoneBoot, ZoneDoc
 from cyfs_ns.identity.reading import kind_of
 from zone.boot.known import Known, news, read_state, role_in
@@ -56,7 +56,7 @@ from zone.io.boot.memory import Memory
 from zone.io.boot.search import Search as Searching
 from zone.io.boot.world import World
 from zone.io.config.store import ConfigStore
-from zone.io.membership import own_membership
+from zone.io.membership import MembershipStore
 from zone.membership import Membership
 
 _SEARCH: Final = 10.0
@@ -223,9 +223,11 @@ class Booting:
 
     def _identity(self) -> IdentityRead | IdentityBad:
         try:
-            membership = own_membership(self._home, self._wall())
+            store, now = MembershipStore(self._home), self._wall()
+            store.mend(now)
+            membership = store.own(now)
             known, lost = Memory(self._home, membership).read()
-        except (ConfigFault, OSError) as fault:
+        except (CyfsError, OSError) as fault:
             return IdentityBad(str(fault))
         return IdentityRead(membership, known, lost)
 

@@ -210,14 +210,14 @@ class ImageStore:
             for layer, digest in zip(manifest.layers, config.layers, strict=True):
                 tree.next_layer()
                 _lay(files, layer, digest, tree, rootfs, is_wanted)
-            _sync(temporary)
+            bring_to_disk(temporary)
             temporary.rename(folder)
         except OSError as fault:
             if fault.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not folder.is_dir():
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync(self._folder)
+        bring_to_disk(self._folder)
 
 
 def _find_manifest(files: Source, name: str) -> Manifest:
@@ -438,7 +438,16 @@ def _plain(path: str) -> str:
     return "/".join(parts)
 
 
-def _sync(folder: Path) -> None:
+def unpack(archive: Path, packing: str, folder: Path, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    """A tar that is no image's layer, into ``folder``, which is empty; ``packing`` is empty, ``gzip`` or ``zstd``.
+
+    The rules and bounds are a layer's.  Raises ``BadWire`` and ``OSError``; what is there then is the caller's.
+    """
+    with archive.open("rb") as file:
+        _carry_out(Tree(), folder, _unpacked(_pieces(file), packing), is_wanted)
+
+
+def bring_to_disk(folder: Path) -> None:
     """Bring the file system of ``folder`` to the disk: once, not once for each of ten thousand files."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

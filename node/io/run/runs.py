@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -37,6 +37,8 @@ LOG_KEEP: Final = 3
 """Older log files that stay."""
 _BEGIN: Final = 20.0
 """Seconds for a keeper to begin; it takes 20 ms where there is nothing else to do."""
+_CALL: Final = "+"
+"""Between the names of a service and of a call; no service has it in its name."""
 _MOST_ORDER: Final = 256 * 1024
 
 T = TypeVar("T")
@@ -66,9 +68,13 @@ class Runs:
     async def find(self) -> dict[str, Order | None]:
         """The service of every run that is there, going on or not, and its order; None: nobody can read it.
 
-        Each is to be waited for.
+        Each is to be waited for.  Calls that an earlier daemon made are ended first.
         """
-        return await _in_thread(self._find)
+        found = await _in_thread(self._find)
+        for name in [name for name in found if _CALL in name]:
+            del found[name]
+            await self._finish(name)
+        return found
 
     def _find(self) -> dict[str, Order | None]:
         try:
@@ -95,8 +101,7 @@ class Runs:
             except OSError as bad:
                 fault = str(bad)
             if fault:
-                await self.stop(order.service, at_once=True)
-                await self.wait(order.service)
+                await self._finish(order.service)
                 raise RunFault(f"the keeper of the run: {fault}")
             state = (await _in_thread(lambda: self._look(order.service))) or _Found(order, {}, False, None)
         if cannot := state.state.get("fault"):
@@ -132,6 +137,25 @@ class Runs:
                 finally:
                     os.close(handle)
         return Ended()
+
+    async def call(self, order: Order, name: str, launch: Launch, patience: float) -> Ended | None:
+        """A short run beside the one of the service, from its start to its end; None: it took too long, and was ended.
+
+        Raises ``RunFault``.
+        """
+        called = f"{order.service}{_CALL}{name}"
+        await self.start(replace(order, service=called), launch)
+        try:
+            with trio.move_on_after(patience):
+                return await self.wait(called)
+        finally:
+            await self._finish(called)
+        return None
+
+    async def _finish(self, service: str) -> None:
+        with trio.CancelScope(shield=True):
+            await self.stop(service, at_once=True)
+            await self.wait(service)
 
     async def stop(self, service: str, *, at_once: bool = False) -> None:
         """Ask the run to end, or end it; whoever waits for it hears when it has."""

@@ -113,7 +113,7 @@ async def test_the_environment_is_what_was_said(runs: Runs, tmp_path: Path) -> N
     assert lines(tmp_path) == [f"o CYFS_RUN={tmp_path}/runs/notes", "o GREETING=a=b", "o c"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only it becomes somebody else")
 async def test_it_becomes_somebody_else_for_good(runs: Runs, tmp_path: Path) -> None:
     script = "id -u; id -G; grep NoNewPrivs /proc/self/status; cat /proc/self/limits | grep 'open files'"
     await runs.start(NOTES, shell(script, user=(1_900_000_123, 1_900_000_123), limits=((7, 50),)))

@@ -109,7 +109,7 @@ class Odd:
         return dict(params)
 
 
-async def verify(token: str) -> Caller:
+def verify(token: str) -> Caller:
     """A token of tests says who it is: ``for.NAME.x``."""
     kind, name, _ = token.split(".")
     if kind != "for":

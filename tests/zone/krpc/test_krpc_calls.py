@@ -267,8 +267,9 @@ async def test_connections_are_used_again_and_a_dead_one_is_not(tmp_path):
         await client.list()
         assert peer.opened == 2
         await transport.aclose()
-        with pytest.raises(Misuse):
-            await client.list()
+        await client.list()
+        assert peer.opened == 3
+        assert not transport._idle
         nursery.cancel_scope.cancel()
 
 

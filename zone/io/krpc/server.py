@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,8 +27,8 @@ from tunnels.io.stream import EndpointStream
 from zone.io.krpc.dispatch import Dispatcher
 from zone.krpc.batch import Outcome, Plain
 from zone.krpc.caller import NOBODY, Caller
-from zone.krpc.faults import Code, KrpcFault
-from zone.krpc.service import MOST_SECONDS, SECONDS, CallContext
+from zone.krpc.faults import KrpcFault
+from zone.krpc.service import SECONDS, CallContext
 from zone.krpc.wire import MOST_REQUEST, read_request, write_reply
 
 PORT: Final = 3180
@@ -40,7 +40,7 @@ MOST_STREAMS: Final = 16
 
 _HEADERS: Final = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
-Verify = Callable[[str], Awaitable[Caller]]
+Verify = Callable[[str], Caller]
 """Who holds a token.  Raises ``KrpcFault`` (``UNAUTHENTICATED``, ``EXPIRED``, ``UNAVAILABLE``)."""
 Known = Callable[[Identity], Caller | None]
 """Who a device is in its zone; None: nobody who may call at all."""
@@ -123,24 +123,13 @@ async def _call(call: Call[_Visit]) -> Reply:
     try:
         request = read_request(call.body)
         seq, trace = request.seq, request.trace
-        seconds = min(request.seconds or SECONDS, MOST_SECONDS)
-        ends = trio.current_time() + seconds
-        caller = await _caller(call.app, request.token, seconds)
-        left = max(0.0, ends - trio.current_time())
-        context = CallContext(seconds=left, trace=trace or secrets.token_hex(8))
+        caller = call.app.verify(request.token) if request.token else call.app.proven
+        context = CallContext(seconds=request.seconds or SECONDS, trace=trace or secrets.token_hex(8))
         outcome = Plain(await call.app.dispatcher.answer(caller, call.name("service"), request.asked, context))
     except KrpcFault as fault:
         outcome = fault
     status, body = write_reply(seq, trace, outcome)
     return Reply(status, body, _HEADERS)
-
-
-async def _caller(visit: _Visit, token: str, seconds: float) -> Caller:
-    if not token:
-        return visit.proven
-    with trio.move_on_after(seconds):
-        return await visit.verify(token)
-    raise KrpcFault(Code.UNAVAILABLE, "the token could not be verified in time")
 
 
 _ROUTES: Final[Iterable[Route[Handler[_Visit]]]] = (Route("POST", "/kapi/{service}", _call, MOST_REQUEST),)

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import h11
 import trio
 
-from cyfs_ns.errors import CyfsError, Misuse, Refused
+from cyfs_ns.errors import CyfsError, Refused
 from cyfs_ns.identity.strictjson import Json
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
@@ -34,6 +34,8 @@ MOST_IDLE: Final = 4
 """Connections that are kept for later calls."""
 IDLE_SECONDS: Final = 30.0
 """For how long; the server waits longer."""
+CONNECT_SECONDS: Final = 5.0
+"""To connect: then there may be time for another place."""
 _MOST_INTERIM: Final = 8
 _READ: Final = 64 * 1024
 
@@ -157,25 +159,25 @@ class HttpTransport:
         raise KrpcFault(Code.DEADLINE, why) if sent else KrpcFault(Code.UNAVAILABLE, f"{why}: nothing was sent")
 
     async def aclose(self) -> None:
-        """Close what is kept; a call that is under way closes its own connection."""
+        """Close what is kept, and keep nothing from now on: calls that are under way, or late, close their own."""
         self._closed = True
         while self._idle:
             await trio.aclose_forcefully(self._idle.pop().stream)
 
     async def _connected(self) -> _Connection:
-        if self._closed:
-            raise Misuse("this way of calls was closed")
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_stale:
                 return connection
             await trio.aclose_forcefully(connection.stream)
         try:
-            return _Connection(await self._way.open(), h11.Connection(h11.CLIENT))
+            with trio.fail_after(CONNECT_SECONDS):
+                return _Connection(await self._way.open(), h11.Connection(h11.CLIENT))
         except Refused as no:
             raise KrpcFault(Code.DENIED, str(no)) from no
-        except (CyfsError, OSError) as fault:
-            raise KrpcFault(Code.UNAVAILABLE, f"there is no way to the service: {fault}") from fault
+        except (CyfsError, OSError, trio.TooSlowError) as fault:
+            why = str(fault) or f"it takes more than {CONNECT_SECONDS:g} s"
+            raise KrpcFault(Code.UNAVAILABLE, f"there is no way to the service: {why}") from fault
 
     async def _keep(self, connection: _Connection) -> None:
         http = connection.http

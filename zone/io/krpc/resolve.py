@@ -1,0 +1,203 @@
+"""``service("time")``: the best instance of a service, from any node, found again whenever it moves.
+
+A service of this process is called in place.  Of any other this follows what the scheduler tells
+(``services/<s>/info``), by a watch, from the first call on: so a call asks nobody where the service is, and one that
+has moved is called where it is now as soon as the change was told.
+
+A node that could not be had is doubted for a while, and another one is asked, as long as nothing was sent.  While the
+store is away what was told last goes on being used; with nothing told, a call waits for as long as it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from cyfs_ns.errors import BadWire, Misuse
+from cyfs_ns.identity.did import Did, host_of_did
+from cyfs_ns.identity.strictjson import Json
+from tunnels.endpoint import Endpoint
+from zone.config.faults import ConfigError
+from zone.config.keys import At
+from zone.config.model import Entry
+from zone.io.config.store import ConfigStore
+from zone.io.krpc.client import Client
+from zone.io.krpc.dispatch import Dispatcher
+from zone.io.krpc.server import OFFER
+from zone.io.krpc.transport import HttpTransport, LocalTransport, Tokens, Way, by_endpoint, by_tcp, by_unix, no_token
+from zone.krpc.batch import Batch
+from zone.krpc.caller import Caller
+from zone.krpc.faults import Code, KrpcFault
+from zone.krpc.selector import Instance, order, read_selector
+from zone.krpc.service import NAME, SECONDS
+from zone.krpc.wire import Single
+
+MOST_SERVICES: Final = 256
+"""Services that are followed; they are the names that this process calls, so more is a mistake."""
+DOUBT: Final = 5.0
+"""Seconds for which a node that could not be had comes last."""
+_AGAIN: Final = 1.0
+"""Seconds until the store is asked again after a fault."""
+_NOT_DONE: Final = frozenset({Code.UNAVAILABLE, Code.UNKNOWN_SERVICE, Code.LIMITED})
+_DOUBTFUL: Final = _NOT_DONE | {Code.UNCERTAIN, Code.DEADLINE}
+
+_log = logging.getLogger("cyfs.krpc")
+
+
+class Opener(Protocol):
+    """What of the gateway's ``Host`` leads to other nodes."""
+
+    async def open_url(self, url: str) -> Endpoint: ...
+
+    async def call_offer(self, peer: Did, name: str) -> Endpoint: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """This node, as a place that calls."""
+
+    node: str
+    """Its name in the zone."""
+    opener: Opener
+    door: Path
+    """The unix socket at which this node answers calls."""
+
+    def way(self, instance: Instance) -> Way:
+        """To ``instance``."""
+        port, did = instance.port, instance.did
+        if instance.node == self.node:
+            return by_unix(self.door) if port is None else by_tcp("127.0.0.1", port)
+        if did is None:
+            raise Misuse(f"nobody knows who {instance.node} is")
+        if port is None:
+            return by_endpoint(lambda: self.opener.call_offer(did, OFFER))
+        url = f"rtcp://{host_of_did(did, case_safe=True)}/:{port}"
+        return by_endpoint(lambda: self.opener.open_url(url), f"127.0.0.1:{port}")
+
+
+@dataclass(slots=True)
+class _Followed:
+    """What is known of one service."""
+
+    instances: tuple[Instance, ...] | None = None
+    told: trio.Event = field(default_factory=trio.Event)
+
+
+class Services:
+    """The services of a zone, as this process calls them.
+
+    ``caller`` is who it is to services of its own; ``tokens`` prove it to the others.
+    """
+
+    def __init__(
+        self,
+        store: ConfigStore,
+        here: Here,
+        dispatcher: Dispatcher,
+        caller: Caller,
+        nursery: trio.Nursery,
+        tokens: Tokens = no_token,
+    ) -> None:
+        self._store, self._here, self._tokens, self._nursery = store, here, tokens, nursery
+        self._dispatcher, self._local = dispatcher, LocalTransport(dispatcher, caller)
+        self._followed: dict[str, _Followed] = {}
+        self._transports: dict[Instance, HttpTransport] = {}
+        self._doubted: dict[str, float] = {}
+
+    def service(self, name: str, *, seconds: float = SECONDS, trace: str = "") -> Client:
+        """To call ``name``, wherever it is at the moment of each call."""
+        if not NAME.fullmatch(name):
+            raise Misuse(f"{name!r} is no name of a service")
+        return Client(self, name, seconds=seconds, trace=trace)
+
+    async def ask(self, service: str, asked: Single | Batch, *, seconds: float, trace: str = "") -> Json:
+        """As ``Transport.ask``, by the best instance."""
+        if service in self._dispatcher:
+            return await self._local.ask(service, asked, seconds=seconds, trace=trace)
+        ends = trio.current_time() + seconds
+        fault = KrpcFault(Code.UNAVAILABLE, f"{service} is ready nowhere")
+        for instance in await self._candidates(service, seconds):
+            transport = self._transport(instance)
+            left = max(0.0, ends - trio.current_time())
+            try:
+                return await transport.ask(service, asked, seconds=left, trace=trace)
+            except KrpcFault as failed:
+                if failed.code in _DOUBTFUL:
+                    self._doubted[instance.node] = trio.current_time() + DOUBT
+                if failed.code not in _NOT_DONE:
+                    raise
+                fault = failed
+        raise fault
+
+    async def _candidates(self, service: str, seconds: float) -> tuple[Instance, ...]:
+        followed = self._followed.get(service)
+        if followed is None:
+            if len(self._followed) >= MOST_SERVICES:
+                raise Misuse(f"{MOST_SERVICES} services are called already")
+            followed = self._followed[service] = _Followed()
+            self._nursery.start_soon(self._follow, service, followed)
+        with trio.move_on_after(seconds):
+            await followed.told.wait()
+        if followed.instances is None:
+            raise KrpcFault(Code.UNAVAILABLE, f"nobody could tell in time where {service} is")
+        now = trio.current_time()
+        self._doubted = {node: until for node, until in self._doubted.items() if until > now}
+        return order(followed.instances, self._here.node, self._doubted, iter(random.random, None))
+
+    async def _follow(self, service: str, followed: _Followed) -> None:
+        key = At(f"services/{service}/info")
+        while True:
+            try:
+                reading = await self._store.read([key], stale_ok=True)
+                await self._learn(followed, reading.entries)
+                async with self._store.watch(key, reading.revision) as changes:
+                    async for change in changes:
+                        await self._learn(followed, change.entries)
+            except ConfigError as fault:
+                _log.debug("where %s is cannot be read: %s", service, fault)
+            await trio.sleep(_AGAIN)
+
+    async def _learn(self, followed: _Followed, entries: Sequence[Entry]) -> None:
+        """That the service is where the last of ``entries`` says; nowhere, if there is none."""
+        value = entries[-1].text() if entries else None
+        try:
+            followed.instances = () if value is None else read_selector(value)
+        except BadWire as bad:
+            _log.warning("%s; what was told before stays", bad)
+        followed.told.set()
+        known = {one for each in self._followed.values() for one in each.instances or ()}
+        for instance in self._transports.keys() - known:
+            await self._transports.pop(instance).aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections that are kept."""
+        while self._transports:
+            await self._transports.popitem()[1].aclose()
+
+    def _transport(self, instance: Instance) -> HttpTransport:
+        transport = self._transports.get(instance)
+        if transport is None:
+            transport = self._transports[instance] = HttpTransport(self._here.way(instance), self._tokens)
+        return transport
+
+
+@asynccontextmanager
+async def open_services(
+    store: ConfigStore, here: Here, dispatcher: Dispatcher, caller: Caller, tokens: Tokens = no_token
+) -> AsyncIterator[Services]:
+    """``Services`` that follow the store for as long as the block lasts."""
+    async with trio.open_nursery() as nursery:
+        services = Services(store, here, dispatcher, caller, nursery, tokens)
+        try:
+            yield services
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await services.aclose()

@@ -211,10 +211,10 @@ class World:
         rtcp = {"listen": DOOR, "keep-tunnel": [RELAY], "services": services, **more}
         return self.config(rtcp=rtcp)
 
-    def outside(self, **more: Any) -> dict[str, Any]:
-        """By SOCKS to ``photos``, end to end, and nowhere else."""
+    def outside(self, *, is_honest: bool = False, **more: Any) -> dict[str, Any]:
+        """By SOCKS to ``photos``, end to end, and nowhere else.  ``is_honest``: the first who asks hears codes, too."""
         way = f"rtcp://{RELAY}/{quote(f'rtcp://{PHOTOS}/:{DOOR}', safe='')}"
-        photos = {"name": "photos", "type": "rtcp", "server": PHOTOS, "via": way}
+        photos = {"name": "photos", "type": "rtcp", "server": PHOTOS, "via": way, "fast-open": not is_honest}
         rules = [f"DOMAIN,{PHOTOS},photos", "MATCH,REJECT"]
         local = [f"tcp,127.0.0.1:{LOCAL},{PHOTOS}:80,photos"]
         return self.config(**{"mixed-port": SOCKS, "tunnels": local, "proxies": [photos], "rules": rules, **more})

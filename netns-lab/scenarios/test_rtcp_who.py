@@ -75,7 +75,7 @@ async def test_rules_on_identities(world):
         await stack.enter_async_context(world.at_work(relay=relay, home=home))
         met = await stack.enter_async_context(Counters(world).open(*range(9001, 9007)))
         for name in ("laptop", "friend", "stranger"):
-            await stack.enter_async_context(world.gateway(name, world.outside()))
+            await stack.enter_async_context(world.gateway(name, world.outside(is_honest=True)))
 
         async def reached(name: str) -> set[int]:
             """The ports behind which something answered; whatever did not was refused, and not just slow."""
@@ -99,7 +99,8 @@ async def test_whoever_may_have_a_tunnel_may_nothing_by_that(world):
     passing = f"AND,((TRUST,key-proven),(DOMAIN,{PHOTOS}),(DST-PORT,{DOOR})),DIRECT"
     anybody = {"listen": DOOR, "admission": ["TRUST,key-proven,ACCEPT"]}
     relay = world.at_relay(rtcp=anybody, rules=[passing, "MATCH,DIRECT"])
-    async with world.at_work(relay=relay, home=home) as (_, photos), world.gateway("stranger", world.outside()):
+    outside = world.outside(is_honest=True)
+    async with world.at_work(relay=relay, home=home) as (_, photos), world.gateway("stranger", outside):
         for port in (80, 22, 9000):
             assert "(2)" in await world.page(world.stranger, *BY_SOCKS, url=f"http://{PHOTOS}:{port}/")
         peers = {each["device"] for each in await world.tunnels(photos)}

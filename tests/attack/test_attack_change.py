@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cyfs_gateway.io import gateway as gateway_io
-from cyfs_ns.errors import ConfigFault
+from cyfs_ns.errors import ConfigFault, Misuse
 from tests.cyfs_gateway.io.inprocess import Living, connect, dead_port, exactly, living, serve, socks5, until
 
 LISTENER = "listeners: [{name: mixed, type: mixed, listen: 127.0.0.1, port: 0}]\n"
@@ -61,10 +61,13 @@ async def test_a_change_that_fails_in_a_way_nobody_foresaw_ends_nothing(
         raise KeyError("a bug of ours")
 
     async with living(tmp_path, LISTENER) as house:
-        monkeypatch.setattr(gateway_io, "build_world", broken)
-        with pytest.raises(ConfigFault, match="a bug of ours"):
-            await house.reload(LISTENER + "rules: ['MATCH,DIRECT']\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(gateway_io, "build_world", broken)
+            with pytest.raises(Misuse, match="a bug of ours"):  # not the file's, as ConfigFault is
+                await house.reload(LISTENER + "rules: ['MATCH,DIRECT']\n")
         assert house.gateway.status()["mode"] == "rule"
+        await house.reload(LISTENER + "mode: direct\n")
+        assert house.gateway.status()["mode"] == "direct"
 
 
 async def test_no_change_begins_once_the_end_has(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from inprocess import connect, dead_port, echo, exactly, living, serve, socks5, 
 
 from cyfs_gateway.decide import Pending
 from cyfs_gateway.flow import Flow
-from cyfs_ns.errors import ConfigFault, Misuse
+from cyfs_ns.errors import ConfigFault
 
 FIRST = """
 hosts: {echo.test: 127.0.0.1}
@@ -266,17 +266,3 @@ rules: ["RULE-SET,list,REJECT", "MATCH,DIRECT"]
         await house.reload(config)
         assert (await house.gateway.explain("x.old.test", 80)).index == 1
         assert (await house.gateway.explain("x.new.test", 80)).index == 0
-
-
-async def test_a_fault_of_ours_is_not_told_as_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def puzzled(*_: object, **__: object) -> None:
-        raise RuntimeError("nobody thought of that")
-
-    async with living(tmp_path, FIRST) as house:
-        with monkeypatch.context() as patched:
-            patched.setattr("cyfs_gateway.io.gateway.build_world", puzzled)
-            with pytest.raises(Misuse, match="internal error: nobody thought of that"):
-                await house.reload(SECOND)
-        assert house.port("second")
-        await house.reload(SECOND)
-        assert house.port("third")

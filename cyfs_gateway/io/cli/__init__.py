@@ -1,11 +1,14 @@
 """``cyfs-gateway``: run the gateway, check a file, and talk to a running one.
 
-Each module holds a group of commands; what they share is in ``common``.
+Each module holds a group of commands; what they share is in ``common``.  Packages above this one bring commands of
+their own by the entry point group ``cyfs_gateway.commands``; each is imported when it is called.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -19,8 +22,28 @@ from cyfs_ns.io.home import identity_home as default_home
 
 __all__ = ["cli", "default_home", "main"]
 
+ENTRY_POINTS = "cyfs_gateway.commands"
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(Program):
+    """Those of this package, and those that others bring."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_brought()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is None and (entry := _brought().get(cmd_name)) is not None:
+            command = entry.load()
+            assert isinstance(command, click.Command)
+        return command
+
+
+def _brought() -> Mapping[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--home", type=click.Path(path_type=Path), help="State directory. [default: CYFS_HOME, or by user]")
 @click.option("--controller", default="", metavar="URL", help="Talk to http(s)://host:port, not to the unix socket.")
 @click.option("--secret-file", default="", metavar="FILE", help="Holds the secret for --controller.")

@@ -83,8 +83,6 @@ _LINES: Final = (
     "allow device read nodes/{device}/**",
     "allow device read services/*/info",
     "allow device read+write devices/{device}/**",
-    # Who it is says its owner: otherwise one that was replaced could put its old document back.
-    "deny device write devices/{device}/doc",
     "allow device read+write nodes/{device}/status/**",
     "allow device read+write services/*/instances/{device}",
 )

@@ -13,6 +13,7 @@ patience with strangers.  ``zone/io/hub`` carries it out over the zone's configu
 | ``security/verify-hub/used/<device>/<jti>`` | it was used, and is good once; goes by a lease | OODs |
 | ``security/verify-hub/passwords/<user>`` | what a password is checked with | OODs |
 | ``users/<user>/settings`` | ``type`` and ``state`` of the user | kernel, the user |
+| ``boot/config`` | the zone's document: the machines and their keys, signed by the owner | everybody |
 
 Nothing here depends on which OOD answers: every decision is one transaction, under the revisions it was made from.
 Tokens live by wall clocks, which have to agree within ``tokens.SKEW`` seconds.

@@ -242,12 +242,8 @@ TABLE = {
         ["write services/samba/info", "read services/samba/settings", "read services/**"],
     ),
     "allow device read+write devices/{device}/**": (
-        ["write devices/box/info", "read devices/box/**", "read devices/box/doc"],
+        ["write devices/box/info", "read devices/box/**", "write devices/box/doc"],
         ["write devices/other/info", "write devices/box", "read devices/**"],
-    ),
-    "deny device write devices/{device}/doc": (
-        ["read devices/box/doc", "write devices/box/info", "write devices/box/a/doc"],
-        ["write devices/box/doc", "write devices/box/doc", "write devices/box/doc"],
     ),
     "allow device read+write nodes/{device}/status/**": (
         ["write nodes/box/status/load", "read nodes/box/status/**", "write nodes/box/status/a/b"],

@@ -9,20 +9,18 @@ from itertools import count
 
 import trio
 from configstores import Kind
+from zones import Signed, sign
 
-from cyfs_ns.identity.did import parse_did
-from cyfs_ns.identity.issue import Issuer
 from cyfs_ns.identity.keys import SecretKey
-from cyfs_ns.identity.request import DeviceRequest
 from cyfs_ns.identity.strictjson import Json, write_json
-from cyfs_ns.identity.token import sign_token
 from rtcp.v5.keys import device_key
+from zone.boot.settle import boot_value
 from zone.config.model import Delete, Set, Transaction
 from zone.hub.people import new_lock
 from zone.hub.tokens import bootstrap
 from zone.io.config.sealing import SealedBackend
 from zone.io.config.store import ConfigStore
-from zone.io.hub.service import Facts, Hub
+from zone.io.hub.service import Hub
 from zone.io.hub.trust import TrustWatch
 from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.service import CallContext
@@ -35,11 +33,19 @@ LOCK = new_lock(PASSWORD, b"s" * 16).text()
 START = 1_800_000_000.0
 
 
-def document(name: str, key: SecretKey, owner: SecretKey = OWNER, iat: float = START - 1000) -> str:
-    """What the owner signs for a machine, as a value of the store."""
-    issuer = Issuer(key=owner, id=parse_did("did:bns:alice"), iat=int(iat), exp=int(START) + 10**9)
-    made = issuer.device(DeviceRequest(key=key.public, name=name, iat=issuer.iat, exp=issuer.exp), None)
-    return write_json(sign_token(made.claims(), owner)).decode()
+def signed(issued: int = -1000, *, nodes: tuple[str, ...] = ("box",), **keys: SecretKey) -> Signed:
+    """The zone as its owner signs it, so many seconds after the start; with other ``keys`` for some machines."""
+    begin = int(START) + issued
+    return sign("ood1", "ood2", nodes=nodes, iat=begin, exp=begin + 10**9, owner=OWNER, keys={**KEYS, **keys})
+
+
+FIRST = signed()
+MEMBERSHIP = FIRST.of("ood1", START)
+
+
+def boot(zone: Signed) -> str:
+    """As it stands in the store."""
+    return boot_value(zone.state(MEMBERSHIP))
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -119,13 +125,11 @@ async def zone(kind: Kind) -> AsyncGenerator[Zone]:
     ]
     stores = [ConfigStore(backend) for backend in sealed]
     clock = Clock()
-    facts = Facts(ZONE, OWNER.public, frozenset({"ood1", "ood2"}))
-    hubs = [Hub(stores[number % len(stores)], facts, clock) for number in range(2)]
+    hubs = [Hub(stores[number % len(stores)], MEMBERSHIP, clock) for number in range(2)]
     made = Zone(stores, hubs, TrustWatch(stores[-1], ZONE, clock), clock)
     try:
         async with trio.open_nursery() as nursery:
-            for name, key in KEYS.items():
-                await made.put(**{f"devices__{name}__doc": document(name, key)})
+            await made.put(boot__config=boot(FIRST))
             for hub in hubs:
                 await nursery.start(hub.run)
             await nursery.start(made.trust.run)

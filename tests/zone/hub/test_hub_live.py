@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import trio
 from configstores import Etcd, Kind, Sqlite
-from hubs import KEYS, LOCK, OWNER, PASSWORD, START, ZONE, document, until, zone
+from hubs import KEYS, LOCK, PASSWORD, START, ZONE, boot, signed, until, zone
+from zones import sign
 
 from cyfs_ns.identity.keys import SecretKey
+from cyfs_ns.identity.strictjson import write_json
 from zone.config.access import check_transaction
 from zone.config.baserules import BASE, LOCKED, read_policy
 from zone.config.faults import ConfigError
@@ -233,16 +235,16 @@ async def test_a_machine_that_is_removed_or_replaced_is_out_with_its_services(pl
         await home.put(nodes__box__config__notes='{"target":"running"}')
         box, notes = await home.machine("box"), await home.machine("box", "notes")
         ood = await home.machine("ood1")
-        await home.put(devices__box__doc=document("box", SecretKey(b"\x55" * 32)))
+        await home.put(boot__config=boot(signed(1, box=SecretKey(b"\x55" * 32))))
         for told in (box, notes):
             await home.until_refused(told["session_token"])
             assert (await refusal(home.call("refresh_token", refresh_token=told["refresh_token"]))).code == (
                 Code.UNAUTHENTICATED
             )
         assert "not signed with the key" in (await refusal(home.machine("box"))).message
-        await home.put(devices__ood1__doc=None)
-        await home.until_refused(ood["session_token"])
-        assert "no device of this zone" in (await refusal(home.machine("ood1"))).message
+        assert home.believes(ood["session_token"])
+        await home.put(boot__config=boot(signed(2, nodes=())))
+        assert "no machine of this zone" in (await refusal(home.machine("box"))).message
 
 
 async def test_who_may_end_whose_sessions(place):
@@ -363,7 +365,6 @@ async def test_only_on_an_ood_is_a_part_of_the_program_the_kernel(place):
         assert may_write(kernel, "nodes/box/config/notes")
         assert not may_write(box, "nodes/box/config/notes") and may_write(box, "devices/box/info")
         assert not may_write(alone, "nodes/box/config/notes") and may_write(alone, "devices/ood2/info")
-        assert not may_write(box, "devices/box/doc")
 
 
 async def test_what_a_machine_shows_is_good_once_at_all_hubs(place):
@@ -390,16 +391,14 @@ async def test_what_a_machine_shows_is_good_once_at_all_hubs(place):
 async def test_what_strangers_show(place):
     async with zone(place) as home:
         thief = SecretKey(b"\x66" * 32)
-        await home.put(devices__evil__doc=document("evil", thief, owner=thief))
-        await home.put(devices__odd__doc=document("box", KEYS["box"]))
-        await home.put(devices__text__doc='"not a token"', devices__none__doc="{}")
+        # What a machine writes of itself, and even what is written for it, makes it nobody.
+        evil = sign("ood1", nodes=["evil"], owner=thief, keys={**KEYS, "evil": thief}, exp=int(START) + 10**6)
+        await home.put(devices__evil__doc=write_json(evil.devices["evil"]).decode(), nodes__evil__intent="{}")
         now = home.clock.now
         for jwt in (
             bootstrap(ZONE, "box", "", thief, "t1", now),
             bootstrap(ZONE, "evil", "", thief, "t2", now),
-            bootstrap(ZONE, "odd", "", KEYS["box"], "t3", now),
-            bootstrap(ZONE, "text", "", KEYS["box"], "t4", now),
-            bootstrap(ZONE, "none", "", KEYS["box"], "t5", now),
+            bootstrap(ZONE, "ood1", "", KEYS["box"], "t3", now),
             bootstrap(ZONE, "nobody", "", KEYS["box"], "t6", now),
             bootstrap("other.example", "box", "", KEYS["box"], "t7", now),
             bootstrap(ZONE, "", "", thief, "t8", now),
@@ -410,6 +409,12 @@ async def test_what_strangers_show(place):
             assert (await refusal(home.call("login_by_jwt", jwt=jwt))).code in (Code.UNAUTHENTICATED, Code.EXPIRED)
         session = (await home.machine("box"))["session_token"]
         assert (await refusal(home.call("login_by_jwt", jwt=session))).code == Code.UNAUTHENTICATED
+        # Nor does another's word about the zone: nobody gets in by it, and nobody is put out.
+        await home.put(boot__config='{"jwt":' + write_json(evil.zone).decode() + "}")
+        assert (await refusal(home.call("login_by_jwt", jwt=bootstrap(ZONE, "evil", "", thief, "t10", now)))).code == (
+            Code.DAMAGED
+        )
+        assert home.believes(session)
 
 
 async def test_the_owners_key_is_a_password_given_just_now(place):
@@ -420,7 +425,6 @@ async def test_the_owners_key_is_a_password_given_just_now(place):
         assert may_write(who, "security/x") and who.user == "owner"
         await home.call("logout", told["sudo_token"])
         await home.until_refused(told["sudo_token"])
-        assert OWNER.public == home.hubs[0].facts.owner
 
 
 # -- keys

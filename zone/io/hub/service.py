@@ -3,8 +3,8 @@
 Any OOD may serve it, and all may at once: a call reads what it depends on, decides, and writes under the revisions that
 it read.  What is patient with strangers (``Throttle``) is each OOD's own.
 
-A session rests on something: a user on their type while they are active, a machine on the key in its document.  When
-that changes, whoever changed it and however, every hub that hears of it ends the session.
+A session rests on something: a user on their type while they are active, a machine on the key that the zone's document
+has for it.  When that changes, whoever changed it and however, every hub that hears of it ends the session.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import trio
 
 from cyfs_ns.errors import BadWire
-from cyfs_ns.identity.documents import DeviceDoc
+from cyfs_ns.identity.did import host_of_did
+from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.identity.keys import PublicKey
-from cyfs_ns.identity.proof import verify
-from cyfs_ns.identity.strictjson import Json, read_json, read_object, write_json
-from cyfs_ns.identity.token import read_token
+from cyfs_ns.identity.strictjson import Json, read_object, write_json
+from zone.boot.settle import BOOT, read_boot
 from zone.config.faults import Code as ConfigCode
 from zone.config.faults import ConfigError
-from zone.config.keys import At, Below, check_key
+from zone.config.keys import At, Below, Scope, check_key
 from zone.config.model import Action, AtRevision, Create, Entry, Set, SetPath, Transaction
 from zone.hub.keyset import SEED, KeySet, is_due, new_keys, read_keys, rotated
 from zone.hub.ledger import Ledger, Step, ended, opened, read_ledger, refreshed, upheld
@@ -52,6 +53,7 @@ from zone.io.hub.trust import KEYS, REVOKED
 from zone.krpc.caller import Caller
 from zone.krpc.faults import Code, KrpcFault
 from zone.krpc.service import CallContext
+from zone.membership import Membership, ood_names
 from zone.scheduler.snapshot import item_key
 
 SECRET: Final = "security/verify-hub"
@@ -76,15 +78,6 @@ Entries = Mapping[str, Entry]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the owner has signed of the zone."""
-
-    zone: str
-    owner: PublicKey
-    oods: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Made:
     """What a decision writes, and what the caller is told then: ``told``, or ``fault``."""
 
@@ -98,10 +91,13 @@ class _Made:
 
 
 class Hub:
-    """``facts`` may be replaced when the owner has signed others; run :meth:`run` beside it."""
+    """``membership``: that of the OOD which serves it.  Run :meth:`run` beside it."""
 
-    def __init__(self, store: ConfigStore, facts: Facts, clock: Callable[[], float] = time.time) -> None:
-        self.facts = facts
+    def __init__(self, store: ConfigStore, membership: Membership, clock: Callable[[], float] = time.time) -> None:
+        self.zone = host_of_did(membership.zone.id)
+        """What the zone is called in tokens."""
+        self._membership = membership
+        self._read_zone = lru_cache(maxsize=2)(self._zone_document)
         self._store = store
         self._clock = clock
         self._by_source = Throttle(burst=60, seconds=1)
@@ -136,38 +132,38 @@ class Hub:
         device = device_of(token)
         self._be_patient("", context)
         if not device:
-            said = read_bootstrap(token, self.facts.zone, "", self.facts.owner, self._clock())
+            said = read_bootstrap(token, self.zone, "", self._membership.owner.key, self._clock())
             self._be_patient("owner", context)
             return await self._decided([_OWNERS], lambda entries: self._owner(entries, said))
-        doc = (await self._store.read([At(_doc(device))])).entries
-        key = self._key_of(device, doc[0] if doc else None)
+        boot = (await self._store.read([At(BOOT)])).entries
+        key = self._key_of(device, boot[0] if boot else None)
         if key is None:
-            raise refused(f"{device!r} is no device of this zone")
-        said = read_bootstrap(token, self.facts.zone, device, key, self._clock())
+            raise refused(f"{device!r} is no machine of this zone")
+        said = read_bootstrap(token, self.zone, device, key, self._clock())
         self._be_patient(f"device:{device}", context)
-        keys = [_doc(device), _ledger(device, people=False), _item(device, said.app)]
+        keys = [BOOT, _ledger(device, people=False), _item(device, said.app)]
         return await self._decided([key for key in keys if key], lambda entries: self._device(entries, said))
 
     def _device(self, entries: Entries, said: Bootstrap) -> _Made:
         key = self._standing_device(entries, said.device, said.app)
-        kind = type_of(said.app, is_ood=said.device in self.facts.oods)
+        kind = type_of(said.app, is_ood=said.device in ood_names(self._zone_in(entries.get(BOOT))))
         made = self._begin(entries, _ledger(said.device, people=False), kind, said.device, said.app, key.x)
         return replace(made, once=f"{SECRET}/used/{said.device}/{said.jti}")
 
     def _owner(self, entries: Entries, said: Bootstrap) -> _Made:
         """The owner's key is as good as a password given just now; it is shown again for every session."""
-        made = self._begin(entries, _OWNERS, Type.OWNER, OWNER, "", self.facts.owner.x, Use.SUDO)
+        made = self._begin(entries, _OWNERS, Type.OWNER, OWNER, "", self._membership.owner.key.x, Use.SUDO)
         return replace(made, once=f"{SECRET}/used-by-owner/{said.jti}")
 
     async def _refresh(self, caller: Caller, params: Mapping[str, Json], context: CallContext) -> Json:
         token = _text(params, "refresh_token")
-        keys = _keys_in((await self._store.read([At(SECRET_KEYS)])).entries, self.facts.zone)
+        keys = _keys_in((await self._store.read([At(SECRET_KEYS)])).entries, self.zone)
         claims = read_claims(token, keys.published, self._clock())
         if claims.use is not Use.REFRESH:
             raise refused(f"it is for {claims.use}")
         is_person = claims.type in PEOPLE
         place = _ledger(claims.sub, people=is_person)
-        rest = [_settings(claims.sub)] if is_person else [_doc(claims.sub), _item(claims.sub, claims.app)]
+        rest = [_settings(claims.sub)] if is_person else [BOOT, _item(claims.sub, claims.app)]
 
         def decide(entries: Entries) -> _Made:
             now = self._clock()
@@ -208,7 +204,7 @@ class Hub:
 
     async def _verify(self, caller: Caller, params: Mapping[str, Json], context: CallContext) -> Json:
         token = _text(params, "session_token")
-        keys = _keys_in((await self._store.read([At(SECRET_KEYS)])).entries, self.facts.zone)
+        keys = _keys_in((await self._store.read([At(SECRET_KEYS)])).entries, self.zone)
         claims = read_claims(token, keys.published, self._clock())
         if claims.use not in (Use.SESSION, Use.SUDO):
             raise refused(f"it is for {claims.use}")
@@ -310,7 +306,7 @@ class Hub:
         """After a theft: no token there is, this caller's among them, is good any more."""
         if not may_manage(caller, Type.OWNER):
             raise KrpcFault(Code.DENIED, "the keys are replaced by the owner")
-        keys = new_keys(self.facts.zone, secrets.token_bytes(2 * SEED), self._clock())
+        keys = new_keys(self.zone, secrets.token_bytes(2 * SEED), self._clock())
         return await self._decided([SECRET_KEYS, KEYS], lambda entries: _publishing(keys))
 
     # -- tasks
@@ -319,8 +315,8 @@ class Hub:
         """Keep keys and sessions in order, for ever; started when there are keys."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._look_after_keys)
-            nursery.start_soon(self._follow, "user", "users", "settings")
-            nursery.start_soon(self._follow, "device", "devices", "doc")
+            nursery.start_soon(self._follow, "user", Below("users"), _whose_settings)
+            nursery.start_soon(self._follow, "device", At(BOOT), None)
             task_status.started()
 
     async def _look_after_keys(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -341,32 +337,33 @@ class Hub:
         """The first keys, or those that follow, if it is time."""
         now = self._clock()
         if not {SECRET_KEYS, KEYS} & entries.keys():
-            return _publishing(new_keys(self.facts.zone, secrets.token_bytes(2 * SEED), now))
+            return _publishing(new_keys(self.zone, secrets.token_bytes(2 * SEED), now))
         if KEYS not in entries or SECRET_KEYS not in entries:
             raise KrpcFault(Code.DAMAGED, "half of the keys is gone; put it back, or replace them")
-        keys = _keys_in(list(entries.values()), self.facts.zone)
+        keys = _keys_in(list(entries.values()), self.zone)
         return _publishing(rotated(keys, secrets.token_bytes(SEED), now)) if is_due(keys, now) else _Made()
 
-    async def _follow(self, kind: str, where: str, what: str) -> None:
-        """End what rests on ``what`` of somebody in ``where`` no more."""
+    async def _follow(self, kind: str, scope: Scope, whose: Callable[[str], str] | None) -> None:
+        """End sessions that rest no more on what is in ``scope``; look at all where no key says whose they are."""
         while True:
             try:
                 reading = await self._store.read([Below(f"{SECRET}/sessions/{kind}")])
                 for entry in reading.entries:
                     await self._uphold(kind, entry.key.rpartition("/")[2])
-                async with self._store.watch(Below(where), reading.revision) as changes:
+                async with self._store.watch(scope, reading.revision) as changes:
                     async for change in changes:
-                        for entry in change.entries:
-                            name, _, rest = entry.key.removeprefix(f"{where}/").partition("/")
-                            if rest == what:
-                                await self._uphold(kind, name)
+                        if whose is None:
+                            break
+                        for name in filter(None, (whose(entry.key) for entry in change.entries)):
+                            await self._uphold(kind, name)
+                continue
             except (ConfigError, KrpcFault) as fault:
                 _log.warning("whose sessions stand is looked at again: %s", fault)
             await trio.sleep(_PAUSE)
 
     async def _uphold(self, kind: str, name: str) -> None:
         is_person = kind == "user"
-        place, rest = _ledger(name, people=is_person), _settings(name) if is_person else _doc(name)
+        place, rest = _ledger(name, people=is_person), _settings(name) if is_person else BOOT
 
         def decide(entries: Entries) -> _Made:
             if is_person:
@@ -434,29 +431,33 @@ class Hub:
     def _issued(self, entries: Entries, use: Use, kind: Type, sub: str, app: str, jti: str) -> str:
         now = int(self._clock())
         claims = Claims(use=use, type=kind, sub=sub, app=app, jti=jti, iat=now, exp=now + LIFE[use])
-        return issued(_keys_in(list(entries.values()), self.facts.zone), claims)
+        return issued(_keys_in(list(entries.values()), self.zone), claims)
 
     def _standing_device(self, entries: Entries, device: str, app: str) -> PublicKey:
         """The key of ``device``, which is of this zone and where ``app`` runs, if that is placed."""
-        key = self._key_of(device, entries.get(_doc(device)))
+        key = self._key_of(device, entries.get(BOOT))
         if key is None:
-            raise refused(f"{device!r} is no device of this zone")
+            raise refused(f"{device!r} is no machine of this zone")
         if (item := _item(device, app)) and not _is_running(entries.get(item)):
             raise KrpcFault(Code.DENIED, f"{app} is not placed on {device}; the scheduler says what runs where")
         return key
 
-    def _key_of(self, device: str, entry: Entry | None) -> PublicKey | None:
-        """The key in the document that the owner has signed for ``device``."""
+    def _key_of(self, device: str, boot: Entry | None) -> PublicKey | None:
+        """The key of ``device`` by the zone's document; whatever else the store has of it proves nothing."""
+        found = self._zone_in(boot).devices.get(device)
+        return found.key if found is not None else None
+
+    def _zone_in(self, boot: Entry | None) -> ZoneDoc:
+        text = boot.text() if boot is not None else None
+        if text is None:
+            raise KrpcFault(Code.UNAVAILABLE, "the zone has no document yet; try again")
+        return self._read_zone(text)
+
+    def _zone_document(self, text: str) -> ZoneDoc:
         try:
-            text = entry.text() if entry is not None else None
-            token = read_json(text) if text is not None else None
-            if not isinstance(token, str):
-                return None
-            found = verify(read_token(token, f"document of {device}"), "device", self.facts.owner, self._clock())
-        except (BadWire, ConfigError) as bad:
-            _log.info("%s is nobody: %s", device, bad)
-            return None
-        return found.key if isinstance(found, DeviceDoc) and found.name == device else None
+            return read_boot(text, self._membership).document
+        except BadWire as bad:
+            raise KrpcFault(Code.DAMAGED, f"{BOOT}: {bad}") from None
 
     async def _opened_lock(self, user: str, password: str, context: CallContext) -> Entry:
         """The entry with the lock of ``user``, which ``password`` opens.  Raises ``KrpcFault``."""
@@ -526,8 +527,12 @@ def _lock(user: str) -> str:
     return f"{SECRET}/passwords/{user}"
 
 
-def _doc(device: str) -> str:
-    return f"devices/{device}/doc"
+def _whose_settings(key: str) -> str:
+    """Empty: they are nobody's."""
+    match key.split("/"):
+        case ["users", name, "settings"]:
+            return name
+    return ""
 
 
 def _item(device: str, app: str) -> str:

@@ -40,7 +40,7 @@ class Finding(Enum):
     CONFLICT = "other content signed for the same second: refused"
     CONSENSUS_MODEL = "newer; the zone changes between one OOD and several, which has to be done first"
     MEMBERS = "newer; other machines carry the zone, which has to be brought about first"
-    ROLE = "newer; this machine gets another role, which has to be brought about first"
+    ROLE = "newer; this machine begins or ceases to carry the zone, which has to be brought about first"
     REPLACED = "newer, and this machine is none of the zone any more"
 
 
@@ -179,9 +179,9 @@ def differs(old: ZoneDoc, new: ZoneDoc, own: DeviceDoc) -> Finding:
     before, after = _carriers(old), _carriers(new)
     if (len(before) == 1) != (len(after) == 1):
         return Finding.CONSENSUS_MODEL
-    if role_of(old.oods, own.name) is not role_of(new.oods, own.name):
-        return Finding.ROLE
-    return Finding.COMPATIBLE if before == after else Finding.MEMBERS
+    if before == after:
+        return Finding.COMPATIBLE
+    return Finding.ROLE if (own.name in before) != (own.name in after) else Finding.MEMBERS
 
 
 def _carriers(zone: ZoneDoc) -> dict[str, PublicKey | None]:

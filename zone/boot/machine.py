@@ -482,7 +482,8 @@ class Boot:
         self._deadline, self._again = when, todo
 
     def _note(self, *notes: str) -> None:
-        self.notes = (*self.notes, *notes)[-MOST_NOTES:]
+        """Each once, where it was said last."""
+        self.notes = (*(note for note in self.notes if note not in notes), *notes)[-MOST_NOTES:]
 
     def _go(self, phase: Phase, now: float, waits_for: str, why: str = "") -> None:
         since = self.step.since if phase is self.step.phase else now

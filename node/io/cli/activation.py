@@ -77,11 +77,15 @@ def activate(
       cyfs-gateway node activate --zone home.example --request box.request
       cyfs-gateway node activate --bundle box.membership
     """
+    from cyfs_ns.clock import is_unset, why_unset
+    from cyfs_ns.errors import ConfigFault
     from cyfs_ns.io.trusted.keystore import KeyStore, host_label
     from node.io.activation.desk import Desk
 
     with telling():
         writing(home)
+        if is_unset(time.time()):
+            raise ConfigFault(f"{why_unset(time.time())}; set it first, for what is asked and signed is dated")
         wanted = _label(name) if name else None
         key, _ = KeyStore(home).ensure_device(wanted or host_label())
         desk = Desk(home=home, key=key, name=wanted)
@@ -205,10 +209,10 @@ def sign(
     yes: bool,
     home: Path,
 ) -> None:
-    """Take the machine that made the file REQUEST (- is standard input) into your zone.
+    """Take the machine that made REQUEST into your zone.
 
-    It is said where the owner's key is.  The key that is shown must be the one the machine shows.  A machine that the
-    zone has already gets newer documents.
+    REQUEST is its file; - is standard input.  It is said where the owner's key is.  The key that is shown must be the
+    one the machine shows.  A machine that the zone has already gets newer documents.
 
     \b
     Example:

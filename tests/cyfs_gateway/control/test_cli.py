@@ -23,7 +23,8 @@ from cyfs_gateway.io.cli import cli, default_home
 from cyfs_ns.io.tables import bytes_text, seconds_text
 
 DOCS = Path(__file__).parents[3] / "docs"
-COMMANDS = sorted(cli.commands)
+CONTEXT = click.Context(cli)
+COMMANDS = sorted(cli.list_commands(CONTEXT))
 
 
 class Owner:
@@ -276,7 +277,8 @@ def test_explain_of_a_broken_file_is_an_error_and_no_traceback(tmp_path: Path) -
 
 def below(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
     """The words of every command, groups among them."""
-    for name, command in group.commands.items():
+    for name in group.list_commands(CONTEXT):
+        command = group.get_command(CONTEXT, name)
         yield (*words, name)
         if isinstance(command, click.Group):
             yield from below(command, *words, name)
@@ -296,7 +298,9 @@ def test_the_manual_names_every_command_and_no_other() -> None:
     manual = (DOCS / "cli.md").read_text()
     assert sorted(set(re.findall(r"^### `cyfs-gateway (\w+)", manual, re.M))) == COMMANDS
     for command, options in re.findall(r"^### `cyfs-gateway (\w+)(.*)`$", manual, re.M):
-        known = {name for option in cli.commands[command].params for name in option.opts}
+        found = cli.get_command(CONTEXT, command)
+        assert found is not None
+        known = {name for option in found.params for name in option.opts}
         assert set(re.findall(r"(?<!\w)--?[a-z-]+", options)) <= known, command
 
 

@@ -45,7 +45,13 @@ CASES = {
         Finding.MEMBERS,
     ),
     "this one becomes an OOD": (THREE, sign("ood1", "ood2", "ood3", "nas", iat=LATER), "nas", Finding.ROLE),
-    "this one becomes a gateway": (ONE, sign("ood1", "#nas", iat=LATER), "nas", Finding.ROLE),
+    "this one carries it no more": (
+        sign("ood1", "ood2", "nas"),
+        sign("ood1", "ood2", nodes=["nas"], iat=LATER),
+        "nas",
+        Finding.ROLE,
+    ),
+    "this one becomes a gateway": (ONE, sign("ood1", "#nas", iat=LATER), "nas", Finding.COMPATIBLE),
     "this one is replaced": (
         ONE,
         sign("ood1", nodes=["nas"], keys={**KEYS, "nas": PI}, iat=LATER),

@@ -47,7 +47,6 @@ def flags(launch: Launch) -> tuple[str, ...]:
         "advertise-client-urls": f"unix://{CLIENT}",
         "listen-peer-urls": launch.url,
         "initial-advertise-peer-urls": launch.url,
-        # The name of another does not matter, only that it has one.
         "initial-cluster": ",".join(f"{_name(url)}={url}" for url in launch.urls or (launch.url,)),
         "initial-cluster-state": "new" if launch.is_new else "existing",
         "initial-cluster-token": launch.url,
@@ -66,8 +65,8 @@ def flags(launch: Launch) -> tuple[str, ...]:
 
 
 def _name(url: str) -> str:
-    """Of the member there: that of its machine."""
-    return url.removeprefix("unix://").partition(".")[0]
+    """Of the member there, which etcd wants to be another for each."""
+    return url.removeprefix("unix://").partition(":")[0]
 
 
 def heartbeat(rtt: float) -> int:

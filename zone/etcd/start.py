@@ -67,6 +67,8 @@ class Told:
     """Of all members, learners and such as have not begun too."""
     leads: bool = False
     """It has a leader, or is it."""
+    acts: bool = False
+    """It is the leader, and has just made sure of it: what it says of the members is so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def way_to_start(
     ``told``: what the other machines of ``seats`` say, by name; None: that they know of no cluster; absent: nothing.
     ``is_lost`` says why the data are of no use any more: the member was removed, or they are damaged.
     """
-    if own not in seats and not has_data:
+    if own not in seats and (is_lost or not has_data):
         return Wait(why=f"{own.name} is no OOD of the zone document")
     known = next((one for one in told.values() if one is not None), None)
     if mark is None or is_lost:
@@ -153,6 +155,18 @@ def _first_or_again(
         # Others may be out of reach; for them stands the owner's permission.
         return Begin(stage=Stage.FOUNDING, why="the owner permits to found the zone's cluster")
     return Begin(stage=Stage.JOINING, why="this machine has no data yet")
+
+
+def removed(url: str, told: Mapping[str, Told | None]) -> str:
+    """Why the member at ``url``, which knows of no leader, is none any more; empty: it may be one.
+
+    It was removed while nobody could tell it, or the zone goes on as another cluster, from a snapshot.  One that has a
+    leader is not asked: a second cluster beside one that lives is somebody's mistake.
+    """
+    for name, one in told.items():
+        if one is not None and one.acts and url not in one.urls:
+            return f"{name} leads cluster {one.cluster}, of which this machine's member is none"
+    return ""
 
 
 def permission(zone: Did, device: Did, until: int) -> dict[str, Json]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cyfs_ns.errors import BadWire, Refused
 from cyfs_ns.identity.did import Did
@@ -38,8 +41,10 @@ from zone.etcd.start import (
     check_urls,
     permission,
     read_mark,
+    removed,
     way_to_start,
 )
+from zone.etcd.talk import MOST_LINE, Report, read_report, read_told, write_report, write_told
 
 OWNER, KEYS = SecretKey(bytes(31) + b"\x01"), [SecretKey(bytes(31) + bytes([number])) for number in range(2, 8)]
 ZONE = Did("web", "home.example")
@@ -295,6 +300,46 @@ def test_who_is_no_ood_runs_on_until_it_is_removed_and_no_longer():
     assert isinstance(start(other, Mark(LIVES[0], Stage.MEMBER), has_data=True), Run)
 
 
+def test_a_member_without_a_leader_learns_from_one_that_it_was_removed():
+    url = TWO.url(LIVES[0])
+    sure = replace(CLUSTER, acts=True)
+    assert removed(url, {"ood1": sure}) == "ood1 leads cluster c1, of which this machine's member is none"
+    for told in (None, CLUSTER, replace(sure, urls=(*sure.urls, url))):
+        assert not removed(url, {"ood1": told, "ood3": None})
+    # Whoever has no seat either does not begin anew.
+    way = start(seat("ood9", 4), Mark(LIVES[0], Stage.MEMBER), has_data=True, is_lost="removed", told={"ood1": sure})
+    assert isinstance(way, Wait)
+
+
+def test_what_machines_tell_each_other_is_read_as_it_was_said_and_nothing_else_is():
+    for report in (Report(url=""), Report(url=ONE.url(LIVES[0]), runs=True)):
+        assert read_report(write_report(report).rstrip()) == report
+    for told in (None, CLUSTER, replace(CLUSTER, acts=True, leads=False)):
+        assert read_told(write_told(told).rstrip()) == told
+    url = ONE.url(LIVES[0])
+    for bad in (b"", b"[]", b'{"url":1,"runs":true}', b'{"url":"http://x","runs":true}', b'{"url":""}', b"\xff"):
+        with pytest.raises(BadWire):
+            read_report(bad)
+    for bad in (
+        b'{"cluster":""}',
+        b'{"cluster":"12345678901234567","urls":[],"leads":true,"acts":true}',
+        b'{"cluster":"1","urls":[],"leads":1,"acts":true}',
+        b'{"cluster":"1","urls":["http://x"],"leads":true,"acts":true}',
+        b'{"cluster":"1","urls":[1],"leads":true,"acts":true}',
+        b'{"cluster":"1","urls":[%s],"leads":true,"acts":true}' % b",".join([b'"%s"' % url.encode()] * 17),
+    ):
+        with pytest.raises(BadWire):
+            read_told(bad)
+    assert len(write_told(replace(CLUSTER, urls=(Seat("a" * 63, ONE.did, ONE.key).url(LIVES[0]),) * 16))) < MOST_LINE
+
+
+@given(st.binary(max_size=200))
+def test_strangers_bytes_are_bad_wire_or_something(data: bytes):
+    for read in (read_report, read_told, read_mark):
+        with suppress(BadWire):
+            read(data)
+
+
 def test_a_mark_is_read_as_it_was_written_and_nothing_else_is_one():
     for stage in Stage:
         assert read_mark(Mark(LIVES[0], stage).text()) == Mark(LIVES[0], stage)
@@ -325,8 +370,9 @@ def test_the_permission_to_found_is_the_owners_for_one_device_and_a_time():
 
 def test_flags_name_everybody_and_the_pace_follows_the_round_trip():
     told = flags(Launch(url=TWO.url(LIVES[0]), urls=(ONE.url(LIVES[0]), TWO.url(LIVES[0])), rtt=0.18))
-    assert "--name=ood2" in told
-    assert f"--initial-cluster=ood1={ONE.url(LIVES[0])},ood2={TWO.url(LIVES[0])}" in told
+    names = [url.removeprefix("unix://").removesuffix(":1") for url in (ONE.url(LIVES[0]), TWO.url(LIVES[0]))]
+    assert f"--name={names[1]}" in told
+    assert f"--initial-cluster={names[0]}={ONE.url(LIVES[0])},{names[1]}={TWO.url(LIVES[0])}" in told
     assert "--initial-cluster-state=existing" in told
     assert "--heartbeat-interval=200" in told
     assert "--election-timeout=2000" in told

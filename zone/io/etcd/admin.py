@@ -19,7 +19,7 @@ import trio
 from cyfs_ns.errors import BadWire, Refused, Unreachable
 from cyfs_ns.io.atomic import AtomicFile
 from zone.etcd.membership import Member
-from zone.io.etcd.wire import Channel, bytes_in_use, etcdrpc, is_learner
+from zone.io.etcd.wire import Channel, bytes_in_use, etcdrpc, is_learner, learns
 
 _PATIENCE: Final = 5.0
 _LONG: Final = 120.0
@@ -41,8 +41,8 @@ class State:
     leader: int
     """Id of the member that leads; 0: none."""
     revision: int
-    index: int
-    """Of the log, as far as it is known to be accepted."""
+    learns: bool
+    """It has no vote, and answers little."""
     size: int
     used: int
     """Bytes of its file, and of those that are needed."""
@@ -77,7 +77,7 @@ class Admin:
             cluster=head.cluster_id,
             leader=told.leader,
             revision=head.revision,
-            index=told.raftIndex,
+            learns=learns(told),
             size=told.dbSize,
             used=bytes_in_use(told),
         )

@@ -78,8 +78,8 @@ async def restore(snapshot: Path, folder: Path, own: Seat) -> Mark:
     await trio.to_thread.run_sync(lambda: shutil.rmtree(folder / _RESTORED, ignore_errors=True))
     source = await trio.Path(snapshot).absolute()
     told = {
-        "name": own.name,
-        "initial-cluster": f"{own.name}={url}",
+        "name": life,
+        "initial-cluster": f"{life}={url}",
         "initial-advertise-peer-urls": url,
         "initial-cluster-token": url,
         "data-dir": _RESTORED,

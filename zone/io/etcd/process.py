@@ -27,6 +27,7 @@ import trio
 from cyfs_ns.errors import ConfigFault, Unreachable
 from zone.etcd.launch import Diagnosis, Launch, Trouble, diagnose, flags
 from zone.etcd.seats import CLIENT, socket_name
+from zone.io.etcd.files import has_data
 
 PROGRAM: Final = "etcd"
 LOG: Final = "etcd.log"
@@ -48,6 +49,8 @@ _EVERY: Final = 0.5
 _MOST_LOG: Final = 8 * 1024 * 1024
 _MOST_READ: Final = 256 * 1024
 _LAST_LINES: Final = 64
+_MOST_PATH: Final = 107
+"""Octets of a socket's path (``unix(7)``)."""
 
 _log = logging.getLogger("cyfs.etcd")
 
@@ -81,6 +84,10 @@ class EtcdMember:
             self.fault = await self._live(launch)
             if self.fault.trouble in (Trouble.REMOVED, Trouble.DAMAGED):
                 _log.error("%s", self.fault)
+                return self.fault
+            if launch.urls and not launch.is_new and not has_data(self._folder):
+                # The cluster that it was to begin in may have others in it by now.
+                _log.warning("%s", self.fault)
                 return self.fault
             if trio.current_time() - begun > _LONG:
                 pause = _LEAST_PAUSE
@@ -256,6 +263,8 @@ class _Words:
 
 def _own(folder: Path) -> None:
     """Have the directory be there, for us alone.  Raises ``ConfigFault``."""
+    if len(os.fsencode(folder / CLIENT)) > _MOST_PATH:
+        raise ConfigFault(f"{folder}: too long for a socket in it; choose another home")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)

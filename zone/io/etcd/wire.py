@@ -31,6 +31,8 @@ _IS_LEARNER: Final = 5
 """Of ``Member``."""
 _IN_USE: Final = 9
 """Of ``StatusResponse``: bytes of the file that are used."""
+_LEARNS: Final = 10
+"""Of ``StatusResponse``: whether the member is a learner."""
 
 
 class Channel:
@@ -69,6 +71,11 @@ def is_learner(member: Any) -> bool:
 def bytes_in_use(status: Any) -> int:
     """Of a ``StatusResponse``."""
     return int(_unknown(status, _IN_USE))
+
+
+def learns(status: Any) -> bool:
+    """Whether the member that sent this ``StatusResponse`` has no vote."""
+    return bool(_unknown(status, _LEARNS))
 
 
 def _unknown(message: Any, number: int) -> Any:

@@ -1,0 +1,356 @@
+"""An OOD's part in the zone's etcd: its member, the doors to the others, and the membership where it leads.
+
+Three things go on side by side: the OODs tell each other where they stand (``zone/etcd/talk.py``), every look decides
+what is to be done here (``start.py`` until a member runs, ``membership.py`` when it leads), and now and then the file
+is cared for.  Nothing is remembered but the mark and the data on disk, so it goes on wherever a crash has left it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from cyfs_gateway.flow import Identity
+from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from rtcp.io.pipe import receive_some, send_all
+from tunnels.endpoint import Endpoint
+from zone.etcd import membership, start
+from zone.etcd.care import Room, care_for
+from zone.etcd.launch import QUOTA, Launch, Trouble
+from zone.etcd.membership import SILENCE, View, next_step
+from zone.etcd.seats import Seat, owner_of
+from zone.etcd.start import Mark, Stage, Told, way_to_start
+from zone.etcd.talk import MOST_LINE, Report, read_report, read_told, write_report, write_told
+from zone.io.etcd.admin import Admin
+from zone.io.etcd.doors import DoorHost, Doors, judged
+from zone.io.etcd.files import begin_life, has_data, load_mark, save_mark
+from zone.io.etcd.process import PROGRAM, EtcdMember, find_program
+
+_PACE: Final = 1.0
+"""Seconds from one look to the next."""
+_PATIENCE: Final = 3.0
+"""Seconds for another OOD to answer."""
+_CARE: Final = 60.0
+
+_log = logging.getLogger("cyfs.etcd")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The zone document, as far as it concerns etcd."""
+
+    seats: tuple[Seat, ...]
+    iat: int
+
+
+class EtcdHouse:
+    """Of the machine at ``own``.
+
+    ``zone`` is the zone's host name; ``known`` gives the newest document known here; ``may_found`` says whether the
+    owner permits this machine to found the cluster; ``folder`` is where the member lives.  Needs :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        host: DoorHost,
+        zone: str,
+        own: Seat,
+        known: Callable[[], Document],
+        folder: Path,
+        may_found: Callable[[], bool],
+        pace: float = _PACE,
+    ) -> None:
+        self._host, self._own, self._known, self._folder, self._may_found = host, own, known, folder, may_found
+        self._pace = pace
+        self._name = f"etcd-members.{zone}"
+        self._doors = Doors(host, zone, folder, lambda: known().seats)
+        self.member = EtcdMember(folder)
+        self.admin = Admin(self.member.client)
+        self._mark: Mark | None = None
+        self._runs = False
+        self._member_scope = trio.CancelScope()
+        self._lost = ""
+        self._urls: tuple[str, ...] = ()
+        self._talks: dict[Seat, trio.CancelScope] = {}
+        self._asked: set[Seat] = set()
+        self._told: dict[str, Told | None] = {}
+        self._own_told: Told | None = None
+        self._heard: dict[str, tuple[Report, float]] = {}
+        self._since = 0.0
+        self._rtt: dict[str, float] = {}
+        self.why = "not begun"
+        """What is being done or waited for, for people."""
+        self.settled = False
+        """The member here has a leader; where it leads, all OODs are members too."""
+
+    @property
+    def client(self) -> str:
+        """Where this machine's store reaches etcd, for gRPC."""
+        return self.member.client
+
+    def status(self) -> Mapping[str, Any]:
+        """For people and programs."""
+        told = self._own_told
+        fault = self.member.fault
+        return {
+            "why": self.why,
+            "settled": self.settled,
+            "pid": self.member.pid,
+            "adopted": self.member.adopted,
+            "fault": "" if fault is None else str(fault),
+            "cluster": "" if told is None else told.cluster,
+            "members": [] if told is None else list(told.urls),
+            "silent": sorted(seat.name for seat in self._others() if seat.name not in self._told),
+        }
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; then the member is stopped.  Raises ``ConfigFault`` where there can be none."""
+        find_program(PROGRAM)
+        await trio.Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        await trio.Path(self._folder).chmod(0o700)
+        self._since = trio.current_time()
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._doors.run)
+                self._host.register_offer(self._name, self._answer)
+                nursery.start_soon(self._care)
+                task_status.started()
+                while True:
+                    self._talk_to_all(nursery)
+                    try:
+                        await self._look(nursery)
+                    except (Unreachable, Refused, ConfigFault, OSError) as fault:
+                        self._say(str(fault))
+                    await trio.sleep(self._pace)
+        finally:
+            self.admin.close()
+
+    # What OODs tell each other
+
+    def _others(self) -> tuple[Seat, ...]:
+        return tuple(seat for seat in self._known().seats if seat != self._own)
+
+    def _report(self) -> Report:
+        url = "" if self._mark is None else self._own.url(self._mark.life)
+        return Report(url=url, runs=self._runs and self.member.pid > 0)
+
+    async def _answer(self, who: Identity, pipe: Endpoint) -> None:
+        """Another OOD says where it stands, now and again."""
+        while True:
+            with trio.move_on_after(SILENCE) as waiting:
+                said = await _line(pipe)
+            if waiting.cancelled_caught or said is None:
+                return
+            seat, report = judged(who, self._known().seats), read_report(said)
+            if report.url and not seat.owns(report.url):
+                raise Refused(f"{seat.name} speaks for another's member")
+            self._heard[seat.name] = report, trio.current_time()
+            await send_all(pipe, write_told(self._own_told))
+
+    def _talk_to_all(self, nursery: trio.Nursery) -> None:
+        """Have a conversation with each other OOD, as the document names them now."""
+        others = set(self._others())
+        for seat in self._talks.keys() - others:
+            self._talks.pop(seat).cancel()
+        for seat in others - self._talks.keys():
+            self._talks[seat] = scope = trio.CancelScope()
+            nursery.start_soon(self._talk, seat, scope)
+
+    async def _talk(self, seat: Seat, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                try:
+                    await self._converse(seat)
+                except (Unreachable, Refused, BadWire, OSError, trio.TooSlowError) as fault:
+                    _log.debug("%s does not say where it stands: %s", seat.name, fault)
+                finally:
+                    self._told.pop(seat.name, None)
+                self._asked.add(seat)
+                await trio.sleep(self._pace)
+
+    async def _converse(self, seat: Seat) -> None:
+        with trio.fail_after(_PATIENCE):
+            pipe = await self._host.call_offer(seat.did, self._name)
+        try:
+            while True:
+                asked = trio.current_time()
+                with trio.fail_after(_PATIENCE):
+                    await send_all(pipe, write_report(self._report()))
+                    said = await _line(pipe)
+                if said is None:
+                    return
+                self._told[seat.name] = read_told(said)
+                self._rtt[seat.name] = trio.current_time() - asked
+                self._asked.add(seat)
+                await trio.sleep(self._pace)
+        finally:
+            pipe.close()
+
+    # What is done here
+
+    async def _look(self, nursery: trio.Nursery) -> None:
+        if self._runs:
+            await self._lead()
+            return
+        self.settled, self._own_told = False, None
+        if not self._asked.issuperset(self._others()):
+            self._say("asks the other OODs")
+            return
+        self._mark = await trio.to_thread.run_sync(load_mark, self._folder)
+        way = way_to_start(
+            self._own,
+            self._known().seats,
+            self._mark,
+            self._told,
+            has_data=await trio.to_thread.run_sync(has_data, self._folder),
+            is_lost=self._lost,
+            may_found=self._may_found(),
+        )
+        self._say(way.why)
+        if isinstance(way, start.Begin):
+            self._mark = await trio.to_thread.run_sync(begin_life, self._folder, way.stage)
+            self._lost = ""
+        elif isinstance(way, start.Run):
+            launch = Launch(
+                url=self._own.url(way.life),
+                urls=way.urls,
+                is_new=way.is_new,
+                rtt=max(self._rtt.values(), default=0.0),
+            )
+            self._doors.own = launch.url
+            self._urls = way.urls
+            self._open_doors()
+            self._runs, self._member_scope = True, trio.CancelScope()
+            nursery.start_soon(self._keep, launch)
+
+    async def _keep(self, launch: Launch) -> None:
+        """Have the member run as long as it makes sense."""
+        try:
+            with self._member_scope:
+                fault = await self.member.keep(launch)
+                if fault.trouble is not Trouble.OTHER:
+                    self._lost = str(fault)
+        except (Unreachable, ConfigFault, OSError) as fault:
+            self._say(str(fault))
+        finally:
+            self._runs, self._doors.own = False, ""
+
+    async def _lead(self) -> None:
+        """Look after the member that runs, and after the membership if it leads."""
+        known = self._known()
+        self._open_doors()
+        state = await self.admin.state()
+        assert self._mark is not None
+        if not state.leader and (why := start.removed(self._own.url(self._mark.life), self._told)):
+            self._lost = why
+            self._member_scope.cancel()
+            return
+        if self._mark.stage is not Stage.MEMBER and state.leader:
+            self._mark = Mark(self._mark.life, Stage.MEMBER)
+            await trio.to_thread.run_sync(save_mark, self._folder, self._mark)
+        if state.learns:
+            self._say("catches up with the other members")
+            return
+        members = await self.admin.members()
+        self._urls = tuple(member.url for member in members)
+        self._own_told = Told(cluster=f"{state.cluster:x}", urls=self._urls, leads=state.leader != 0)
+        if not state.leads:
+            self.settled = state.leader != 0
+            self._say("a member" if self.settled else "no majority of the members answers: nothing can be written")
+            return
+        # Whoever answers this has a majority behind it, and knows the members as they are.
+        acted_on = await self.admin.document()
+        members = await self.admin.members()
+        self._own_told = replace(self._own_told, urls=tuple(member.url for member in members), acts=True)
+        now = trio.current_time()
+        heard = {name: one for name, one in self._heard.items() if any(name == seat.name for seat in known.seats)}
+        report = self._report()
+        step = next_step(
+            View(
+                seats=known.seats,
+                document=known.iat,
+                acted_on=acted_on,
+                members=members,
+                leader=state.id,
+                asked={name: one.url for name, (one, _) in heard.items() if one.url} | {self._own.name: report.url},
+                silent={one.url: now - at for one, at in heard.values()} | {report.url: 0.0},
+                down=frozenset(one.url for one, _ in heard.values() if not one.runs),
+                listening=now - self._since,
+            )
+        )
+        self.settled = isinstance(step, membership.Nothing) and step.settled
+        try:
+            await self._take(step)
+        except Refused as later:
+            self._say(f"{step.why}; not yet: {later}")
+        else:
+            self._say(step.why)
+
+    async def _take(self, step: membership.Step) -> None:
+        """Do it.  Raises ``Refused`` where etcd would not have it now, ``Unreachable``."""
+        match step:
+            case membership.ActOn():
+                await self.admin.follow(step.document)
+            case membership.AddLearner():
+                await self.admin.add_learner(step.url)
+            case membership.Promote():
+                await self.admin.promote(step.id)
+            case membership.Remove():
+                await self.admin.remove(step.id)
+            case membership.HandOver():
+                await self.admin.hand_over(step.to)
+
+    def _open_doors(self) -> None:
+        """To the members that are known here, and to those that others know of."""
+        seats = self._others()
+        told = [url for one in self._told.values() if one is not None for url in one.urls]
+        self._doors.want(url for url in (*self._urls, *told) if owner_of(url, seats) is not None)
+
+    async def _care(self) -> None:
+        """Now and then, for the file."""
+        while True:
+            await trio.sleep(_CARE)
+            if not self._runs:
+                continue
+            try:
+                await self.care()
+            except (Unreachable, Refused) as fault:
+                _log.warning("the file of etcd was not looked after: %s", fault)
+
+    async def care(self) -> None:
+        """Make room where there is need.  Raises ``Unreachable``, ``Refused``."""
+        state = await self.admin.state()
+        alarm = await self.admin.has_no_room(state.id)
+        care = care_for(Room(size=state.size, used=state.used, quota=QUOTA, alarm=alarm, leads=state.leads))
+        if care.why:
+            _log.warning("etcd: %s", care.why)
+        if care.compact:
+            await self.admin.compact(state.revision)
+        if care.defragment:
+            await self.admin.defragment()
+        if care.disarm:
+            await self.admin.disarm(state.id)
+
+    def _say(self, why: str) -> None:
+        if why != self.why:
+            _log.info("%s: %s", self._own.name, why)
+            self.why = why
+
+
+async def _line(pipe: Endpoint) -> bytes | None:
+    """The next line; None when the other has finished.  Raises ``BadWire``, ``OSError``."""
+    said = bytearray()
+    while not said.endswith(b"\n"):
+        if not (part := await receive_some(pipe, MOST_LINE + 1 - len(said))):
+            if said:
+                raise BadWire("it ended before the line did")
+            return None
+        said += part
+        if len(said) > MOST_LINE or b"\n" in said[:-1]:
+            raise BadWire("not one line")
+    return bytes(said)

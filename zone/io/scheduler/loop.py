@@ -1,0 +1,139 @@
+"""The rounds of the scheduler: it waits for changes, reads all at one revision, decides in a thread, and writes once.
+
+The first change after a rest is acted on at once; what comes in meanwhile is the next round.  After each it rests as
+long as it worked, so a zone in uproar takes half a core and no more.  Without changes it looks again when the plan says
+that something is due.
+
+What went wrong needs no bookkeeping: a plan that was not written, or of which nobody knows whether it was, is decided
+anew from what is there then, and its guards keep it from being written late.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from zone.config.faults import Code, ConfigError
+from zone.config.keys import Scope
+from zone.io.config.store import ConfigStore
+from zone.io.scheduler.leadership import lead
+from zone.scheduler.observe import SCOPES, matters, observe, transaction_of, veto_note
+from zone.scheduler.plan import Plan
+from zone.scheduler.redact import redacted
+from zone.scheduler.replay import replay_bytes
+from zone.scheduler.schedule import Check, schedule
+from zone.scheduler.snapshot import Observation, Snapshot, snapshot_of
+
+_REST: Final = 0.05
+"""Seconds between rounds, at least."""
+_AGAIN: Final = 1.0
+"""Seconds until the store is asked again after a fault."""
+_ANEW: Final = frozenset({Code.CONFLICT, Code.UNCERTAIN})
+
+_log = logging.getLogger("cyfs.scheduler")
+
+
+class Scheduler:
+    """The scheduler as the OOD ``name`` has it.  ``checks`` are asked in a thread, before anything is written.
+
+    ``wall``: Unix seconds; read once each time it takes over, so it may be wrong, and jump.
+    """
+
+    def __init__(
+        self, name: str, store: ConfigStore, checks: Sequence[Check] = (), *, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._name, self._store, self._checks, self._wall = name, store, tuple(checks), wall
+        self._thread = trio.CapacityLimiter(1)
+        self._changed = trio.Event()
+        self._observed: Observation | None = None
+        self._snapshot: Snapshot | None = None
+        self.plan: Plan | None = None
+        """What the last round came to; None: this one does not lead, or has not decided anything yet."""
+
+    async def run(self) -> None:
+        """Stand by, and lead when nobody else does, until cancelled."""
+        told = ""
+        while True:
+            try:
+                await lead(self._store, self._name, self._life)
+                told = ""
+            except* ConfigError as faults:
+                if (why := str(faults.exceptions[0])) != told:
+                    _log.warning("the scheduler waits for the store: %s", why)
+                told = why
+                await trio.sleep(_AGAIN)
+            finally:
+                self.plan = self._observed = self._snapshot = None
+
+    def replay(self) -> bytes | None:
+        """The file of the last round, from which ``read_replay`` makes its decision again; None: there was none.
+
+        Values of environments are replaced, each by another that says nothing of it.
+        """
+        return None if self._observed is None else replay_bytes(redacted(self._observed))
+
+    async def _life(self, lease: tuple[str, int]) -> None:
+        ahead = self._wall() - trio.current_time()
+        revision = (await self._store.read([])).revision
+        async with trio.open_nursery() as nursery:
+            for scope in SCOPES:
+                nursery.start_soon(self._follow, scope, revision)
+            while True:
+                self._changed = trio.Event()
+                began = trio.current_time()
+                due = await self._round(lease, began + ahead) - ahead
+                now = trio.current_time()
+                await trio.sleep(max(_REST, now - began))
+                with trio.move_on_at(due):
+                    await self._changed.wait()
+
+    async def _follow(self, scope: Scope, after: int) -> None:
+        while True:
+            try:
+                async with self._store.watch(scope, after) as changes:
+                    async for change in changes:
+                        after = change.revision
+                        if any(matters(entry.key) for entry in change.entries):
+                            self._changed.set()
+            except ConfigError as fault:
+                _log.warning("the scheduler missed changes, and reads all anew: %s", fault)
+            await trio.sleep(_AGAIN)
+            try:
+                after = (await self._store.read([])).revision
+            except ConfigError:
+                continue  # And is told so again by the watch.
+            self._changed.set()
+
+    async def _round(self, lease: tuple[str, int], now: float) -> float:
+        """When the next one is due, by the clock of ``now``.  Raises ``ConfigError`` for what no other round mends."""
+        try:
+            observed = observe(now, lease, await self._store.read(SCOPES), self._observed)
+            snapshot, plan = await trio.to_thread.run_sync(
+                _decide, observed, self._snapshot, self._checks, limiter=self._thread, abandon_on_cancel=True
+            )
+            self._observed, self._snapshot, self.plan = observed, snapshot, plan
+            if (note := veto_note(observed, plan)) is not None:
+                for veto in plan.vetoes:
+                    _log.warning("nothing of %d decisions is written: %s", len(plan.decisions), veto)
+                await self._store.transact(transaction_of(note))
+            if plan.commit.writes:
+                await self._store.transact(transaction_of(plan.commit))
+                for decision in plan.decisions:
+                    about = f"{decision.service} on {decision.node}" if decision.node else decision.service
+                    _log.info("%s %s: %s", decision.action, about, decision.why)
+        except ConfigError as fault:
+            if fault.code in _ANEW:
+                return now
+            _log.warning("a round came to nothing: %s", fault)
+            return now + _AGAIN
+        return math.inf if plan.look_again is None else plan.look_again
+
+
+def _decide(observed: Observation, last: Snapshot | None, checks: Sequence[Check]) -> tuple[Snapshot, Plan]:
+    snapshot = snapshot_of(observed, last)
+    return snapshot, schedule(snapshot, checks)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import trio
 import trio.testing
 from zones import DAY, HOME, NOW, OOD1, PI, Signed, sign
 
+from cyfs_ns.errors import BadWire, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.token import Token, read_token
 from cyfs_ns.identity.txt import txt_record
@@ -131,6 +132,37 @@ async def test_a_newer_document_is_taken_from_whoever_has_it(tmp_path: Path) -> 
     async with running(tmp_path, [found(ONE.zone)]) as box:
         await box.up.wait()
         await _noted(box, "refused")
+
+
+async def test_a_document_may_be_brought_by_anybody(tmp_path: Path) -> None:
+    async with running(tmp_path) as box:
+        with pytest.raises(Unreachable):
+            await box.booting.hear(NEW.zone, "a peer")
+        activate(tmp_path, ONE)
+    async with running(tmp_path) as box:
+        await box.up.wait()
+        for bad in (sign("ood1", owner=PI, iat=NOW - 50).zone, NEW.owner, "x", NEW.zone[:-4]):
+            with pytest.raises(BadWire):
+                await box.booting.hear(bad, "a stranger")
+        await box.booting.hear(NEW.zone, "a peer")
+        revision = str(NEW.state(ONE.of("ood1")).revision)
+        await box.booting.until(lambda status: status["document"] == revision)
+
+
+async def test_of_the_peers_the_last_word_counts(tmp_path: Path) -> None:
+    class Fickle(Alone):
+        async def reach(self, names: tuple[str, ...], tell: Callable[[frozenset[str]], None]) -> None:
+            for standing in ((), ("ood2",), (), ("ood2", "ood3"), ("ood3",)):
+                tell(frozenset(standing))
+            await trio.sleep_forever()
+
+    activate(tmp_path, sign("ood1", "ood2", "ood3"))
+    box = Box(Booting(tmp_path, Fickle(tmp_path), [], _nothing, wall=lambda: NOW))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(box.booting.run)
+        await box.booting.until(lambda status: "etcd" in status["why"])
+        assert box.booting.status()["step"] == "store"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_machine_that_was_replaced_stops_what_it_runs(tmp_path: Path) -> None:
@@ -264,6 +296,10 @@ def test_a_kill_at_any_moment_leaves_a_machine_that_comes_up(tmp_path: Path) -> 
         process.wait()
         process.stdout.close()
     assert not list(memory.path.glob(".*.tmp"))
+
+
+async def _nothing(store: ConfigStore, membership: Membership) -> None:
+    await trio.sleep_forever()
 
 
 async def _noted(box: Box, words: str) -> None:

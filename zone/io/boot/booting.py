@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from cyfs_ns.errors import CyfsError
+from cyfs_ns.errors import CyfsError, Unreachable
 from cyfs_ns.identity.documents import ZoneBoot, ZoneDoc
 from cyfs_ns.identity.reading import kind_of
 from zone.boot.known import Known, news, read_state, role_in
@@ -61,8 +61,8 @@ from zone.membership import Membership
 
 _SEARCH: Final = 10.0
 """Seconds for one place to search in."""
-_SEARCH_AGAIN: Final = 3600.0
-"""Seconds between two searches, which are for machines that nobody tells of a new document."""
+_SEARCH_AGAIN: Final = 300.0
+"""Seconds between two searches.  One OOD that finds a new document is enough: the others hear of it by the store."""
 _EVENTS: Final = 64
 
 Life = Callable[[ConfigStore, Membership], Awaitable[None]]
@@ -108,6 +108,20 @@ class Booting:
     async def tell(self, event: Event) -> None:
         """Of what others decided: the owner, the part that moves members."""
         await self._tell.send(event)
+
+    async def hear(self, untrusted: str, source: str) -> None:
+        """A document of the zone, from whoever has it: the owner's signature is as good from a stranger.
+
+        Raises ``BadWire``; ``Unreachable`` where this machine is in no zone just now.
+        """
+        membership, known = self._boot.membership, self._boot.known
+        if membership is None or known is None:
+            raise Unreachable("this machine is in no zone")
+        await self._tell.send(DocumentFound(read_state(untrusted, membership, self._now(known)), source))
+
+    def _now(self, known: Known) -> float:
+        """Nobody lives before the newest document that was believed."""
+        return max(self._wall(), known.newest.document.iat)
 
     def status(self) -> Mapping[str, Any]:
         """For ``zone status``."""
@@ -243,8 +257,7 @@ class Booting:
     async def _search_one(self, search: Searching, membership: Membership, notes: list[str]) -> None:
         known = self._boot.known
         assert known is not None
-        # Nobody lives before the newest document that was believed.
-        now = max(self._wall(), known.newest.document.iat)
+        now = self._now(known)
         try:
             with trio.move_on_after(_SEARCH):
                 for source, token in await search(membership.zone.id):
@@ -257,10 +270,21 @@ class Booting:
             notes.append(str(fault))
 
     async def _reach(self, names: tuple[str, ...]) -> None:
+        latest: list[frozenset[str]] = []
+        changed = trio.lowlevel.ParkingLot()
+
         def tell(standing: frozenset[str]) -> None:
-            nursery.start_soon(self._tell.send, PeersReached(standing))
+            latest[:] = [standing]
+            changed.unpark_all()
+
+        async def pass_on() -> None:
+            while True:
+                while latest:
+                    await self._tell.send(PeersReached(latest.pop()))
+                await changed.park()
 
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(pass_on)
             while True:
                 try:
                     await self._world.reach(names, tell)

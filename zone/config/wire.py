@@ -14,8 +14,9 @@ from typing import Final
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.strictjson import Json, read_json, write_json
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import At, Below, Scope
+from zone.config.keys import At, Below, Scope, check_key
 from zone.config.model import (
+    MOST_ACTIONS,
     MOST_VALUE,
     Action,
     Append,
@@ -29,11 +30,12 @@ from zone.config.model import (
     Set,
     SetPath,
     Transaction,
+    check_lease,
     read_value,
 )
 
-MOST_SCOPES: Final = 64
-"""Of one reading."""
+MOST_SUBTREES: Final = 16
+"""Of one reading; keys are as many as a transaction has."""
 LARGE: Final = 32 * 1024
 """Characters from which on a request or an answer is worked on in a thread."""
 
@@ -136,11 +138,11 @@ def _action(said: Mapping[str, Json]) -> Action:
     key = text_of(said, "key")
     match said.get("do"):
         case "set":
-            _only(said, "key", "do", "value", "lease")
-            return Set(key, _value(said), integer(said, "lease", 0))
+            _only(said, "key", "do", "value", "text", "lease")
+            return Set(key, _value(said), lease_of(said))
         case "create":
-            _only(said, "key", "do", "value", "lease")
-            return Create(key, _value(said), integer(said, "lease", 0))
+            _only(said, "key", "do", "value", "text", "lease")
+            return Create(key, _value(said), lease_of(said))
         case "append":
             _only(said, "key", "do", "value")
             return Append(key, _value(said))
@@ -179,8 +181,8 @@ def read_scope(said: Json) -> Scope:
 def read_scopes(params: Mapping[str, Json]) -> list[Scope]:
     """``scopes`` of a reading.  Raises ``ConfigError``."""
     said = _objects(params, "scopes")
-    if not 0 < len(said) <= MOST_SCOPES:
-        raise ConfigError(Code.INVALID, f"'scopes' are 1 to {MOST_SCOPES}")
+    if len(said) > MOST_ACTIONS or sum("below" in scope for scope in said) > MOST_SUBTREES:
+        raise ConfigError(Code.INVALID, f"'scopes' are {MOST_ACTIONS} at most, and {MOST_SUBTREES} of them subtrees")
     return [read_scope(scope) for scope in said]
 
 
@@ -192,8 +194,22 @@ def integer(params: Mapping[str, Json], name: str, default: int | None = None) -
     return found
 
 
-def plain(entry: Entry) -> dict[str, Json]:
-    """An entry for callers: a deletion has no ``value``, and neither has one that cannot be read."""
+def lease_of(params: Mapping[str, Json]) -> int:
+    """``lease``, in digits because etcd's are larger than numbers of JSON; 0 where there is none.
+
+    Raises ``ConfigError``.
+    """
+    digits = text_of(params, "lease") if "lease" in params else "0"
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        raise ConfigError(Code.INVALID, "'lease' is a text of digits")
+    return check_lease(int(digits))
+
+
+def plain(entry: Entry, *, as_text: bool = False) -> dict[str, Json]:
+    """An entry for callers: a deletion has no ``value``, and neither has one that cannot be read.
+
+    ``as_text``: with ``text`` instead, as the store has it.
+    """
     said: dict[str, Json] = {
         "key": entry.key,
         "revision": entry.revision,
@@ -201,12 +217,32 @@ def plain(entry: Entry) -> dict[str, Json]:
         "version": entry.version,
     }
     if entry.lease:
-        said["lease"] = entry.lease
+        said["lease"] = str(entry.lease)
     if entry.fault is not None:
         said["fault"] = entry.fault
     elif entry.value is not None:
-        said["value"] = read_value(entry.value)
+        said |= {"text": entry.value} if as_text else {"value": read_value(entry.value)}
     return said
+
+
+def read_entry(untrusted: Json) -> Entry:
+    """What ``plain`` wrote with ``as_text``.  Raises ``ConfigError``."""
+    if not isinstance(untrusted, Mapping):
+        raise ConfigError(Code.INVALID, "an entry is an object")
+    key, text, fault = check_key(text_of(untrusted, "key")), untrusted.get("text"), untrusted.get("fault")
+    if text is not None and not isinstance(text, str):
+        raise ConfigError(Code.INVALID, f"{key}: 'text' is a text")
+    if fault not in (None, Code.DENIED, Code.DAMAGED):
+        raise ConfigError(Code.INVALID, f"{key}: no fault of an entry")
+    return Entry(
+        key,
+        text,
+        integer(untrusted, "revision"),
+        integer(untrusted, "created"),
+        integer(untrusted, "version"),
+        lease_of(untrusted),
+        Code(fault) if isinstance(fault, str) else None,
+    )
 
 
 def is_large(value: Json, room: int = LARGE) -> bool:
@@ -226,9 +262,10 @@ def is_large(value: Json, room: int = LARGE) -> bool:
 
 
 def _value(said: Mapping[str, Json]) -> str:
-    if "value" not in said:
-        raise ConfigError(Code.INVALID, "'value' is needed")
-    return _json(said["value"])
+    """``value``, or ``text`` as the store will have it."""
+    if ("value" in said) == ("text" in said):
+        raise ConfigError(Code.INVALID, "'value' is needed, or 'text'")
+    return text_of(said, "text") if "text" in said else _json(said["value"])
 
 
 def _json(value: Json) -> str:

@@ -10,7 +10,7 @@ patience with strangers.  ``zone/io/hub`` carries it out over the zone's configu
 | ``boot/verify-hub/revoked/<session>`` | ended before its time; goes by a lease, once its tokens are dead | everybody |
 | ``security/verify-hub/keys`` | the secret keys, sealed | OODs |
 | ``security/verify-hub/sessions/<kind>/<name>`` | the sessions of a user or device | OODs |
-| ``security/verify-hub/used/<device>/<jti>`` | it was used, and is good once; goes by a lease | OODs |
+| ``security/verify-hub/used/…/<jti>`` | it was used, and is good once; goes by a lease | OODs |
 | ``security/verify-hub/passwords/<user>`` | what a password is checked with | OODs |
 | ``users/<user>/settings`` | ``type`` and ``state`` of the user | kernel, the user |
 | ``boot/config`` | the zone's document: the machines and their keys, signed by the owner | everybody |

@@ -28,6 +28,7 @@ from zone.config.quota import Room, charges, check_room, plots
 from zone.config.wire import (
     is_large,
     plain,
+    read_entry,
     read_scope,
     read_scopes,
     read_transaction,
@@ -142,7 +143,7 @@ def test_a_transaction_of_values():
     made = read_transaction(
         {
             "actions": [
-                {"do": "set", "key": "a", "value": {"x": 1}, "lease": 5},
+                {"do": "set", "key": "a", "value": {"x": 1}, "lease": "5"},
                 {"do": "create", "key": "b", "value": None},
                 {"do": "append", "key": "c", "value": [1]},
                 {"do": "set-path", "key": "d", "path": "/x", "value": None},
@@ -169,7 +170,10 @@ def test_a_transaction_of_values():
         *[{}, {"actions": {}}, {"actions": [1]}, {"actions": [{"do": "set", "key": "a"}]}],
         *[{"actions": [{"do": "eat", "key": "a"}]}, {"actions": [{"do": "delete"}]}],
         *[{"actions": [{"do": "delete", "key": "a", "value": 1}]}, {"actions": [{"do": "delete", "key": "a/"}]}],
-        *[{"actions": [{"do": "set", "key": "a", "value": 1, "lease": lease}]} for lease in ("1", -1, True, 2**70)],
+        *[
+            {"actions": [{"do": "set", "key": "a", "value": 1, "lease": lease}]}
+            for lease in (1, "-1", True, "", str(2**63))
+        ],
         *[{"actions": [{"do": "delete", "key": "a"}], "if": made} for made in (1, [1], [{"key": "a"}])],
         {"actions": [{"do": "delete", "key": "a"}], "if": [{"key": "a", "revision": 1, "value": 1}]},
         {"actions": [{"do": "set", "key": "a", "value": float("nan")}]},
@@ -198,7 +202,8 @@ def test_scopes():
     for bad in ({}, {"at": "a", "below": "a"}, {"at": ""}, {"below": "/"}, "a", None, {"in": "a"}, {"at": 1}):
         with pytest.raises(ConfigError):
             read_scope(bad)
-    for bad in ([], [{"at": "a"}] * 65):
+    assert read_scopes({"scopes": []}) == []
+    for bad in ([{"at": "a"}] * 2049, [{"below": "a"}] * 17):
         with pytest.raises(ConfigError):
             read_scopes({"scopes": bad})
 
@@ -207,7 +212,17 @@ def test_entries_for_callers():
     assert plain(entry("k", "[1]")) == {"key": "k", "revision": 3, "created": 2, "version": 1, "value": [1]}
     assert "value" not in plain(entry("k", None))
     assert plain(Entry("k", None, 3, 2, 1, 9, Code.DENIED))["fault"] == "denied"
-    assert plain(Entry("k", "null", 3, 2, 1, 9))["lease"] == 9
+    assert plain(Entry("k", "null", 3, 2, 1, 9))["lease"] == "9"
+    for made in (entry("k", " [1] "), entry("k", None), Entry("k", None, 3, 2, 1, 9, Code.DAMAGED)):
+        assert read_entry(plain(made, as_text=True)) == made
+
+
+@given(
+    JSONS | st.fixed_dictionaries({"key": st.just("k")}, optional={"text": JSONS, "fault": JSONS, "revision": JSONS})
+)
+def test_no_entry(said):
+    with pytest.raises(ConfigError):
+        read_entry(said)
 
 
 @given(JSONS, st.integers(1, 60))

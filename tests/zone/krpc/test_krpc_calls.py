@@ -114,6 +114,8 @@ async def test_who_calls_is_what_was_proven(how, tmp_path):
     house = House()
     async with reached(house, how, tmp_path, name="") as transport:
         client = Client(transport, "notes")
+        await Client(transport, "odd").call("echo", {})
+        assert house.odd.contexts[-1].source == ("device-ann" if how == "peer" else "")
         assert await client.of(Notes).whoami() == ("device-ann" if how == "peer" else "")
         async with client.batch(Notes) as calls:
             who = calls.whoami()

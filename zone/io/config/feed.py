@@ -1,6 +1,6 @@
 """What changes in the store, told to any number of callers from one watch.
 
-The newest changes of all keys are kept in memory, as callers will read them.  Whoever polls waits for those of their
+The newest changes of all keys are kept in memory.  Whoever polls waits for those of their
 scope after a revision, and is told with the changes how far they have seen; so a scope in which nothing happens does
 not fall behind.  Who is further behind than what is kept begins anew from a reading.  Nothing is kept for anybody.
 """
@@ -15,11 +15,9 @@ from typing import Final
 
 import trio
 
-from cyfs_ns.identity.strictjson import Json
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import Below, Scope
 from zone.config.model import Change
-from zone.config.wire import LARGE, plain
 from zone.io.config.store import ConfigStore
 
 MOST_KEPT: Final = 16 * 1024 * 1024
@@ -34,14 +32,6 @@ _PAUSE: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    revision: int
-    entries: tuple[tuple[str, Json], ...]
-    """By key."""
-    size: int
-
-
 @dataclass(eq=False, slots=True)
 class _Poll:
     scope: Scope
@@ -53,7 +43,7 @@ class News:
     """What a poll is told: changes of its scope, all of them up to ``revision``."""
 
     revision: int
-    changes: tuple[Json, ...]
+    changes: tuple[Change, ...]
 
 
 class Feed:
@@ -61,7 +51,7 @@ class Feed:
 
     def __init__(self, store: ConfigStore) -> None:
         self._store = store
-        self._kept: deque[_Kept] = deque()
+        self._kept: deque[Change] = deque()
         self._size = 0
         self._begin = self._seen = -1
         """Every change after the first and up to the second is kept; none while the store is not followed."""
@@ -97,18 +87,17 @@ class Feed:
             raise ConfigError(Code.UNAVAILABLE, "the store cannot be followed just now")
         if after < self._begin:
             raise ConfigError(Code.COMPACTED, f"changes are kept from revision {self._begin} on")
-        found: list[Json] = []
+        found: list[Change] = []
         size = 0
-        for kept in self._after(after):
-            entries = [said for key, said in kept.entries if key in scope]
-            if entries:
-                found.append({"revision": kept.revision, "entries": entries})
-                size += kept.size
+        for change in self._after(after):
+            if entries := tuple(entry for entry in change.entries if entry.key in scope):
+                found.append(Change(change.revision, entries))
+                size += _size(found[-1])
                 if size > MOST_TOLD:
-                    return News(kept.revision, tuple(found))
+                    return News(change.revision, tuple(found))
         return News(max(after, self._seen), tuple(found))
 
-    def _after(self, revision: int) -> Iterator[_Kept]:
+    def _after(self, revision: int) -> Iterator[Change]:
         fresh = []
         for kept in reversed(self._kept):
             if kept.revision <= revision:
@@ -127,7 +116,7 @@ class Feed:
                     task_status.started()
                 async with self._store.watch(Below(), self._seen) as changes:
                     async for change in changes:
-                        await self._keep(change)
+                        self._keep(change)
             except ConfigError as fault:
                 _log.warning("changes are followed anew: %s", fault)
             self._reset(-1)
@@ -141,19 +130,17 @@ class Feed:
             for poll in self._polls:
                 poll.told.set()
 
-    async def _keep(self, change: Change) -> None:
-        size = sum(len(entry.key) + len(entry.value or "") for entry in change.entries)
-        kept = await trio.to_thread.run_sync(_kept, change, size) if size > LARGE else _kept(change, size)
-        self._kept.append(kept)
-        self._size += size
+    def _keep(self, change: Change) -> None:
+        self._kept.append(change)
+        self._size += _size(change)
         self._seen = change.revision
         while self._size > MOST_KEPT or len(self._kept) > MOST_CHANGES:
             self._begin = (gone := self._kept.popleft()).revision
-            self._size -= gone.size
+            self._size -= _size(gone)
         for poll in self._polls:
             if any(entry.key in poll.scope for entry in change.entries):
                 poll.told.set()
 
 
-def _kept(change: Change, size: int) -> _Kept:
-    return _Kept(change.revision, tuple((entry.key, plain(entry)) for entry in change.entries), size)
+def _size(change: Change) -> int:
+    return sum(len(entry.key) + len(entry.value or "") for entry in change.entries)

@@ -20,8 +20,11 @@ The forerunner's methods speak of texts, ours of JSON values (``zone/config/wire
 | ``grant`` | ``ttl`` | ``lease`` |
 | ``keep_alive``, ``end_lease`` | ``lease`` | nothing |
 
+``read``, ``history`` and ``watch`` give texts as the store has them with ``as_text``.
+
 Each call is allowed by the rules for what it reads and writes, and a watch again when it tells something.  A lease
-belongs to who took it.  Everybody has room and a number of calls of their own (``zone/config/quota.py``, ``MOST_…``).
+belongs to who took it, and is a text of digits.  Everybody has room and a number of calls of their own
+(``zone/config/quota.py``, ``MOST_…``).
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from zone.config.wire import (
     LARGE,
     integer,
     is_large,
+    lease_of,
     path_action,
     plain,
     read_scope,
@@ -183,7 +187,7 @@ class ConfigService:
         answer: dict[str, Json] = {
             "revision": reading.revision,
             "fresh": reading.fresh,
-            "entries": await _told(page),
+            "entries": await _told(page, params),
         }
         return answer | ({"next": page[-1].key} if more else {})
 
@@ -195,7 +199,7 @@ class ConfigService:
         check_reading(self._rules(), caller.subjects, At(key))
         entries = await self._store.history(key, max(1, integer(params, "most", MOST_HISTORY)))
         page, _ = _page(entries)
-        return {"entries": await _told(page)}
+        return {"entries": await _told(page, params)}
 
     async def _watch(self, caller: Caller, params: Mapping[str, Json]) -> Json:
         scope = read_scope(params.get("scope"))
@@ -208,7 +212,10 @@ class ConfigService:
         if not self._stands(caller):
             raise KrpcFault(FaultCode.UNAUTHENTICATED, "the session has ended; log in again")
         check_reading(self._rules(), caller.subjects, scope)
-        return {"revision": news.revision, "changes": list(news.changes)}
+        told_changes: list[Json] = [
+            {"revision": change.revision, "entries": await _told(change.entries, params)} for change in news.changes
+        ]
+        return {"revision": news.revision, "changes": told_changes}
 
     # -- leases
 
@@ -218,14 +225,14 @@ class ConfigService:
             raise KrpcFault(FaultCode.LIMITED, f"a caller has at most {MOST_LEASES} leases; end some")
         lease = await self._store.grant(integer(params, "ttl"))
         await self._store.transact(Transaction((Create(f"{place}/{lease}", "true", lease),)))
-        return {"lease": lease}
+        return {"lease": str(lease)}
 
     async def _keep_alive(self, caller: Caller, params: Mapping[str, Json]) -> Json:
-        await self._store.keep_alive(await self._own_lease(caller, integer(params, "lease")))
+        await self._store.keep_alive(await self._own_lease(caller, lease_of(params)))
         return {}
 
     async def _end_lease(self, caller: Caller, params: Mapping[str, Json]) -> Json:
-        await self._store.revoke(await self._own_lease(caller, integer(params, "lease")))
+        await self._store.revoke(await self._own_lease(caller, lease_of(params)))
         return {}
 
     async def _own_lease(self, caller: Caller, lease: int) -> int:
@@ -376,11 +383,12 @@ def _page(entries: Sequence[Entry]) -> tuple[list[Entry], bool]:
     return page, False
 
 
-async def _told(entries: Sequence[Entry]) -> list[Json]:
-    size = sum(len(entry.value or "") for entry in entries)
+async def _told(entries: Sequence[Entry], params: Mapping[str, Json]) -> list[Json]:
+    as_text = params.get("as_text") is True
+    size = 0 if as_text else sum(len(entry.value or "") for entry in entries)
 
     def work() -> list[Json]:
-        return [plain(entry) for entry in entries]
+        return [plain(entry, as_text=as_text) for entry in entries]
 
     return await trio.to_thread.run_sync(work) if size > LARGE else work()
 

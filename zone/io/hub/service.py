@@ -28,7 +28,7 @@ from zone.boot.settle import BOOT, read_boot
 from zone.config.faults import Code as ConfigCode
 from zone.config.faults import ConfigError
 from zone.config.keys import At, Below, Scope, check_key
-from zone.config.model import Action, AtRevision, Create, Entry, Set, SetPath, Transaction
+from zone.config.model import Action, AtRevision, Entry, Set, SetPath, Transaction
 from zone.hub.keyset import SEED, KeySet, is_due, new_keys, read_keys, rotated
 from zone.hub.ledger import Ledger, Step, ended, opened, read_ledger, refreshed, upheld
 from zone.hub.people import NOBODYS, SALT, Settings, check_password, new_lock, read_lock, read_settings
@@ -86,7 +86,7 @@ class _Made:
     revoked: tuple[str, ...] = ()
     """Sessions that everybody is told of as ended."""
     once: str = ""
-    """A key that must be absent: it stands for something that is good once."""
+    """A key that says that something was used which is good once."""
     fault: KrpcFault | None = None
 
 
@@ -134,26 +134,26 @@ class Hub:
         if not device:
             said = read_bootstrap(token, self.zone, "", self._membership.owner.key, self._clock())
             self._be_patient("owner", context)
-            return await self._decided([_OWNERS], lambda entries: self._owner(entries, said))
+            return await self._decided([_OWNERS, _used(said)], lambda entries: self._owner(entries, said))
         boot = (await self._store.read([At(BOOT)])).entries
         key = self._key_of(device, boot[0] if boot else None)
         if key is None:
             raise refused(f"{device!r} is no machine of this zone")
         said = read_bootstrap(token, self.zone, device, key, self._clock())
         self._be_patient(f"device:{device}", context)
-        keys = [BOOT, _ledger(device, people=False), _item(device, said.app)]
+        keys = [BOOT, _ledger(device, people=False), _item(device, said.app), _used(said)]
         return await self._decided([key for key in keys if key], lambda entries: self._device(entries, said))
 
     def _device(self, entries: Entries, said: Bootstrap) -> _Made:
         key = self._standing_device(entries, said.device, said.app)
         kind = type_of(said.app, is_ood=said.device in ood_names(self._zone_in(entries.get(BOOT))))
         made = self._begin(entries, _ledger(said.device, people=False), kind, said.device, said.app, key.x)
-        return replace(made, once=f"{SECRET}/used/{said.device}/{said.jti}")
+        return _once(entries, said, made)
 
     def _owner(self, entries: Entries, said: Bootstrap) -> _Made:
         """The owner's key is as good as a password given just now; it is shown again for every session."""
         made = self._begin(entries, _OWNERS, Type.OWNER, OWNER, "", self._membership.owner.key.x, Use.SUDO)
-        return replace(made, once=f"{SECRET}/used-by-owner/{said.jti}")
+        return _once(entries, said, made)
 
     async def _refresh(self, caller: Caller, params: Mapping[str, Json], context: CallContext) -> Json:
         token = _text(params, "refresh_token")
@@ -391,13 +391,11 @@ class Hub:
                     lease = await self._store.grant(_DEAD)
                 actions = [*made.actions, *(Set(f"{REVOKED}/{name}", "true", lease) for name in made.revoked)]
                 if made.once:
-                    actions.append(Create(made.once, "true", lease))
+                    actions.append(Set(made.once, "true", lease))
                 seen = [AtRevision(key, entries[key].revision if key in entries else 0) for key in keys]
                 try:
                     await self._store.transact(Transaction(tuple(actions), tuple(seen)))
                 except ConfigError as fault:
-                    if fault.code is ConfigCode.EXISTS:
-                        raise refused("it is good once, and was used before") from None
                     if fault.code is ConfigCode.CONFLICT and trio.current_time() < deadline:
                         continue
                     raise
@@ -544,6 +542,10 @@ def _ledger(name: str, *, people: bool) -> str:
     return f"{SECRET}/sessions/{'user' if people else 'device'}/{name}"
 
 
+def _used(said: Bootstrap) -> str:
+    return f"{SECRET}/used/{f'device/{said.device}' if said.device else 'owner'}/{said.jti}"
+
+
 _OWNERS: Final = f"{SECRET}/sessions/owner/{OWNER}"
 
 
@@ -612,6 +614,13 @@ def _kept(entries: Entries, place: str, step: Step, told: Json = None, fault: Kr
     """``step`` of the ledger in ``place``, written if it is one."""
     is_other = step.ledger != _ledger_in(entries, place)
     return _Made(told, (Set(place, step.ledger.text()),) if is_other else (), step.revoked, fault=fault)
+
+
+def _once(entries: Entries, said: Bootstrap, made: _Made) -> _Made:
+    """``made``, unless what was said for it was used before."""
+    if (used := _used(said)) in entries:
+        raise refused("it is good once, and was used before")
+    return replace(made, once=used)
 
 
 def _publishing(keys: KeySet) -> _Made:

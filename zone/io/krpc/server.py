@@ -54,6 +54,8 @@ class _Visit:
     verify: Verify
     proven: Caller
     """Who it is without a token."""
+    source: str = ""
+    """The device at the far end; by a door of this machine, it is not known."""
 
 
 class KrpcServer:
@@ -97,7 +99,7 @@ class KrpcServer:
         self._peers[device] += 1
         try:
             async with EndpointStream(pipe) as stream:
-                await converse(stream, Door(), self._site(caller))
+                await converse(stream, Door(), self._site(caller, device))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer has gone
         finally:
@@ -105,8 +107,8 @@ class KrpcServer:
             if not self._peers[device]:
                 del self._peers[device]
 
-    def _site(self, proven: Caller) -> Site[_Visit]:
-        return Site(_Visit(self._dispatcher, self._verify, proven), _ROUTER, changes=False)
+    def _site(self, proven: Caller, source: str = "") -> Site[_Visit]:
+        return Site(_Visit(self._dispatcher, self._verify, proven, source), _ROUTER, changes=False)
 
 
 def _unix_entrance(path: Path) -> Entrance:
@@ -124,7 +126,9 @@ async def _call(call: Call[_Visit]) -> Reply:
         request = read_request(call.body)
         seq, trace = request.seq, request.trace
         caller = call.app.verify(request.token) if request.token else call.app.proven
-        context = CallContext(seconds=request.seconds or SECONDS, trace=trace or secrets.token_hex(8))
+        context = CallContext(
+            seconds=request.seconds or SECONDS, trace=trace or secrets.token_hex(8), source=call.app.source
+        )
         outcome = Plain(await call.app.dispatcher.answer(caller, call.name("service"), request.asked, context))
     except KrpcFault as fault:
         outcome = fault

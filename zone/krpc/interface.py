@@ -22,6 +22,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar, cast, get_type_hints
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -40,6 +41,10 @@ _IDEMPOTENT: Final = "__krpc_idempotent__"
 
 class Interface:
     """What interfaces derive from."""
+
+
+_KNOWN: Final[WeakKeyDictionary[type[Interface], Mapping[str, Method]]] = WeakKeyDictionary()
+"""Compiled ones: that takes a millisecond, and a class does not change."""
 
 
 I = TypeVar("I", bound=Interface)  # noqa: E741
@@ -120,6 +125,8 @@ def _unknown(given: Any, read: Any, place: str) -> str:
 
 def methods_of(interface: type[Interface]) -> Mapping[str, Method]:
     """By name.  Raises ``Misuse`` for a class that is no interface."""
+    if interface in _KNOWN:
+        return _KNOWN[interface]
     found = {}
     for kind in reversed(interface.__mro__):
         for name, function in vars(kind).items():
@@ -127,6 +134,7 @@ def methods_of(interface: type[Interface]) -> Mapping[str, Method]:
                 found[name] = _method(f"{interface.__name__}.{name}", name, function)
     if not found:
         raise Misuse(f"{interface.__name__} has no methods")
+    _KNOWN[interface] = found
     return found
 
 

@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 import dnslib
 import trio
-from inprocess import Living, living
 
+from tests.cyfs_gateway.io.inprocess import Living, living
 from tests.cyfs_ns.dnsfakes import Counted, Handler, udp_server, zone
 from tests.freeport import free_port
 

@@ -7,15 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from inprocess import Living, living
-from names_house import Behind, behind
-
 from cyfs_ns.identity.did import Did, dev_did
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.identity.txt import character_strings, txt_record
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.anchors import Pin
 from cyfs_ns.trust.places import device_did
+from tests.cyfs_gateway.io.inprocess import Living, living
+from tests.cyfs_gateway.io.names_house import Behind, behind
 from tests.cyfs_ns.identity.identities import ALICE, DAY, HOME, MALLORY, NAS, PI, boot, device, mini
 
 __all__ = [

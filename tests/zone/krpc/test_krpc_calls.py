@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -19,7 +21,16 @@ from tunnels.io.waiting import TcpEndpoint
 from zone.io.krpc.client import Client
 from zone.io.krpc.dispatch import Dispatcher, Limits
 from zone.io.krpc.server import MOST_STREAMS
-from zone.io.krpc.transport import MOST_IDLE, HttpTransport, LocalTransport, Way, by_endpoint, by_tcp, by_unix
+from zone.io.krpc.transport import (
+    MOST_CONNECTIONS,
+    MOST_IDLE,
+    HttpTransport,
+    LocalTransport,
+    Way,
+    by_endpoint,
+    by_tcp,
+    by_unix,
+)
 from zone.krpc.caller import NOBODY
 from zone.krpc.faults import Code, KrpcFault
 
@@ -157,7 +168,7 @@ async def test_a_fault_of_the_service_says_nothing_of_its_inside(how, tmp_path, 
 
 
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_call_that_hangs_is_cancelled_on_both_sides(how, tmp_path):
+async def test_a_call_that_hangs_is_cancelled_on_both_sides(how, tmp_path, autojump_clock):
     house = House()
     async with reached(house, how, tmp_path) as transport:
         with pytest.raises(KrpcFault) as caught:
@@ -290,26 +301,42 @@ async def test_no_more_connections_are_kept_than_some(tmp_path):
         nursery.cancel_scope.cancel()
 
 
-async def test_a_peer_has_a_few_streams(tmp_path):
+async def test_a_client_has_a_few_connections_and_the_others_wait(tmp_path):
     house = House()
     async with trio.open_nursery() as nursery:
         peer = Peer(house, nursery)
         transport = HttpTransport(by_endpoint(peer.open))
+        async with trio.open_nursery() as many:
+            for _ in range(MOST_CONNECTIONS + 5):
+                many.start_soon(Client(transport, "odd").call, "wait", {})
+            await until(lambda: house.odd.running == MOST_CONNECTIONS)
+            house.odd.release.set()
+        assert (house.odd.most_running, len(house.odd.calls)) == (MOST_CONNECTIONS, MOST_CONNECTIONS + 5)
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_has_a_few_streams(tmp_path):
+    house = House()
+    async with trio.open_nursery() as nursery:
+        peer = Peer(house, nursery)
+        transports = [HttpTransport(by_endpoint(peer.open)) for _ in range(MOST_STREAMS + 3)]
         found: list[str] = []
 
-        async def ask():
+        async def ask(transport):
             try:
                 await Client(transport, "odd").call("wait", {})
             except KrpcFault as fault:
                 found.append(fault.code)
 
         async with trio.open_nursery() as many:
-            for _ in range(MOST_STREAMS + 3):
-                many.start_soon(ask)
+            for transport in transports:
+                many.start_soon(ask, transport)
             await until(lambda: len(found) == 3 and house.odd.running == MOST_STREAMS)
             house.odd.release.set()
         assert found == [Code.UNCERTAIN] * 3
-        await transport.aclose()
+        for transport in transports:
+            await transport.aclose()
         nursery.cancel_scope.cancel()
 
 
@@ -340,7 +367,7 @@ async def test_no_way_to_the_service(fault, code):
     assert caught.value.code == code
 
 
-async def test_a_way_that_takes_too_long():
+async def test_a_way_that_takes_too_long(autojump_clock):
     transport = HttpTransport(Way(trio.sleep_forever))
     with pytest.raises(KrpcFault) as caught:
         await Client(transport, "notes", seconds=0.05).call("list", {})
@@ -378,7 +405,7 @@ async def test_a_server_that_answers_anything(answer):
 
 
 async def curl(url, body=None, *more):
-    command = ["curl", "-sS", "-w", "\n%{http_code}", "--max-time", "20", *more, url]
+    command = ["curl", "-sS", "-w", "\n%{http_code}", "--max-time", "100", *more, url]
     if body is not None:
         command += ["--data-binary", "@-"]
     ran = await trio.run_process(
@@ -420,6 +447,17 @@ async def test_curl_calls_a_service(tmp_path):
         preflight = ("-X", "OPTIONS", "-H", "Origin: http://evil.example", "-H", "Access-Control-Request-Method: POST")
         assert (await curl(url, None, *preflight))[0] == 403
         assert len(house.kept["ann"]) == 2
+
+
+async def test_the_page_for_people_says_what_is_so():
+    page = (Path(__file__).parents[3] / "docs" / "zone.md").read_text()
+    batch = re.search(r"```json\n(.*?)```", page, re.DOTALL)[1].replace("TOKEN", "for.ann.x")
+    house = House()
+    house.kept["ann"] = [Note("milk", 2026), Note("bread", 1999)]
+    async with serving(house, tcp=("127.0.0.1", 0)) as (url,):
+        status, text = await curl(f"{url}/kapi/notes", json.loads(batch))
+    copy = {"title": "bread", "year": 2026}
+    assert (status, json.loads(text)["result"]) == (200, [{"result": ["bread"]}, {"result": copy}])
 
 
 async def test_an_address_that_is_taken(tmp_path):

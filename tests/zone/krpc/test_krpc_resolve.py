@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,12 @@ from cyfs_ns.identity.keys import SecretKey
 from tunnels.io.waiting import TcpEndpoint
 from zone.config.faults import Code as ConfigCode
 from zone.config.faults import ConfigError
-from zone.config.model import Delete, Set, Transaction
+from zone.config.model import Delete, Entry, Reading, Set, Transaction
 from zone.io.config.sqlite import Database, SqliteBackend
 from zone.io.config.store import ConfigStore
-from zone.io.krpc import transport
 from zone.io.krpc.dispatch import Dispatcher
 from zone.io.krpc.resolve import MOST_SERVICES, Here, open_services
+from zone.io.krpc.transport import CONNECT_SECONDS
 from zone.krpc.faults import Code, KrpcFault
 
 HERE = Path(__file__).parent
@@ -170,16 +170,33 @@ async def test_a_node_that_is_killed_is_left_for_another(zone, nodes):
             assert await notes.whoami() == "two"
 
 
-async def test_a_node_that_does_not_answer_the_tunnel_is_left_for_another(zone, nodes, monkeypatch):
-    monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.2)
-    one = nodes("one")
-    await zone.tell(one=one, gone=1)
-    zone.tunnels.cut.add(did_of("gone"))
-    async with zone.services() as services:
-        notes = services.service("notes").of(Notes)
-        services._doubted = {"one": float("inf")}
-        assert await notes.whoami() == "one"
-        assert "gone" in services._doubted
+async def test_a_node_that_does_not_answer_the_tunnel_is_left_for_another(tmp_path, autojump_clock):
+    house, tunnels = House(), Tunnels()
+    tunnels.cut.add(did_of("gone"))
+    async with serving(house, tcp=("127.0.0.1", 0)) as (url,):
+        store = Told(info(one=int(url.rpartition(":")[2]), gone=1))
+        here = Here("laptop", tunnels, tmp_path / "k.sock")
+        async with open_services(store, here, Dispatcher(), user("ann")) as services:
+            services._doubted = {"one": float("inf")}
+            began = trio.current_time()
+            assert await services.service("notes").of(Notes).whoami() == ""
+            assert trio.current_time() - began == pytest.approx(CONNECT_SECONDS)
+            assert "gone" in services._doubted
+
+
+class Told:
+    """A store in which nothing changes."""
+
+    def __init__(self, value):
+        self.entry = Entry(key=INFO, value=json.dumps(value), revision=1, created=1, version=1)
+
+    async def read(self, scopes, revision=None, *, stale_ok=False):
+        return Reading(1, (self.entry,))
+
+    @asynccontextmanager
+    async def watch(self, scope, after):
+        await trio.sleep_forever()
+        yield
 
 
 async def test_what_is_in_this_process_is_called_in_place(zone):

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import trio
 
@@ -47,6 +47,9 @@ _AGAIN: Final = 1.0
 """Seconds until the store is asked again after a fault."""
 _NOT_DONE: Final = frozenset({Code.UNAVAILABLE, Code.UNKNOWN_SERVICE, Code.LIMITED})
 _DOUBTFUL: Final = _NOT_DONE | {Code.UNCERTAIN, Code.DEADLINE}
+
+_Place: TypeAlias = tuple[str, Did | None, int | None]
+"""Where calls are answered: several services may be at one."""
 
 _log = logging.getLogger("cyfs.krpc")
 
@@ -108,7 +111,7 @@ class Services:
         self._store, self._here, self._tokens, self._nursery = store, here, tokens, nursery
         self._dispatcher, self._local = dispatcher, LocalTransport(dispatcher, caller)
         self._followed: dict[str, _Followed] = {}
-        self._transports: dict[Instance, HttpTransport] = {}
+        self._transports: dict[_Place, HttpTransport] = {}
         self._doubted: dict[str, float] = {}
 
     def service(self, name: str, *, seconds: float = SECONDS, trace: str = "") -> Client:
@@ -172,9 +175,9 @@ class Services:
         except BadWire as bad:
             _log.warning("%s; what was told before stays", bad)
         followed.told.set()
-        known = {one for each in self._followed.values() for one in each.instances or ()}
-        for instance in self._transports.keys() - known:
-            await self._transports.pop(instance).aclose()
+        known = {_place(one) for each in self._followed.values() for one in each.instances or ()}
+        for place in self._transports.keys() - known:
+            await self._transports.pop(place).aclose()
 
     async def aclose(self) -> None:
         """Close the connections that are kept."""
@@ -182,10 +185,14 @@ class Services:
             await self._transports.popitem()[1].aclose()
 
     def _transport(self, instance: Instance) -> HttpTransport:
-        transport = self._transports.get(instance)
-        if transport is None:
-            transport = self._transports[instance] = HttpTransport(self._here.way(instance), self._tokens)
-        return transport
+        place = _place(instance)
+        if place not in self._transports:
+            self._transports[place] = HttpTransport(self._here.way(instance), self._tokens)
+        return self._transports[place]
+
+
+def _place(instance: Instance) -> _Place:
+    return instance.node, instance.did, instance.port
 
 
 @asynccontextmanager

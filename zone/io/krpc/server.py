@@ -35,8 +35,8 @@ PORT: Final = 3180
 """Where services of a node are called, by TCP on loopback."""
 OFFER: Final = "kapi"
 """What peers ask for through their tunnels (``kapi.invalid``)."""
-MOST_STREAMS: Final = 16
-"""Streams of one peer."""
+MOST_STREAMS: Final = 32
+"""Streams of one peer; our own clients have half as many."""
 
 _HEADERS: Final = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 

@@ -30,6 +30,8 @@ from zone.krpc.faults import Code, KrpcFault
 from zone.krpc.service import CallContext
 from zone.krpc.wire import MOST_REPLY, Request, Single, read_reply, write_request
 
+MOST_CONNECTIONS: Final = 16
+"""To one place; with as many calls under way, further ones wait for one to end."""
 MOST_IDLE: Final = 4
 """Connections that are kept for later calls."""
 IDLE_SECONDS: Final = 30.0
@@ -133,6 +135,7 @@ class HttpTransport:
 
     def __init__(self, way: Way, tokens: Tokens = no_token) -> None:
         self._way, self._tokens = way, tokens
+        self._room = trio.CapacityLimiter(MOST_CONNECTIONS)
         self._idle: list[_Connection] = []
         self._seqs = itertools.count(int(time.time() * 1e6))
         self._closed = False
@@ -141,19 +144,20 @@ class HttpTransport:
         ends = trio.current_time() + seconds
         sent = False
         with trio.move_on_after(seconds):
-            token = await self._tokens()
-            connection = await self._connected()
-            seq = next(self._seqs)
-            left = ends - trio.current_time()
-            request = Request(asked=asked, seq=seq, token=token, trace=trace, seconds=max(left, 0.001))
-            try:
-                body = write_request(request)
-                sent = True
-                status, reply = await _exchange(connection, self._way.host, f"/kapi/{service}", body)
-            except BaseException:
-                await trio.aclose_forcefully(connection.stream)
-                raise
-            await self._keep(connection)
+            async with self._room:
+                token = await self._tokens()
+                connection = await self._connected()
+                seq = next(self._seqs)
+                left = ends - trio.current_time()
+                request = Request(asked=asked, seq=seq, token=token, trace=trace, seconds=max(left, 0.001))
+                try:
+                    body = write_request(request)
+                    sent = True
+                    status, reply = await _exchange(connection, self._way.host, f"/kapi/{service}", body)
+                except BaseException:
+                    await trio.aclose_forcefully(connection.stream)
+                    raise
+                await self._keep(connection)
             return read_reply(status, reply, seq)
         why = f"{service} did not answer within {seconds:.3g} s"
         raise KrpcFault(Code.DEADLINE, why) if sent else KrpcFault(Code.UNAVAILABLE, f"{why}: nothing was sent")

@@ -4,8 +4,8 @@
 names a path of plain directories below the root, whatever the links of a stranger's layer say.  Absolute links mean the
 root of the image, and ``..`` stops there, as in a container.
 
-Left out are device nodes and FIFOs (a container has its own ``/dev``), owners (a container has one user), attributes,
-and the set-user-id bits, which nothing could use: containers run without new privileges.
+Left out are device nodes and FIFOs (a container has its own ``/dev``), attributes, and the set-user-id bits, which
+nothing could use: containers run without new privileges.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from node.image.tar import Entry
 
 MOST_ENTRIES: Final = 200_000
 """Of all layers together; a large distribution has half of that."""
+MOST_USERS: Final = 1 << 16
+"""Users that a container has; who is beyond them is nobody (65534)."""
 MOST_UNPACKED: Final = 8 << 30
 """Bytes of all files of all layers."""
 _MOST_LINKS: Final = 40
@@ -35,6 +37,7 @@ class MakeDirectory:
 
     path: str
     mode: int
+    owner: tuple[int, int] = (0, 0)
     is_new: bool = True
 
 
@@ -46,6 +49,7 @@ class WriteFile:
     mode: int
     mtime: int
     """Unix seconds."""
+    owner: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class MakeSymlink:
 
     path: str
     target: str
+    owner: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +124,15 @@ class Tree:
         place = f"{path}{name}"
         old = parent.below.get(name)
         mode = untrusted.mode & 0o1777
+        owner = (_known(untrusted.owner[0]), _known(untrusted.owner[1]))
         if untrusted.kind == "directory":
-            # Ours to enter and to remove, whatever the image says: it is unpacked and served by its owner.
+            # To be entered by its owner, whatever the image says: so is all that is below it unpacked and removed.
             if old is not None and old.below is not None:
                 old.layer = self._layer
-                return [*steps, MakeDirectory(place, mode | 0o700, False)]
+                return [*steps, MakeDirectory(place, mode | 0o700, owner, False)]
             steps += self._cleared(parent, place, name)
             parent.below[name] = _Node(self._layer, {})
-            return [*steps, MakeDirectory(place, mode | 0o700)]
+            return [*steps, MakeDirectory(place, mode | 0o700, owner)]
         if untrusted.kind == "hardlink":
             existing, found = self._find(_parts(untrusted.target), untrusted.target)
             if found is old and existing == place:
@@ -144,9 +150,9 @@ class Tree:
             if not untrusted.target or "\0" in untrusted.target:
                 raise BadWire(f"{place[:80]!r} links to nothing")
             parent.below[name] = _Node(self._layer, None, untrusted.target)
-            return [*steps, MakeSymlink(place, untrusted.target)]
+            return [*steps, MakeSymlink(place, untrusted.target, owner)]
         parent.below[name] = _Node(self._layer)
-        return [*steps, WriteFile(place, mode | 0o400, untrusted.mtime)]
+        return [*steps, WriteFile(place, mode | 0o400, untrusted.mtime, owner)]
 
     def _cleared(self, parent: _Node, place: str, name: str) -> list[Step]:
         assert parent.below is not None
@@ -238,6 +244,10 @@ class Tree:
                 continue
             trail.append((part, child))
         return "/".join(name for name, _ in trail[1:]), trail[-1][1]
+
+
+def _known(user: int) -> int:
+    return user if user < MOST_USERS else 65534
 
 
 def _parts(path: str) -> list[str]:

@@ -45,6 +45,8 @@ class Entry:
     kind: EntryKind
     size: int = 0
     mode: int = 0
+    owner: tuple[int, int] = (0, 0)
+    """User and group."""
     mtime: int = 0
     """Unix seconds."""
     target: str = ""
@@ -177,6 +179,7 @@ class TarReader:
             kind=kind,
             size=size,
             mode=_number(head[100:108], "mode") & 0o7777,
+            owner=(_owner(head[108:116], extended, "uid"), _owner(head[116:124], extended, "gid")),
             mtime=min(_number(head[136:148], "mtime"), 1 << 40),
             target=target,
             offset=self._at,
@@ -213,6 +216,10 @@ def _number(untrusted: bytes, what: str) -> int:
     if value > _MOST_SIZE:
         raise BadWire(f"a header whose {what} is too large")
     return value
+
+
+def _owner(untrusted: bytes, extended: dict[str, str], name: str) -> int:
+    return _decimal(extended[name], name) if name in extended else _number(untrusted, name)
 
 
 def _decimal(text: str, what: str) -> int:

@@ -296,19 +296,20 @@ def _carry_out(tree: Tree, rootfs: Path, pieces: Iterator[bytes], is_wanted: Cal
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             for step in tree.steps(event):
                 if isinstance(step, WriteFile):
-                    output = last.enter_context(_new_file(rootfs / step.path, step.mode, step.mtime))
+                    output = last.enter_context(_new_file(rootfs / step.path, step))
                 else:
                     _take(rootfs, step)
 
 
 @contextmanager
-def _new_file(path: Path, mode: int, mtime: int) -> Iterator[int]:
+def _new_file(path: Path, step: WriteFile) -> Iterator[int]:
     """The time of a file says to Python whether its compiled form is of it."""
     output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         yield output
-        os.fchmod(output, mode)
-        os.utime(output, (mtime, mtime))
+        _give(output, step.owner)
+        os.fchmod(output, step.mode)
+        os.utime(output, (step.mtime, step.mtime))
     finally:
         os.close(output)
 
@@ -324,9 +325,11 @@ def _take(rootfs: Path, step: MakeDirectory | MakeSymlink | MakeLink | Remove) -
         case MakeDirectory():
             if step.is_new:
                 path.mkdir()
+            _give(path, step.owner)
             path.chmod(step.mode)
         case MakeSymlink():
             path.symlink_to(step.target)
+            _give(path, step.owner)
         case MakeLink():
             os.link(rootfs / step.existing, path, follow_symlinks=False)
         case Remove():
@@ -334,6 +337,12 @@ def _take(rootfs: Path, step: MakeDirectory | MakeSymlink | MakeLink | Remove) -
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def _give(file: Path | int, owner: tuple[int, int]) -> None:
+    """To an owner of the image; only root can, and for others there are no containers."""
+    if os.geteuid() == 0:
+        os.chown(file, *owner, follow_symlinks=isinstance(file, int))
 
 
 def _write(output: int, data: bytes) -> None:

@@ -45,7 +45,7 @@ def test_a_link_is_replaced_and_never_written_through():
 
 
 def test_a_folder_over_a_folder_keeps_what_is_in_it():
-    assert laid([entry("d/x")], [entry("d", "directory", mode=0o700)]) == [MakeDirectory("d", 0o700, False)]
+    assert laid([entry("d/x")], [entry("d", "directory", mode=0o700)]) == [MakeDirectory("d", 0o700, is_new=False)]
     assert laid([entry("d/x")], [entry("d")]) == [Remove("d"), WriteFile("d", 0o644, 0)]
 
 
@@ -66,7 +66,14 @@ def test_hard_links_name_what_was_laid():
     assert laid([entry("s", "symlink", "/etc/shadow")], [entry("y", "hardlink", "s")]) == [MakeLink("y", "s")]
 
 
-def test_devices_owners_and_set_user_id_are_left_out():
+def test_owners_are_kept_as_far_as_a_container_has_users():
+    tree = Tree()
+    tree.next_layer()
+    owned = Entry(path="x", kind="file", mode=0o644, owner=(101, 70_000))
+    assert tree.steps(owned) == [WriteFile("x", 0o644, 0, (101, 65534))]
+
+
+def test_devices_and_set_user_id_are_left_out():
     assert laid([entry("null", "device"), entry("pipe", "fifo")]) == []
     assert laid([entry("su", mode=0o6755)]) == [WriteFile("su", 0o755, 0)]
     assert laid([entry("tmp", "directory", mode=0o1777)]) == [MakeDirectory("tmp", 0o1777)]

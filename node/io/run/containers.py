@@ -1,0 +1,265 @@
+"""Run items of kind ``container``: images are found and unpacked, containers built, and their ports opened.
+
+What a container is stands in ``node/run/container.py``.  ``<home>/packages`` has the images: ``notes:1.4`` is the
+folder or archive ``notes:1.4``, ``notes:1.4.tar`` or ``notes-1.4.tar``, or image ``1.4`` of the layout ``notes``.
+``<home>/items/<service>`` has, of a service:
+
+* ``image``: the unpacked image, by name, so that nobody removes it;
+* ``users``: the first of the machine's users that are the container's; no two services of a node share any;
+* ``spec``: the last container that was built, from which its ports are known to a daemon that was not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cyfs_ns.errors import BadWire
+from cyfs_ns.identity.strictjson import read_object, write_json
+from cyfs_ns.io.atomic import write_atomic
+from node.image.oci import ImageConfig
+from node.io.image.store import Image, ImageStore
+from node.io.run import sandbox as sandbox_program
+from node.io.run.doors import Doors
+from node.run.container import SPEC, USERS, Container, Runtime, plan, sandbox
+from node.run.runner import MARK, Ended, Launch, Order, Place, RunFault
+from node.run.seccomp import program
+from tunnels.io.reactor import Reactor
+
+_FIRST_USER: Final = 0x5000_0000
+"""Far above the users of a machine, and those that other programs give to containers (subuid(5))."""
+_MOST_CONTAINERS: Final = 4096
+_MOST_ACCOUNTS: Final = 1 << 20
+"""Bytes of ``/etc/passwd`` or ``/etc/group`` of an image."""
+_SPARE_IMAGES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Able:
+    """What builds containers on this machine."""
+
+    runtime: Runtime
+    path: str
+    filter: bytes = b""
+    why: str = ""
+    """Why it is this one."""
+
+
+def look(machine: str | None = None) -> Able:
+    """Bubblewrap where it is installed, else crun; raises ``RunFault`` where neither can be."""
+    if os.geteuid() != 0:
+        raise RunFault("containers need users of their own, which only a daemon of root can give them", lasting=True)
+    try:
+        code = program(machine or os.uname().machine)
+    except KeyError:
+        code = b""
+    if code and (path := shutil.which("bwrap")):
+        return Able("bwrap", path, code, "bubblewrap is installed")
+    if path := shutil.which("crun"):
+        why = "bubblewrap is not installed" if code else "no filter of system calls for bubblewrap on this machine"
+        return Able("crun", path, why=why)
+    raise RunFault("neither bubblewrap (bwrap) nor crun is installed", lasting=True)
+
+
+class Containers:
+    """``Kind`` of containers, of the node whose files are below ``home``."""
+
+    def __init__(
+        self, home: str, reactor: Reactor, doors: trio.Nursery, able: Able | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        """``doors`` is where the ports of containers are served, at ``host``; ``able`` None: what there is."""
+        self._home, self._reactor, self._nursery, self._host = home, reactor, doors, host
+        self._able = able
+        self._images = ImageStore(Path(home, "images"))
+        self._unpacking = trio.Lock()
+        self._open: dict[str, Doors] = {}
+
+    async def prepare(self, order: Order, place: Place) -> None:
+        """See ``Kind``: the image is unpacked."""
+        async with self._unpacking:
+            image = await trio.to_thread.run_sync(self._load, order)
+            await trio.to_thread.run_sync(self._keep, place, image)
+
+    def _load(self, order: Order) -> Image:
+        for path, name in self._sources(order.work.image):
+            if path.exists():
+                try:
+                    return self._images.load(path, name, _is_wanted)
+                except BadWire as bad:
+                    raise RunFault(f"image {order.work.image}: {bad}", lasting=True) from bad
+                except OSError as fault:
+                    raise RunFault(f"image {order.work.image} cannot be unpacked: {fault}") from fault
+        raise RunFault(f"there is no image {order.work.image} in {self._home}/packages")
+
+    def _sources(self, image: str) -> list[tuple[Path, str]]:
+        """Where an image may be, and what it is called there."""
+        if any(part in ("", ".", "..") for part in image.split("/")) or "\0" in image:
+            raise RunFault(f"{image[:80]!r} is no name of an image", lasting=True)
+        packages = Path(self._home, "packages")
+        name, colon, version = image.rpartition(":")
+        found = [(packages / image, ""), (packages / f"{image}.tar", "")]
+        if colon and "/" not in version:
+            found += [(packages / f"{name}-{version}.tar", ""), (packages / name, version)]
+        return found
+
+    def _keep(self, place: Place, image: Image) -> None:
+        state = Path(place.state)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(state / "image", (image.name or str(image.rootfs)).encode())
+        used = {_text(path) for path in Path(self._home, "items").glob("*/image")}
+        unpacked = Path(self._home, "images")
+        spare = sorted((p for p in unpacked.glob("sha256-*") if p.name not in used), key=lambda p: p.stat().st_mtime)
+        self._images.collect(used | {path.name for path in spare[-_SPARE_IMAGES:]})
+
+    async def launch(self, order: Order, place: Place) -> Launch:
+        """See ``Kind``."""
+        return await trio.to_thread.run_sync(self._launch, order, place)
+
+    def _launch(self, order: Order, place: Place) -> Launch:
+        able = self._able or look()
+        state = Path(place.state)
+        try:
+            config, rootfs = self._image(_text(state / "image"))
+            first = self._users(state)
+            passwd, group = (_account_file(rootfs, name) for name in ("passwd", "group"))
+            container = plan(order, place, config, str(rootfs), first, passwd, group)
+            for folder, _ in container.volumes:
+                Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.chown(folder, first + container.user[0], first + container.user[1])
+            spec = sandbox(container, able.runtime, able.path, able.filter)
+            write_atomic(state / "spec", write_json({"ports": _ports(container), **spec}))
+        except BadWire as bad:
+            raise RunFault(f"image {order.work.image}: {bad}") from bad
+        except OSError as fault:
+            raise RunFault(f"the container cannot be prepared: {fault}") from fault
+        return Launch(
+            argv=(sys.executable, "-I", "-S", sandbox_program.__file__),
+            env=(("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),),
+            inputs=((SPEC, str(state / "spec")),),
+            # Bubblewrap stays outside, and is process 1 inside; of crun only the one outside is not the service.
+            carriers=2 if able.runtime == "bwrap" else 1,
+        )
+
+    def _image(self, name: str) -> tuple[ImageConfig, Path]:
+        if name.startswith("/"):
+            return ImageConfig(), Path(name)
+        image = self._images.find(name)
+        if image is None:
+            raise RunFault("its image is not unpacked any more")
+        return image.config, image.rootfs
+
+    def _users(self, state: Path) -> int:
+        """The first user of the service; chosen once, because its volumes belong to them."""
+        if (text := _text(state / "users")).isdigit():
+            return int(text)
+        taken = {_text(path) for path in state.parent.glob("*/users")}
+        for number in range(_MOST_CONTAINERS):
+            if (first := str(_FIRST_USER + number * USERS)) not in taken:
+                write_atomic(state / "users", first.encode())
+                return int(first)
+        raise RunFault(f"there are {_MOST_CONTAINERS} containers here already")
+
+    async def stop(self, order: Order, place: Place) -> bool:
+        """See ``Kind``: by SIGTERM."""
+        return False
+
+    async def probe(self, order: Order, place: Place) -> str:
+        """See ``Kind``; and its doors are opened, also by a daemon that comes after the one that started it."""
+        service = order.service
+        try:
+            ports = await trio.to_thread.run_sync(_ports_of, place)
+            os.close(await trio.to_thread.run_sync(_network_of, place))
+            if (doors := self._open.get(service)) is None or doors.ports != ports:
+                self._close(service)
+                self._open[service] = doors = Doors(self._reactor, ports, lambda: _network_of(place), self._host)
+                self._nursery.start_soon(doors.serve)
+        except OSError as fault:
+            return f"its ports cannot be opened: {fault.strerror or fault}"
+        return ""
+
+    async def release(self, place: Place) -> None:
+        """See ``Kind``: its network and its file systems ended with it; only the doors are ours."""
+        self._close(place.service)
+
+    def _close(self, service: str) -> None:
+        if (doors := self._open.pop(service, None)) is not None:
+            doors.close()
+
+    async def forget(self, place: Place) -> None:
+        """See ``Kind``: but its users are kept, with the volumes that belong to them."""
+        for name in ("image", "spec"):
+            await trio.Path(place.state, name).unlink(missing_ok=True)
+
+    def explain(self, place: Place, ended: Ended) -> str:
+        """See ``Kind``."""
+        if ended.code is not None and 128 < ended.code < 193:  # the service's own end, as both runtimes tell it
+            return f"killed by signal {ended.code - 128}"
+        return str(ended)
+
+
+def _ports(container: Container) -> dict[str, int]:
+    return {str(outside): inside for outside, inside in container.ports}
+
+
+def _ports_of(place: Place) -> dict[int, int]:
+    """The ports of the last container that was built; raises ``OSError``."""
+    try:
+        ports = read_object(Path(place.state, "spec").read_bytes()).get("ports")
+    except BadWire as bad:
+        raise OSError(str(bad)) from None
+    found = ports if isinstance(ports, dict) else {}
+    return {int(outside): inside for outside, inside in found.items() if isinstance(inside, int)}
+
+
+def _network_of(place: Place) -> int:
+    """The network of the container that runs, opened; raises ``OSError``.
+
+    It is that of the first process below the keeper's that is in another network than we, and bears the run's mark.
+    """
+    ours = Path("/proc/self/ns/net").stat().st_ino
+    mark = f"\0{MARK}={place.runs}\0".encode()
+    state = dict(line.partition("=")[::2] for line in _text(Path(place.runs, "state")).splitlines())
+    pending = [state.get("main", "0")]
+    while pending:
+        pid = pending.pop(0)
+        with suppress(OSError):
+            network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            if os.fstat(network).st_ino != ours and mark in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
+                return network
+            os.close(network)
+            pending += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    raise OSError("the container is not there yet")
+
+
+def _account_file(rootfs: Path, name: str) -> str:
+    """``/etc/passwd`` or ``/etc/group`` of an image, where that is a file in a folder; no link is followed."""
+    try:
+        etc = os.open(rootfs / "etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with os.fdopen(os.open(name, flags, dir_fd=etc), "rb") as file:
+                return file.read(_MOST_ACCOUNTS).decode("utf-8", "replace")
+        finally:
+            os.close(etc)
+    except OSError:
+        return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _is_wanted() -> bool:
+    """Raises ``trio.Cancelled`` when nobody waits for this thread any more."""
+    trio.from_thread.check_cancelled()
+    return True

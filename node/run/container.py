@@ -1,0 +1,244 @@
+"""Containers: what becomes of an image and a page, as data for who builds one (``node/io/run/sandbox.py``).
+
+A container has its own users, processes, host name, IPC and network; of files it has its image, over which everything
+it writes goes to memory and is gone with the run, and its volumes.  It has 65,536 users, none of which is one of the
+machine's: its root can do to the container what it likes, and to the machine nothing.
+
+Its network is a loopback interface and no more.  Nothing leads in but the ports of its page, which the daemon joins
+connection by connection (``node/io/run/doors.py``), and nothing leads out.  So no address has to be chosen, and no rule
+added to a router's firewall; containers do not see each other; and nothing of it is left when everything was killed.
+
+Two programs can build it: bubblewrap, which needs nothing of the host but namespaces, and an OCI runtime (crun).
+Limits are the same for both, and are no concern of theirs (``node/run/cgroups.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from cyfs_ns.identity.strictjson import Json
+from node.image.oci import ImageConfig
+from node.run.runner import MARK, Order, Place, RunFault
+from node.run.seccomp import for_runtime
+from zone.scheduler.service import Pairs
+
+Runtime = Literal["bwrap", "crun"]
+
+USERS: Final = 65_536
+"""Of one container."""
+SPEC: Final = 3
+"""The descriptor on which the sandbox finds what it is to build."""
+ROOT: Final = "/tmp/root"
+"""Where it builds the root; nothing of it is seen outside."""
+BUNDLE: Final = "/tmp/bundle"
+ARGUMENTS_FD: Final = 20
+SECCOMP_FD: Final = 21
+USERS_FD: Final = 22
+"""Descriptors on which bubblewrap finds its arguments, the filter of system calls, and the users."""
+
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FOR_ROOT: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
+"""Rights of a container's root, over its own users and files alone."""
+_FOR_OTHERS: Final = ("NET_BIND_SERVICE",)
+_VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)\}|(?P<plain>[A-Za-z_][A-Za-z0-9_]*))")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One run of a container, as meant."""
+
+    argv: tuple[str, ...]
+    env: Pairs = field(default=(), repr=False)
+    folder: str = "/"
+    user: tuple[int, int] = (0, 0)
+    """User and group, as the container numbers them."""
+    hostname: str = "container"
+    rootfs: str
+    """The image's folder on this machine."""
+    first_user: int
+    """Of the machine: the container's 0."""
+    scratch: int
+    """Bytes that it may write beside its volumes; they count as its memory."""
+    volumes: Pairs = ()
+    """Folder on this machine, and where the container has it."""
+    ports: tuple[tuple[int, int], ...] = ()
+    """Number on this machine, and in the container."""
+    run: str = ""
+    """What ``MARK`` says."""
+
+
+def port_variable(name: str) -> str:
+    """The variable that tells a service its port ``name``."""
+    return f"PORT_{name.upper().replace('-', '_')}"
+
+
+def filled(text: str, variables: Mapping[str, str]) -> str:
+    """``text`` with ``$NAME`` and ``${NAME}`` replaced where there is such a variable."""
+    return _VARIABLE.sub(lambda match: variables.get(match["braced"] or match["plain"], match[0]), text)
+
+
+def plan(
+    order: Order, place: Place, config: ImageConfig, rootfs: str, first_user: int, passwd: str = "", group: str = ""
+) -> Container:
+    """What is to be built.  ``passwd`` and ``group`` are the image's own files.  Raises ``RunFault``."""
+    work = order.work
+    ports = _inside(order.ports, config.exposed)
+    told = {port_variable(name): str(inside) for name, _, inside in ports}
+    env = {"PATH": _PATH, "HOME": "/", **dict(config.env), **told}
+    env |= {name: filled(value, env) for name, value in work.env}
+    argv = tuple(filled(word, env) for word in work.command) or config.entrypoint + config.command
+    if not argv:
+        raise RunFault("the image has no entry point, and the page no command: say what to run", lasting=True)
+    return Container(
+        argv=argv,
+        env=tuple(sorted(env.items())),
+        folder=config.folder,
+        user=find_user(config.user, passwd, group),
+        hostname=order.service,
+        rootfs=rootfs,
+        first_user=first_user,
+        scratch=work.memory,
+        volumes=tuple((place.volume(name), path) for name, path in work.volumes),
+        ports=tuple((outside, inside) for _, outside, inside in ports),
+        run=place.runs,
+    )
+
+
+def _inside(ports: Sequence[tuple[str, int]], exposed: Sequence[int]) -> list[tuple[str, int, int]]:
+    """Each port's name, number here, and number in the container.
+
+    An image that exposes one port, in a service that has one, listens on that whatever it is told.
+    """
+    if len(ports) == len(exposed) == 1:
+        return [(ports[0][0], ports[0][1], exposed[0])]
+    return [(name, number, number) for name, number in ports]
+
+
+def find_user(said: str, passwd: str, group: str) -> tuple[int, int]:
+    """The user and group that an image names ``said`` (config.md: ``user``, ``uid``, ``user:group``, ...)."""
+    user, _, of = said.partition(":")
+    number = primary = 0
+    if user.isascii() and user.isdigit():
+        number = int(user[:9])
+        primary = next((int(line[3]) for line in _records(passwd) if line[2] == str(number)), 0)
+    elif user:
+        found = next((line for line in _records(passwd) if line[0] == user), None)
+        if found is None:
+            raise RunFault(f"the image is to run as {user[:40]!r}, whom its /etc/passwd does not know", lasting=True)
+        number, primary = int(found[2]), int(found[3])
+    if of.isascii() and of.isdigit():
+        primary = int(of[:9])
+    elif of:
+        known = next((line for line in _records(group) if line[0] == of), None)
+        if known is None:
+            raise RunFault(f"the image is to run in group {of[:40]!r}, which its /etc/group lacks", lasting=True)
+        primary = int(known[2])
+    if max(number, primary) >= USERS:
+        raise RunFault(f"the image is to run as user {number}, group {primary}; there are {USERS}", lasting=True)
+    return number, primary
+
+
+def _records(text: str) -> list[list[str]]:
+    """Lines of passwd(5) or group(5) whose numbers are numbers; the last field of a group is not looked at."""
+    found = [line.split(":") for line in text.splitlines()]
+    return [
+        line if len(line) > 4 else [*line[:3], "0"]
+        for line in found
+        if len(line) >= 4 and _is_number(line[2]) and (len(line) == 4 or _is_number(line[3]))
+    ]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def sandbox(container: Container, runtime: Runtime, program: str, filter_: bytes) -> dict[str, Json]:
+    """What ``sandbox.py`` reads on ``SPEC``.  ``program`` is the path of ``runtime``; ``filter_`` is for bubblewrap."""
+    name = container.hostname
+    files = {"etc/hosts": f"127.0.0.1 localhost {name}\n::1 localhost {name}\n", "etc/hostname": f"{name}\n"}
+    spec: dict[str, Json] = {
+        "rootfs": container.rootfs,
+        "first": container.first_user,
+        "users": USERS,
+        "owner": list(container.user),
+        "scratch": container.scratch,
+        "volumes": [list(pair) for pair in container.volumes],
+        "files": {**files, "etc/resolv.conf": "nameserver 127.0.0.1\n"},
+    }
+    if runtime == "bwrap":
+        spec["argv"] = [program, "--args", str(ARGUMENTS_FD), "--", *container.argv]
+        spec["arguments"] = _arguments(container)
+        spec["filter"] = filter_.hex()
+    else:
+        spec["argv"] = [program, "--root", f"{BUNDLE}/state", "--cgroup-manager=disabled", "run", "-b", BUNDLE, name]
+        spec["config"] = _runtime_config(container)
+    return spec
+
+
+def _rights(container: Container) -> list[str]:
+    return [f"CAP_{name}" for name in (_FOR_ROOT if container.user[0] == 0 else _FOR_OTHERS)]
+
+
+def _arguments(container: Container) -> list[str]:
+    """Of bwrap(1)."""
+    words = ["--userns", str(USERS_FD), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    words += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", container.hostname]
+    words += ["--uid", str(container.user[0]), "--gid", str(container.user[1])]
+    words += ["--bind", ROOT, "/", "--proc", "/proc", "--dev", "/dev"]
+    words += ["--perms", "1777", "--tmpfs", "/dev/shm", "--chdir", container.folder]
+    words += ["--cap-drop", "ALL"]
+    for right in _rights(container):
+        words += ["--cap-add", right]
+    words.append("--clearenv")
+    for name, value in (*container.env, (MARK, container.run)):
+        words += ["--setenv", name, value]
+    return [*words, "--seccomp", str(SECCOMP_FD)]
+
+
+def _runtime_config(container: Container) -> dict[str, Json]:
+    """``config.json`` (OCI runtime-spec 1.0)."""
+    rights = _rights(container)
+    ambient = rights if container.user[0] else []
+    mapping: Json = [{"containerID": 0, "hostID": container.first_user, "size": USERS}]
+    plain = ["nosuid", "noexec", "nodev"]
+
+    def mounted(where: str, kind: str, options: list[str]) -> dict[str, Json]:
+        return {"destination": where, "type": kind, "source": kind, "options": options}
+
+    return {
+        "ociVersion": "1.0.2",
+        "root": {"path": ROOT},
+        "hostname": container.hostname,
+        "process": {
+            "args": list(container.argv),
+            "env": [f"{name}={value}" for name, value in (*container.env, (MARK, container.run))],
+            "cwd": container.folder,
+            "user": {"uid": container.user[0], "gid": container.user[1]},
+            "noNewPrivileges": True,
+            "capabilities": {
+                "bounding": rights,
+                "permitted": rights,
+                "effective": rights,
+                "inheritable": ambient,
+                "ambient": ambient,
+            },
+        },
+        "mounts": [
+            mounted("/proc", "proc", plain),
+            mounted("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mounted("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+            mounted("/dev/shm", "tmpfs", [*plain, "mode=1777", f"size={container.scratch}"]),
+            mounted("/dev/mqueue", "mqueue", plain),
+        ],
+        "linux": {
+            "uidMappings": mapping,
+            "gidMappings": mapping,
+            "namespaces": [{"type": kind} for kind in ("user", "pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+            "seccomp": for_runtime(),  # type: ignore[dict-item]
+        },
+    }

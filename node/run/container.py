@@ -14,13 +14,13 @@ Limits are the same for both, and are no concern of theirs (``node/run/cgroups.p
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, cast
 
 from cyfs_ns.identity.strictjson import Json
 from node.image.oci import ImageConfig
+from node.run.environment import environment, expanded
 from node.run.runner import MARK, Order, Place, RunFault
 from node.run.seccomp import for_runtime
 from zone.scheduler.service import Pairs
@@ -39,11 +39,14 @@ SECCOMP_FD: Final = 21
 USERS_FD: Final = 22
 """Descriptors on which bubblewrap finds its arguments, the filter of system calls, and the users."""
 
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TOKEN: Final = "run/cyfs/token"
+"""Where a container has its token, below its root; for its user alone."""
+
+_MILD: Final = frozenset({"PATH", "LANG"})
+"""Variables of ours that give way to the image's."""
 _FOR_ROOT: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
 """Rights of a container's root, over its own users and files alone."""
 _FOR_OTHERS: Final = ("NET_BIND_SERVICE",)
-_VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)\}|(?P<plain>[A-Za-z_][A-Za-z0-9_]*))")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,33 +71,38 @@ class Container:
     """Number on this machine, and in the container."""
     run: str = ""
     """What ``MARK`` says."""
-
-
-def port_variable(name: str) -> str:
-    """The variable that tells a service its port ``name``."""
-    return f"PORT_{name.upper().replace('-', '_')}"
-
-
-def filled(text: str, variables: Mapping[str, str]) -> str:
-    """``text`` with ``$NAME`` and ``${NAME}`` replaced where there is such a variable."""
-    return _VARIABLE.sub(lambda match: variables.get(match["braced"] or match["plain"], match[0]), text)
+    token: str | None = field(default=None, repr=False)
+    """The service's own, for the file ``TOKEN``."""
 
 
 def plan(
-    order: Order, place: Place, config: ImageConfig, rootfs: str, first_user: int, passwd: str = "", group: str = ""
+    order: Order,
+    place: Place,
+    config: ImageConfig,
+    rootfs: str,
+    first_user: int,
+    node: str = "",
+    token: str | None = None,
+    passwd: str = "",
+    group: str = "",
 ) -> Container:
     """What is to be built.  ``passwd`` and ``group`` are the image's own files.  Raises ``RunFault``."""
     work = order.work
     ports = _inside(order.ports, config.exposed)
-    told = {port_variable(name): str(inside) for name, _, inside in ports}
-    env = {"PATH": _PATH, "HOME": "/", **dict(config.env), **told}
-    env |= {name: filled(value, env) for name, value in work.env}
-    argv = tuple(filled(word, env) for word in work.command) or config.entrypoint + config.command
+    seen = replace(order, ports=tuple((name, inside) for name, _, inside in ports))
+    ours = environment(seen, node, "/", dict(work.volumes), "" if token is None else f"/{TOKEN}")
+    told = dict(ours)
+    image = {"HOME": "/"} | dict(config.env)
+    mild = _MILD - dict(work.env).keys()
+    env = tuple(
+        sorted((told | {name: text for name, text in image.items() if name not in told or name in mild}).items())
+    )
+    argv = expanded(work.command, env) or config.entrypoint + config.command
     if not argv:
         raise RunFault("the image has no entry point, and the page no command: say what to run", lasting=True)
     return Container(
         argv=argv,
-        env=tuple(sorted(env.items())),
+        env=env,
         folder=config.folder,
         user=find_user(config.user, passwd, group),
         hostname=order.service,
@@ -104,6 +112,7 @@ def plan(
         volumes=tuple((place.volume(name), path) for name, path in work.volumes),
         ports=tuple((outside, inside) for _, outside, inside in ports),
         run=place.runs,
+        token=token,
     )
 
 
@@ -158,7 +167,11 @@ def _is_number(text: str) -> bool:
 def sandbox(container: Container, runtime: Runtime, program: str, filter_: bytes) -> dict[str, Json]:
     """What ``sandbox.py`` reads on ``SPEC``.  ``program`` is the path of ``runtime``; ``filter_`` is for bubblewrap."""
     name = container.hostname
-    files = {"etc/hosts": f"127.0.0.1 localhost {name}\n::1 localhost {name}\n", "etc/hostname": f"{name}\n"}
+    files = {
+        "etc/hosts": f"127.0.0.1 localhost {name}\n::1 localhost {name}\n",
+        "etc/hostname": f"{name}\n",
+        "etc/resolv.conf": "nameserver 127.0.0.1\n",
+    }
     spec: dict[str, Json] = {
         "rootfs": container.rootfs,
         "first": container.first_user,
@@ -166,8 +179,10 @@ def sandbox(container: Container, runtime: Runtime, program: str, filter_: bytes
         "owner": list(container.user),
         "scratch": container.scratch,
         "volumes": [list(pair) for pair in container.volumes],
-        "files": {**files, "etc/resolv.conf": "nameserver 127.0.0.1\n"},
+        "files": [[path, text, 0o644] for path, text in files.items()],
     }
+    if container.token is not None:
+        spec["files"] = [*cast(list[Json], spec["files"]), [TOKEN, container.token, 0o600]]
     if runtime == "bwrap":
         spec["argv"] = [program, "--args", str(ARGUMENTS_FD), "--", *container.argv]
         spec["arguments"] = _arguments(container)

@@ -275,14 +275,20 @@ def _lay(files: Source, layer: Layer, digest: str, tree: Tree, rootfs: Path, is_
         raise BadWire(f"a layer is missing: {layer.path[:80]}")
     packed, plain = hashlib.sha256(), hashlib.sha256()
     with file:
-        _carry_out(tree, rootfs, _hashed(_unpacked(_hashed(_pieces(file), packed), layer.packing), plain), is_wanted)
+        _carry_out(
+            tree, rootfs, _hashed(_unpacked(_hashed(_pieces(file), packed), layer.packing), plain), is_wanted, _give
+        )
     if layer.digest and layer.digest != f"sha256:{packed.hexdigest()}":
         raise BadWire(f"a layer is not what its digest says: {layer.path[:80]}")
     if digest != f"sha256:{plain.hexdigest()}":
         raise BadWire(f"a layer is another than the configuration says: {layer.path[:80]}")
 
 
-def _carry_out(tree: Tree, rootfs: Path, pieces: Iterator[bytes], is_wanted: Callable[[], bool]) -> None:
+_Give = Callable[[Path | int, tuple[int, int]], None]
+"""Have a new file belong to its owner in the image."""
+
+
+def _carry_out(tree: Tree, rootfs: Path, pieces: Iterator[bytes], is_wanted: Callable[[], bool], give: _Give) -> None:
     with ExitStack() as last:
         output = -1
         for event in _events(TarReader(), pieces):
@@ -296,25 +302,25 @@ def _carry_out(tree: Tree, rootfs: Path, pieces: Iterator[bytes], is_wanted: Cal
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             for step in tree.steps(event):
                 if isinstance(step, WriteFile):
-                    output = last.enter_context(_new_file(rootfs / step.path, step))
+                    output = last.enter_context(_new_file(rootfs / step.path, step, give))
                 else:
-                    _take(rootfs, step)
+                    _take(rootfs, step, give)
 
 
 @contextmanager
-def _new_file(path: Path, step: WriteFile) -> Iterator[int]:
+def _new_file(path: Path, step: WriteFile, give: _Give) -> Iterator[int]:
     """The time of a file says to Python whether its compiled form is of it."""
     output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         yield output
-        _give(output, step.owner)
+        give(output, step.owner)
         os.fchmod(output, step.mode)
         os.utime(output, (step.mtime, step.mtime))
     finally:
         os.close(output)
 
 
-def _take(rootfs: Path, step: MakeDirectory | MakeSymlink | MakeLink | Remove) -> None:
+def _take(rootfs: Path, step: MakeDirectory | MakeSymlink | MakeLink | Remove, give: _Give) -> None:
     """Do one step.
 
     No step follows a link that is on the disk: ``Tree`` names plain directories, and each of these calls would fail at
@@ -325,11 +331,11 @@ def _take(rootfs: Path, step: MakeDirectory | MakeSymlink | MakeLink | Remove) -
         case MakeDirectory():
             if step.is_new:
                 path.mkdir()
-            _give(path, step.owner)
+            give(path, step.owner)
             path.chmod(step.mode)
         case MakeSymlink():
             path.symlink_to(step.target)
-            _give(path, step.owner)
+            give(path, step.owner)
         case MakeLink():
             os.link(rootfs / step.existing, path, follow_symlinks=False)
         case Remove():
@@ -450,10 +456,11 @@ def _plain(path: str) -> str:
 def unpack(archive: Path, packing: str, folder: Path, is_wanted: Callable[[], bool] = lambda: True) -> None:
     """A tar that is no image's layer, into ``folder``, which is empty; ``packing`` is empty, ``gzip`` or ``zstd``.
 
-    The rules and bounds are a layer's.  Raises ``BadWire`` and ``OSError``; what is there then is the caller's.
+    The rules and bounds are a layer's, but all of it is ours.  Raises ``BadWire`` and ``OSError``; what is there then
+    is the caller's.
     """
     with archive.open("rb") as file:
-        _carry_out(Tree(), folder, _unpacked(_pieces(file), packing), is_wanted)
+        _carry_out(Tree(), folder, _unpacked(_pieces(file), packing), is_wanted, lambda *_: None)
 
 
 def bring_to_disk(folder: Path) -> None:

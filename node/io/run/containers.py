@@ -1,7 +1,7 @@
 """Run items of kind ``container``: images are found and unpacked, containers built, and their ports opened.
 
-What a container is stands in ``node/run/container.py``.  ``<home>/packages`` has the images: ``notes:1.4`` is the
-folder or archive ``notes:1.4``, ``notes:1.4.tar`` or ``notes-1.4.tar``, or image ``1.4`` of the layout ``notes``.
+What a container is stands in ``node/run/container.py``.  The image ``notes:1.4`` is ``<home>/packages/notes/1.4``, a
+layout or a root, or ``1.4.tar`` beside it; without a version it is ``latest``.
 ``<home>/items/<service>`` has, of a service:
 
 * ``image``: the unpacked image, by name, so that nobody removes it;
@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +28,10 @@ from node.image.oci import ImageConfig
 from node.io.image.store import Image, ImageStore
 from node.io.run import sandbox as sandbox_program
 from node.io.run.doors import Doors
+from node.io.run.kinds import Token
+from node.io.run.packages import source_of
 from node.run.container import SPEC, USERS, Container, Runtime, plan, sandbox
-from node.run.runner import MARK, Ended, Launch, Order, Place, RunFault
+from node.run.runner import MARK, Ended, Launch, Limits, Order, Place, RunFault
 from node.run.seccomp import program
 from tunnels.io.reactor import Reactor
 
@@ -72,11 +74,19 @@ class Containers:
     """``Kind`` of containers, of the node whose files are below ``home``."""
 
     def __init__(
-        self, home: str, reactor: Reactor, doors: trio.Nursery, able: Able | None = None, host: str = "127.0.0.1"
+        self,
+        node: str,
+        home: str,
+        limits: Limits,
+        reactor: Reactor,
+        doors: trio.Nursery,
+        token: Token | None = None,
+        able: Able | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         """``doors`` is where the ports of containers are served, at ``host``; ``able`` None: what there is."""
-        self._home, self._reactor, self._nursery, self._host = home, reactor, doors, host
-        self._able = able
+        self._node, self._home, self._limits, self._token = node, home, limits, token
+        self._reactor, self._nursery, self._host, self._able = reactor, doors, host, able
         self._images = ImageStore(Path(home, "images"))
         self._unpacking = trio.Lock()
         self._open: dict[str, Doors] = {}
@@ -88,26 +98,14 @@ class Containers:
             await trio.to_thread.run_sync(self._keep, place, image)
 
     def _load(self, order: Order) -> Image:
-        for path, name in self._sources(order.work.image):
-            if path.exists():
-                try:
-                    return self._images.load(path, name, _is_wanted)
-                except BadWire as bad:
-                    raise RunFault(f"image {order.work.image}: {bad}", lasting=True) from bad
-                except OSError as fault:
-                    raise RunFault(f"image {order.work.image} cannot be unpacked: {fault}") from fault
-        raise RunFault(f"there is no image {order.work.image} in {self._home}/packages")
-
-    def _sources(self, image: str) -> list[tuple[Path, str]]:
-        """Where an image may be, and what it is called there."""
-        if any(part in ("", ".", "..") for part in image.split("/")) or "\0" in image:
-            raise RunFault(f"{image[:80]!r} is no name of an image", lasting=True)
-        packages = Path(self._home, "packages")
-        name, colon, version = image.rpartition(":")
-        found = [(packages / image, ""), (packages / f"{image}.tar", "")]
-        if colon and "/" not in version:
-            found += [(packages / f"{name}-{version}.tar", ""), (packages / name, version)]
-        return found
+        source = source_of(Path(self._home, "packages"), order.work.image)
+        archive = source.with_name(f"{source.name}.tar")
+        try:
+            return self._images.load(source if source.is_dir() else archive, "", _is_wanted)
+        except BadWire as bad:
+            raise RunFault(f"image {order.work.image}: {bad}", lasting=True) from bad
+        except OSError as fault:
+            raise RunFault(f"image {order.work.image}: {fault}") from fault
 
     def _keep(self, place: Place, image: Image) -> None:
         state = Path(place.state)
@@ -120,16 +118,19 @@ class Containers:
 
     async def launch(self, order: Order, place: Place) -> Launch:
         """See ``Kind``."""
-        return await trio.to_thread.run_sync(self._launch, order, place)
+        token = None if self._token is None else await self._token(order.service)
+        launch = await trio.to_thread.run_sync(self._launch, order, place, token)
+        bounds = await self._limits.enter(order)
+        return replace(launch, join=bounds.join, limits=bounds.limits)
 
-    def _launch(self, order: Order, place: Place) -> Launch:
+    def _launch(self, order: Order, place: Place, token: str | None) -> Launch:
         able = self._able or look()
         state = Path(place.state)
         try:
             config, rootfs = self._image(_text(state / "image"))
             first = self._users(state)
             passwd, group = (_account_file(rootfs, name) for name in ("passwd", "group"))
-            container = plan(order, place, config, str(rootfs), first, passwd, group)
+            container = plan(order, place, config, str(rootfs), first, self._node, token, passwd, group)
             for folder, _ in container.volumes:
                 Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.chown(folder, first + container.user[0], first + container.user[1])
@@ -187,6 +188,7 @@ class Containers:
     async def release(self, place: Place) -> None:
         """See ``Kind``: its network and its file systems ended with it; only the doors are ours."""
         self._close(place.service)
+        await self._limits.leave(place.service)
 
     def _close(self, service: str) -> None:
         if (doors := self._open.pop(service, None)) is not None:
@@ -199,6 +201,8 @@ class Containers:
 
     def explain(self, place: Place, ended: Ended) -> str:
         """See ``Kind``."""
+        if why := self._limits.explain(place.service, ended):
+            return why
         if ended.code is not None and 128 < ended.code < 193:  # the service's own end, as both runtimes tell it
             return f"killed by signal {ended.code - 128}"
         return str(ended)

@@ -33,6 +33,14 @@ _SPARE: Final = 2
 _PIECE: Final = 1 << 20
 
 
+def source_of(packages: Path, image: str) -> Path:
+    """Where in the folder ``packages`` an image is, but for the ending of an archive; raises ``RunFault``."""
+    match = _IMAGE.fullmatch(image)
+    if match is None:
+        raise RunFault(f"{image[:80]!r} is no package: expected NAME or NAME:VERSION", lasting=True)
+    return packages / match[1] / (match[2] or "latest")
+
+
 class Packages:
     """The packages below ``home``.  Everything here blocks on the disk; from trio, call it in a worker thread."""
 
@@ -43,10 +51,7 @@ class Packages:
 
     def prepare(self, image: str, place: Place, is_wanted: Callable[[], bool]) -> None:
         """Have a copy of ``image``, linked as ``prepared``, while ``is_wanted``.  Raises ``RunFault``."""
-        match = _IMAGE.fullmatch(image)
-        if match is None:
-            raise RunFault(f"{image[:80]!r} is no package: expected NAME or NAME:VERSION", lasting=True)
-        source = self._sources / match[1] / (match[2] or "latest")
+        source = source_of(self._sources, image)
         try:
             with self._making:
                 self._link(place, "prepared", self._copy(source, is_wanted))

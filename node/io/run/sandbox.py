@@ -131,7 +131,7 @@ def _folder(parts: list[str], owner: int) -> int:
     return at
 
 
-def _write_file(path: str, text: str, owner: int) -> None:
+def _write_file(path: str, text: str, mode: int, owner: int) -> None:
     """In place of whatever the image has there."""
     *above, name = path.split("/")
     at = _folder(above, owner)
@@ -141,8 +141,9 @@ def _write_file(path: str, text: str, owner: int) -> None:
         pass
     except OSError:
         return  # a folder: the image means it otherwise
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=at)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=at)
     os.write(fd, text.encode())
+    os.fchmod(fd, mode)
     os.fchown(fd, owner, owner)
     os.close(fd)
     os.close(at)
@@ -159,8 +160,8 @@ def _build(spec: dict[str, Any], users: int) -> None:
     os.chown(_UPPER, first, first)
     _put(image, os.open(_LOWER, os.O_PATH | os.O_CLOEXEC))
     _mount("overlay", _ROOT, "overlay", _NOSUID | _NODEV, f"lowerdir={_LOWER},upperdir={_UPPER},workdir={_WORK}")
-    for path, text in spec["files"].items():
-        _write_file(path, text, first)
+    for path, text, mode in spec["files"]:
+        _write_file(path, text, mode, owner if mode == 0o600 else first)
     for folder in ("proc", "dev"):
         os.close(_folder([folder], first))
     for tree, target in volumes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from zone.scheduler.service import Work
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 TOOLS = ("sh", "cat", "echo", "httpd", "id", "ls", "mkdir", "nc", "ps", "sleep", "test", "touch", "wget", "yes", "head")
+
+
+async def token(service: str) -> str:
+    return f"token of {service}"
 
 
 def able(runtime: str) -> Able:
@@ -43,8 +47,9 @@ def image(home: Path, *more: Made, name: str = "box:1", **said: Any) -> str:
         file("bin/busybox", Path(busybox).read_bytes(), 0o755),
         *(symlink(f"bin/{tool}", "busybox") for tool in TOOLS),
     )
-    (home / "packages").mkdir(exist_ok=True)
-    saved(home / "packages" / f"{name}.tar", [base, layer(*more)], **said)
+    package, _, version = name.partition(":")
+    (home / "packages" / package).mkdir(parents=True, exist_ok=True)
+    saved(home / "packages" / package / f"{version}.tar", [base, layer(*more)], **said)
     return name
 
 
@@ -67,9 +72,7 @@ class Node:
         """As the loop does."""
         place = self.runs.place(order.service)
         await self.kind.prepare(order, place)
-        launch = await self.kind.launch(order, place)
-        bounds = await self.limits.enter(order)
-        await self.runs.start(order, replace(launch, join=bounds.join, limits=bounds.limits))
+        await self.runs.start(order, await self.kind.launch(order, place))
 
     async def ready(self, order: Order) -> None:
         """Until it can be probed."""
@@ -81,9 +84,8 @@ class Node:
         """Wait for its end; why it came."""
         ended = await self.runs.wait(service)
         place = self.runs.place(service)
-        why = self.limits.explain(service, ended) or self.kind.explain(place, ended)
+        why = self.kind.explain(place, ended)
         await self.kind.release(place)
-        await self.limits.leave(service)
         return why
 
     async def close(self) -> None:
@@ -99,7 +101,8 @@ async def node_at(home: Path, runtime: str) -> AsyncIterator[Node]:
     async with trio.open_nursery() as nursery:
         reactor = Reactor()
         await nursery.start(reactor.run)
-        kind = Containers(str(home), reactor, nursery, able(runtime))
-        yield Node(home, Runs(str(home)), ControlGroups(str(home)), kind)
+        limits = ControlGroups(str(home))
+        kind = Containers("ood1", str(home), limits, reactor, nursery, token, able(runtime))
+        yield Node(home, Runs(str(home)), limits, kind)
         nursery.cancel_scope.cancel()
     reactor.close()

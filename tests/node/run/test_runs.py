@@ -162,6 +162,7 @@ async def test_another_daemon_goes_on_with_it(runs: Runs, tmp_path: Path) -> Non
     first.wait()
     assert await runs.find() == {"notes": NOTES}
     log = tmp_path / "logs" / "notes" / "log"
+    await until(log.exists)
     before = log.stat().st_mtime_ns
     await until(lambda: log.stat().st_mtime_ns > before)
     (tmp_path / "go").touch()

@@ -328,7 +328,7 @@ def _node(
     items: dict[str, Item] = {}
     for service, text in sorted(held.items()):
         key = item_key(name, service)
-        item = opener.open(key, text, _item)
+        item = opener.open(key, text, read_item)
         if isinstance(item, _Fault):
             faults.append(item.why)
         else:
@@ -361,7 +361,8 @@ def _facts(key: str, text: str) -> tuple[int, int, str, str]:
     return cpu, memory, *names
 
 
-def _item(key: str, text: str) -> Item:
+def read_item(key: str, text: str) -> Item:
+    """The item in a value; ``placed`` is 0.  Raises ``BadWire``."""
     table = _opened(key, text)
     work = table.table("work")
     if work is None:

@@ -178,7 +178,6 @@ class Keeper:
         self._told |= {name: str(word).replace("\n", " ") for name, word in words.items()}
         text = "".join(f"{name}={word}\n" for name, word in self._told.items()).encode("utf-8", "replace")
         os.pwrite(self._state, text[: _STATE - 1].ljust(_STATE, b"\n"), 0)
-        os.fsync(self._state)
 
     def begin(self) -> str:
         """Start what is to run; why it cannot be started, or nothing."""

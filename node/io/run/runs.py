@@ -26,7 +26,6 @@ from cyfs_ns.config.source import BadYaml, Map, tree_of
 from cyfs_ns.config.written import Reader, Section
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.strictjson import read_json, write_json
-from cyfs_ns.io.atomic import write_atomic
 from node.io.run import keeper
 from node.run.runner import MARK, Ended, Launch, Order, Place, RunFault
 from zone.scheduler.service import read_ports, read_work
@@ -115,8 +114,8 @@ class Runs:
             for path in (place.runs, place.logs):
                 Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
             Path(place.runs, "state").unlink(missing_ok=True)
-            write_atomic(f"{place.runs}/order", write_json(plain))
-            write_atomic(f"{place.runs}/launch", _records(place, launch))
+            _put(f"{place.runs}/order", write_json(plain))
+            _put(f"{place.runs}/launch", _records(place, launch))
         except OSError as bad:
             raise RunFault(f"the run cannot be written down: {bad}") from bad
 
@@ -291,6 +290,14 @@ def _opened(state: dict[str, str]) -> int | None:
             return handle
     os.close(handle)
     return None
+
+
+def _put(path: str, data: bytes) -> None:
+    """Whole or not at all, for whoever looks; a power cut ends the run with its files."""
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    Path(f"{path}.new").replace(path)
 
 
 def _lock(held: int, how: int) -> bool:

@@ -51,7 +51,7 @@ def lines(home: Path, service: str = "notes") -> list[str]:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """What real processes do is asked for again and again; a minute is for a machine that is busy."""
-    with trio.fail_after(60):
+    """What real processes do is asked for again and again; minutes are for a machine that is busy."""
+    with trio.fail_after(200):
         while not holds():  # noqa: ASYNC110 -- they tell no event
             await trio.sleep(0.005)

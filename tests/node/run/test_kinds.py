@@ -109,7 +109,7 @@ async def test_a_process_serves_from_its_package_and_volume(machine: Machine) ->
         except OSError:
             return False
 
-    with trio.fail_after(60):
+    with trio.fail_after(200):
         while not await trio.to_thread.run_sync(ask):  # noqa: ASYNC110 -- another process
             await trio.sleep(0.05)
     assert await machine.kinds["process"].probe(served, machine.place()) == ""

@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.strictjson import Json, read_json, write_json
 from zone.boot.known import Finding, Known, ZoneState, read_state, role_in, take
+from zone.config.faults import ConfigError
 from zone.config.model import Action, AtRevision, Create, Entry, Set, Transaction
 from zone.membership import Membership, Role, ood_names
 
@@ -89,7 +90,7 @@ def settle(known: Known, membership: Membership, entries: Mapping[str, Entry], m
         return _without(known, membership, more)
     try:
         state = read_boot(boot.text() or "", membership)
-    except BadWire as bad:
+    except (BadWire, ConfigError) as bad:
         return Foreign(f"{BOOT} is not this zone's: {bad}")
     after, finding = take(known, state, membership.device)
     if after != known:

@@ -71,6 +71,7 @@ class MembershipStore:
     def put(self, membership: Membership, now: float) -> None:
         """Belong to the zone, or to the same one by newer documents.  Raises ``Refused`` as :meth:`check`."""
         self.check(membership)
+        self._keys.device()
         with locked(self._keys.path):
             self._mend(now)
             write_atomic(self.path, membership.text())
@@ -98,13 +99,20 @@ class MembershipStore:
             _sync(self.path.parent)
         if (held := self.held()) is None:
             return
-        document = self._keys.device_document()
-        if document is None or document[0].text != held.device_token.text:
-            self._keys.accept(held.device_token.text)
+        self._show(held)
         anchors = self._trust.anchors()
         for about in _pinned(held):
             if anchors.pin(about) is None:
                 self._trust.pin(Pin(about=about, key=held.owner.key, source=SOURCE, at=now))
+
+    def _show(self, held: Membership) -> None:
+        """Have tunnels show the machine's document, unless its key was exchanged since, or a newer one accepted."""
+        document = self._keys.device_document()
+        newer = document is not None and document[1].key == held.device.key and document[1].iat > held.device.iat
+        if newer or held.device.key != self._keys.device().public:
+            return
+        if document is None or document[0].text != held.device_token.text:
+            self._keys.accept(held.device_token.text)
 
     def _forget(self, left: Membership) -> None:
         document = self._keys.device_document()

@@ -28,11 +28,11 @@ from zone.membership import read_membership
 home, texts = Path(sys.argv[1]), [Path(name).read_bytes() for name in sys.argv[2:]]
 store = MembershipStore(home)
 while True:
+    store.leave(0.0)
+    print(flush=True)
     for text in texts:
         store.put(read_membership(text), 0.0)
         print(flush=True)
-    store.leave(0.0)
-    print(flush=True)
 """
 
 
@@ -94,6 +94,26 @@ def test_a_pin_that_was_there_stays_and_one_that_contradicts_is_obeyed(home: Pat
     assert next(pin for pin in trust.pins() if pin.about == HOME).least_iat == 7
     store.leave(NOW)
     assert pins(home) == {str(HOME)}
+
+
+def test_a_newer_document_of_the_machine_and_a_new_key_stay_what_they_are(home: Path) -> None:
+    owner, store, keys = Owner(), MembershipStore(home), KeyStore(home)
+    store.put(owner.enter("box", BOX), NOW)
+    newer = owner.enter("box", BOX).device_token.text
+    keys.accept(newer)
+    store.mend(NOW)
+    document = keys.device_document()
+    assert document is not None
+    assert document[0].text == newer
+    keys.rotate_device(NOW)
+    store.mend(NOW)
+    assert keys.device_document() is None
+
+
+def test_a_machine_without_a_key_is_in_no_zone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigFault, match="no key"):
+        MembershipStore(tmp_path).put(Owner().enter("box", BOX), NOW)
+    assert not (tmp_path / "identity" / "membership.json").exists()
 
 
 def test_a_kill_at_any_moment_leaves_all_of_it_or_nothing(home: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from zone.boot.machine import (
     Todo,
 )
 from zone.boot.settle import boot_value, initialisation
-from zone.config.faults import ConfigError
+from zone.config.faults import Code, ConfigError
 from zone.config.model import Create, Entry, Transaction, decide, keys_needed
 
 ONE = sign("ood1", nodes=["nas"])
@@ -465,6 +465,13 @@ FOREIGN = {
     "another zone": sign("ood1", zone=parse_did("did:web:other.example")),
     "another owner": sign("ood1", owner=NAS),
 }
+
+
+def test_a_value_that_the_store_cannot_read_is_not_the_zones() -> None:
+    machine = booted(ONE)
+    machine.store.entries["boot/config"] = Entry("boot/config", None, 9, 1, 1, fault=Code.DAMAGED)
+    machine.run()
+    assert machine.phase is Phase.HALTED
 
 
 @pytest.mark.parametrize("what", [*FOREIGN, "nothing signed", "two truths"])

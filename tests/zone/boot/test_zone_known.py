@@ -95,6 +95,13 @@ def test_what_was_ahead_is_in_force_when_it_was_brought_about() -> None:
     assert after.caught_up() == Known(zone=new.state(own), booted=True)
 
 
+def test_the_only_ood_may_have_a_new_key() -> None:
+    new = sign("ood1", nodes=["nas"], keys={**KEYS, "ood1": PI}, iat=LATER)
+    own = new.of("ood1")
+    after, found = take(Known(zone=ONE.state(own), booted=True), new.state(own), own.device)
+    assert (found, after.zone) == (Finding.COMPATIBLE, new.state(own))
+
+
 def test_one_that_takes_anothers_place_knows_that_the_zone_was_up() -> None:
     assert not first_known(ONE.of("ood1")).booted
     assert first_known(sign("ood1", extra={REPLACES: OOD2.public.x}).of("ood1")).booted

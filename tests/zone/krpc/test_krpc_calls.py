@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from krpcservices import House, Note, Notes, serving, until, user
 
 from cyfs_gateway.flow import Identity
 from cyfs_ns.errors import ConfigFault, Misuse, Refused, Unreachable
+from cyfs_ns.io.control.entrance import MOST_CONNECTIONS as MOST_ENTERING
 from cyfs_ns.trust.level import Trust
 from tunnels.io.waiting import TcpEndpoint
 from zone.io.krpc.client import Client
@@ -33,6 +34,7 @@ from zone.io.krpc.transport import (
 )
 from zone.krpc.caller import NOBODY
 from zone.krpc.faults import Code, KrpcFault
+from zone.krpc.wire import MOST_REQUEST
 
 
 def token_of(name):
@@ -401,6 +403,58 @@ async def test_a_server_that_answers_anything(answer):
         nursery.cancel_scope.cancel()
 
 
+# -- whoever comes to do harm
+
+
+async def answers(url, *pieces, pause=0.0):
+    """What comes back until the server has enough of whoever sends ``pieces`` with a pause behind each."""
+    stream = await trio.open_tcp_stream(*place(url))
+    found = b""
+    async with stream, trio.open_nursery() as nursery:
+
+        async def send():
+            with suppress(trio.BrokenResourceError):
+                for piece in pieces:
+                    await stream.send_all(piece)
+                    await trio.sleep(pause)
+
+        nursery.start_soon(send)
+        with suppress(trio.BrokenResourceError):
+            while data := await stream.receive_some(65536):
+                found += data
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def test_who_sends_slowly_or_too_much_is_left(autojump_clock):
+    house = House()
+    async with serving(house, tcp=("127.0.0.1", 0)) as (url,):
+        host = url.removeprefix("http://")
+        head = f"POST /kapi/notes HTTP/1.1\r\nHost: {host}\r\n".encode()
+        began = trio.current_time()
+        assert await answers(url, *[b"P"] * 100, pause=1) == b""
+        trickle = (head + b"Content-Length: 1000\r\n\r\n", *[b" "] * 1000)
+        assert b" 408 " in await answers(url, *trickle, pause=1)
+        assert b" 431 " in await answers(url, head, b"X: " + b"y" * 100_000)
+        chunks = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+        assert b" 413 " in await answers(url, head + b"Transfer-Encoding: chunked\r\n\r\n", chunks, chunks, b"1\r\nx")
+        assert b" 400 " in await answers(url, b"\x16\x03\x01 hello\r\n\r\n")
+        assert trio.current_time() - began < 120
+        client = Client(HttpTransport(by_tcp(*place(url))), "notes")
+        assert await client.call("list", {}) == []
+
+
+async def test_who_keeps_all_connections_keeps_nobody_from_the_other_door(tmp_path):
+    house = House()
+    async with serving(house, tcp=("127.0.0.1", 0), unix=tmp_path / "k.sock") as urls, AsyncExitStack() as kept:
+        url = next(url for url in urls if url.startswith("http"))
+        for _ in range(MOST_ENTERING):
+            await kept.enter_async_context(await trio.open_tcp_stream(*place(url)))
+        assert await answers(url, b"") == b""
+        client = Client(HttpTransport(by_unix(tmp_path / "k.sock")), "notes")
+        assert await client.call("list", {}) == []
+
+
 # -- a foreign client
 
 
@@ -438,7 +492,7 @@ async def test_curl_calls_a_service(tmp_path):
         status, text = await curl(url, batch)
         assert (status, json.loads(text)["result"]) == (200, [{"result": 2}, {"result": 3}])
 
-        big = {"method": "put", "params": {"title": "x" * 3_000_000}, "sys": [1]}
+        big = {"method": "put", "params": {"title": "x" * MOST_REQUEST}, "sys": [1]}
         assert (await curl(url, big))[0] == 413
         assert (await curl(url))[0] == 405
         # A page of a browser, of this very machine or of one that has turned its name to it, gets nowhere.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from cyfs_ns.identity.documents import ZoneDoc
+from cyfs_ns.identity.keys import PublicKey
 from zone.config.access import Subject
 from zone.hub.tokens import PEOPLE, Claims, Type, Use
 from zone.krpc.caller import Caller
+from zone.membership import name_of
 
 KERNEL: Final = frozenset({"scheduler", "node-daemon", "system_config", "verify-hub", "cyfs-gateway"})
 """Parts of this program.  On an OOD they carry the zone; on any other machine they are that machine and no more."""
@@ -72,6 +75,18 @@ def caller(claims: Claims) -> Caller:
         user=claims.sub if is_person else "",
         device="" if is_person else claims.sub,
         expires=float(claims.exp),
+    )
+
+
+def machine(zone: ZoneDoc, key: PublicKey) -> Caller | None:
+    """Who calls by a tunnel whose other end has proven ``key``: a machine of ``zone`` itself, or nobody of it."""
+    name = name_of(zone, key)
+    if name is None:
+        return None
+    return Caller(
+        name=f"device:{name}",
+        subjects=(Subject(_ROLES[Type.DEVICE], {"device": name}),),
+        device=name,
     )
 
 

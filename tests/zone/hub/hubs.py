@@ -18,6 +18,7 @@ from zone.boot.settle import boot_value
 from zone.config.model import Delete, Set, Transaction
 from zone.hub.people import new_lock
 from zone.hub.tokens import bootstrap
+from zone.io.config.rules import RulesWatch
 from zone.io.config.sealing import SealedBackend
 from zone.io.config.store import ConfigStore
 from zone.io.hub.service import Hub
@@ -68,6 +69,7 @@ class Zone:
     stores: list[ConfigStore]
     hubs: list[Hub]
     trust: TrustWatch
+    policy: RulesWatch
     clock: Clock
     jtis: count[int] = field(default_factory=count)
 
@@ -126,13 +128,14 @@ async def zone(kind: Kind) -> AsyncGenerator[Zone]:
     stores = [ConfigStore(backend) for backend in sealed]
     clock = Clock()
     hubs = [Hub(stores[number % len(stores)], MEMBERSHIP, clock) for number in range(2)]
-    made = Zone(stores, hubs, TrustWatch(stores[-1], ZONE, clock), clock)
+    made = Zone(stores, hubs, TrustWatch(stores[-1], ZONE, clock), RulesWatch(stores[-1]), clock)
     try:
         async with trio.open_nursery() as nursery:
             await made.put(boot__config=boot(FIRST))
             for hub in hubs:
                 await nursery.start(hub.run)
             await nursery.start(made.trust.run)
+            await nursery.start(made.policy.run)
             yield made
             nursery.cancel_scope.cancel()
     finally:

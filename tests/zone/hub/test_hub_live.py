@@ -19,6 +19,7 @@ from zone.hub.keyset import PERIOD
 from zone.hub.ledger import MOST_SESSIONS
 from zone.hub.throttle import Throttle
 from zone.hub.tokens import LIFE, SKEW, Use, bootstrap
+from zone.io.config.rules import RulesWatch
 from zone.io.hub.trust import TrustWatch
 from zone.krpc.caller import NOBODY
 from zone.krpc.faults import Code, KrpcFault
@@ -490,20 +491,20 @@ async def refusal_of(trust: TrustWatch, token: str) -> KrpcFault:
 
 async def test_the_zones_own_rules_follow_those_of_the_beginning(place):
     async with zone(place) as home:
-        assert home.trust.rules == BASE
+        assert home.policy.rules == BASE
         policy = '["deny user write users/*/profile","allow guest read users/*/profile"]'
         await home.put(system__rbac__policy=policy)
-        await until(lambda: home.trust.rules != BASE)
-        assert home.trust.rules == read_policy(policy)
+        await until(lambda: home.policy.rules != BASE)
+        assert home.policy.rules == read_policy(policy)
         await home.put(system__rbac__policy='["deny user wr"]')
-        late = TrustWatch(home.stores[0], ZONE, home.clock)
+        late = RulesWatch(home.stores[0])
         async with trio.open_nursery() as nursery:
             await nursery.start(late.run)
             # What it denied must not be allowed for that; who knew it before goes on.
-            assert late.rules == LOCKED and home.trust.rules == read_policy(policy)
+            assert late.rules == LOCKED and home.policy.rules == read_policy(policy)
             nursery.cancel_scope.cancel()
         await home.put(system__rbac__policy=None)
-        await until(lambda: home.trust.rules == BASE)
+        await until(lambda: home.policy.rules == BASE)
 
 
 @pytest.mark.parametrize("bad", ["", "{}", "[1]", '["allow"]', "[" + ",".join(['"deny a read x"'] * 1001) + "]"])

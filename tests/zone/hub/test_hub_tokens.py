@@ -11,6 +11,8 @@ from dataclasses import replace
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from hubs import FIRST
+from hubs import KEYS as BOXES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ from zone.config.faults import ConfigError
 from zone.config.keys import At
 from zone.config.model import Set, Transaction
 from zone.hub.keyset import PERIOD, is_due, kid_of, new_keys, read_keys, read_published, rotated
-from zone.hub.subjects import KERNEL, caller, needs_item, type_of
+from zone.hub.subjects import KERNEL, caller, machine, needs_item, type_of
 from zone.hub.tokens import (
     LIFE,
     SKEW,
@@ -317,6 +319,16 @@ def test_services_are_what_their_machine_can_be():
     assert not may_write(claims(kind=Type.DEVICE, sub="box"), "devices/other/info")
     assert may_write(claims(kind=Type.KERNEL, sub="box", app="scheduler"), "nodes/other/config/notes")
     assert not may_write(claims(kind=Type.SYSTEM, **box), "nodes/other/config/notes")
+
+
+def test_a_tunnel_proves_a_machine_and_no_service_of_it():
+    zone = FIRST.of("ood1", NOW).zone
+    who = machine(zone, BOXES["ood1"].public)
+    assert who is not None and (who.name, who.device, who.app) == ("device:ood1", "ood1", "")
+    check_transaction(BASE, who.subjects, Transaction((Set("devices/ood1/info", "1"),)))
+    with pytest.raises(ConfigError):
+        check_transaction(BASE, who.subjects, Transaction((Set("nodes/ood1/config/notes", "1"),)))
+    assert machine(zone, KEYS.current.public) is None
 
 
 def test_a_caller_is_called_the_same_with_every_token():

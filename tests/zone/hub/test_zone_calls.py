@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 from configstores import Etcd, Kind, Sqlite
-from hubs import PASSWORD, Zone, until, zone
+from hubs import PASSWORD, ZONE, Zone, until, zone
 
 from zone.config.baserules import BASE
 from zone.config.faults import Code, ConfigError
@@ -18,6 +18,7 @@ from zone.config.model import AtRevision, Create, Delete, Set, SetPath, Transact
 from zone.io.config.remote import SERVICE, RemoteBackend
 from zone.io.config.service import ConfigService
 from zone.io.config.store import ConfigStore
+from zone.io.hub.trust import TrustWatch
 from zone.io.krpc.client import Client
 from zone.io.krpc.dispatch import Dispatcher
 from zone.io.krpc.server import KrpcServer
@@ -55,7 +56,7 @@ class Site:
 @asynccontextmanager
 async def calling(place: Kind) -> AsyncGenerator[Site]:
     async with zone(place) as home, trio.open_nursery() as nursery:
-        config = ConfigService(home.stores[0], lambda: home.trust.rules, home.trust.stands)
+        config = ConfigService(home.stores[0], lambda: home.policy.rules, home.trust.stands)
         await nursery.start(config.run)
         dispatcher = Dispatcher()
         dispatcher.register("verify-hub", home.hubs[0])
@@ -111,7 +112,7 @@ async def test_a_person_logs_in_and_keeps_something(place):
         assert caught.value.code == FaultCode.DENIED
         # The rules of the zone count from the moment they are written.
         await site.home.put(system__rbac__policy='["deny app write users/*/apps/photos/settings"]')
-        await until(lambda: site.home.trust.rules != BASE)
+        await until(lambda: site.home.policy.rules != BASE)
         with pytest.raises(KrpcFault) as caught:
             await config.call("sys_config_set", {"key": key, "value": "1"})
         assert caught.value.code == FaultCode.DENIED
@@ -150,6 +151,21 @@ async def test_a_machine_uses_the_store_as_an_ood_does(place):
             store.read([Below("security")]),
         ):
             assert (await refused(act)).code is Code.DENIED
+
+
+async def test_services_of_that_machine_believe_tokens_by_themselves(place):
+    async with calling(place) as site, machine(site) as backend, trio.open_nursery() as nursery:
+        await site.home.user("alice")
+        trust = TrustWatch(ConfigStore(backend), ZONE, site.home.clock)
+        await nursery.start(trust.run)
+        token = (await site.home.login())["session_token"]
+        who = trust.believe(token)
+        assert who.user == "alice" and trust.stands(who)
+        await site.home.put(users__alice__settings='{"type":"user","state":"banned:spam"}')
+        await until(lambda: not trust.stands(who))
+        with pytest.raises(KrpcFault, match="ended"):
+            trust.believe(token)
+        nursery.cancel_scope.cancel()
 
 
 async def test_writers_at_both_ends_lose_nothing(place):

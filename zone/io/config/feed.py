@@ -29,7 +29,7 @@ MOST_WAITING: Final = 4096
 """Polls that wait at once."""
 _PAUSE: Final = 1.0
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("cyfs.zone")
 
 
 @dataclass(eq=False, slots=True)

@@ -71,7 +71,7 @@ _LOOK: Final = 3600.0
 """Seconds between looks whether the keys are due."""
 _PAUSE: Final = 1.0
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("cyfs.zone")
 
 T = TypeVar("T")
 Entries = Mapping[str, Entry]

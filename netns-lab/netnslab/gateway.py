@@ -82,7 +82,7 @@ async def open_gateway(
     process = host.start(str(_PROGRAM), "run", "-c", str(file), "--home", str(home), name="cyfs-gateway", env=env)
     gateway = Gateway(host, home, process)
     try:
-        await until("the control socket answers", lambda: _answers(gateway), timeout=15)
+        await until("the control socket answers", lambda: _answers(gateway))
     except CommandFailed as fault:
         raise GatewayFault(f"{fault}\n{process.text()[-4000:]}") from fault
     try:

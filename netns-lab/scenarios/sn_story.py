@@ -419,4 +419,4 @@ class Film:
         """Until more of it is there than now."""
         before = self._seen
         assert not self._over, "the film is too short for this story"
-        await until("the film goes on", lambda: self._seen > before + (1 << 18), timeout=20)
+        await until("the film goes on", lambda: self._seen > before + (1 << 18))

@@ -137,7 +137,7 @@ async def test_a_stolen_name_is_worth_nothing(world, lies):
                 async def works() -> bool:
                     return await world.page(world.laptop, *BY_SOCKS) == MARK
 
-                await until("requests work", works, timeout=15)
+                await until("requests work", works)
                 assert await world.tunnels(thief) == []
 
 

@@ -366,7 +366,7 @@ def leave(yes: bool, home: Path) -> None:
             )
         sure("Shall it leave?", yes)
         store.leave(now)
-    click.echo(f"it is in no zone; where the owner's key is: node remove {held.name}")
+    click.echo(f"it is in no zone; restart a gateway that runs, and where the owner's key is: node remove {held.name}")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
-from cyfs_gateway.io.cli import ENTRY_POINTS
+from cyfs_gateway.io.cli import ENTRY_POINTS, cli
 from cyfs_ns.identity.keys import read_pem
 from node.io.cli import node
 
@@ -27,28 +28,19 @@ class People:
     path: Path
     printed: list[str] = field(default_factory=list)
 
-    def run(self, home: str, *words: str, input: str = "") -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", CODE, "--home", str(self.path / home), *words],
-            cwd=self.path,
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def run(self, home: str, *words: str) -> Result:
+        done = CliRunner().invoke(cli, ["--home", str(self.path / home), *words], prog_name="cyfs-gateway")
         self.printed += [done.stdout, done.stderr]
         return done
 
     def ok(self, home: str, *words: str) -> str:
         done = self.run(home, *words)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         return done.stdout
 
     def refused(self, home: str, *words: str) -> str:
         done = self.run(home, *words)
-        assert done.returncode == 1, done.stdout
-        assert "Traceback" not in done.stderr
+        assert (done.exit_code, type(done.exception)) == (1, SystemExit), done.exception
         return done.stderr
 
     def asks(self, home: str, name: str, *words: str) -> None:
@@ -69,7 +61,8 @@ class People:
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> People:
+def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> People:
+    monkeypatch.chdir(tmp_path)
     people = People(tmp_path)
     people.ok("alice", "id", "owner", "new", "--name", "alice", "--out", "alice/identity", "--words-to", "words")
     return people

@@ -4,7 +4,7 @@ What a container is stands in ``node/run/container.py``.  The image ``notes:1.4`
 layout or a root, or ``1.4.tar`` beside it; without a version it is ``latest``.
 ``<home>/items/<service>`` has, of a service:
 
-* ``image``: the unpacked image, by name, so that nobody removes it;
+* ``image``: the unpacked image of its next run, by name, and ``running``: of its last; nobody removes those;
 * ``users``: the first of the machine's users that are the container's; no two services of a node share any;
 * ``spec``: the last container that was built, from which its ports are known to a daemon that was not there.
 """
@@ -111,7 +111,8 @@ class Containers:
         state = Path(place.state)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(state / "image", (image.name or str(image.rootfs)).encode())
-        used = {_text(path) for path in Path(self._home, "items").glob("*/image")}
+        items = Path(self._home, "items")
+        used = {_text(path) for name in ("image", "running") for path in items.glob(f"*/{name}")}
         unpacked = Path(self._home, "images")
         spare = sorted((p for p in unpacked.glob("sha256-*") if p.name not in used), key=lambda p: p.stat().st_mtime)
         self._images.collect(used | {path.name for path in spare[-_SPARE_IMAGES:]})
@@ -127,7 +128,9 @@ class Containers:
         able = self._able or look()
         state = Path(place.state)
         try:
-            config, rootfs = self._image(_text(state / "image"))
+            name = _text(state / "image")
+            config, rootfs = self._image(name)
+            write_atomic(state / "running", name.encode())
             first = self._users(state)
             passwd, group = (_account_file(rootfs, name) for name in ("passwd", "group"))
             container = plan(order, place, config, str(rootfs), first, self._node, token, passwd, group)
@@ -196,7 +199,7 @@ class Containers:
 
     async def forget(self, place: Place) -> None:
         """See ``Kind``: but its users are kept, with the volumes that belong to them."""
-        for name in ("image", "spec"):
+        for name in ("image", "running", "spec"):
             await trio.Path(place.state, name).unlink(missing_ok=True)
 
     def explain(self, place: Place, ended: Ended) -> str:

@@ -272,12 +272,14 @@ async def until_told(node: Node, order: Order, why: str) -> None:
 
 async def test_images_that_nobody_uses_are_removed_in_the_end(node: Node):
     names = [image(node.home, file("n", str(number).encode()), name=f"box:{number}") for number in range(8)]
-    for name in names:
+    await node.start(page("web", "/bin/sh", "-c", "echo up; sleep 3600", name=names[0]))
+    await until(lambda: "o up" in lines(node.home, "web"))
+    running = (node.home / "items/web/image").read_text()
+    for name in names[1:]:
         await node.kind.prepare(page("web", name=name), node.runs.place("web"))
-    found = list((node.home / "images").iterdir())
-    assert len(found) == 5
-    used = (node.home / "items/web/image").read_text()
-    assert used in {path.name for path in found}
+    found = {path.name for path in (node.home / "images").iterdir()}
+    assert len(found) == 6
+    assert found >= {running, (node.home / "items/web/image").read_text()}
 
 
 def test_what_builds_containers_is_found_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

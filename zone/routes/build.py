@@ -62,7 +62,7 @@ class Evidence:
     applicability: Literal["source_node", "same_lan", "zone_wide"]
     source: Literal["zone_config", "system_config", "lan_discovery"]
     witness: str = ""
-    rtt: float | None = None
+    rtt: int | None = None
 
     def as_plain(self, source_node: str) -> dict[str, Json]:
         """As it stands in a route."""

@@ -14,6 +14,7 @@ way less to try.
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, get_args
@@ -41,8 +42,8 @@ class Probe:
     """A node dialled another one directly, and got through."""
 
     target: str
-    rtt: float | None = None
-    """Milliseconds."""
+    rtt: int | None = None
+    """Milliseconds, as the next power of two, so that it is no news that the last one took a little longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,13 +149,13 @@ def _tables(told: Json) -> list[Mapping[str, Json]]:
 
 def _probe(told: Mapping[str, Json]) -> Probe | None:
     """None: it did not get through, or not lately."""
-    target, rtt = told.get("target_node"), told.get("rtt_ms")
+    target, rtt = told.get("target_node"), _number(told.get("rtt_ms"))
     success, last = _number(told.get("last_success")), _number(told.get("last_probe"))
     if not isinstance(target, str) or success is None:
         return None
     if last is not None and last - success > FRESH:
         return None
-    return Probe(target, _number(rtt))
+    return Probe(target, None if rtt is None else 1 << max(0, math.ceil(rtt) - 1).bit_length())
 
 
 def _number(told: Json) -> float | None:

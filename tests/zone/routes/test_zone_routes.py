@@ -173,7 +173,7 @@ def test_a_nodes_word_is_read():
     found = read_observed(text)
     assert (found.port, found.ipv6) == (4980, "egress_ok")
     assert [str(ip) for ip in found.endpoints] == ["192.168.1.5"]
-    assert found.probes == (Probe("attic", 3.0),)
+    assert found.probes == (Probe("attic", 4),)
 
 
 json_values = st.recursive(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import trio
 from configstores import Etcd, Kind, Sqlite
 from etcdserver import NAMESPACE, Cluster
 
-from tests.zone.scheduler.zonesim import MOST, delete, deploy, found, machines, put, serving, until
+from tests.zone.scheduler.zonesim import MOST, at_work, delete, deploy, found, machines, put, serving, until
 from zone.config.faults import ConfigError
 from zone.config.keys import At, Below
 from zone.config.model import AtRevision, Set, Transaction
@@ -44,22 +44,6 @@ async def store(running: Kind) -> AsyncIterator[ConfigStore]:
     backend = running.open()
     yield ConfigStore(backend)
     await backend.aclose()
-
-
-@asynccontextmanager
-async def at_work(*schedulers: Scheduler) -> AsyncIterator[list[trio.CancelScope]]:
-    scopes = []
-
-    async def run(scheduler: Scheduler, scope: trio.CancelScope) -> None:
-        with scope:
-            await scheduler.run()
-
-    async with trio.open_nursery() as nursery:
-        for scheduler in schedulers:
-            scopes.append(trio.CancelScope())
-            nursery.start_soon(run, scheduler, scopes[-1])
-        yield scopes
-        nursery.cancel_scope.cancel()
 
 
 async def until_decided(scheduler: Scheduler) -> Plan:

@@ -14,6 +14,7 @@ from zone.config.faults import Code, ConfigError
 from zone.config.keys import Below
 from zone.config.model import Delete, Set, Transaction
 from zone.io.config.store import ConfigStore
+from zone.io.scheduler.loop import Scheduler
 from zone.scheduler.observe import alive_key
 
 MOST: float = 60.0
@@ -94,4 +95,21 @@ async def machines(store: ConfigStore, *names: str, **facts: Any) -> AsyncIterat
             await put(store, f"nodes/{name}/intent", {})
             await nursery.start(Machine(name, store, facts).run)
         yield
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def at_work(*schedulers: Scheduler) -> AsyncIterator[list[trio.CancelScope]]:
+    """They run; each ends with its scope."""
+    scopes = []
+
+    async def run(scheduler: Scheduler, scope: trio.CancelScope) -> None:
+        with scope:
+            await scheduler.run()
+
+    async with trio.open_nursery() as nursery:
+        for scheduler in schedulers:
+            scopes.append(trio.CancelScope())
+            nursery.start_soon(run, scheduler, scopes[-1])
+        yield scopes
         nursery.cancel_scope.cancel()

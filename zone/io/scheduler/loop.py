@@ -4,6 +4,8 @@ The first change after a rest is acted on at once; what comes in meanwhile is th
 long as it worked, so a zone in uproar takes half a core and no more.  Without changes it looks again when the plan says
 that something is due.
 
+The nodes' routes are written by it as well, in transactions of their own, when what they are made of is another.
+
 What went wrong needs no bookkeeping: a plan that was not written, or of which nobody knows whether it was, is decided
 anew from what is there then, and its guards keep it from being written late.
 """
@@ -14,14 +16,18 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import trio
 
+from cyfs_ns.identity.documents import ZoneDoc
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import Scope
+from zone.config.keys import Below, Scope
 from zone.io.config.store import ConfigStore
 from zone.io.scheduler.leadership import lead
+from zone.routes.info import gateway_infos, places_of, route_commits
+from zone.routes.places import Place
 from zone.scheduler.observe import SCOPES, matters, observe, transaction_of, veto_note
 from zone.scheduler.plan import Plan
 from zone.scheduler.redact import redacted
@@ -35,23 +41,34 @@ _AGAIN: Final = 1.0
 """Seconds until the store is asked again after a fault."""
 _ANEW: Final = frozenset({Code.CONFLICT, Code.UNCERTAIN})
 
+T = TypeVar("T")
+
 _log = logging.getLogger("cyfs.scheduler")
 
 
 class Scheduler:
     """The scheduler as the OOD ``name`` has it.  ``checks`` are asked in a thread, before anything is written.
 
+    ``zone``: its document as it is known now; None: routes are not for this scheduler to make.
     ``wall``: Unix seconds; read once each time it takes over, so it may be wrong, and jump.
     """
 
     def __init__(
-        self, name: str, store: ConfigStore, checks: Sequence[Check] = (), *, wall: Callable[[], float] = time.time
+        self,
+        name: str,
+        store: ConfigStore,
+        checks: Sequence[Check] = (),
+        *,
+        zone: Callable[[], ZoneDoc] | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._name, self._store, self._checks, self._wall = name, store, tuple(checks), wall
+        self._name, self._store, self._checks, self._zone, self._wall = name, store, tuple(checks), zone, wall
         self._thread = trio.CapacityLimiter(1)
         self._changed = trio.Event()
         self._observed: Observation | None = None
         self._snapshot: Snapshot | None = None
+        self._directed: object = None
+        """What the routes were made of that the nodes have."""
         self.plan: Plan | None = None
         """What the last round came to; None: this one does not lead, or has not decided anything yet."""
 
@@ -68,7 +85,7 @@ class Scheduler:
                 told = why
                 await trio.sleep(_AGAIN)
             finally:
-                self.plan = self._observed = self._snapshot = None
+                self.plan = self._observed = self._snapshot = self._directed = None
 
     def replay(self) -> bytes | None:
         """The file of the last round, from which ``read_replay`` makes its decision again; None: there was none.
@@ -113,9 +130,7 @@ class Scheduler:
         """When the next one is due, by the clock of ``now``.  Raises ``ConfigError`` for what no other round mends."""
         try:
             observed = observe(now, lease, await self._store.read(SCOPES), self._observed)
-            snapshot, plan = await trio.to_thread.run_sync(
-                _decide, observed, self._snapshot, self._checks, limiter=self._thread, abandon_on_cancel=True
-            )
+            snapshot, plan = await self._in_thread(partial(_decide, observed, self._snapshot, self._checks))
             self._observed, self._snapshot, self.plan = observed, snapshot, plan
             if (note := veto_note(observed, plan)) is not None:
                 for veto in plan.vetoes:
@@ -126,12 +141,36 @@ class Scheduler:
                 for decision in plan.decisions:
                     about = f"{decision.service} on {decision.node}" if decision.node else decision.service
                     _log.info("%s %s: %s", decision.action, about, decision.why)
+            if self._zone is not None:
+                await self._direct(self._zone(), observed)
         except ConfigError as fault:
             if fault.code in _ANEW:
                 return now
             _log.warning("a round came to nothing: %s", fault)
             return now + _AGAIN
         return math.inf if plan.look_again is None else plan.look_again
+
+    async def _direct(self, zone: ZoneDoc, observed: Observation) -> None:
+        """Tell every node how it reaches the others, unless all of it was told."""
+        made_of = zone.sn, zone.hostname, await self._in_thread(partial(_places, zone, observed))
+        if made_of == self._directed:
+            return
+        wanted = await self._in_thread(partial(gateway_infos, zone, made_of[-1]))
+        entries = (await self._store.read([Below("nodes")])).entries
+        there = {entry.key: (entry.revision, entry.value or "") for entry in entries}
+        for commit in route_commits(observed.lease, wanted, there):
+            await self._store.transact(transaction_of(commit))
+        self._directed = made_of
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._thread, abandon_on_cancel=True)
+
+
+def _places(zone: ZoneDoc, observed: Observation) -> tuple[Place, ...]:
+    """Those of the nodes that belong to the zone."""
+    infos = {key.split("/")[1]: text for key, (_, text) in observed.entries.items() if key.startswith("devices/")}
+    places = places_of(zone, infos)
+    return tuple(place for place in places if f"nodes/{place.name}/intent" in observed.entries)
 
 
 def _decide(observed: Observation, last: Snapshot | None, checks: Sequence[Check]) -> tuple[Snapshot, Plan]:

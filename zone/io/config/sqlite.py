@@ -262,6 +262,12 @@ class Database:
             db.execute("UPDATE head SET compacted = ?", (revision,))
         self.compacted = revision
 
+    def snapshot(self, path: Path) -> int:
+        """Write all there is, as it is now, to ``path``, where nothing is yet; return its revision."""
+        with self._asking() as db:
+            db.execute("VACUUM INTO ?", (str(path),))
+        return self.head
+
     def _reachable(self, revision: int | None) -> int:
         if revision is None:
             return self.head
@@ -350,6 +356,10 @@ class SqliteBackend:
 
     async def compact(self, revision: int) -> None:
         await self._in_time(Code.UNAVAILABLE, self._database.compact, revision)
+
+    async def snapshot(self, path: Path) -> int:
+        """As :meth:`Database.snapshot`: a database of its own, for a backup."""
+        return await self._in_time(Code.UNAVAILABLE, self._database.snapshot, path)
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):

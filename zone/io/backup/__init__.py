@@ -1,0 +1,1 @@
+"""The shell of backups: targets, what is saved, making and restoring."""

@@ -29,7 +29,7 @@ class Session:
 
     app: str
     by: str
-    """What it rests on: the user's type, or the device's key.  It ends when that is another."""
+    """What it rests on: the user's type, or the device's key and role.  It ends when that is another."""
     began: int
     until: int
     """Unix seconds of its end, unless it is refreshed before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 from configstores import Etcd, Kind, Sqlite
-from hubs import KEYS, LOCK, PASSWORD, START, ZONE, boot, signed, until, zone
+from hubs import KEYS, LOCK, OWNER, PASSWORD, START, ZONE, boot, signed, until, zone
 from zones import sign
 
 from cyfs_ns.identity.keys import SecretKey
@@ -113,12 +113,13 @@ async def test_only_who_is_active_gets_in(place, state):
 
 async def test_who_tries_too_often_waits_and_shuts_nobody_out(place):
     async with zone(place) as home:
+        home.hubs[0]._by_both = Throttle(burst=3, seconds=1000)
         await home.user("alice")
         faults = [
             await refusal(home.call("login_by_password", source="192.0.2.1", username="alice", password="wrong"))
-            for _ in range(12)
+            for _ in range(5)
         ]
-        assert {fault.code for fault in faults[:10]} == {Code.UNAUTHENTICATED}
+        assert [fault.code for fault in faults[:3]] == [Code.UNAUTHENTICATED] * 3
         assert faults[-1].code == Code.LIMITED and faults[-1].retryable and faults[-1].data["seconds"] > 0
         assert await home.call("login_by_password", source="192.0.2.2", username="alice", password=PASSWORD)
 
@@ -132,7 +133,7 @@ async def test_many_passwords_at_once_are_refused_and_not_piled_up(place):
             found.append(fault.code)
 
         async with trio.open_nursery() as nursery:
-            for number in range(60):
+            for number in range(40):
                 nursery.start_soon(guess, number)
         assert set(found) == {Code.UNAUTHENTICATED, Code.LIMITED}
 
@@ -366,6 +367,32 @@ async def test_only_on_an_ood_is_a_part_of_the_program_the_kernel(place):
         assert may_write(kernel, "nodes/box/config/notes")
         assert not may_write(box, "nodes/box/config/notes") and may_write(box, "devices/box/info")
         assert not may_write(alone, "nodes/box/config/notes") and may_write(alone, "devices/ood2/info")
+
+
+async def test_an_ood_that_is_one_no_more_is_the_kernel_no_more(place):
+    async with zone(place) as home:
+        kernel, other = await home.machine("ood2", "scheduler"), await home.machine("ood1", "scheduler")
+        demoted = sign("ood1", nodes=["ood2", "box"], iat=int(START), exp=int(START) + 10**6, owner=OWNER, keys=KEYS)
+        await home.put(boot__config=boot(demoted))
+        await home.until_refused(kernel["session_token"])
+        assert home.believes(other["session_token"])
+        assert (await refusal(home.call("refresh_token", refresh_token=kernel["refresh_token"]))).code == (
+            Code.UNAUTHENTICATED
+        )
+        assert (await home.machine("ood2", "scheduler"))["user_type"] == "device"
+
+
+async def test_who_is_replaced_while_logging_in_is_out(place, monkeypatch):
+    async with zone(place) as home:
+        hub, proof = home.hubs[0], home.proof("box")
+        decided = hub._decided
+
+        async def replaced_first(keys, decide):
+            await home.put(boot__config=boot(signed(1, box=SecretKey(b"\x55" * 32))))
+            return await decided(keys, decide)
+
+        monkeypatch.setattr(hub, "_decided", replaced_first)
+        assert "until just now" in (await refusal(home.call("login_by_jwt", jwt=proof))).message
 
 
 async def test_what_a_machine_shows_is_good_once_at_all_hubs(place):

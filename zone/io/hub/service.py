@@ -3,8 +3,8 @@
 Any OOD may serve it, and all may at once: a call reads what it depends on, decides, and writes under the revisions that
 it read.  What is patient with strangers (``Throttle``) is each OOD's own.
 
-A session rests on something: a user on their type while they are active, a machine on the key that the zone's document
-has for it.  When that changes, whoever changed it and however, every hub that hears of it ends the session.
+A session rests on something: a user on their type while they are active, a machine on its key and role in
+the zone's document.  When that changes, whoever changed it and however, every hub that hears of it ends the session.
 """
 
 from __future__ import annotations
@@ -137,17 +137,17 @@ class Hub:
             return await self._decided([_OWNERS, _used(said)], lambda entries: self._owner(entries, said))
         boot = (await self._store.read([At(BOOT)])).entries
         key = self._key_of(device, boot[0] if boot else None)
-        if key is None:
-            raise refused(f"{device!r} is no machine of this zone")
         said = read_bootstrap(token, self.zone, device, key, self._clock())
         self._be_patient(f"device:{device}", context)
         keys = [BOOT, _ledger(device, people=False), _item(device, said.app), _used(said)]
-        return await self._decided([key for key in keys if key], lambda entries: self._device(entries, said))
+        return await self._decided([key for key in keys if key], lambda entries: self._device(entries, said, key))
 
-    def _device(self, entries: Entries, said: Bootstrap) -> _Made:
-        key = self._standing_device(entries, said.device, said.app)
-        kind = type_of(said.app, is_ood=said.device in ood_names(self._zone_in(entries.get(BOOT))))
-        made = self._begin(entries, _ledger(said.device, people=False), kind, said.device, said.app, key.x)
+    def _device(self, entries: Entries, said: Bootstrap, key: PublicKey) -> _Made:
+        by = self._machine_by(entries, said.device, said.app)
+        if self._key_of(said.device, entries.get(BOOT)) != key:
+            raise refused("it is signed with a key that its signer had until just now")
+        kind = type_of(said.app, is_ood=self._is_ood(said.device, entries.get(BOOT)))
+        made = self._begin(entries, _ledger(said.device, people=False), kind, said.device, said.app, by)
         return _once(entries, said, made)
 
     def _owner(self, entries: Entries, said: Bootstrap) -> _Made:
@@ -170,7 +170,7 @@ class Hub:
             if is_person:
                 by: str = _active(entries.get(_settings(claims.sub))).type
             else:
-                by = self._standing_device(entries, claims.sub, claims.app).x
+                by = self._machine_by(entries, claims.sub, claims.app)
             ledger = _ledger_in(entries, place)
             standing = ledger.sessions.get(claims.session)
             step = refreshed(ledger, claims.session, _generation(claims), now)
@@ -370,8 +370,7 @@ class Hub:
                 settings = _settings_in(entries.get(rest))
                 by = settings.type if settings is not None and settings.state == "active" else ""
             else:
-                key = self._key_of(name, entries.get(rest))
-                by = key.x if key is not None else ""
+                by = self._rests_on(name, entries.get(rest))
             return _kept(entries, place, upheld(_ledger_in(entries, place), by))
 
         await self._decided([rest, place], decide)
@@ -431,19 +430,30 @@ class Hub:
         claims = Claims(use=use, type=kind, sub=sub, app=app, jti=jti, iat=now, exp=now + LIFE[use])
         return issued(_keys_in(list(entries.values()), self.zone), claims)
 
-    def _standing_device(self, entries: Entries, device: str, app: str) -> PublicKey:
-        """The key of ``device``, which is of this zone and where ``app`` runs, if that is placed."""
-        key = self._key_of(device, entries.get(BOOT))
-        if key is None:
-            raise refused(f"{device!r} is no machine of this zone")
+    def _machine_by(self, entries: Entries, device: str, app: str) -> str:
+        """What the sessions of ``device`` rest on, which is of this zone and where ``app`` runs, if that is placed."""
+        by = self._rests_on(device, entries.get(BOOT))
+        if not by:
+            raise _no_machine(device)
         if (item := _item(device, app)) and not _is_running(entries.get(item)):
             raise KrpcFault(Code.DENIED, f"{app} is not placed on {device}; the scheduler says what runs where")
-        return key
+        return by
 
-    def _key_of(self, device: str, boot: Entry | None) -> PublicKey | None:
+    def _rests_on(self, device: str, boot: Entry | None) -> str:
+        """The key of ``device``, and whether it is an OOD; empty: it is no machine of the zone."""
+        if device not in self._zone_in(boot).devices:
+            return ""
+        return f"{self._key_of(device, boot)} {'ood' if self._is_ood(device, boot) else 'node'}"
+
+    def _key_of(self, device: str, boot: Entry | None) -> PublicKey:
         """The key of ``device`` by the zone's document; whatever else the store has of it proves nothing."""
         found = self._zone_in(boot).devices.get(device)
-        return found.key if found is not None else None
+        if found is None:
+            raise _no_machine(device)
+        return found.key
+
+    def _is_ood(self, device: str, boot: Entry | None) -> bool:
+        return device in ood_names(self._zone_in(boot))
 
     def _zone_in(self, boot: Entry | None) -> ZoneDoc:
         text = boot.text() if boot is not None else None
@@ -621,6 +631,10 @@ def _once(entries: Entries, said: Bootstrap, made: _Made) -> _Made:
     if (used := _used(said)) in entries:
         raise refused("it is good once, and was used before")
     return replace(made, once=used)
+
+
+def _no_machine(device: str) -> KrpcFault:
+    return refused(f"{device!r} is no machine of this zone")
 
 
 def _publishing(keys: KeySet) -> _Made:

@@ -4,5 +4,6 @@
 * ``launch``: how the program is started, and what its last words mean;
 * ``membership``: from what the leader knows to the one next step;
 * ``start``: what a machine does about its own member;
+* ``talk``: what two machines tell each other about their members;
 * ``care``: room, alarms, and when a member is defragmented.
 """

@@ -24,6 +24,7 @@ from zone.etcd.seats import Seat, check_url
 PURPOSE: Final = "etcd-founding"
 """The ``aud`` of the owner's permission."""
 _MOST: Final = 4096
+_MOST_CLUSTER: Final = 16
 _LIFE: Final = re.compile(r"[0-9a-f]{8}\Z").match
 
 
@@ -44,18 +45,22 @@ class Mark:
 
     life: str
     stage: Stage
+    cluster: str = ""
+    """The cluster that it was last a member of; empty: none yet."""
 
     def text(self) -> bytes:
-        return write_json({"life": self.life, "stage": str(self.stage)})
+        return write_json({"life": self.life, "stage": str(self.stage), "cluster": self.cluster})
 
 
 def read_mark(untrusted: bytes) -> Mark:
     """Raises ``BadWire``."""
     told = read_object(untrusted[:_MOST], "mark")
-    life, stage = told.get("life"), told.get("stage")
+    life, stage, cluster = told.get("life"), told.get("stage"), told.get("cluster")
+    if not isinstance(cluster, str) or len(cluster) > _MOST_CLUSTER:
+        raise BadWire("mark: no cluster")
     if not isinstance(life, str) or _LIFE(life) is None or stage not in [str(one) for one in Stage]:
         raise BadWire("mark: no life and stage")
-    return Mark(life, Stage(stage))
+    return Mark(life, Stage(stage), cluster)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,16 +162,24 @@ def _first_or_again(
     return Begin(stage=Stage.JOINING, why="this machine has no data yet")
 
 
-def removed(url: str, told: Mapping[str, Told | None]) -> str:
-    """Why the member at ``url``, which knows of no leader, is none any more; empty: it may be one.
+def removed(own: Seat, mark: Mark, told: Mapping[str, Told | None]) -> str:
+    """Why the member of ``own``, which knows of no leader, is none any more; empty: it may be one.
 
     It was removed while nobody could tell it, or the zone goes on as another cluster, from a snapshot.  One that has a
     leader is not asked: a second cluster beside one that lives is somebody's mistake.
     """
+    if mark.stage is not Stage.MEMBER:
+        return ""
     for name, one in told.items():
-        if one is not None and one.acts and url not in one.urls:
+        elsewhere = one is not None and mark.cluster not in ("", one.cluster)
+        if one is not None and one.acts and (elsewhere or own.url(mark.life) not in one.urls):
             return f"{name} leads cluster {one.cluster}, of which this machine's member is none"
     return ""
+
+
+def rivals(cluster: str, told: Mapping[str, Told | None]) -> str:
+    """Who says that the zone has another cluster that lives beside ``cluster``; empty: nobody."""
+    return ", ".join(name for name, one in told.items() if one is not None and one.leads and one.cluster != cluster)
 
 
 def permission(zone: Did, device: Did, until: int) -> dict[str, Json]:

@@ -193,7 +193,8 @@ class Zone:
 
 
 @asynccontextmanager
-async def oods(base: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Zone]:
+async def oods(base: Path, monkeypatch: pytest.MonkeyPatch, hidden: str = "") -> AsyncIterator[Zone]:
+    """``hidden``: one that has no door for tunnels and no address, as behind somebody else's NAT."""
     if shutil.which("etcd") is None:
         pytest.skip("needs etcd (Debian's etcd-server)")
     monkeypatch.setattr(Modules, "discover", staticmethod(lambda: {"station": Station}))
@@ -207,11 +208,12 @@ async def oods(base: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Zon
             for name in NAMES:
                 home = base / name
                 at = {other: zone.cables[name, other].port if other != name else ports[name] for other in NAMES}
-                dns = await stack.enter_async_context(behind(*_records(at)))
+                dns = await stack.enter_async_context(behind(*_records(at, hidden)))
                 _furnish(home, name)
                 names = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\n"
+                door = "" if name == hidden else f"  listen: 127.0.0.1:{ports[name]}\n"
                 config = (
-                    f"rtcp:\n  listen: 127.0.0.1:{ports[name]}\n  versions: [5]\n"
+                    f"rtcp:\n{door}  versions: [5]\n"
                     "  admission: ['ZONE,did:web:home.example,ACCEPT']\n"
                     f"rules: ['MATCH,REJECT']\nstation: {name}\n"
                 )
@@ -231,16 +233,18 @@ async def oods(base: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Zon
         nursery.cancel_scope.cancel()
 
 
-def _records(at: dict[str, int]) -> list[str]:
+def _records(at: dict[str, int], hidden: str) -> list[str]:
     texts = [
         txt_record("PKX", ALICE.public.x),
         txt_record("BOOT", boot(ALICE, *NAMES, iat=NOW - 100, exp=NOW + DAY).text),
     ]
     for name in NAMES:
-        told = mini(name, KEYS[name], ALICE, iat=NOW - 100, exp=NOW + DAY, rtcp_port=at[name])
+        told = mini(
+            name, KEYS[name], ALICE, iat=NOW - 100, exp=NOW + DAY, rtcp_port=None if name == hidden else at[name]
+        )
         texts.append(txt_record("DEV", told.text))
     lines = [f"{ZONE}. 60 TXT " + " ".join(f'"{part}"' for part in character_strings(text)) for text in texts]
-    return [*lines, *(f"{name}.{ZONE}. 60 A 127.0.0.1" for name in NAMES)]
+    return [*lines, *(f"{name}.{ZONE}. 60 A 127.0.0.1" for name in NAMES if name != hidden)]
 
 
 def _furnish(home: Path, name: str) -> None:

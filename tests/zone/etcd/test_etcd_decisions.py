@@ -42,6 +42,7 @@ from zone.etcd.start import (
     permission,
     read_mark,
     removed,
+    rivals,
     way_to_start,
 )
 from zone.etcd.talk import MOST_LINE, Report, read_report, read_told, write_report, write_told
@@ -303,9 +304,16 @@ def test_who_is_no_ood_runs_on_until_it_is_removed_and_no_longer():
 def test_a_member_without_a_leader_learns_from_one_that_it_was_removed():
     url = TWO.url(LIVES[0])
     sure = replace(CLUSTER, acts=True)
-    assert removed(url, {"ood1": sure}) == "ood1 leads cluster c1, of which this machine's member is none"
+    mark = Mark(LIVES[0], Stage.MEMBER, "c1")
+    assert removed(TWO, mark, {"ood1": sure}) == "ood1 leads cluster c1, of which this machine's member is none"
     for told in (None, CLUSTER, replace(sure, urls=(*sure.urls, url))):
-        assert not removed(url, {"ood1": told, "ood3": None})
+        assert not removed(TWO, mark, {"ood1": told, "ood3": None})
+    assert not removed(TWO, Mark(LIVES[0], Stage.JOINING), {"ood1": sure}), "it may have been added just now"
+    again = {"ood1": replace(sure, urls=(url,))}
+    assert removed(TWO, replace(mark, cluster="c0"), again), "the zone goes on from a snapshot"
+    assert not removed(TWO, replace(mark, cluster=""), again)
+    assert rivals("c0", {"ood1": sure, "ood2": replace(sure, leads=False), "ood3": None}) == "ood1"
+    assert not rivals("c1", {"ood1": sure})
     # Whoever has no seat either does not begin anew.
     way = start(seat("ood9", 4), Mark(LIVES[0], Stage.MEMBER), has_data=True, is_lost="removed", told={"ood1": sure})
     assert isinstance(way, Wait)
@@ -342,8 +350,13 @@ def test_strangers_bytes_are_bad_wire_or_something(data: bytes):
 
 def test_a_mark_is_read_as_it_was_written_and_nothing_else_is_one():
     for stage in Stage:
-        assert read_mark(Mark(LIVES[0], stage).text()) == Mark(LIVES[0], stage)
-    for bad in (b"", b"[]", b"{}", b'{"life":"x","stage":"member"}', b'{"life":"00000001","stage":"king"}'):
+        for mark in (Mark(LIVES[0], stage), Mark(LIVES[0], stage, "c286c6477968505e")):
+            assert read_mark(mark.text()) == mark
+    whole = Mark(LIVES[0], Stage.MEMBER, "c1").text()
+    for old, new in ((b"0000000", b"x"), (b"member", b"king"), (b"cluster", b"klaster"), (b"c1", b"c" * 17)):
+        with pytest.raises(BadWire):
+            read_mark(whole.replace(old, new))
+    for bad in (b"", b"[]", b"{}"):
         with pytest.raises(BadWire):
             read_mark(bad)
 

@@ -16,6 +16,8 @@ from oods import NAMES, ZONE, Writer, oods, seat
 
 from rtcp.io.pipe import receive_some, send_all
 from zone.config.keys import Below
+from zone.config.model import Set, Transaction
+from zone.io.etcd.files import restore
 from zone.io.etcd.house import Document
 
 
@@ -97,6 +99,45 @@ async def test_one_grows_to_three_and_nothing_is_lost_on_bad_days(tmp_path: Path
         for name in NAMES:
             found = {entry.key: entry.revision for entry in (await zone.stores[name].read([Below()])).entries}
             assert acknowledged.items() <= found.items()
+
+
+@pytest.mark.timeout(900)
+async def test_one_that_nobody_can_dial_is_a_full_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with oods(tmp_path, monkeypatch, hidden="ood3") as zone:
+        await zone.begin(*NAMES)
+        await zone.settle()
+        writers = {name: Writer(zone.stores[name], name) for name in NAMES}
+        async with trio.open_nursery() as nursery:
+            for writer in writers.values():
+                nursery.start_soon(writer.run)
+            await progress(writers, NAMES)
+            # It is one of the majority without another.
+            os.kill(zone.houses["ood1"].member.pid, signal.SIGKILL)
+            await progress(writers, ["ood2", "ood3"])
+            await zone.settle()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.timeout(900)
+async def test_a_snapshot_brings_back_a_zone_that_lost_its_majority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    snapshot = tmp_path / "snapshot.db"
+    async with oods(tmp_path, monkeypatch) as zone:
+        await zone.begin(*NAMES)
+        await zone.settle()
+        await zone.stores["ood2"].transact(Transaction((Set("a", "1"),)))
+        await zone.houses["ood1"].admin.snapshot(snapshot)
+        await zone.stores["ood2"].transact(Transaction((Set("a", "2"),)))
+        for name in NAMES:
+            await zone.end(name)
+        shutil.rmtree(zone.folder("ood3"))
+        await restore(snapshot, zone.folder("ood1"), seat("ood1"))
+        zone.founder = ""
+        # What ood2 has is of the cluster that was.
+        await zone.begin(*NAMES)
+        await zone.settle()
+        for name in NAMES:
+            assert (await zone.stores[name].get("a")).value == "1"
+        assert (zone.folder("ood2") / "data.old").is_dir()
 
 
 async def progress(writers: dict[str, Writer], names: list[str] | tuple[str, ...], seconds: float = 240.0) -> None:

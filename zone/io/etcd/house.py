@@ -244,24 +244,34 @@ class EtcdHouse:
         """Look after the member that runs, and after the membership if it leads."""
         known = self._known()
         self._open_doors()
-        state = await self.admin.state()
         assert self._mark is not None
-        if not state.leader and (why := start.removed(self._own.url(self._mark.life), self._told)):
-            self._lost = why
-            self._member_scope.cancel()
+        try:
+            state = await self.admin.state()
+        except Unreachable:
+            # Without a majority since it was started, it answers nobody.
+            if not self._is_removed(self._mark):
+                raise
             return
-        if self._mark.stage is not Stage.MEMBER and state.leader:
-            self._mark = Mark(self._mark.life, Stage.MEMBER)
-            await trio.to_thread.run_sync(save_mark, self._folder, self._mark)
+        if not state.leader and self._is_removed(self._mark):
+            return
+        cluster = f"{state.cluster:x}"
+        mark = Mark(self._mark.life, Stage.MEMBER, cluster)
+        if state.leader and mark != self._mark:
+            self._mark = mark
+            await trio.to_thread.run_sync(save_mark, self._folder, mark)
         if state.learns:
             self._say("catches up with the other members")
             return
         members = await self.admin.members()
         self._urls = tuple(member.url for member in members)
-        self._own_told = Told(cluster=f"{state.cluster:x}", urls=self._urls, leads=state.leader != 0)
+        self._own_told = Told(cluster=cluster, urls=self._urls, leads=state.leader != 0)
         if not state.leads:
             self.settled = state.leader != 0
             self._say("a member" if self.settled else "no majority of the members answers: nothing can be written")
+            return
+        if rivals := start.rivals(cluster, self._told):
+            self.settled = False
+            self._say(f"{rivals}: of another cluster that lives; stop one of the two, and remove its data")
             return
         # Whoever answers this has a majority behind it, and knows the members as they are.
         acted_on = await self.admin.document()
@@ -290,6 +300,13 @@ class EtcdHouse:
             self._say(f"{step.why}; not yet: {later}")
         else:
             self._say(step.why)
+
+    def _is_removed(self, mark: Mark) -> bool:
+        """Whether others say so; then the member is stopped, and its life is over."""
+        if why := start.removed(self._own, mark, self._told):
+            self._lost = why
+            self._member_scope.cancel()
+        return bool(why)
 
     async def _take(self, step: membership.Step) -> None:
         """Do it.  Raises ``Refused`` where etcd would not have it now, ``Unreachable``."""

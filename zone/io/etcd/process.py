@@ -115,6 +115,8 @@ class EtcdMember:
             self.pid = 0
             process.close()
         words.read()
+        if process.killed_by:
+            return Diagnosis(Trouble.OTHER, f"killed by signal {process.killed_by}")
         return diagnose(words.last)
 
     async def _begun(self, launch: Launch) -> _Process:
@@ -197,6 +199,12 @@ class _Process:
 
     def __init__(self, pid: int, descriptor: int, child: subprocess.Popen[bytes] | None) -> None:
         self.pid, self._descriptor, self._child = pid, descriptor, child
+
+    @property
+    def killed_by(self) -> int:
+        """The signal that ended it; 0: it ended by itself, or was not started by us."""
+        code = None if self._child is None else self._child.returncode
+        return 0 if code is None else max(0, -code)
 
     async def wait(self) -> None:
         """Until it has ended."""

@@ -40,6 +40,8 @@ Bar = Callable[[Identity], str]
 """Why somebody is to have no tunnel, however well they are known; empty: nothing is against them.  Asked as ``Judge``
 is, and of everybody."""
 Metrics = Callable[[], Iterable[Metric]]
+Ways = Callable[[], Sequence[str]]
+"""Tunnel URLs to what is at a host just now, in the order in which they are to be tried.  Asked for each flow."""
 
 
 class Barred(Refused):
@@ -118,6 +120,13 @@ class Host(Protocol):
         """Carry every flow to ``host`` (``.name``: to all below that name) by a tunnel URL, before any rule.
 
         Raises ``ConfigFault`` for a URL that makes no sense.
+        """
+
+    def register_ways(self, host: str, ways: Ways) -> Callable[[], None]:
+        """Carry every flow to ``host`` by the first of its ways that can be had, before any rule; no longer, from the
+        call of what comes back on, which is for once.
+
+        Raises ``ConfigFault`` where somebody carries them already.
         """
 
     def register_control(self, method: str, handler: ControlMethod) -> None:

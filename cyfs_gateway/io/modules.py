@@ -32,6 +32,7 @@ from cyfs_gateway.host import (
     Service,
     Status,
     TxtPublisher,
+    Ways,
 )
 from cyfs_gateway.io.offers import PORT as OFFERED
 from cyfs_gateway.io.services import RouteOutbound, ServiceOutbound
@@ -171,8 +172,26 @@ class _Seat:
 
     def register_route(self, host: str, url: str) -> None:
         below = host.startswith(".")
-        parsed = urls.parse(url)
-        self._claim(("." if below else "") + names.name(host.lstrip(".")), RouteOutbound(parsed, self._modules.gateway))
+        ways = (urls.parse(url),)
+        outbound = RouteOutbound(ways[0].redacted, lambda: ways, self._modules.gateway)
+        self._claim(("." if below else "") + names.name(host.lstrip(".")), outbound)
+
+    def register_ways(self, host: str, ways: Ways) -> Callable[[], None]:
+        def guarded() -> Sequence[urls.TunnelUrl]:
+            try:
+                return [urls.parse(url) for url in ways()]
+            except Exception as fault:
+                self._blame(fault)
+                return ()
+
+        name = names.name(host)
+        self._claim(name, RouteOutbound(f"{self.section}:{name}", guarded, self._modules.gateway))
+
+        def withdraw() -> None:
+            self._modules.around.routes.pop(name)
+            self._hosts.remove(name)
+
+        return withdraw
 
     def _claim(self, host: str, outbound: ServiceOutbound | RouteOutbound) -> None:
         routes = self._modules.around.routes

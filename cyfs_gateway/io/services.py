@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
@@ -115,21 +116,27 @@ class HasTunnels(Protocol):
 
 
 class RouteOutbound:
-    """A tunnel URL as the way for a host that a module carries."""
+    """Tunnel URLs as the ways for a host that a module carries; ``ways`` gives them for each flow, the best first."""
 
     udp = False
     kind = "Inner"
 
-    def __init__(self, url: TunnelUrl, opener: HasTunnels) -> None:
-        self.name = url.redacted
-        self._url = url
+    def __init__(self, name: str, ways: Callable[[], Sequence[TunnelUrl]], opener: HasTunnels) -> None:
+        self.name = name
+        self._ways = ways
         self._opener = opener
 
     def pick(self, hint: FlowHint) -> Outbound:
         return self
 
     async def open_stream(self, target: Target) -> Endpoint:
-        return await self._opener.tunnels.open_url(self._url)
+        fault = Unreachable(f"{self.name}: it is nowhere just now")
+        for url in self._ways():
+            try:
+                return await self._opener.tunnels.open_url(url)
+            except Unreachable as failed:
+                fault = failed
+        raise fault
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
         raise Unreachable(f"{self.name} carries no UDP", "unsupported_scheme")

@@ -37,17 +37,17 @@ class Instance:
     """None: the door of the node."""
 
 
-def read_selector(untrusted: str) -> tuple[Instance, ...]:
-    """The instances that can be called, by the names of their nodes.  Raises ``BadWire`` for what is no selector;
-    reads past instances that make no sense."""
+def read_selector(untrusted: str, port_name: str = PORT_NAME) -> tuple[Instance, ...]:
+    """The instances that can be called, at ``port_name``, by the names of their nodes.  Raises ``BadWire`` for what is
+    no selector; reads past instances that make no sense."""
     nodes = read_object(untrusted, "services/*/info").get("node_list")
     if not isinstance(nodes, Mapping) or len(nodes) > MOST_INSTANCES:
         raise BadWire("services/*/info: 'node_list' has to be an object of nodes")
-    found = (_instance(node, told) for node, told in sorted(nodes.items()))
+    found = (_instance(node, told, port_name) for node, told in sorted(nodes.items()))
     return tuple(instance for instance in found if instance is not None)
 
 
-def _instance(node: str, told: Json) -> Instance | None:
+def _instance(node: str, told: Json, port_name: str) -> Instance | None:
     if not isinstance(told, Mapping) or told.get("state") != "Started":
         return None
     weight, ports = told.get("weight", 1), told.get("service_port")
@@ -55,7 +55,7 @@ def _instance(node: str, told: Json) -> Instance | None:
         return None
     port: Json = None
     if isinstance(ports, Mapping) and ports:
-        port = ports.get(PORT_NAME) or (next(iter(ports.values())) if len(ports) == 1 else 0)
+        port = ports.get(port_name) or (next(iter(ports.values())) if len(ports) == 1 else 0)
         if type(port) is not int or not 0 < port < 65536:
             return None
     return Instance(

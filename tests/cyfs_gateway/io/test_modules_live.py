@@ -6,12 +6,13 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import trio
+from freeport import free_port
 from inprocess import Living, curl, echo, exactly, hello, living, serve, socks5, until
 
 from cyfs_gateway.host import ENTRY_POINTS, Host, HttpQuery, HttpReply
@@ -30,6 +31,7 @@ class Guest:
 
     section = "guest"
     lives: ClassVar[list[Any]] = []
+    withdraw: ClassVar[list[Callable[[], None]]] = []
 
     @classmethod
     def check(cls, settings: Any) -> None:
@@ -63,6 +65,8 @@ class Guest:
         if "route" in settings:
             host.register_route("via.test", settings["route"])
             host.register_route(".below.test", settings["route"])
+        if "ways" in settings:
+            self.withdraw.append(host.register_ways("moving.test", lambda: settings["ways"]))
         host.register_control("say", control)
         host.register_status(status)
         assert host.gateway_status()["mode"] == "rule"
@@ -78,7 +82,7 @@ class Guest:
 
 @pytest.fixture(autouse=True)
 def guest(monkeypatch: pytest.MonkeyPatch) -> type[Guest]:
-    Guest.lives = []
+    Guest.lives, Guest.withdraw = [], []
     monkeypatch.setattr(Modules, "discover", staticmethod(lambda: {"guest": Guest, "health": HealthModule}))
     return Guest
 
@@ -119,6 +123,27 @@ async def test_all_that_a_module_registers(tmp_path: Path, nursery: trio.Nursery
         assert "guest" not in house.gateway.status()["modules"]
         assert await house.gateway.dns_query("localhost", "A")
         assert len(Guest.lives) == 1
+
+
+async def test_a_host_whose_ways_change_while_the_module_runs(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, gone = await serve(nursery, hello), free_port()
+    async with living(tmp_path, CONFIG + "guest: {word: hi, ways: []}\n") as house:
+        await until(lambda: Guest.withdraw)
+        ways = Guest.lives[0]["ways"]
+        assert (await page(house, "http://moving.test/x"))[1].endswith("502")
+        ways[:] = [f"tcp:///127.0.0.1:{gone}", f"tcp:///127.0.0.1:{port}"]
+        assert await page(house, "http://moving.test/x") == (0, "hello /x200")
+        ways.pop()
+        assert (await page(house, "http://moving.test/x"))[1].endswith("502")
+        assert status(house)["running"]
+        Guest.withdraw[0]()
+        assert "moving.test" not in house.gateway._around.routes
+        ways[:] = ["no url"]
+        await house.reload(CONFIG + "guest: {word: anew, ways: [no url]}\n")
+        await until(lambda: len(Guest.withdraw) == 2)
+        assert (await page(house, "http://moving.test/x"))[1].endswith("502")
+        await until(lambda: not status(house)["running"])
+        await until(lambda: "moving.test" not in house.gateway._around.routes)
 
 
 @pytest.mark.parametrize("fails", ["run", "names", "status"])

@@ -127,7 +127,7 @@ class Scheduler:
             self._changed.set()
 
     async def _round(self, lease: tuple[str, int], now: float) -> float:
-        """When the next one is due, by the clock of ``now``.  Raises ``ConfigError`` for what no other round mends."""
+        """When the next one is due, by the clock of ``now``, whatever becomes of this one."""
         try:
             observed = observe(now, lease, await self._store.read(SCOPES), self._observed)
             snapshot, plan = await self._in_thread(partial(_decide, observed, self._snapshot, self._checks))

@@ -1,0 +1,1 @@
+"""What the gateway of a node carries for the zone, followed in the store."""

@@ -38,6 +38,7 @@ from zone.config.keys import Below
 from zone.config.model import Action as Write
 from zone.config.model import Delete, Set, Transaction
 from zone.io.config.store import ConfigStore
+from zone.scheduler.observe import alive_key
 from zone.scheduler.service import Work
 
 TTL: Final = 15
@@ -53,11 +54,6 @@ _ABANDONED: Final = "abandoned"
 T = TypeVar("T")
 
 _log = logging.getLogger("cyfs.node")
-
-
-def alive_key(node: str) -> str:
-    """There while the node holds its lease."""
-    return f"nodes/{node}/status/alive"
 
 
 class NodeLoop:

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 from freeport import free_port
 
-from node.io.loop.daemon import NodeLoop, alive_key
+from node.io.loop.daemon import NodeLoop
 from node.io.run.cgroups import ControlGroups
 from node.io.run.kinds import Processes
 from node.io.run.packages import Packages
@@ -30,6 +30,7 @@ from zone.config.keys import At
 from zone.config.model import Commit, Delete, Reading, Set, Transaction
 from zone.io.config.sqlite import Database, SqliteBackend
 from zone.io.config.store import ConfigStore
+from zone.scheduler.observe import alive_key
 from zone.scheduler.service import Health, Work
 from zone.scheduler.snapshot import Item, item_key
 
@@ -238,6 +239,24 @@ async def test_who_does_not_listen_is_ended_after_its_grace(zone: Zone, monkeypa
         await zone.order(target="stopped")
         await zone.until_state("stopped")
         assert zone.running() == []
+
+
+async def test_who_goes_into_the_background_is_told_what_is_wrong(zone: Zone) -> None:
+    zone.package("setsid sleep 600 & exit 0")
+    async with zone.loop():
+        await zone.order()
+        said = await zone.until(lambda said: said is not None and said["why"])
+        assert said["why"] == "exited with 0, leaving 1 processes behind: a service must stay in the foreground"
+
+
+async def test_who_takes_too_much_memory_is_told_how_much_it_had(zone: Zone) -> None:
+    if "memory" in ControlGroups(str(zone.home)).lacking:
+        pytest.skip("needs root: memory is limited by groups")
+    zone.package("exec python3 -c 'x = bytearray(200 << 20); import time; time.sleep(600)'")
+    async with zone.loop():
+        await zone.order(memory=32 << 20)
+        said = await zone.until(lambda said: said is not None and said["why"])
+        assert said["why"] == "used more than its 32 MiB of memory"
 
 
 async def test_the_last_orders_run_while_the_store_is_away(zone: Zone) -> None:

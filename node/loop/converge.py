@@ -168,9 +168,7 @@ class Convergence:
 
     def adopt(self, order: Order, now: float) -> None:
         """There is a run of ``order`` that an earlier daemon began."""
-        held = self._of(order.service)
-        self._began(held, order, now)
-        held.is_ready = held.was_ready = held.report is not None and held.report.state == "ready"
+        self._began(self._of(order.service), order, now)
 
     def obey(self, items: Mapping[str, Item], unread: Collection[str], now: float) -> None:
         """These are the orders now, all of them; what stands in those ``unread`` cannot be read, so they stay."""
@@ -179,8 +177,11 @@ class Convergence:
             held.is_unread = name not in items
             before, held.item = held.wanted, items.get(name, held.item)
             if held.wanted != before:
-                is_known = held.report is not None and held.item is not None and held.report.epoch == held.item.epoch
-                held.failures = held.failures if is_known else 0
+                # At first, this daemon knows of it what the one before told of this very item.
+                told = held.report if held.item and held.report and held.report.epoch == held.item.epoch else None
+                held.failures = held.failures if told else 0
+                if told and told.state == "ready" and held.run == held.wanted:
+                    held.is_ready = held.was_ready = True
                 held.retry_at, held.is_hopeless, held.why = now, False, ""
         for name, held in self._held.items():
             if name not in items and name not in unread:

@@ -97,15 +97,15 @@ class NodeLoop:
             try:
                 scope = Below(f"nodes/{self._node}/config")
                 reading = await self._store.read([scope])
-                texts = {entry.key: entry.text() or "" for entry in reading.entries}
+                texts = {entry.key: entry.value or "" for entry in reading.entries}
                 await self._take(reading.revision, texts)
                 async with self._store.watch(scope, reading.revision) as changes:
                     async for change in changes:
                         for entry in change.entries:
-                            if (text := entry.text()) is None:
+                            if entry.value is None and entry.fault is None:
                                 texts.pop(entry.key, None)
-                            else:
-                                texts[entry.key] = text
+                            else:  # what nobody here can open is an order that cannot be read
+                                texts[entry.key] = entry.value or ""
                         await self._take(change.revision, texts)
             except ConfigError as fault:
                 _log.warning("the orders of %s cannot be followed, so the last go on: %s", self._node, fault)

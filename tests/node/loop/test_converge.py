@@ -211,6 +211,13 @@ def test_the_next_daemon_tells_the_same_of_what_went_on() -> None:
     assert again.loop.reports() == before
 
 
+def test_what_was_told_of_the_one_before_says_nothing_of_what_runs_now() -> None:
+    again = Play(told={"web": Report("ready", 1, 50.0)})
+    again.loop.adopt(order(NEWER), again.now)
+    assert again.obey(item(NEWER, 2)) == []
+    assert again.report() == ("starting", 2)
+
+
 def test_the_next_daemon_knows_what_failed() -> None:
     again = Play(told={"web": Report("failed", 1, 50.0, "exited with 1")})
     again.obey(item())

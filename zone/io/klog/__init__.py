@@ -1,0 +1,1 @@
+"""The shell of logs: where lines lie, and how they get there."""

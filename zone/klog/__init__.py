@@ -1,0 +1,1 @@
+"""The zone's logs: lines of machines and services, kept on the machine until an OOD has them."""

@@ -16,6 +16,7 @@ import trio
 from configstores import Etcd, Kind, Sqlite
 from etcdserver import NAMESPACE, Cluster
 
+from tests.zone.scheduler.cluster import page
 from tests.zone.scheduler.zonesim import MOST, at_work, delete, deploy, found, machines, put, serving, until
 from zone.config.faults import ConfigError
 from zone.config.keys import At, Below
@@ -180,6 +181,47 @@ async def test_the_last_round_can_be_made_again(store):
         file = scheduler.replay()
         assert file is not None and b"rosebud" not in file
         assert schedule(snapshot_of(read_replay(file))).as_bytes()
+
+
+async def test_a_store_that_was_away_finds_everybody_patient(tmp_path):
+    """Whoever led steps down meanwhile, gives no node up for its silence, and leads again."""
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start()
+        await trio.to_thread.run_sync(cluster.wait_for_quorum)
+        backend = cluster.open()
+        store = ConfigStore(backend)
+        scheduler = Scheduler("attic", store)
+        await deploy(store, "web")
+        async with at_work(scheduler):
+            async with machines(store, "attic"):
+                await until(store, "services/web/info", lambda info: bool(serving(info)))
+            cluster.signal(signal.SIGSTOP, 0)
+            with trio.fail_after(MOST):
+                while True:
+                    if scheduler.plan is None:
+                        break
+                    await trio.sleep(0.02)
+            cluster.signal(signal.SIGCONT, 0)
+            plan = await until_decided(scheduler)
+            assert [(decision.action, decision.node) for decision in plan.decisions if decision.action == "stop"] == []
+            assert await found(store, "nodes/attic/config/web")
+        await backend.aclose()
+    finally:
+        cluster.close()
+
+
+async def test_a_burst_is_few_rounds(store):
+    scheduler = Scheduler("attic", store)
+    async with machines(store, "attic", cpu_num=64), at_work(scheduler):
+        await until_decided(scheduler)
+        before = (await store.read([])).revision
+        actions = tuple(Set(f"services/web{n}/spec", json.dumps(page(f"web{n}"))) for n in range(20))
+        await store.transact(Transaction(actions))
+        for number in range(20):
+            await until(store, f"services/web{number}/info", lambda info: bool(serving(info)))
+        reading = await store.read([Below("nodes/attic/config")])
+        assert len({entry.revision for entry in reading.entries}) == 1 and reading.revision > before
 
 
 async def test_the_leader_is_killed_and_another_goes_on(tmp_path, capsys):

@@ -114,6 +114,11 @@ def check_reading(rules: Sequence[Rule], subjects: Sequence[Subject], scope: Sco
     _check(rules, subjects, Act.READ, scope)
 
 
+def check_writing(rules: Sequence[Rule], subjects: Sequence[Subject], scope: Scope) -> None:
+    """Raises ``ConfigError`` (``DENIED``) unless each of ``subjects``, one at least, may write all of ``scope``."""
+    _check(rules, subjects, Act.WRITE, scope)
+
+
 def check_transaction(rules: Sequence[Rule], subjects: Sequence[Subject], transaction: Transaction) -> None:
     """Raises ``ConfigError`` (``DENIED``) unless each of ``subjects`` may do all of ``transaction``.
 

@@ -26,7 +26,7 @@ MOST_TEXT: Final = 6 * (MOST_MESSAGE + MOST_ATTRS * (MOST_VALUE + 64)) + 4096
 """Bytes of a line as it travels, where each character may be six."""
 MOST_LINES: Final = 1000
 """Lines of a batch."""
-MOST_BATCH: Final = 1 << 20
+MOST_BATCH: Final = 1 << 18
 """Bytes of the lines of a batch."""
 LATEST: Final = 253_402_300_799.0
 """The last second of the year 9999."""

@@ -21,7 +21,7 @@ from zone.backup.manifest import Kind
 from zone.backup.retention import Retention
 from zone.config.model import Set, Transaction
 from zone.io.backup import target as targets
-from zone.io.backup.backups import back_up, begin, forget, load, survey, sweep, verify
+from zone.io.backup.backups import back_up, begin, discard, forget, load, survey, sweep, verify
 from zone.io.backup.restoring import restore
 from zone.io.backup.sources import Source
 from zone.io.backup.target import Directory, Target
@@ -162,6 +162,18 @@ async def test_what_was_damaged_is_found_and_never_restored(disk: Directory, tmp
     with pytest.raises(BadWire):
         await restore(disk, manifest, ALICE, tmp_path / "back")
     assert not (tmp_path / "back" / "system_config").exists() or not (tmp_path / "back" / "web.data").exists()
+
+
+async def test_what_was_damaged_is_written_anew_by_the_next_backup(disk: Directory, tmp_path: Path) -> None:
+    await back_up(disk, maker(tmp_path), sources(tmp_path), made=NOW)
+    manifest = await load(disk, OWNER, "ood1", 1)
+    first, *_ = chunks(tmp_path)
+    first.write_bytes(b"rotten")
+    await discard(disk, await verify(disk, manifest))
+    made = await back_up(disk, maker(tmp_path), sources(tmp_path), made=NOW)
+    assert made.written == first.stat().st_size
+    verdict = await verify(disk, manifest)
+    assert not verdict.lost and not verdict.damaged
 
 
 async def test_a_target_that_went_back_is_told(disk: Directory, tmp_path: Path) -> None:

@@ -339,6 +339,12 @@ async def verify(target: Target, manifest: Manifest) -> Verdict:
     return Verdict(manifest, len(manifest.chunks), tuple(lost), tuple(damaged))
 
 
+async def discard(target: Target, verdict: Verdict) -> None:
+    """Remove the chunks that were found damaged, so that the next backup of the same bytes writes them anew."""
+    for name in verdict.damaged:
+        await target.remove(Chunks.path(name))
+
+
 async def sweep(target: Target, maker: Maker, rule: Retention) -> tuple[int, int]:
     """Let this machine's backups go that ``rule`` does not keep, then all chunks that no backup of anybody needs.
 

@@ -6,7 +6,9 @@ and beside them a v2 tree without controllers, which is still the best way to en
 Groups of v1 go below the daemon's own, so that whatever holds the daemon holds them too.  v2 forbids that (a group with
 processes of its own hands no controllers on, cgroups(7)), so there they go to the top of what is mounted.
 
-``cpu`` is a weight, not a ceiling: an item is sure of it when all want to run at once, and may take what is idle.
+``cpu`` is a weight, not a ceiling: an item is sure of it when all want to run at once, and may take what is idle.  The
+ceiling is ``cpu-limit``, for whoever says one.  The two are what Kubernetes calls request and limit; a ceiling for all
+would have services wait beside idle cores.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ CONTROLLERS: Final[tuple[Controller, ...]] = ("memory", "cpu", "pids", "freezer"
 LIMITING: Final[tuple[Controller, ...]] = ("memory", "cpu", "pids")
 MOST_TASKS: Final = 1024
 """Processes and threads of one item."""
+_PERIOD: Final = 100_000
+"""Microseconds in which an item may use its limit; the kernel's own choice."""
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -103,12 +107,19 @@ def settings(work: Work, controller: Controller, version: int) -> tuple[tuple[st
                 ("memory.oom.group", "1", False),
             )
         case "cpu", 1:
-            return (("cpu.shares", str(max(2, work.cpu * 1024 // 1000)), True),)
+            shares = ("cpu.shares", str(max(2, work.cpu * 1024 // 1000)), True)
+            quota = ("cpu.cfs_quota_us", str(_quota(work)), True)
+            return (shares, ("cpu.cfs_period_us", str(_PERIOD), True), quota) if work.cpu_limit else (shares,)
         case "cpu", _:
-            return (("cpu.weight", str(min(10_000, max(1, work.cpu // 10))), True),)
+            weight = ("cpu.weight", str(min(10_000, max(1, work.cpu // 10))), True)
+            return (weight, ("cpu.max", f"{_quota(work)} {_PERIOD}", True)) if work.cpu_limit else (weight,)
         case "pids", _:
             return (("pids.max", str(MOST_TASKS), True),)
     return ()
+
+
+def _quota(work: Work) -> int:
+    return work.cpu_limit * _PERIOD // 1000
 
 
 def count_of(text: str, name: str) -> int:

@@ -5,7 +5,8 @@
     kind: container
     command: [notes, --listen, "0.0.0.0:$PORT_HTTP"]
     env: {LANG: C.UTF-8}
-    cpu: 0.5                    # cores, to a thousandth
+    cpu: 0.5                    # cores that it is sure of, to a thousandth
+    cpu-limit: 2                # cores that it gets at most; without it, whatever is idle
     memory: 256M
     ports: {http: auto, metrics: 9100}
     volumes: {data: /var/lib/notes}
@@ -47,6 +48,8 @@ MAX_TEXT = 4096
 MAX_REPLICAS = 100
 MAX_CPU = 1_000_000
 """Thousandths of a core."""
+MIN_CPU_LIMIT = 10
+"""Thousandths of a core: the kernel gives no slice below a millisecond, of a hundred."""
 MAX_MEMORY = 1 << 39
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -79,6 +82,8 @@ class Work:
     env: Pairs = field(default=(), repr=False)
     cpu: int = 100
     """Thousandths of a core."""
+    cpu_limit: int = 0
+    """The same, at most; 0: no limit."""
     memory: int = 64 << 20
     """Bytes."""
     ports: tuple[tuple[str, int], ...] = ()
@@ -99,6 +104,8 @@ class Work:
             "ports": {name: number or "auto" for name, number in self.ports},
             "volumes": dict(self.volumes),
         }
+        if self.cpu_limit:
+            page["cpu-limit"] = f"{self.cpu_limit // 1000}.{self.cpu_limit % 1000:03}"
         if self.health is not None:
             page["health"] = {"port": self.health.port, "path": self.health.path, "every": self.health.every}
         return page
@@ -208,12 +215,15 @@ def read_service(page: Section) -> ServiceSpec:
 def read_work(page: Section) -> Work:
     """The part of a page that a node carries out."""
     ports = read_ports(page)
+    cpu = _cores(page, "cpu", "0.1", 1)
+    limit = _cores(page, "cpu-limit", "", max(cpu, MIN_CPU_LIMIT)) if page.text("cpu-limit") else 0
     return Work(
         image=_bounded(page, "image", page.needed("image")),
         kind=page.choice("kind", get_args(Kind), "container"),
         command=_listed(page, "command"),
         env=_pairs(page, "env", lambda name, _: "" if _WORD.fullmatch(name) else "is no name of a variable"),
-        cpu=_cores(page),
+        cpu=cpu,
+        cpu_limit=limit,
         memory=_memory(page),
         ports=ports,
         volumes=_pairs(page, "volumes", _volume_fault),
@@ -285,12 +295,12 @@ def _read_upgrade(page: Section) -> Upgrade:
     return upgrade
 
 
-def _cores(page: Section) -> int:
-    text = page.text("cpu", "0.1").strip()
+def _cores(page: Section, key: str, default: str, least: int) -> int:
+    text = page.text(key, default).strip()
     match = _CORES.fullmatch(text)
     thousandths = int(match[1]) * 1000 + int((match[2] or "").ljust(3, "0")) if match else 0
-    if not 0 < thousandths <= MAX_CPU:
-        page.error("cpu", f"expected cores, from 0.001 to {MAX_CPU // 1000}")
+    if not least <= thousandths <= MAX_CPU:
+        page.error(key, f"expected cores, from {least / 1000:g} to {MAX_CPU // 1000}")
     return thousandths
 
 

@@ -78,6 +78,9 @@ def test_what_is_written_for_a_page():
         work = Work(image="x", cpu=cpu)
         assert int(settings(work, "cpu", 1)[0][1]) >= 2 and 1 <= int(settings(work, "cpu", 2)[0][1]) <= 10_000
     assert settings(work, "freezer", 1) == ()
+    held = Work(image="x", cpu=500, cpu_limit=1500)
+    assert settings(held, "cpu", 1)[1:] == (("cpu.cfs_period_us", "100000", True), ("cpu.cfs_quota_us", "150000", True))
+    assert settings(held, "cpu", 2)[1:] == (("cpu.max", "150000 100000", True),)
     assert count_of("low 0\noom 3\noom_kill 12\n", "oom_kill") == 12 and count_of("", "oom_kill") == 0
 
 
@@ -130,6 +133,18 @@ async def test_who_eats_memory_is_killed_alone_and_it_is_told_why(runs: Runs, gr
     ended = await runs.wait("calm")
     assert ended == Ended(-signal.SIGTERM) and groups.explain("calm", ended) == ""
     await groups.leave("calm")
+
+
+async def test_who_spins_is_held_at_its_limit(runs: Runs, groups: ControlGroups, tmp_path: Path):
+    spinner = order("spinner", cpu_limit=100)
+    bounds = await groups.enter(spinner)
+    stats = [stat for path in bounds.join if (stat := Path(path).with_name("cpu.stat")).exists()]
+    await runs.start(spinner, shell("while :; do :; done", join=bounds.join))
+    # Each time it wanted more than its tenth of a period, it had to wait for the next.
+    await until(lambda: any(count_of(stat.read_text(), "nr_throttled") > 5 for stat in stats))
+    await runs.stop("spinner")
+    await runs.wait("spinner")
+    await groups.leave("spinner")
 
 
 FORKS = """

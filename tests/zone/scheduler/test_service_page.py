@@ -20,6 +20,7 @@ kind: container
 command: [notes, --listen, "0.0.0.0:$PORT_HTTP"]
 env: {LANG: C.UTF-8}
 cpu: 0.5
+cpu-limit: 1.25
 memory: 256M
 ports: {http: auto, metrics: 9100}
 volumes: {data: /var/lib/notes}
@@ -41,6 +42,7 @@ MEANT = ServiceSpec(
         command=("notes", "--listen", "0.0.0.0:$PORT_HTTP"),
         env=(("LANG", "C.UTF-8"),),
         cpu=500,
+        cpu_limit=1250,
         memory=256 << 20,
         ports=(("http", 0), ("metrics", 9100)),
         volumes=(("data", "/var/lib/notes"),),
@@ -75,6 +77,7 @@ def test_a_page_needs_a_name_and_an_image_and_nothing_else() -> None:
         ("kind: vm", "3:7: error: /kind: expected one of container, process, script; found 'vm'"),
         ("cpu: lots", "3:6: error: /cpu: expected cores, from 0.001 to 1000"),
         ("cpu: 0", "3:6: error: /cpu: expected cores, from 0.001 to 1000"),
+        ("cpu-limit: 0.001", "3:12: error: /cpu-limit: expected cores, from 0.1 to 1000"),
         ("memory: 0", "3:9: error: /memory: expected at least a byte, and at most 512G"),
         ("memory: 600G", "3:9: error: /memory: expected at least a byte, and at most 512G"),
         ("ports: {http: 0}", "3:15: error: /ports/http: 'http' must be a port from 1 to 65535, or auto"),
@@ -154,6 +157,7 @@ works = st.builds(
     command=st.lists(texts, max_size=4).map(tuple),
     env=pairs(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), texts),
     cpu=st.integers(1, 1_000_000),
+    cpu_limit=st.sampled_from((0, 1_000_000)),
     memory=st.integers(1, 1 << 39),
     ports=st.one_of(ports, st.just((("http", 80), ("x", 0)))),
     volumes=pairs(names, st.from_regex(r"/[a-z]{1,5}", fullmatch=True)),

@@ -115,12 +115,12 @@ class Asking:
 
     def doubt(self) -> None:
         """The tunnel may have lost its carrier: whoever waits does not wait for long."""
-        if self._asked and not self._machine.is_up and not self._machine.is_ended:
+        if self._asked and self._machine.is_held:
             self._shared.nursery.start_soon(self._lose_patience, list(self._asked.values()))
 
     async def _lose_patience(self, waiting: Iterable[_Asked | _Awaited]) -> None:
         await trio.sleep(_HELD_PATIENCE)
-        if not self._machine.is_up:
+        if self._machine.is_held:
             for asked in waiting:
                 asked.answer(_no_way())
 
@@ -189,11 +189,11 @@ class Asking:
             del self._asked[begun.number]
 
     async def _hear_of(self, asked: _Awaited) -> None:
-        """Wait for an answer; but not for long while there is nobody who could give it."""
-        if not self._machine.is_up:
+        """Wait for an answer; but not for long while there is nobody who could give it.  A verdict has its own time."""
+        if self._machine.is_held:
             with trio.move_on_after(_HELD_PATIENCE):
                 await asked.answered.wait()
-            if not self._machine.is_up:
+            if self._machine.is_held:
                 asked.answer(_no_way())
         await asked.answered.wait()
 

@@ -144,6 +144,11 @@ class Tunnel(Hearing):
         return self._state is _State.UP
 
     @property
+    def is_held(self) -> bool:
+        """Whether that is gone, for now.  A tunnel whose verdict is to come has one."""
+        return self._state is _State.HELD
+
+    @property
     def is_ended(self) -> bool:
         return self._state is _State.ENDED
 

@@ -136,6 +136,22 @@ async def test_what_waits_for_the_peer_is_bounded(town):
         assert not noes
 
 
+async def test_a_peer_may_take_its_time_to_judge(town, monkeypatch):
+    """As long as for whoever waits for its yes: a stream that is used breaks with a no, not with a slow yes."""
+    monkeypatch.setattr("rtcp.io.asking._HELD_PATIENCE", 0.01)
+
+    async def welcome(peer):
+        await trio.sleep(0.5)
+
+    async with town.live(BOB, welcome=welcome, serve=echo), town.live(ALICE, hosts=()) as alice:
+        noes = []
+        stream = await alice.hasten_stream(BOBS_DID, None, 443, noes.append)
+        await send_all(stream, b"hello")
+        assert await receive(stream, 5) == b"hello"
+        stream.close()
+        assert not noes
+
+
 async def test_who_is_somebody_else_gets_nothing(town):
     """Not a byte of a program, and no stream."""
     async with town.live(MALLORY) as mallory:

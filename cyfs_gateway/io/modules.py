@@ -250,10 +250,12 @@ class _Seat:
                     self._blame(fault)
                 return "whether anything speaks against this device cannot be told just now"
 
+        if not self._judges:
+            gateway.offers.bars.pop(self.section, None)  # whom the one before it barred is its to say from now on
+        if bar is not None:
+            gateway.offers.bars.setdefault(self.section, []).append(barred)
         gateway.offers.welcomes.append(guarded)
         self._judges.append(guarded)
-        if bar is not None:
-            gateway.offers.bars[self.section] = barred
         gateway.offers.expected.discard(self)
         gateway.peer_desk.doubt()  # of who stayed inside meanwhile
         return gateway.peer_desk.doubt

@@ -129,7 +129,7 @@ class Offers:
         self._offered: dict[str, tuple[Guard, Open]] = {}
         self._hosted: dict[str, Hosted] = {}
         self.welcomes: list[Judge] = []
-        self.bars: dict[str, Bar] = {}
+        self.bars: dict[str, list[Bar]] = {}
         """By the section of the module that has said them last, be it that it has failed, or begins anew."""
         self.expected: set[object] = set()
         """Modules that will judge who is wanted, and have not begun: until then nobody is turned away for long."""
@@ -176,7 +176,7 @@ class Offers:
 
     def _against(self, identity: Identity) -> str:
         """What the first module says that bars somebody; empty: none does."""
-        return next(filter(None, (bar(identity) for bar in self.bars.values())), "")
+        return next(filter(None, (bar(identity) for bars in self.bars.values() for bar in bars)), "")
 
     async def find(self, flow: Flow) -> Decision | None:
         """What ``flow`` asks for; None: nothing of ours.  Raises ``Refused``."""

@@ -36,7 +36,7 @@ def test_whom_one_module_bars_another_may_want_whichever_began_first(turned: boo
     offers.welcomes += [lambda who: False]
     offers.check_not_barred(somebody)
     assert not offers.wants(somebody)
-    offers.bars |= {"one": lambda who: "", "other": lambda who: "not here"}
+    offers.bars |= {"one": [lambda who: ""], "other": [lambda who: "not here"]}
     with pytest.raises(Barred, match="not here"):
         offers.wants(somebody)
     with pytest.raises(Barred, match="not here"):
@@ -86,7 +86,12 @@ class Guest:
                 raise RuntimeError("the bar failed")
             return "spam" * (who.device in self.barred)
 
-        self.judge_again.append(host.register_welcome(lambda who: who.device in self.wanted, bars))
+        if settings == "bars nobody":
+            host.register_welcome(lambda who: False)
+        else:
+            self.judge_again.append(host.register_welcome(lambda who: who.device in self.wanted, bars))
+        if settings == "judges twice":
+            host.register_welcome(lambda who: False, lambda who: "")
         host.register_metrics(lambda: [single("cyfs_guest_visits_total", "counter", "Visits.", len(self.served))])
         self.hosts.append(host)
         if settings == "fails":
@@ -289,6 +294,18 @@ async def test_whom_a_module_bars_stays_barred_while_it_is_off_and_until_it_is_d
                     await knock()
             await photos.reload("", base=base)
             await knock()
+
+
+async def test_all_that_a_module_bars_by_holds_until_it_begins_anew_and_bars_nobody(tmp_path: Path) -> None:
+    who = Identity(did=str(dev(PI)), host="", trust=Trust.KEY_PROVEN, device=str(dev(PI)))
+    async with living(tmp_path, "guest: judges twice\n") as house:
+        await until(lambda: Guest.hosts)
+        Guest.barred.add(who.device)
+        with pytest.raises(Barred, match="spam"):
+            house.engine.offers.check_not_barred(who)
+        await house.reload("guest: bars nobody\n")
+        await until(lambda: len(Guest.hosts) == 2)
+        house.engine.offers.check_not_barred(who)
 
 
 async def test_who_cannot_be_judged_by_a_module_that_fails_is_not_let_in(tmp_path: Path) -> None:

@@ -149,7 +149,8 @@ class Host(Protocol):
         be called when it would judge otherwise than before.
 
         Whom ``bar`` speaks against has to go, a pin and a rule that lets them in notwithstanding, unless another module
-        wants them.  That holds while this module has failed, or is begun anew, until it speaks again.
+        wants them.  That holds while this module has failed, or is begun anew, until it speaks again; a gateway that
+        starts knows nothing of it before.
 
         Who goes by a name of which nothing is known here is then met by its key alone.
         """

@@ -1,7 +1,8 @@
 """``cyfs-gateway``: run the gateway, check a file, and talk to a running one.
 
 Each module holds a group of commands; what they share is in ``common``.  Packages above this one bring commands of
-their own by the entry point group ``cyfs_gateway.commands``; each is imported when it is called.
+their own by the entry point group ``cyfs_gateway.commands``; each is imported when it is called, or
+listed by ``--help``.
 """
 
 from __future__ import annotations

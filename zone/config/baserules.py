@@ -46,7 +46,7 @@ _LINES: Final = (
     # What it is, where it runs and how it is there are not for the service itself to say.
     "allow frame read services/{service}/**",
     "allow frame read+write services/{service}/settings",
-    "allow frame read+write services/{service}/data/**",
+    "allow frame read+write data/{service}/**",
     "allow frame read services/*/info",
     # Apps, on behalf of a user who needs the right as well.
     "allow app read boot/**",
@@ -57,6 +57,7 @@ _LINES: Final = (
     # People.
     "allow admin read system/**",
     "allow admin read services/**",
+    "allow admin read data/**",
     # With a password given just now: what runs in the zone, and where.
     "allow su_admin read+write services/*/spec",
     "allow su_admin read+write nodes/*/intent",

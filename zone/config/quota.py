@@ -1,7 +1,8 @@
 """How much room each has: so that one app, user, device or service cannot fill what all share.
 
-A *plot* is a subtree with a limit of bytes and keys.  A key may lie in more than one (an app's in its user's).  Reports
-of instances, which lie where their service is, are no plot: a machine may only report on what it has orders for.
+A *plot* is a subtree with a limit of bytes and keys.  A key may lie in more than one (an app's in its user's).  What a
+service keeps is below ``data``, apart from ``services``, which many read whole and again and again.  Reports of
+instances, which lie where their service is, are no plot: a machine may only report on what it has orders for, shortly.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PLOTS: Final[Mapping[tuple[str, ...], Room]] = {
     ("users", "*", "agents", "*"): Room(2 << 20, 2_000),
     ("devices", "*"): Room(512 << 10, 256),
     ("nodes", "*", "status"): Room(512 << 10, 256),
-    ("services", "*", "data"): Room(8 << 20, 8_000),
+    ("data", "*"): Room(8 << 20, 8_000),
 }
 
 

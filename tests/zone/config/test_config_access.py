@@ -121,9 +121,9 @@ TABLE = {
         ["read services/samba/settings", "write services/samba/settings"] * 2,
         ["read services/other/settings", "write services/samba/settings/a", "write services/other/settings"],
     ),
-    "allow frame read+write services/{service}/data/**": (
-        ["read services/samba/data/**", "write services/samba/data/a", "write services/samba/data/a/b"],
-        ["write services/samba/data", "write services/other/data/a", "read services/other/data/**"],
+    "allow frame read+write data/{service}/**": (
+        ["read data/samba/**", "write data/samba/a", "write data/samba/a/b"],
+        ["write data/samba", "write data/other/a", "read data/other/**"],
     ),
     "allow frame read services/*/info": (
         ["read services/other/info", "read services/samba/info", "read services/a/info"],
@@ -156,6 +156,10 @@ TABLE = {
     "allow admin read services/**": (
         ["read services/samba/settings", "read services/**", "read services/samba/instances/box"],
         ["write services/samba/settings", "read nodes/box/config", "read servicesx/a"],
+    ),
+    "allow admin read data/**": (
+        ["read data/samba/a", "read data/**", "read data/samba/**"],
+        ["write data/samba/a", "read data", "read datax/a"],
     ),
     "allow su_admin read+write services/*/spec": (
         ["read services/samba/spec", "write services/samba/spec", "write services/a/spec"],

@@ -22,6 +22,7 @@ from zone.io.config.store import ConfigStore
 from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.faults import Code, KrpcFault
 from zone.krpc.service import CallContext
+from zone.scheduler.snapshot import MOST_REPORT
 
 
 def somebody(role: str, **names: str) -> Caller:
@@ -293,6 +294,10 @@ async def test_a_machine_reports_on_what_it_was_ordered(place):
         assert (await config.refused(BOX, "transact", actions=[report])).code == Code.DENIED
         await config.store.transact(Transaction((Create("nodes/box/config/notes", "{}"),)))
         await config(BOX, "transact", actions=[report])
+        long = {**report, "do": "set", "value": {"state": "x" * MOST_REPORT}}
+        assert (await config.refused(BOX, "transact", actions=[long])).code == Code.TOO_LARGE
+        longer = {**report, "do": "set-path", "path": "/more", "value": "x" * 100}
+        assert (await config.refused(BOX, "transact", actions=[longer])).code == Code.INVALID
         await config.store.transact(Transaction((Delete("nodes/box/config/notes"),)))
         # That it has stopped is the last it says.
         await config(BOX, "transact", actions=[{**report, "do": "set", "value": {"state": "stopped"}}])

@@ -237,8 +237,8 @@ def test_what_is_large(value, room):
 def test_the_plots_of_a_key():
     assert [plot for plot, _ in plots("users/alice/apps/photos/settings")] == ["users/alice", "users/alice/apps/photos"]
     assert [plot for plot, _ in plots("users/alice/apps/photos")] == ["users/alice"]
-    assert [plot for plot, _ in plots("services/a/data/x")] == ["services/a/data"]
-    for key in ("users/alice", "services/a/data", "boot/config", "nodes/n/config/a", "services/a/settings"):
+    assert [plot for plot, _ in plots("data/a/x/y")] == ["data/a"]
+    for key in ("users/alice", "data/a", "boot/config", "nodes/n/config/a", "services/a/settings"):
         assert not list(plots(key))
 
 

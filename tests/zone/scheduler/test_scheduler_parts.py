@@ -11,7 +11,7 @@ import pytest
 from tests.zone.scheduler.cluster import Cluster
 from zone.config.model import Entry, Reading
 from zone.io.scheduler.check import CommandCheck
-from zone.scheduler.observe import LEADER, alive_key, matters, observe, transaction_of, veto_note
+from zone.scheduler.observe import LEADER, SCOPES, alive_key, matters, observe, transaction_of, veto_note
 from zone.scheduler.plan import Plan
 from zone.scheduler.redact import redacted
 from zone.scheduler.replay import replay_bytes
@@ -45,7 +45,7 @@ def test_a_node_was_seen_until_its_lease_was_found_gone():
         ("nodes/attic/status/ops/7", False),
         ("services/web/spec", True),
         ("services/web/instances/attic", True),
-        ("services/web/data/rows/1", False),
+        ("data/web/info", False),
         ("services/web/settings", False),
         ("devices/attic/info", True),
         ("devices/attic/doc", False),
@@ -53,6 +53,11 @@ def test_a_node_was_seen_until_its_lease_was_found_gone():
 )
 def test_what_decides_nothing_is_not_read(key: str, is_worth_a_round: bool):
     assert matters(key) is is_worth_a_round
+
+
+def test_what_services_keep_is_in_no_reading_of_the_scheduler():
+    """They may keep 8 MiB each, and a reading has an end."""
+    assert not any("data/web/rows/1" in scope for scope in SCOPES)
 
 
 def test_a_value_that_nobody_can_open_is_a_fault_of_its_service():

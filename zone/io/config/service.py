@@ -66,7 +66,7 @@ from zone.krpc.caller import Caller
 from zone.krpc.faults import Code as FaultCode
 from zone.krpc.faults import KrpcFault
 from zone.krpc.service import CallContext
-from zone.scheduler.snapshot import item_key
+from zone.scheduler.snapshot import MOST_REPORT, item_key
 
 MOST_CALLS: Final = 32
 """Calls of one caller at once, without watches."""
@@ -271,12 +271,19 @@ class ConfigService:
             return await self._store.transact(transaction)
 
     async def _check_reports(self, transaction: Transaction) -> None:
-        """A new report is about something that was ordered: otherwise names of services would be without end."""
+        """A new report is about something that was ordered: otherwise names of services would be without end.
+
+        It is written whole and is short, for all of them are read together.
+        """
         wanted = {}
         for action in transaction.actions:
             segments = action.key.split("/")
             if len(segments) == 4 and segments[0] == "services" and segments[2] == "instances":
                 wanted[action.key] = item_key(segments[3], segments[1])
+                if not isinstance(action, Set | Create | Delete):
+                    raise ConfigError(Code.INVALID, f"{action.key}: a report is written whole")
+                if not isinstance(action, Delete) and len(action.value.encode()) > MOST_REPORT:
+                    raise ConfigError(Code.TOO_LARGE, f"{action.key}: a report has at most {MOST_REPORT} bytes")
         if not wanted:
             return
         reading = await self._store.read([At(key) for key in sorted({*wanted, *wanted.values()})])

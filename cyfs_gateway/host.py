@@ -1,9 +1,10 @@
 """What a module of the gateway is, and the little it may touch.
 
 A module is found by entry point (group ``cyfs_gateway.modules``), switched on by a section of the configuration that
-carries its name, and runs in the gateway's nursery.  It sees a :class:`Host` and nothing else, which keeps floors above
-the gateway out of its imports and lets each be tested against a fake.  A module that fails is switched off and
-reported; the gateway goes on.
+carries its name, and runs in the gateway's nursery.  Where there is no such section, one of the group
+``cyfs_gateway.unasked`` may say that it runs all the same; ``NAME: false`` is the last word.  It sees a :class:`Host`
+and nothing else, which keeps floors above the gateway out of its imports and lets each be tested against a fake.  A
+module that fails is switched off and reported; the gateway goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from rtcp.party import Address
 
 ENTRY_POINTS = "cyfs_gateway.modules"
+UNASKED = "cyfs_gateway.unasked"
+"""Functions of the state directory: whether the module of that name runs though no section names it."""
 
 Names = Callable[[str], Sequence[str]]
 """Addresses of a canonical host name, empty when it is none of the module's."""

@@ -28,6 +28,8 @@ def read_checked(path: Path, home: Path) -> Loaded:
 def _faults(sections: Mapping[str, Any], points: Mapping[str, EntryPoint]) -> Iterator[Fault]:
     """What modules say of their sections; the key is in the words, the line is not known to them."""
     for section, value in sections.items():
+        if value is False:
+            continue
         try:
             points[section].load().check(value)
         except ConfigFault as fault:

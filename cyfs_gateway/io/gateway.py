@@ -201,7 +201,8 @@ class RunningGateway:
                 self._loaded, self.config_path = loaded, path
                 logs.set_level(config.log_level)
                 return loaded
-            self._modules.check(config.modules)
+            modules = self._modules.meant(config.modules)
+            self._modules.check(modules)
             self._building = trio.CancelScope()
             with self._building:
                 world = await build_world(
@@ -232,13 +233,13 @@ class RunningGateway:
                 if isinstance(fault, OSError):
                     raise ConfigFault(str(fault)) from fault
                 raise
-            self._modules.expect(config.modules)
+            self._modules.expect(modules)
             self._commit(loaded, path, world, staged, names, me)
             # At the first start there must be something to answer about before anyone is answered.
             await self._add_controls(config)
             wanted = self._control_parts(config)
             await self._drop_controls([key for key in self._controls if key not in wanted])
-            self._modules.switch(config.modules)
+            self._modules.switch(modules)
             return loaded
 
     def _commit(

@@ -19,6 +19,7 @@ import trio
 from cyfs_gateway.flow import ANSWERED, Identity
 from cyfs_gateway.host import (
     ENTRY_POINTS,
+    UNASKED,
     Bar,
     Begun,
     Changed,
@@ -414,6 +415,14 @@ class Modules:
     def sections(self) -> frozenset[str]:
         """The configuration sections that belong to modules."""
         return frozenset(self._known)
+
+    def meant(self, written: Mapping[str, Any]) -> dict[str, Any]:
+        """The sections of the modules that are to run: of those that are written, and of those that run unasked."""
+        meant = {section: value for section, value in written.items() if value is not False}
+        for entry in importlib.metadata.entry_points(group=UNASKED):
+            if entry.name in self._known and entry.name not in written and entry.load()(self.gateway.home):
+                meant[entry.name] = None
+        return meant
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raises ``ConfigFault`` for a section its module cannot use."""

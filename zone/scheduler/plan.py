@@ -83,6 +83,16 @@ class Account:
     notes: tuple[str, ...] = ()
     """What is waited for, and what is wrong."""
 
+    def as_plain(self) -> dict[str, Any]:
+        """As plain data, for people and programs."""
+        return {
+            "wanted": self.wanted,
+            "standing": [[s.node, s.state, s.why] for s in self.standing],
+            "missing": self.missing,
+            "refusals": [[r.node, r.bar, r.why] for r in self.refusals],
+            "notes": list(self.notes),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -106,18 +116,8 @@ class Plan:
         plain = {
             "commit": {"guards": self.commit.guards, "writes": self.commit.writes},
             "decisions": [[d.action, d.service, d.node, d.why] for d in self.decisions],
-            "accounts": {name: _plain(account) for name, account in self.accounts.items()},
+            "accounts": {name: account.as_plain() for name, account in self.accounts.items()},
             "look-again": self.look_again,
             "vetoes": self.vetoes,
         }
         return write_json(plain)
-
-
-def _plain(account: Account) -> dict[str, Any]:
-    return {
-        "wanted": account.wanted,
-        "standing": [[s.node, s.state, s.why] for s in account.standing],
-        "missing": account.missing,
-        "refusals": [[r.node, r.bar, r.why] for r in account.refusals],
-        "notes": account.notes,
-    }

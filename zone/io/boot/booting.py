@@ -144,6 +144,11 @@ class Booting:
             }
         return told
 
+    @property
+    def zone(self) -> ZoneDoc | None:
+        """The zone's document that is in force here."""
+        return None if self._boot.known is None else self._boot.known.zone.document
+
     async def until(self, holds: Callable[[Mapping[str, Any]], bool]) -> None:
         """Return when :meth:`status` is such that ``holds``."""
         while not holds(self.status()):

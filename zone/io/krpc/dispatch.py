@@ -47,6 +47,7 @@ class Dispatcher:
         self._limits = limits or Limits()
         self._services: dict[str, Service] = {}
         self._open: Counter[str] = Counter()
+        self._waiting = trio.lowlevel.ParkingLot()
 
     def register(self, name: str, service: Service) -> Callable[[], None]:
         """Answer calls of ``name`` until what comes back is called.  Raises ``ConfigFault`` where it is taken."""
@@ -55,12 +56,18 @@ class Dispatcher:
         if name in self._services:
             raise ConfigFault(f"there is a service {name} already")
         self._services[name] = service
+        self._waiting.unpark_all()
 
         def end() -> None:
             if self._services.get(name) is service:
                 del self._services[name]
 
         return end
+
+    async def present(self, name: str) -> None:
+        """Until there is a service ``name``."""
+        while name not in self._services:
+            await self._waiting.park()
 
     def __contains__(self, name: str) -> bool:
         return name in self._services

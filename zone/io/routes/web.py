@@ -47,7 +47,14 @@ class WebRoutes:
         self._withdraw: dict[str, Callable[[], None]] = {}
 
     async def run(self) -> None:
-        """Until cancelled; the routes end with the module that registered them."""
+        """Until cancelled, and the routes with it."""
+        try:
+            await self._follow()
+        finally:
+            for service in list(self._withdraw):
+                self._forget(service)
+
+    async def _follow(self) -> None:
         while True:
             try:
                 reading = await self._store.read([_SERVICES], stale_ok=True)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -24,6 +25,7 @@ import trio
 from cyfs_ns.identity.documents import ZoneDoc
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import Below, Scope
+from zone.config.model import Entry
 from zone.io.config.store import ConfigStore
 from zone.io.scheduler.leadership import lead
 from zone.routes.info import gateway_infos, places_of, route_commits
@@ -64,7 +66,9 @@ class Scheduler:
     ) -> None:
         self._name, self._store, self._checks, self._zone, self._wall = name, store, tuple(checks), zone, wall
         self._thread = trio.CapacityLimiter(1)
+        self._ahead = 0.0
         self._changed = trio.Event()
+        self._waiting = trio.lowlevel.ParkingLot()
         self._observed: Observation | None = None
         self._snapshot: Snapshot | None = None
         self._directed: object = None
@@ -94,8 +98,35 @@ class Scheduler:
         """
         return None if self._observed is None else replay_bytes(redacted(self._observed))
 
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What the last round decided on."""
+        return self._snapshot
+
+    async def decided(self, revision: int) -> None:
+        """Until a round has decided on ``revision`` of the store, or on a later one."""
+        while self._snapshot is None or self._snapshot.revision < revision:
+            await self._waiting.park()
+
+    async def preview(self, changes: Mapping[str, str | None]) -> Plan | None:
+        """What a round would come to now if ``changes`` (key to text; None: deleted) were made; nothing is written.
+
+        None: this one does not lead.  Raises ``ConfigError``.
+        """
+        last = self._observed
+        if last is None:
+            return None
+        reading = await self._store.read(SCOPES)
+        entries = {entry.key: entry for entry in reading.entries if entry.key not in changes}
+        at = reading.revision
+        made = (Entry(key, text, at, at, 1) for key, text in changes.items() if text is not None)
+        supposed = replace(reading, entries=(*entries.values(), *made))
+        observed = observe(trio.current_time() + self._ahead, last.lease, supposed, last)
+        _, plan = await self._in_thread(partial(_decide, observed, None, self._checks))
+        return plan
+
     async def _life(self, lease: tuple[str, int]) -> None:
-        ahead = self._wall() - trio.current_time()
+        self._ahead = self._wall() - trio.current_time()
         revision = (await self._store.read([])).revision
         async with trio.open_nursery() as nursery:
             for scope in SCOPES:
@@ -103,7 +134,7 @@ class Scheduler:
             while True:
                 self._changed = trio.Event()
                 began = trio.current_time()
-                due = await self._round(lease, began + ahead) - ahead
+                due = await self._round(lease, began + self._ahead) - self._ahead
                 now = trio.current_time()
                 await trio.sleep(max(_REST, now - began))
                 with trio.move_on_at(due):
@@ -132,6 +163,7 @@ class Scheduler:
             observed = observe(now, lease, await self._store.read(SCOPES), self._observed)
             snapshot, plan = await self._in_thread(partial(_decide, observed, self._snapshot, self._checks))
             self._observed, self._snapshot, self.plan = observed, snapshot, plan
+            self._waiting.unpark_all()
             if (note := veto_note(observed, plan)) is not None:
                 for veto in plan.vetoes:
                     _log.warning("nothing of %d decisions is written: %s", len(plan.decisions), veto)

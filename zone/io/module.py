@@ -1,0 +1,145 @@
+"""The zone as a module of the gateway: what brings this machine up in its zone, and what an OOD does there.
+
+    booting      which step this machine is at, and why (``zone status``)
+    verify_hub, system_config    answered at ``/kapi``, to this machine and, through tunnels, to the zone's machines
+    scheduler    stands by, or leads
+    web          ``SERVICE.ZONE`` leads to where a service is
+    operator     what the control API does
+
+The doors are there from the first moment; the services behind them while the zone is up.  A zone of one OOD is what
+this carries so far: on other machines the boot says what it lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Final
+
+import trio
+
+from cyfs_gateway.flow import Identity
+from cyfs_gateway.host import Host
+from cyfs_ns.errors import ConfigFault
+from cyfs_ns.identity.did import parse_did
+from zone.hub.subjects import machine
+from zone.io.boot.booting import Booting
+from zone.io.boot.search import by_dns, by_hand
+from zone.io.boot.world import Alone
+from zone.io.config.remote import SERVICE
+from zone.io.config.rules import RulesWatch
+from zone.io.config.service import ConfigService
+from zone.io.config.store import ConfigStore
+from zone.io.here import services_of
+from zone.io.hub.service import Hub
+from zone.io.hub.trust import TrustWatch
+from zone.io.krpc.dispatch import Dispatcher
+from zone.io.krpc.server import OFFER, PORT, KrpcServer
+from zone.io.operator import Operator
+from zone.io.routes.web import WebRoutes
+from zone.io.scheduler.loop import Scheduler
+from zone.krpc.caller import Caller
+from zone.krpc.faults import Code, KrpcFault
+from zone.krpc.service import Service
+from zone.membership import Membership
+
+SOCKET: Final = "kapi.sock"
+"""Where services of this machine are called, below the state directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The section as meant."""
+
+    port: int = PORT
+    """On loopback; 0: any."""
+
+
+def read_settings(untrusted: Any) -> Settings:
+    """Raises ``ConfigFault``."""
+    if untrusted is None or untrusted is True:
+        return Settings()
+    if not isinstance(untrusted, dict) or untrusted.keys() - {"port"}:
+        raise ConfigFault("zone: expected a mapping with the key 'port' only, or false")
+    port = untrusted.get("port", PORT)
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port < 65536:
+        raise ConfigFault("zone/port: expected a port, from 0 to 65535")
+    return Settings(port)
+
+
+class ZoneModule:
+    """See the module's text."""
+
+    section: ClassVar[str] = "zone"
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        read_settings(settings)
+
+    async def run(self, host: Host, settings: Any) -> None:
+        await _Zone(host, read_settings(settings)).run()
+
+
+class _Zone:
+    """The zone on one machine."""
+
+    def __init__(self, host: Host, settings: Settings) -> None:
+        self._host, self._settings = host, settings
+        self._services = services_of(host.home)
+        searches = (by_hand(host.home), by_dns(host.txt_records))
+        self._booting = Booting(host.home, Alone(host.home), searches, self._live)
+        self._trust: TrustWatch | None = None
+        self._operator = Operator(self._services, self._booting.status)
+        self._urls: tuple[str, ...] = ()
+
+    async def run(self) -> None:
+        host, port = self._host, self._settings.port
+        server = KrpcServer(self._services, self._believe, self._known)
+        async with trio.open_nursery() as nursery:
+            self._urls = await nursery.start(partial(server.serve, unix=host.home / SOCKET, tcp=("127.0.0.1", port)))
+            host.register_offer(OFFER, server.serve_peer)
+            for name, method in self._operator.methods.items():
+                host.register_control(name, method)
+            host.register_status(lambda: {**self._booting.status(), "kapi": list(self._urls)})
+            await self._booting.run()
+
+    def _believe(self, token: str) -> Caller:
+        if self._trust is None:
+            raise KrpcFault(Code.UNAVAILABLE, "the zone is not up on this machine yet")
+        return self._trust.believe(token)
+
+    def _known(self, identity: Identity) -> Caller | None:
+        """Which machine of the zone is at the far end of a tunnel."""
+        zone, key = self._booting.zone, parse_did(identity.device).key if identity.device else None
+        return None if zone is None or key is None else machine(zone, key)
+
+    async def _live(self, store: ConfigStore, membership: Membership) -> None:
+        """What an OOD does, for as long as it has the store."""
+        hub = Hub(store, membership)
+        trust, rules = TrustWatch(store, hub.zone), RulesWatch(store)
+        config = ConfigService(store, lambda: rules.rules, trust.stands)
+        scheduler = Scheduler(membership.name, store, zone=lambda: self._booting.zone or membership.zone)
+        async with trio.open_nursery() as nursery:
+            for part in (hub, trust, rules, config):
+                await nursery.start(part.run)
+            self._trust = trust
+            try:
+                with self._operator.led_by(scheduler), _answered(self._services, {"verify-hub": hub, SERVICE: config}):
+                    nursery.start_soon(scheduler.run)
+                    nursery.start_soon(WebRoutes(self._host, store, hub.zone, membership.name).run)
+                    await trio.sleep_forever()
+            finally:
+                self._trust = None
+
+
+@contextmanager
+def _answered(dispatcher: Dispatcher, services: dict[str, Service]) -> Iterator[None]:
+    ends: list[Callable[[], None]] = []
+    try:
+        ends += [dispatcher.register(name, service) for name, service in services.items()]
+        yield
+    finally:
+        for end in ends:
+            end()

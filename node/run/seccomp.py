@@ -2,9 +2,10 @@
 
 The list denies what changes the machine (modules, clocks, swap, restart), what looks at other processes or into the
 kernel (ptrace, bpf, perf), what makes a new world (mounts, namespaces), and doors of the kernel that no service needs
-and that were the way out of many a sandbox (io_uring, userfaultfd, key rings).  All else is allowed: an image is not
-known, and one that dies of an unknown call helps nobody.  ``clone3`` does not exist for a container, because its flags
-cannot be looked at; C libraries then use ``clone``, whose flags are.
+and that were the way out of many a sandbox (io_uring, userfaultfd, key rings).  It denies sockets to the host of a
+virtual machine (vsock(7)), which are in no network namespace and would lead out of any.  All else is allowed: an image
+is not known, and one that dies of an unknown call helps nobody.  ``clone3`` does not exist for a container, because its
+flags cannot be looked at; C libraries then use ``clone``, whose flags are.
 
 We write the sixty instructions ourselves: the Python bindings of libseccomp are not kept (the last of them is of 2021).
 """
@@ -88,7 +89,8 @@ _CALLS: Final[dict[str, tuple[int | None, int | None]]] = {
     "uselib": (134, None),
     "vhangup": (153, 58),
 }
-_CLONE, _CLONE3, _IOCTL = (56, 220), (435, 435), (16, 29)
+_CLONE, _CLONE3, _IOCTL, _SOCKET = (56, 220), (435, 435), (16, 29), (41, 198)
+_VSOCK: Final = 40
 
 
 def program(machine: str) -> bytes:
@@ -110,6 +112,7 @@ def program(machine: str) -> bytes:
             code.when(_EQUAL, number, _ERRNO | _EPERM)
     code.when(_EQUAL, _CLONE3[column], _ERRNO | _ENOSYS)
     code.inspect(_CLONE[column], _FIRST, [(_ANY_BIT, NAMESPACES)])
+    code.inspect(_SOCKET[column], _FIRST, [(_EQUAL, _VSOCK)])
     code.inspect(_IOCTL[column], _SECOND, [(_EQUAL, request) for request in _TYPE_INTO])
     code.add(_RETURN, 0, 0, _ALLOW)
     return bytes(code.out)
@@ -133,6 +136,7 @@ def for_runtime() -> dict[str, object]:
                 for bit in range(32)
                 if NAMESPACES >> bit & 1
             ),
+            refused(["socket"], _EPERM, 0, value=_VSOCK, op="SCMP_CMP_EQ"),
             *(refused(["ioctl"], _EPERM, 1, value=request, op="SCMP_CMP_EQ") for request in _TYPE_INTO),
         ],
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +90,7 @@ class Containers:
         self._reactor, self._nursery, self._host, self._able = reactor, doors, host, able
         self._images = ImageStore(Path(home, "images"))
         self._unpacking = trio.Lock()
+        self._giving = threading.Lock()
         self._open: dict[str, Doors] = {}
 
     async def prepare(self, order: Order, place: Place) -> None:
@@ -163,11 +165,12 @@ class Containers:
         """The first user of the service; chosen once, because its volumes belong to them."""
         if (text := _text(state / "users")).isdigit():
             return int(text)
-        taken = {_text(path) for path in state.parent.glob("*/users")}
-        for number in range(_MOST_CONTAINERS):
-            if (first := str(_FIRST_USER + number * USERS)) not in taken:
-                write_atomic(state / "users", first.encode())
-                return int(first)
+        with self._giving:
+            taken = {_text(path) for path in state.parent.glob("*/users")}
+            for number in range(_MOST_CONTAINERS):
+                if (first := str(_FIRST_USER + number * USERS)) not in taken:
+                    write_atomic(state / "users", first.encode())
+                    return int(first)
         raise RunFault(f"there are {_MOST_CONTAINERS} containers here already")
 
     async def stop(self, order: Order, place: Place) -> bool:
@@ -260,9 +263,10 @@ def _account_file(rootfs: Path, name: str) -> str:
 
 
 def _text(path: Path) -> str:
+    """Empty where there is no such file; raises ``OSError`` where it cannot be read, which says nothing of it."""
     try:
         return path.read_text("utf-8", "replace")
-    except OSError:
+    except FileNotFoundError:
         return ""
 
 

@@ -7,6 +7,7 @@ another is made by a thread that has entered the container's network, and the re
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import threading
@@ -160,7 +161,10 @@ def socket_within(network: int) -> socket.socket:
             made.append(fault)
 
     thread = threading.Thread(target=enter, name="container network")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as fault:  # the machine has no threads left
+        raise OSError(errno.EAGAIN, str(fault)) from None
     thread.join()
     if isinstance(found := made[0], OSError):
         raise found

@@ -151,7 +151,9 @@ def test_the_filter_denies_what_it_says():
         assert verdict(code, X86, 56, 1 << bit) == wanted
     assert verdict(code, X86, 16, 0, 0x5401) == ALLOW and verdict(code, X86, 16, 0, 0x5412) == EPERM
     assert verdict(code, X86, 16, 0, 0xFFFF_FFFF_0000_5412) == EPERM  # the kernel looks at the low half as well
+    assert verdict(code, X86, 41, 2) == ALLOW and verdict(code, X86, 41, 40) == EPERM  # AF_VSOCK is in no namespace
     arm = program("aarch64")
+    assert verdict(arm, ARM, 198, 1) == ALLOW and verdict(arm, ARM, 198, 40) == EPERM
     assert verdict(arm, ARM, 40) == EPERM and verdict(arm, ARM, 220, 0x1000_0000) == EPERM
     assert verdict(arm, ARM, 63) == ALLOW and verdict(arm, X86, 63) == KILL
     with pytest.raises(KeyError):

@@ -15,6 +15,7 @@ from runhelp import alive, keeper_of, lines, until
 
 from node.io.run.cgroups import ControlGroups
 from node.io.run.containers import look
+from node.io.run.doors import socket_within
 from node.run.runner import Order, RunFault
 from tests.freeport import free_port
 from tests.node.image.imagery import file, folder, symlink
@@ -185,6 +186,20 @@ async def test_two_containers_have_nothing_of_each_other(node: Node):
     assert len(users) == 2
 
 
+async def test_containers_that_begin_at_once_share_no_users(node: Node):
+    image(node.home, Entrypoint=["/bin/true"])
+    orders = [page(f"web{number}") for number in range(8)]
+    for order in orders:
+        await node.kind.prepare(order, node.runs.place(order.service))
+    async with trio.open_nursery() as nursery:
+        for order in orders:
+            nursery.start_soon(node.kind.launch, order, node.runs.place(order.service))
+    users = [(node.home / f"items/{order.service}/users").read_text() for order in orders]
+    for order in orders:
+        await node.kind.release(node.runs.place(order.service))
+    assert len(set(users)) == len(users)
+
+
 async def test_who_eats_memory_is_killed_alone(node: Node):
     if ControlGroups(str(node.home)).lacking:
         pytest.skip("needs control groups, which this machine does not allow")
@@ -206,7 +221,7 @@ async def test_who_forks_without_end_is_stopped_with_all_it_made(node: Node, mon
     monkeypatch.setattr("node.run.cgroups.MOST_TASKS", 50)
     monkeypatch.setattr("node.io.run.cgroups.MOST_TASKS", 50)
     image(node.home)
-    await node.start(page("bomb", "/bin/sh", "-c", "while true; do busybox setsid sleep 3600 & done"))
+    await node.start(page("bomb", "/bin/sh", "-c", "for i in $$(busybox seq 500); do busybox setsid sleep 600 & done"))
     assert await node.ended("bomb") == "wanted more than 50 processes and threads"
     assert alive(node.home, "bomb") == [] and node.limits.usage("bomb").tasks is None
 
@@ -280,6 +295,15 @@ async def test_images_that_nobody_uses_are_removed_in_the_end(node: Node):
     found = {path.name for path in (node.home / "images").iterdir()}
     assert len(found) == 6
     assert found >= {running, (node.home / "items/web/image").read_text()}
+
+
+def test_a_machine_without_threads_refuses_a_connection_and_no_more(monkeypatch: pytest.MonkeyPatch):
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", start)
+    with pytest.raises(OSError, match="can't start new thread"):
+        socket_within(-1)
 
 
 def test_what_builds_containers_is_found_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -1,7 +1,7 @@
 """The seam between the node loop and what runs: orders, places, launches, and what a kind of item has to know.
 
 A **run** is one start of an item, from its launch until nothing of it runs any more.  The launcher
-(``node/io/run/runner.py``) makes runs, and does for every kind: a keeper process for each run (log, exit status, no
+(``node/io/run/runs.py``) makes runs, and does for every kind: a keeper process for each run (log, exit status, no
 process left over), signals and grace, and adoption by the next daemon.  A :class:`Kind` does the rest, in this order:
 
     prepare, (launch, the run, release)*, forget

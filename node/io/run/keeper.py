@@ -35,7 +35,7 @@ _BATCH = 65536
 _STATE = 1024
 _LOW = 64
 """Descriptors below are for the run's inputs."""
-_SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _SET_CHILD_SUBREAPER = 1, 38, 36
+_SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _SET_CHILD_SUBREAPER, _AMBIENT, _CLEAR_ALL = 1, 38, 36, 47, 4
 _PRCTL = ctypes.CDLL(None, use_errno=True).prctl
 
 
@@ -322,6 +322,8 @@ def _become(launch: list[tuple[str, str]], out: int, err: int) -> Iterator[str]:
         os.setgroups([])
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
+    yield "give up the capabilities of the daemon"
+    _prctl(_AMBIENT, _CLEAR_ALL)
     if one["new-privileges"] != "1":
         yield "give up new privileges"
         _prctl(_SET_NO_NEW_PRIVS, 1)

@@ -11,12 +11,14 @@ that; after one that was killed, all processes that carry the run's mark, or hav
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -39,6 +41,10 @@ _BEGIN: Final = 20.0
 _CALL: Final = "+"
 """Between the names of a service and of a call; no service has it in its name."""
 _MOST_ORDER: Final = 256 * 1024
+_AGAIN: Final = 0.5
+"""Seconds before a look at a run that failed is tried again."""
+
+_log = logging.getLogger("cyfs.node")
 
 T = TypeVar("T")
 
@@ -69,7 +75,7 @@ class Runs:
 
         Each is to be waited for.  Calls that an earlier daemon made are ended first.
         """
-        found = await _in_thread(self._find)
+        found = await _persistently(self._find)
         for name in [name for name in found if _CALL in name]:
             del found[name]
             await self._finish(name)
@@ -102,7 +108,7 @@ class Runs:
             if fault:
                 await self._finish(order.service)
                 raise RunFault(f"the keeper of the run: {fault}")
-            state = (await _in_thread(lambda: self._look(order.service))) or _Found(order, {}, False, None)
+            state = (await _persistently(lambda: self._look(order.service))) or _Found(order, {}, False, None)
         if cannot := state.state.get("fault"):
             await self.wait(order.service)
             raise RunFault(cannot)
@@ -121,13 +127,16 @@ class Runs:
 
     async def wait(self, service: str) -> Ended:
         """Until nothing of the run runs any more, and clear it; how it ended."""
-        while (found := await _in_thread(lambda: self._look(service))) is not None:
+        while (found := await _persistently(lambda: self._look(service))) is not None:
+            state = found.state
             if not found.is_kept:
-                if "over" not in found.state and await _in_thread(lambda: self._sweep(service, found.user)) > 0:
+                # A keeper that never said its name has started nothing.
+                is_cut = "keeper" in state and "over" not in state
+                if is_cut and await _persistently(lambda: self._sweep(service, found.user)) > 0:
                     await trio.sleep(0.02)
-                elif await _in_thread(lambda: self._clear(service)):
-                    return _ended(found.state)
-            elif (handle := _opened(found.state)) is None:
+                elif await _persistently(lambda: self._clear(service)):
+                    return _ended(state)
+            elif (handle := await _persistently(partial(_opened, state))) is None:
                 # Between its lock and its first word, or its last word and its end.
                 await trio.sleep(0.01)
             else:
@@ -159,7 +168,7 @@ class Runs:
     async def stop(self, service: str, *, at_once: bool = False) -> None:
         """Ask the run to end, or end it; whoever waits for it hears when it has."""
         number = signal.SIGUSR1 if at_once else signal.SIGTERM
-        await _in_thread(lambda: self._tell(service, number))
+        await _persistently(lambda: self._tell(service, number))
 
     def _tell(self, service: str, number: signal.Signals) -> None:
         found = self._look(service)
@@ -172,7 +181,7 @@ class Runs:
         directory = self.place(service).runs
         try:
             held = os.open(f"{directory}/launch", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             # Before its state is read: one that ends meanwhile has said its last word.
@@ -203,13 +212,13 @@ class Runs:
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
                 handle = os.pidfd_open(int(name))
-            except OSError:
+            except ProcessLookupError:
                 continue
             try:
                 if _is_of(name, mark, user):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
                     found += 1
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
                 pass
             finally:
                 os.close(handle)
@@ -240,7 +249,7 @@ def _records(place: Place, launch: Launch) -> bytes:
     if launch.user is not None:
         found.append(("user", f"{launch.user[0]}:{launch.user[1]}"))
     found += [("argv", word) for word in launch.argv]
-    found += [("env", f"{name}={value}") for name, value in launch.env]
+    found += [("env", f"{name}={value}") for name, value in launch.env if name != MARK]
     found += [("join", path) for path in launch.join]
     found += [("limit", f"{number}:{most}") for number, most in launch.limits]
     found += [("input", f"{fd}:{path}") for fd, path in launch.inputs]
@@ -258,7 +267,7 @@ def _read_order(directory: str, service: str) -> Order | None:
         section = Section(Reader(), tree, "")
         work = section.table("work")
         order = None if work is None else Order(service=service, work=read_work(work), ports=read_ports(section))
-    except (OSError, UnicodeDecodeError, BadYaml, BadWire):
+    except (FileNotFoundError, UnicodeDecodeError, BadYaml, BadWire):
         return None
     return None if section.reader.errors else order
 
@@ -266,7 +275,7 @@ def _read_order(directory: str, service: str) -> Order | None:
 def _read_state(directory: str) -> dict[str, str]:
     try:
         text = Path(directory, "state").read_text("utf-8", "replace")
-    except OSError:
+    except FileNotFoundError:
         return {}
     return {name: value for name, _, value in (line.partition("=") for line in text.splitlines() if line)}
 
@@ -277,19 +286,22 @@ def _ended(state: dict[str, str]) -> Ended:
 
 
 def _opened(state: dict[str, str]) -> int | None:
-    """A pidfd of the keeper that wrote ``state``, if it is still there."""
+    """A pidfd of the keeper that wrote ``state``, if it is still there; raises ``OSError`` where nobody can know."""
     pid, _, started = state.get("keeper", "").partition(" ")
     if not pid:
         return None
     try:
         handle = os.pidfd_open(int(pid))
-    except OSError:
+    except ProcessLookupError:
         return None
-    with suppress(OSError):
-        if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode() == started:
-            return handle
-    os.close(handle)
-    return None
+    is_it = False
+    try:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            is_it = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode() == started
+    finally:
+        if not is_it:
+            os.close(handle)
+    return handle if is_it else None
 
 
 def _put(path: str, data: bytes) -> None:
@@ -310,3 +322,13 @@ def _lock(held: int, how: int) -> bool:
 
 async def _in_thread(work: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(work)
+
+
+async def _persistently(work: Callable[[], T]) -> T:
+    """Ask until there is an answer: a run that nobody can look at, for want of descriptors, is not over."""
+    while True:
+        try:
+            return await _in_thread(work)
+        except OSError as fault:
+            _log.warning("a run cannot be looked at: %s", fault)
+            await trio.sleep(_AGAIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -108,7 +109,8 @@ async def test_a_run_may_linger(runs: Runs, tmp_path: Path) -> None:
 
 
 async def test_the_environment_is_what_was_said(runs: Runs, tmp_path: Path) -> None:
-    await runs.start(NOTES, Launch(argv=("/usr/bin/env",), env=(("GREETING", "a=b\nc"),)))
+    env = (("CYFS_RUN", "/of/another"), ("GREETING", "a=b\nc"))
+    await runs.start(NOTES, Launch(argv=("/usr/bin/env",), env=env))
     await runs.wait("notes")
     assert lines(tmp_path) == [f"o CYFS_RUN={tmp_path}/runs/notes", "o GREETING=a=b", "o c"]
 
@@ -133,6 +135,47 @@ async def test_a_flood_is_bounded(runs: Runs, tmp_path: Path, monkeypatch: pytes
     assert newest == list(range(newest[0], 200_001))
 
 
+async def test_a_run_that_nobody_can_look_at_is_not_over(runs: Runs, tmp_path: Path) -> None:
+    """Without descriptors: to take it for over would be to start it twice."""
+    await runs.start(NOTES, shell("sleep 600"))
+    ended: list[Ended] = []
+
+    async def wait() -> None:
+        ended.append(await runs.wait("notes"))
+
+    async with trio.open_nursery() as nursery:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            nursery.start_soon(wait)
+            nursery.start_soon(lambda: runs.stop("notes", at_once=True))
+            await trio.sleep(0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [found.code for found in ended] == [-9]
+    assert alive(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only it has capabilities to give")
+async def test_the_capabilities_of_the_daemon_are_not_the_services(runs: Runs, tmp_path: Path) -> None:
+    """A daemon that is no root has a few, so that what it executes keeps them (capabilities(7): ambient)."""
+    first = daemon(
+        tmp_path,
+        "grep CapAmb /proc/self/status",
+        "setpriv",
+        "--inh-caps",
+        "+net_admin",
+        "--ambient-caps",
+        "+net_admin",
+    )
+    assert first.stdout is not None
+    assert await trio.to_thread.run_sync(first.stdout.readline) == b"begun\n"
+    first.kill()
+    first.wait()
+    await runs.wait("notes")
+    assert lines(tmp_path) == ["o CapAmb:\t0000000000000000"]
+
+
 DAEMON = """
 import sys, trio
 sys.path[:0] = [{tests!r}, {root!r}]
@@ -146,12 +189,12 @@ trio.run(main)
 """
 
 
-def daemon(home: Path, script: str) -> subprocess.Popen[bytes]:
+def daemon(home: Path, script: str, *before: str) -> subprocess.Popen[bytes]:
     root = Path(__file__).parents[3]
     source = textwrap.dedent(DAEMON).format(
         tests=str(Path(__file__).parent), root=str(root), home=str(home), script=script
     )
-    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    return subprocess.Popen([*before, sys.executable, "-c", source], stdout=subprocess.PIPE)
 
 
 async def test_another_daemon_goes_on_with_it(runs: Runs, tmp_path: Path) -> None:

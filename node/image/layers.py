@@ -87,6 +87,8 @@ class _Node:
     """Of a directory."""
     target: str | None = None
     """Of a symbolic link."""
+    hidden: int = -1
+    """The layer of which a whiteout has been through all that is below: going there once more would find nothing."""
 
 
 @dataclass(slots=True)
@@ -104,10 +106,8 @@ class Tree:
 
     def steps(self, untrusted: Entry) -> list[Step]:
         """What to do for an entry, in order.  Raises ``BadWire``, after which the image is of no use."""
-        self._entries += 1
+        self._count()
         self._bytes += untrusted.size
-        if self._entries > MOST_ENTRIES:
-            raise BadWire(f"more than {MOST_ENTRIES} entries")
         if self._bytes > MOST_UNPACKED:
             raise BadWire(f"more than {MOST_UNPACKED >> 30} GiB of files")
         parts = _parts(untrusted.path)
@@ -154,6 +154,12 @@ class Tree:
         parent.below[name] = _Node(self._layer)
         return [*steps, WriteFile(place, mode | 0o400, untrusted.mtime, owner)]
 
+    def _count(self) -> None:
+        """One more entry, or directory that no entry names."""
+        self._entries += 1
+        if self._entries > MOST_ENTRIES:
+            raise BadWire(f"more than {MOST_ENTRIES} entries")
+
     def _cleared(self, parent: _Node, place: str, name: str) -> list[Step]:
         assert parent.below is not None
         return [] if parent.below.pop(name, None) is None else [Remove(place)]
@@ -166,8 +172,10 @@ class Tree:
             path, parent = self._find(above, "/".join(above))
         except BadWire:
             return  # nothing there to hide
-        if parent.below is None:
+        if parent.below is None or parent.hidden == self._layer:
             return
+        if name == _OPAQUE:
+            parent.hidden = self._layer
         prefix = f"{path}/" if path else ""
         hidden = list(parent.below) if name == _OPAQUE else [name[len(_WHITEOUT) :]]
         for child in hidden:
@@ -182,7 +190,8 @@ class Tree:
             if node.layer < self._layer:
                 del within[child]
                 yield Remove(f"{path}{child}")
-            elif node.below is not None:
+            elif node.below is not None and node.hidden != self._layer:
+                node.hidden = self._layer
                 pending += [(node.below, each, f"{path}{child}/") for each in node.below]
 
     def _descend(self, parts: list[str], steps: list[Step]) -> tuple[_Node, str]:
@@ -211,6 +220,7 @@ class Tree:
             if len(place.encode("utf-8", "surrogateescape")) > _MOST_PLACE or len(trail) > 256:
                 raise BadWire("a path that is too deep")
             if child is None or child.below is None:
+                self._count()
                 steps += self._cleared(node, place, part)
                 child = node.below[part] = _Node(self._layer, {})
                 steps.append(MakeDirectory(place, 0o755))

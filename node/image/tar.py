@@ -241,10 +241,12 @@ def _path(head: bytes) -> str:
 def _pax(data: bytes) -> dict[str, str]:
     """The records of an extended header: ``LENGTH KEY=VALUE`` and a line feed, LENGTH counting all of it."""
     found = {}
-    while data:
-        digits, blank, _ = data[:9].partition(b" ")
+    at = 0
+    while at < len(data):
+        digits, blank, _ = data[at : at + 9].partition(b" ")
         length = int(digits) if blank and digits.isdigit() else 0
-        record, data = data[len(digits) + 1 : length], data[length:]
+        record = data[at + len(digits) + 1 : at + length]
+        at += length
         key, equals, value = record.partition(b"=")
         if not equals or not value.endswith(b"\n") or length != len(digits) + 1 + len(record):
             raise BadWire("an extended header that cannot be read")

@@ -21,14 +21,14 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 import zstandard
 
 from cyfs_ns.errors import BadWire
-from node.image.layers import MOST_UNPACKED, MakeDirectory, MakeLink, MakeSymlink, Remove, Tree, WriteFile
+from node.image.layers import MOST_UNPACKED, MakeDirectory, MakeLink, MakeSymlink, Remove, Step, Tree, WriteFile
 from node.image.oci import (
     MOST_DOCUMENT,
     ImageConfig,
@@ -93,14 +93,14 @@ class FolderSource:
 class ArchiveSource:
     """A layout, or what ``docker save`` wrote, that is one tar."""
 
-    def __init__(self, archive: Path) -> None:
+    def __init__(self, archive: Path, is_wanted: Callable[[], bool]) -> None:
         """Read it once, to know where its files are.  Raises ``BadWire`` or ``OSError``."""
         self._archive = archive
         self._members: dict[str, tuple[int, int]] = {}
         links: dict[str, str] = {}
         reader = TarReader()
         with archive.open("rb") as file:
-            for event in _events(reader, _pieces(file)):
+            for event in _events(reader, _while(is_wanted, _pieces(file))):
                 if not isinstance(event, Entry):
                     continue
                 path = _plain(event.path)
@@ -160,7 +160,7 @@ class ImageStore:
         """
         if source.is_dir() and not any((source / each).exists() for each in ("oci-layout", "manifest.json")):
             return Image("", source, ImageConfig())
-        files: Source = FolderSource(source) if source.is_dir() else ArchiveSource(source)
+        files: Source = FolderSource(source) if source.is_dir() else ArchiveSource(source, is_wanted)
         manifest = _find_manifest(files, name)
         document = _document(files, manifest.config, "image configuration")
         config = read_config(document)
@@ -275,9 +275,8 @@ def _lay(files: Source, layer: Layer, digest: str, tree: Tree, rootfs: Path, is_
         raise BadWire(f"a layer is missing: {layer.path[:80]}")
     packed, plain = hashlib.sha256(), hashlib.sha256()
     with file:
-        _carry_out(
-            tree, rootfs, _hashed(_unpacked(_hashed(_pieces(file), packed), layer.packing), plain), is_wanted, _give
-        )
+        pieces = _hashed(_unpacked(_hashed(_pieces(file), packed), layer.packing), plain)
+        _carry_out(tree.steps, rootfs, _while(is_wanted, pieces), _give)
     if layer.digest and layer.digest != f"sha256:{packed.hexdigest()}":
         raise BadWire(f"a layer is not what its digest says: {layer.path[:80]}")
     if digest != f"sha256:{plain.hexdigest()}":
@@ -288,7 +287,7 @@ _Give = Callable[[Path | int, tuple[int, int]], None]
 """Have a new file belong to its owner in the image."""
 
 
-def _carry_out(tree: Tree, rootfs: Path, pieces: Iterator[bytes], is_wanted: Callable[[], bool], give: _Give) -> None:
+def _carry_out(steps: Callable[[Entry], list[Step]], rootfs: Path, pieces: Iterator[bytes], give: _Give) -> None:
     with ExitStack() as last:
         output = -1
         for event in _events(TarReader(), pieces):
@@ -298,9 +297,7 @@ def _carry_out(tree: Tree, rootfs: Path, pieces: Iterator[bytes], is_wanted: Cal
                 continue
             last.close()
             output = -1
-            if not is_wanted():
-                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-            for step in tree.steps(event):
+            for step in steps(event):
                 if isinstance(step, WriteFile):
                     output = last.enter_context(_new_file(rootfs / step.path, step, give))
                 else:
@@ -368,6 +365,13 @@ def _events(reader: TarReader, pieces: Iterator[bytes]) -> Iterator[Content | En
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
     while piece := file.read(_PIECE):
+        yield piece
+
+
+def _while(is_wanted: Callable[[], bool], pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        if not is_wanted():
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
         yield piece
 
 
@@ -456,11 +460,17 @@ def _plain(path: str) -> str:
 def unpack(archive: Path, packing: str, folder: Path, is_wanted: Callable[[], bool] = lambda: True) -> None:
     """A tar that is no image's layer, into ``folder``, which is empty; ``packing`` is empty, ``gzip`` or ``zstd``.
 
-    The rules and bounds are a layer's, but all of it is ours.  Raises ``BadWire`` and ``OSError``; what is there then
-    is the caller's.
+    The rules and bounds are a layer's, but all of it is ours, to be read by all and written by nobody else: of modes
+    only who may execute is kept.  Raises ``BadWire`` and ``OSError``; what is there then is the caller's.
     """
+    tree = Tree()
+
+    def steps(entry: Entry) -> list[Step]:
+        is_open = entry.kind == "directory" or entry.mode & 0o100
+        return tree.steps(replace(entry, mode=0o755 if is_open else 0o644))
+
     with archive.open("rb") as file:
-        _carry_out(Tree(), folder, _unpacked(_pieces(file), packing), is_wanted, lambda *_: None)
+        _carry_out(steps, folder, _while(is_wanted, _unpacked(_pieces(file), packing)), lambda *_: None)
 
 
 def bring_to_disk(folder: Path) -> None:

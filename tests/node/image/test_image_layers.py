@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +109,39 @@ BAD = {
 def test_an_image_that_means_harm_is_refused(why: str):
     with pytest.raises(BadWire):
         laid(BAD[why])
+
+
+def test_folders_that_no_entry_names_are_counted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layers, "MOST_ENTRIES", 3)
+    assert len(laid([entry("a/b/c")])) == 3
+    with pytest.raises(BadWire, match="more than 3 entries"):
+        laid([entry("a/b/c/d")])
+
+
+def test_a_whiteout_that_is_said_again_looks_at_nothing_again():
+    tree = Tree()
+    tree.next_layer()
+    tree.steps(entry("d/old"))
+    tree.next_layer()
+    for number in range(100):
+        tree.steps(entry(f"d/{number}"))
+    for name in (".wh.d", "d/.wh..wh..opq"):
+        below = Counting(tree._root.below["d"].below or {})  # type: ignore[index]
+        tree._root.below["d"].below = below  # type: ignore[index]
+        for _ in range(5):
+            tree.steps(entry(name))
+        assert below.looked <= 1
+    assert "old" not in below and len(below) == 100
+
+
+class Counting(dict[str, Any]):
+    """Knows how often all of it was gone through."""
+
+    looked = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.looked += 1
+        return super().__iter__()
 
 
 def test_the_number_of_entries_is_bounded(monkeypatch: pytest.MonkeyPatch):

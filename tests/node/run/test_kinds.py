@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import tempfile
 import urllib.request
@@ -177,6 +178,19 @@ async def test_a_package_may_be_a_tar(machine: Machine, end: str, options: tuple
     await machine.start(order(command=("tell",)))
     assert await machine.wait(order()) == Ended(0)
     assert lines(machine.home) == ["o tarred"]
+
+
+async def test_a_package_is_for_all_to_read_and_for_nobody_to_write(machine: Machine) -> None:
+    """Several services, each a user of its own, may run from one copy; whatever modes the tar has."""
+    machine.package("1", tell="#!/bin/sh\necho x > word || cat word", word="first")
+    folder = machine.home / "packages/notes/1"
+    (folder / "word").chmod(0o666)
+    await trio.run_process(["tar", "--mode=u+rwX,go+w", "-cf", f"{folder}.tar", "-C", str(folder), "."])
+    shutil.rmtree(folder)
+    await machine.prepare(order(command=("tell",)))
+    copy = machine.packages.linked(machine.place(), "prepared")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (copy, *copy.iterdir())}
+    assert modes == {copy.name: 0o755, "tell": 0o755, "word": 0o644}
 
 
 async def test_a_tar_that_is_none_can_never_run(machine: Machine) -> None:

@@ -356,5 +356,7 @@ class Convergence:
             return "stopped"
         if held.run is not None and held.is_ready and held.asked is None:
             return "ready"
-        is_failed = held.failures >= _FAILED_AFTER or held.is_hopeless or (held.run is not None and held.was_ready)
-        return "failed" if is_failed else "starting"
+        # Wanted again while it ends, because it was not for a moment: that is no fault of its own.
+        is_leaving = held.asked is not None and not held.is_restart
+        is_sick = held.run is not None and held.was_ready and not is_leaving
+        return "failed" if held.failures >= _FAILED_AFTER or held.is_hopeless or is_sick else "starting"

@@ -110,6 +110,17 @@ def test_stopped_is_told_when_nothing_runs() -> None:
     assert play.report() is None
 
 
+def test_who_is_wanted_again_while_it_ends_has_not_failed() -> None:
+    play = Play()
+    play.bring_up()
+    assert play.obey(item(epoch=2, target="stopped")) == [Ask(order())]
+    assert play.obey(item(epoch=3)) == []
+    assert play.report() == ("starting", 3)
+    play.loop.ended("web", play.now, "exited with 0")
+    assert play.report() == ("starting", 3)
+    assert play.next() == [Start(order())]
+
+
 def test_what_ends_is_started_again_later_and_later() -> None:
     play = Play()
     play.bring_up()

@@ -65,7 +65,12 @@ class Lock:
         return write_json({"scrypt": {"n": n, "r": r, "p": p, "salt": salt, "hash": key}}).decode()
 
     def opens(self, password: str) -> bool:
-        """Whether it is this one.  Takes a tenth of a second and 32 MiB: for a thread."""
+        """Whether it is this one.  Takes a tenth of a second and 32 MiB: for a thread.
+
+        What is longer than any password is none; to bring it into the one form could take minutes.
+        """
+        if len(password) > MOST_PASSWORD:
+            return False
         return hmac.compare_digest(_derived(password, self.salt, self.cost), self.hash)
 
 

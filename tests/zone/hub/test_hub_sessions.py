@@ -153,6 +153,12 @@ def test_what_looks_the_same_is_the_same():
     assert not lock.opens("\ud800" * 9)
 
 
+def test_a_text_that_is_no_password_is_not_worked_on():
+    # To bring marks into their order takes the square of their number; strangers say how many.
+    long = "a" + "\u0301\u0316" * MOST_PASSWORD
+    assert not new_lock(long, b"s" * 16).opens(long)
+
+
 def test_passwords_that_are_none():
     assert check_password("x" * LEAST_PASSWORD) and check_password("x" * MOST_PASSWORD)
     for bad in ("", "short", "x" * (MOST_PASSWORD + 1), "with a\nline", "nul\0nul\0nul"):

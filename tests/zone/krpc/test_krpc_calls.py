@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from krpcservices import House, Note, Notes, serving, until, user
+from krpcservices import House, Note, Notes, serving, until, user, verify
 
 from cyfs_gateway.flow import Identity
 from cyfs_ns.errors import ConfigFault, Misuse, Refused, Unreachable
@@ -21,7 +21,7 @@ from cyfs_ns.trust.level import Trust
 from tunnels.io.waiting import TcpEndpoint
 from zone.io.krpc.client import Client
 from zone.io.krpc.dispatch import Dispatcher, Limits
-from zone.io.krpc.server import MOST_STREAMS
+from zone.io.krpc.server import MOST_STREAMS, KrpcServer
 from zone.io.krpc.transport import (
     MOST_CONNECTIONS,
     MOST_IDLE,
@@ -339,6 +339,24 @@ async def test_a_peer_has_a_few_streams(tmp_path):
         assert found == [Code.UNCERTAIN] * 3
         for transport in transports:
             await transport.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_device_that_leaves_is_nobody_on_a_stream_that_it_has():
+    house = House()
+    devices = {"device-ann"}
+    house.server = KrpcServer(
+        house.dispatcher, verify, lambda identity: user(identity.did) if identity.did in devices else None
+    )
+    async with trio.open_nursery() as nursery:
+        peer = Peer(house, nursery)
+        transport = HttpTransport(by_endpoint(peer.open))
+        notes = Client(transport, "notes").of(Notes)
+        assert await notes.whoami() == "device-ann"
+        devices.clear()
+        assert await notes.whoami() == ""
+        assert peer.opened == 1
+        await transport.aclose()
         nursery.cancel_scope.cancel()
 
 

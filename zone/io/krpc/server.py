@@ -52,8 +52,8 @@ class _Visit:
 
     dispatcher: Dispatcher
     verify: Verify
-    proven: Caller
-    """Who it is without a token."""
+    proven: Callable[[], Caller]
+    """Who it is without a token: as of now, since a stream may outlast that."""
     source: str = ""
     """The device at the far end; by a door of this machine, it is not known."""
 
@@ -83,7 +83,7 @@ class KrpcServer:
             if tcp is not None:
                 entrances += await open_tcp(tcp, Door(), what="kRPC")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve_entrances, self._site(NOBODY), entrances)
+                nursery.start_soon(serve_entrances, self._site(lambda: NOBODY), entrances)
                 task_status.started(tuple(entrance.url for entrance in entrances))
         finally:
             close_entrances(entrances)
@@ -91,15 +91,14 @@ class KrpcServer:
     async def serve_peer(self, identity: Identity, pipe: Endpoint) -> None:
         """Answer the calls on a stream of a peer; an ``Offer``.  Raises ``Refused``."""
         device = identity.device or identity.did
-        caller = self._known(identity)
-        if caller is None:
+        if self._known(identity) is None:
             raise Refused(f"{device} is no device of this zone")
         if self._peers[device] >= MOST_STREAMS:
             raise Refused(f"{device} has {MOST_STREAMS} streams of calls already")
         self._peers[device] += 1
         try:
             async with EndpointStream(pipe) as stream:
-                await converse(stream, Door(), self._site(caller, device))
+                await converse(stream, Door(), self._site(lambda: self._known(identity) or NOBODY, device))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer has gone
         finally:
@@ -107,7 +106,7 @@ class KrpcServer:
             if not self._peers[device]:
                 del self._peers[device]
 
-    def _site(self, proven: Caller, source: str = "") -> Site[_Visit]:
+    def _site(self, proven: Callable[[], Caller], source: str = "") -> Site[_Visit]:
         return Site(_Visit(self._dispatcher, self._verify, proven, source), _ROUTER, changes=False)
 
 
@@ -125,7 +124,7 @@ async def _call(call: Call[_Visit]) -> Reply:
     try:
         request = read_request(call.body)
         seq, trace = request.seq, request.trace
-        caller = call.app.verify(request.token) if request.token else call.app.proven
+        caller = call.app.verify(request.token) if request.token else call.app.proven()
         context = CallContext(
             seconds=request.seconds or SECONDS, trace=trace or secrets.token_hex(8), source=call.app.source
         )

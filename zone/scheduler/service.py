@@ -34,6 +34,7 @@ from typing import Any, Literal, get_args
 from cyfs_ns.config.source import BadYaml, Map, parse_yaml
 from cyfs_ns.config.written import Fault, Reader, Section, shown
 from cyfs_ns.identity.strictjson import write_json
+from zone.hub.subjects import KERNEL
 
 Kind = Literal["container", "process", "script"]
 
@@ -204,6 +205,9 @@ def read_service(page: Section) -> ServiceSpec:
         grace=page.seconds("grace", 60.0),
         upgrade=_read_upgrade(page),
     )
+    if spec.name in KERNEL:
+        # Its node would prove it to verify_hub by that name, and on an OOD it would carry the zone.
+        page.error("service", f"{spec.name!r} is a part of this program")
     if spec.name in spec.apart:
         page.error("apart", "a service never stands twice on a node; it need not be apart from itself")
     if not page.reader.errors and (size := len(write_json(spec.as_page()))) > MAX_PAGE:

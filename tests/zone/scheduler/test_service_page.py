@@ -73,6 +73,8 @@ def test_a_page_needs_a_name_and_an_image_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
+        ("service: scheduler", "3:10: error: /service: 'scheduler' is a part of this program"),
+        ("service: verify-hub", "3:10: error: /service: 'verify-hub' is a part of this program"),
         ("service: Notes", "3:10: error: /service: expected a name of small letters, digits and hyphens"),
         ("kind: vm", "3:7: error: /kind: expected one of container, process, script; found 'vm'"),
         ("cpu: lots", "3:6: error: /cpu: expected cores, from 0.001 to 1000"),

@@ -223,6 +223,17 @@ async def test_a_user_who_is_suspended_is_out_in_a_moment(place):
         assert fault.code in (Code.UNAUTHENTICATED, Code.DENIED)
 
 
+async def test_one_ledger_that_cannot_be_read_shields_nobody_else(place):
+    async with zone(place) as home:
+        for name in ("alice", "zoe"):
+            await home.user(name)
+        told = await home.login("zoe")
+        out = '{"type":"user","state":"suspended:rent"}'
+        await home.put(**{"security__verify-hub__sessions__user__alice": "[]"})
+        await home.put(users__alice__settings=out, users__zoe__settings=out)
+        await home.until_refused(told["session_token"])
+
+
 async def test_another_type_is_another_session(place):
     async with zone(place) as home:
         await home.user("alice", "admin")
@@ -272,6 +283,13 @@ async def test_who_may_end_whose_sessions(place):
 # -- users
 
 
+async def test_the_owner_ends_sessions_of_the_owner(place):
+    async with zone(place) as home:
+        lost, mine = await home.machine(""), await home.machine("")
+        assert await home.call("revoke", mine["sudo_token"], user="owner") == {"ended": 2}
+        await home.until_refused(lost["sudo_token"])
+
+
 async def test_sudo_lasts_a_moment_and_needs_the_password_and_the_session(place):
     async with zone(place) as home:
         await home.user("rita", "root")
@@ -312,6 +330,18 @@ async def test_users_are_made_and_changed_by_those_who_may(place):
         assert (await refusal(home.call("set_user", owner["sudo_token"], username="owner", type="root"))).code == (
             Code.DENIED
         )
+
+
+async def test_a_name_that_is_given_again_has_no_password_from_before(place):
+    async with zone(place) as home:
+        await home.user("bob")
+        owner = (await home.machine(""))["sudo_token"]
+        await home.put(users__bob__settings=None)
+        await home.call("set_user", owner, username="bob", type="user")
+        assert (await refusal(home.login("bob"))).code == Code.UNAUTHENTICATED
+        await home.call("set_user", owner, username="bob", type="user", password=PASSWORD)
+        await home.call("set_user", owner, username="bob", type="limited")
+        assert (await home.login("bob"))["user_type"] == "limited"
 
 
 async def test_another_password_ends_the_other_sessions(place):

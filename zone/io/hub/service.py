@@ -28,7 +28,7 @@ from zone.boot.settle import BOOT, read_boot
 from zone.config.faults import Code as ConfigCode
 from zone.config.faults import ConfigError
 from zone.config.keys import At, Below, Scope, check_key
-from zone.config.model import Action, AtRevision, Entry, Set, SetPath, Transaction
+from zone.config.model import Action, AtRevision, Delete, Entry, Set, SetPath, Transaction
 from zone.hub.keyset import SEED, KeySet, is_due, new_keys, read_keys, rotated
 from zone.hub.ledger import Ledger, Step, ended, opened, read_ledger, refreshed, upheld
 from zone.hub.people import NOBODYS, SALT, Settings, check_password, new_lock, read_lock, read_settings
@@ -232,7 +232,7 @@ class Hub:
         user, device = _text(params, "user", ""), _text(params, "device", "")
         if bool(user) == bool(device):
             raise KrpcFault(Code.INVALID, "revoke whom: a user or a device")
-        place = _ledger(_name(user or device, "name"), people=bool(user))
+        place = _OWNERS if user == OWNER else _ledger(_name(user or device, "name"), people=bool(user))
         is_self = bool(user) and user == caller.user and not caller.app
         settings = _settings(user) if user else ""
 
@@ -275,9 +275,11 @@ class Hub:
             by = wanted.type if wanted.state == "active" and lock is None else ""
             if lock is not None:
                 actions.append(Set(_lock(user), lock))
+            elif before is None and _lock(user) in entries:
+                actions.append(Delete(_lock(user)))  # of who had the name before
             return _and(_kept(entries, place, upheld(_ledger_in(entries, place), by), {}), *actions)
 
-        return await self._decided([_settings(user), place], decide)
+        return await self._decided([_settings(user), _lock(user), place], decide)
 
     async def _change_password(self, caller: Caller, params: Mapping[str, Json], context: CallContext) -> Json:
         session = _session(caller)
@@ -373,7 +375,13 @@ class Hub:
                 by = self._rests_on(name, entries.get(rest))
             return _kept(entries, place, upheld(_ledger_in(entries, place), by))
 
-        await self._decided([rest, place], decide)
+        try:
+            await self._decided([rest, place], decide)
+        except (ConfigError, KrpcFault) as fault:
+            if fault.code not in (Code.DAMAGED, Code.DENIED):
+                raise
+            # It stays so, and the sessions of others are not to wait for it.
+            _log.error("whether the sessions of %s stand cannot be told: %s", name, fault)
 
     # -- what these are made of
 

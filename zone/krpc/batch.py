@@ -41,6 +41,8 @@ MOST_COST: Final = 1 << 18
 """What a batch can spend: a value costs 1, each of its parts as well, and 64 characters of text 1 more."""
 
 _PER_COST: Final = 64
+_MOST_DEPTH: Final = 100
+"""Of a value; far more than can be sent.  Calls that hand on what others gave can make one ever deeper."""
 _MOST_COMPARED: Final = 1024
 
 
@@ -415,19 +417,21 @@ class _Purse:
             raise KrpcFault(Code.TOO_LARGE, f"this batch costs more than {MOST_COST}: ask for less, or split it")
         self._left -= price
 
-    def weigh(self, value: Json) -> None:
+    def weigh(self, value: Json, depth: int = _MOST_DEPTH) -> None:
         """Pay for ``value``.  Raises as :meth:`pay`."""
+        if not depth:
+            raise KrpcFault(Code.TOO_LARGE, "a value of this batch is nested too deeply")
         if isinstance(value, str):
             self.pay(1 + len(value) // _PER_COST)
         elif isinstance(value, Mapping):
             self.pay(1)
             for key, below in value.items():
                 self.pay(len(key) // _PER_COST)
-                self.weigh(below)
+                self.weigh(below, depth - 1)
         elif isinstance(value, Sequence):
             self.pay(1)
             for below in value:
-                self.weigh(below)
+                self.weigh(below, depth - 1)
         else:
             self.pay(1)
 

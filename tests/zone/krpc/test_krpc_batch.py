@@ -197,6 +197,20 @@ def test_a_result_that_is_too_much_fails_its_call_alone():
     assert isinstance(second, Plain | KrpcFault)
 
 
+def test_values_that_grow_deeper_by_each_call_are_too_much():
+    calls = [call(), *(call(params={"a": {"a": {"a": ref(index)}}}) for index in range(MOST_CALLS - 1))]
+    run = Run(read_batch({"calls": calls, "results": [ref(MOST_CALLS - 1)]}))
+    while began := run.ready():
+        for one in began:
+            run.finish(one.index, Plain(one.params))
+    (outcome,) = run.results()
+    assert outcome.code == Code.NEEDED
+    nested = {}
+    for _ in range(5000):
+        nested = [nested]
+    assert evaluated(nested).code == Code.TOO_LARGE
+
+
 # -- whatever is drawn
 
 

@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -100,11 +101,16 @@ class Page:
         """What the machine asks for."""
         return json_reply({"name": self._name, "key": str(dev_did(self._desk.key.public)), "request": self._request})
 
-    def picture(self) -> Reply:
-        """The same for a camera."""
+    @cached_property
+    def _drawn(self) -> bytes:
+        """Once: it takes a tenth of a second, and anybody may look."""
         drawn = io.BytesIO()
         segno.make_qr(self._request, error="l").save(drawn, kind="svg", border=2, xmldecl=False, light="#fff")
-        return Reply(200, drawn.getvalue(), (("Content-Type", "image/svg+xml"), ("Cache-Control", "no-store")))
+        return drawn.getvalue()
+
+    def picture(self) -> Reply:
+        """The same for a camera."""
+        return Reply(200, self._drawn, (("Content-Type", "image/svg+xml"), ("Cache-Control", "no-store")))
 
     async def offered(self, code: str, untrusted: str, owner: str | None) -> Reply:
         """A membership, from whoever says ``code``; it is taken when they say whose it is.  Raises ``HttpFault``."""

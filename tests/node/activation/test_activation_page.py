@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import segno
 import trio
 from owners import ALICE, BOX, HOME, NAS, NOW, Owner, secret
 
@@ -102,6 +103,21 @@ async def test_an_owner_is_looked_at_and_then_accepted(tmp_path: Path) -> None:
     assert MembershipStore(tmp_path).own(NOW + 10).name == "box"
     with pytest.raises(OSError):
         await door.ask("GET", "/")
+
+
+async def test_the_picture_is_drawn_once_whoever_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def make_qr(text: str, **how: Any) -> Any:
+        drawn.append(text)
+        return make(text, **how)
+
+    make = segno.make_qr
+    monkeypatch.setattr(segno, "make_qr", make_qr)
+    async with served(tmp_path) as door:
+        seen = [(await door.ask("GET", "/request.svg"))[1] for _ in range(3)]
+        assert seen[0].startswith(b"<svg") and seen[1:] == seen[:1] * 2
+        assert drawn == [(await door.ask("GET", "/request"))[1]["request"]]
 
 
 async def test_nobody_gets_in_without_the_code(tmp_path: Path) -> None:

@@ -481,6 +481,22 @@ async def test_a_lease_belongs_to_who_took_it(place):
         assert (await config.refused(BOX, "keep_alive", lease=lease)).code == Code.MISSING
 
 
+async def test_leases_that_are_taken_at_once_have_limits_too(place):
+    async with serving(place) as config:
+        refused = []
+
+        async def take() -> None:
+            try:
+                await config(BOX, "grant", ttl=60)
+            except KrpcFault as fault:
+                refused.append(fault.code)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(MOST_LEASES + 8):
+                nursery.start_soon(take)
+        assert refused == ["limited"] * 8
+
+
 async def test_leases_have_limits(place):
     async with serving(place) as config:
         for bad in (0, -1, 10**6, "1", None):

@@ -108,6 +108,7 @@ class ConfigService:
         self._calls: Counter[str] = Counter()
         self._watches: Counter[str] = Counter()
         self._heavy = trio.CapacityLimiter(_HEAVY)
+        self._granting: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow the store, for ever; started when watches are answered."""
@@ -221,10 +222,13 @@ class ConfigService:
 
     async def _grant(self, caller: Caller, params: Mapping[str, Json]) -> Json:
         place = _leases_of(caller)
-        if len(await self._store.children(Below(place))) >= MOST_LEASES:
-            raise KrpcFault(FaultCode.LIMITED, f"a caller has at most {MOST_LEASES} leases; end some")
-        lease = await self._store.grant(integer(params, "ttl"))
-        await self._store.transact(Transaction((Create(f"{place}/{lease}", "true", lease),)))
+        # One after the other, so that each counts those before it.
+        lock = self._granting.setdefault(place, trio.Lock())
+        async with lock:
+            if len(await self._store.children(Below(place))) >= MOST_LEASES:
+                raise KrpcFault(FaultCode.LIMITED, f"a caller has at most {MOST_LEASES} leases; end some")
+            lease = await self._store.grant(integer(params, "ttl"))
+            await self._store.transact(Transaction((Create(f"{place}/{lease}", "true", lease),)))
         return {"lease": str(lease)}
 
     async def _keep_alive(self, caller: Caller, params: Mapping[str, Json]) -> Json:

@@ -2,6 +2,9 @@
 
 It begins with what ran before and the orders that were kept, so services are looked after before the zone is up, and
 when it cannot be.  Orders and reports go by the services of this process, as the machine and with no other rights.
+
+A machine that left its zone, or was replaced in it, looks after nothing any more; what it ran goes on, for its owner to
+end.
 """
 
 from __future__ import annotations
@@ -28,14 +31,16 @@ from node.io.run.packages import Packages
 from node.io.run.runs import Runs
 from node.io.run.users import Users
 from node.run.runner import Kind
+from zone.boot.known import replaced
 from zone.hub.subjects import machine
 from zone.hub.tokens import bootstrap
+from zone.io.boot.memory import Memory
 from zone.io.here import services_of, store_as
 from zone.io.membership import MembershipStore
 from zone.membership import Membership
 
-_AGAIN: Final = 5.0
-"""Seconds until it is looked again whether this machine is in a zone."""
+_LOOK: Final = 5.0
+"""Seconds between looks at what this machine is in its zone."""
 
 _log = logging.getLogger("cyfs.node")
 
@@ -72,28 +77,51 @@ class NodeModule:
     async def run(self, host: Host, settings: Any) -> None:
         state: Path = host.home.absolute()
         home = str(read_settings(settings).home or state.with_name(f"{state.name}-node"))
-        told: dict[str, Any] = {"home": home, "name": "", "waits_for": "this machine's files"}
+        limits = ControlGroups(home)
+        told: dict[str, Any] = {"home": home, "unlimited": {str(what): why for what, why in limits.lacking.items()}}
         host.register_status(lambda: told)
-        while True:
-            try:
-                membership = await trio.to_thread.run_sync(lambda: MembershipStore(state).own(time.time()))
-                break
-            except (ConfigFault, OSError) as fault:
-                told["waits_for"] = str(fault)
-                await trio.sleep(_AGAIN)
-        told |= {"name": membership.name, "waits_for": ""}
-        me = machine(membership.zone, membership.device.key)
-        assert me is not None  # Membership says so.
-        store = store_as(me, services_of(state))
-        did, net = str(membership.device.id), membership.device.net or ""
-        async with trio.open_nursery() as nursery:
-            limits = ControlGroups(home)
-            told["unlimited"] = {str(what): why for what, why in limits.lacking.items()}
-            kinds = _kinds(host, state, home, membership, limits, nursery)
-            try:
-                await NodeLoop(membership.name, store, home, kinds, did, net).run()
-            finally:
-                limits.close()
+        try:
+            while True:
+                membership, why = await _look(state)
+                told |= {"name": membership.name if membership else "", "waits_for": why}
+                if membership is None:
+                    await trio.sleep(_LOOK)
+                else:
+                    await _live(host, membership, home, limits)
+        finally:
+            limits.close()
+
+
+async def _live(host: Host, membership: Membership, home: str, limits: ControlGroups) -> None:
+    """Be that machine of the zone, for as long as it is."""
+    state: Path = host.home.absolute()
+    me = machine(membership.zone, membership.device.key)
+    assert me is not None  # A membership says so.
+    store = store_as(me, services_of(state))
+    did, net = str(membership.device.id), membership.device.net or ""
+    async with trio.open_nursery() as nursery:
+        kinds = _kinds(host, state, home, membership, limits, nursery)
+        nursery.start_soon(NodeLoop(membership.name, store, home, kinds, did, net).run)
+        while (await _look(state))[0] == membership:  # noqa: ASYNC110 -- files tell nobody that they have changed
+            await trio.sleep(_LOOK)
+        _log.info("this machine is not what it was in its zone")
+        nursery.cancel_scope.cancel()
+
+
+async def _look(state: Path) -> tuple[Membership | None, str]:
+    """What this machine is in its zone; if nothing, why."""
+
+    def read() -> Membership:
+        membership = MembershipStore(state).own(time.time())
+        known, _ = Memory(state, membership).read()
+        if known is not None and (why := replaced(known, membership.device)):
+            raise ConfigFault(why)
+        return membership
+
+    try:
+        return await trio.to_thread.run_sync(read), ""
+    except (ConfigFault, OSError) as fault:
+        return None, str(fault)
 
 
 def _kinds(

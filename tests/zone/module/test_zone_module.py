@@ -16,7 +16,7 @@ import pytest
 import trio
 from commands import PROGRAM, program
 from inprocess import Living, curl, living, until
-from zones import OOD1, sign
+from zones import OOD1, secret, sign
 
 from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.io.trusted.keystore import KeyStore
@@ -322,6 +322,26 @@ async def test_a_machine_that_is_activated_later_comes_up(folder: Path) -> None:
         activated(home, "ood1")
         await until(lambda: house.gateway.status()["modules"]["zone"]["step"] == "booted")
         await until(lambda: house.gateway.status()["modules"]["node"]["name"] == "ood1")
+
+
+async def test_a_machine_that_was_replaced_looks_after_nothing(box: Box) -> None:
+    now = int(time.time())
+    async with box.running():
+        await box.booted()
+    newer = sign("ood1", iat=now - 10, exp=now + 100_000, keys={"ood1": secret(77)})
+    local = box.home / "names" / "local"
+    local.mkdir(parents=True)
+    (local / "zone.jwt").write_text(newer.zone)
+    async with box.running():
+        await until(lambda: box.told["zone"].get("step") == "halted")
+        with pytest.raises(Unreachable, match="replaced"):
+            await box.control("deploy", page=page())
+        await until(lambda: "replaced" in box.told["node"].get("waits_for", ""))
+        assert box.told["node"]["name"] == ""
+    # Known from the first moment, though nobody tells it again.
+    (local / "zone.jwt").unlink()
+    async with box.running():
+        await until(lambda: "replaced" in box.told["node"].get("waits_for", ""))
 
 
 async def test_a_zone_of_several_oods_says_what_it_lacks(folder: Path) -> None:

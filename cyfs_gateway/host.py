@@ -43,8 +43,22 @@ Bar = Callable[[Identity], str]
 """Why somebody is to have no tunnel, however well they are known; empty: nothing is against them.  Asked as ``Judge``
 is, and of everybody."""
 Metrics = Callable[[], Iterable[Metric]]
-Ways = Callable[[], Sequence[str]]
-"""Tunnel URLs to what is at a host just now, in the order in which they are to be tried.  Asked for each flow."""
+Ways = Callable[[int], Sequence[str]]
+"""Tunnel URLs to what is at a port of a host just now, in the order in which they are to be tried.  Asked for each
+flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a machine may be met.  Nobody is believed for it: who answers there proves its key."""
+
+    addresses: tuple[Address, ...] = ()
+    """Where it may take tunnels, the likeliest first."""
+    relays: tuple[Did, ...] = ()
+    """SNs that may lead to it."""
+
+
+Search = Callable[["Did"], Whereabouts]
 
 
 class Barred(Refused):
@@ -157,6 +171,9 @@ class Host(Protocol):
 
         Who goes by a name of which nothing is known here is then met by its key alone.
         """
+
+    def register_search(self, search: Search) -> None:
+        """Say where machines may be met, beside what documents and the DNS say; asked whenever one is dialled."""
 
     @property
     def reactor(self) -> Any:

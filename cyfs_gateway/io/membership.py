@@ -8,7 +8,7 @@ way through an SN is a stream that leads to the peer's own door; the SN moves wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -169,8 +169,9 @@ class Membership:
             if port < 1 << 16
         ]
 
-    async def relays(self, did: Did, found: Found) -> Sequence[Carrier]:
-        """Ways to ``did`` through SNs, the best first.  Nobody is dialled before one is taken."""
+    async def relays(self, did: Did, found: Found, heard: Sequence[Did] = ()) -> Sequence[Carrier]:
+        """Ways to ``did`` through SNs, the best first; ``heard`` are some that may lead there, beside those that its
+        zone names.  Nobody is dialled before one is taken."""
         device, name = dev_did(found.key), did.canonical
         sns = {one.config.sn.peer.canonical: one for one in self}
         if (sn := sns.get(name) or sns.get(device)) is not None:
@@ -190,7 +191,7 @@ class Membership:
         if suited and suited[0].answers and self._serves(suited[0], did):
             # What the documents of its zone name is most likely that one; nobody waits to read it there.
             return [*ways, Carrier("SN of its zone", partial(self._through_named, did, device), leads=True)]
-        named = await self._named_for(did)
+        named = self._foreign((*heard, *await self._named_for(did)), did)
         return [*ways, *(Carrier(f"SN {sn}", partial(self._through_foreign, sn, device), leads=True) for sn in named)]
 
     def _by_web(self, sn: Member) -> list[Carrier]:
@@ -262,7 +263,7 @@ class Membership:
 
     async def _through_named(self, did: Did, device: Did, host: str, port: int) -> Pipe:
         fault: Unreachable | Refused = Unreachable(f"{did}: no other SN is named", "tunnel_open")
-        for sn in await self._named_for(did):
+        for sn in self._foreign(await self._named_for(did), did):
             try:
                 return await self._through_foreign(sn, device, host, port)
             except (Unreachable, Refused) as failed:
@@ -306,7 +307,7 @@ class Membership:
         self._say()
 
     async def _named_for(self, did: Did) -> list[Did]:
-        """The SNs that the documents of the zone of ``did`` name, but for ours, and ``did`` itself.
+        """The SNs that the documents of the zone of ``did`` name.
 
         Whoever can forge the DNS can name another one: it would see that we want to talk, as whoever is between does.
         """
@@ -320,11 +321,15 @@ class Membership:
                     found |= dict.fromkeys(subject(text, self._acquaintance.bridges) for text in _named_in(said))
                 if found:
                     break
+        return list(found)
+
+    def _foreign(self, named: Iterable[Did], did: Did) -> list[Did]:
+        """The first of ``named`` that are neither ours nor ``did`` itself, each once."""
         ours = {one.config.sn.peer.canonical for one in self}
         domains = {one.domain for one in self if one.domain}
         foreign = [
             sn
-            for sn in found
+            for sn in dict.fromkeys(named)
             if sn.canonical not in ours and sn.canonical != did.canonical and self._host(sn) not in domains
         ]
         return foreign[:_MOST_FOREIGN]

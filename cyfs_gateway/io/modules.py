@@ -30,10 +30,12 @@ from cyfs_gateway.host import (
     Names,
     Offer,
     PublisherFor,
+    Search,
     Service,
     Status,
     TxtPublisher,
     Ways,
+    Whereabouts,
 )
 from cyfs_gateway.io.offers import PORT as OFFERED
 from cyfs_gateway.io.services import RouteOutbound, ServiceOutbound
@@ -80,6 +82,7 @@ class _Seat:
         self._modules = modules
         self._offers: list[str] = []
         self._judges: list[Judge] = []
+        self._searches: list[Search] = []
         self._names: list[Names] = []
         self._hosts: list[str] = []
         self._speaks = False
@@ -120,6 +123,8 @@ class _Seat:
                 self._modules.gateway.offers.remove(offer)
             for judge in self._judges:
                 self._modules.gateway.offers.welcomes.remove(judge)
+            for search in self._searches:
+                self._modules.gateway.offers.searches.remove(search)
             self._modules.forget_bars()
             self._modules.gateway.offers.expected.discard(self)
             if self._judges:
@@ -174,13 +179,13 @@ class _Seat:
     def register_route(self, host: str, url: str) -> None:
         below = host.startswith(".")
         ways = (urls.parse(url),)
-        outbound = RouteOutbound(ways[0].redacted, lambda: ways, self._modules.gateway)
+        outbound = RouteOutbound(ways[0].redacted, lambda port: ways, self._modules.gateway)
         self._claim(("." if below else "") + names.name(host.lstrip(".")), outbound)
 
     def register_ways(self, host: str, ways: Ways) -> Callable[[], None]:
-        def guarded() -> Sequence[urls.TunnelUrl]:
+        def guarded(port: int) -> Sequence[urls.TunnelUrl]:
             try:
-                return [urls.parse(url) for url in ways()]
+                return [urls.parse(url) for url in ways(port)]
             except Exception as fault:
                 self._blame(fault)
                 return ()
@@ -260,6 +265,17 @@ class _Seat:
         gateway.offers.expected.discard(self)
         gateway.peer_desk.doubt()  # of who stayed inside meanwhile
         return gateway.peer_desk.doubt
+
+    def register_search(self, search: Search) -> None:
+        def guarded(did: Did) -> Whereabouts:
+            try:
+                return search(did)
+            except Exception as fault:
+                self._blame(fault)
+                return Whereabouts()
+
+        self._searches.append(guarded)
+        self._modules.gateway.offers.searches.append(guarded)
 
     @property
     def reactor(self) -> Reactor:

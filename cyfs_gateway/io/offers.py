@@ -7,7 +7,8 @@ Each of the gateway's own has a guard, which is asked before anything is opened.
 the owner of this one, as far as a pin says who that is; strangers never.  What a module serves is for whoever has a
 tunnel, and the module judges.
 
-Here is also what modules think of strangers who want a tunnel at all (``wants``), and whom they bar, stranger or not.
+Here is also what modules think of strangers who want a tunnel at all (``wants``), whom they bar, stranger or not, and
+where they say that somebody may be met (``search``).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import trio
 
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
-from cyfs_gateway.host import Bar, Barred, Judge, Offer
+from cyfs_gateway.host import Bar, Barred, Judge, Offer, Search, Whereabouts
 from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
+from cyfs_ns.identity.did import Did
 from rtcp.io.pipe import break_off
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.outbound import FlowHint, Outbound
@@ -131,6 +133,7 @@ class Offers:
         self.welcomes: list[Judge] = []
         self.bars: dict[str, list[Bar]] = {}
         """By the section of the module that has said them last, be it that it has failed, or begins anew."""
+        self.searches: list[Search] = []
         self.expected: set[object] = set()
         """Modules that will judge who is wanted, and have not begun: until then nobody is turned away for long."""
         self.named: Collection[str] = ()
@@ -154,6 +157,14 @@ class Offers:
         """Nobody answers to ``name`` any more."""
         if self._hosted.pop(name, None) is None:
             del self._offered[name]
+
+    def search(self, did: Did, device: Did) -> Whereabouts:
+        """Where modules say that ``did``, whose key is ``device``, may be met."""
+        found = [search(name) for name in dict.fromkeys((did.canonical, device)) for search in self.searches]
+        return Whereabouts(
+            tuple(address for one in found for address in one.addresses),
+            tuple(relay for one in found for relay in one.relays),
+        )
 
     def wants(self, identity: Identity) -> bool:
         """Whether a module wants a tunnel from somebody whom the rules would not let in.

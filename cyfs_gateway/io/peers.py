@@ -49,7 +49,7 @@ from cyfs_gateway.io.ways import kept_way, way_to
 from cyfs_gateway.peers import Known, nobody_but
 from cyfs_gateway.rules.model import Verdict
 from cyfs_ns.errors import ConfigFault, CyfsError, Refused, Unreachable
-from cyfs_ns.identity.did import Did, host_of_did
+from cyfs_ns.identity.did import Did, dev_did, host_of_did
 from cyfs_ns.io.dial import prepare
 from cyfs_ns.io.merging import Merged
 from cyfs_ns.io.watch import Sign, signs_of, watch_files
@@ -234,6 +234,9 @@ class Peers:
         async def find(did: Did, port: int | None) -> Found:
             return await self._find(reach, did, port)
 
+        async def relays(did: Did, found: Found) -> Sequence[Carrier]:
+            return await self.membership.relays(did, found, self._engine.offers.search(did, dev_did(found.key)).relays)
+
         async def welcome(peer: Peer) -> None:
             await gate.welcome(peer)
             await self._learn_owner()
@@ -246,7 +249,7 @@ class Peers:
             welcome=welcome,
             expects=gate.expects,
             serve=self._services.serve,
-            relays=self.membership.relays,
+            relays=relays,
             relay_session=self.membership.relay_session,
             gather=reach.gather,
             doubt=reach.doubt,
@@ -432,6 +435,7 @@ class Peers:
             return None
         at = port or known.port or DEFAULT_PORT
         places = [*self.membership.places(did), *((address, at) for address in known.addresses)]
+        places += self._engine.offers.search(did, dev_did(known.key)).addresses
         return Found(known.key, list(dict.fromkeys(places)), known.identity)
 
     async def _find(self, reach: Reach, did: Did, port: int | None) -> Found:
@@ -452,7 +456,8 @@ class Peers:
             not_theirs = self.membership.doors(known.key)
             resolved = [(address, at) for address in await self._resolve(did)]
             far = [(address, at) for address in known.addresses]
-            far += [place for place in resolved if place not in not_theirs]
+            heard = self._engine.offers.search(did, dev_did(known.key)).addresses
+            far += [place for place in (*resolved, *heard) if place not in not_theirs]
             with trio.move_on_at(began + _GRACE if far or told or self._rtcp.sns else math.inf):
                 await looked.wait()
             nursery.cancel_scope.cancel()

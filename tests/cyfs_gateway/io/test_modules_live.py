@@ -66,7 +66,7 @@ class Guest:
             host.register_route("via.test", settings["route"])
             host.register_route(".below.test", settings["route"])
         if "ways" in settings:
-            self.withdraw.append(host.register_ways("moving.test", lambda: settings["ways"]))
+            self.withdraw.append(host.register_ways("moving.test", lambda port: settings["ways"]))
         host.register_control("say", control)
         host.register_status(status)
         assert host.gateway_status()["mode"] == "rule"

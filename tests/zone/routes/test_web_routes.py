@@ -63,10 +63,10 @@ class Gateway:
     """Whatever carries flows."""
 
     def __init__(self, *taken: str) -> None:
-        self.ways: dict[str, Callable[[], Sequence[str]]] = {}
+        self.ways: dict[str, Callable[[int], Sequence[str]]] = {}
         self._taken = taken
 
-    def register_ways(self, host: str, ways: Callable[[], Sequence[str]]) -> Callable[[], None]:
+    def register_ways(self, host: str, ways: Callable[[int], Sequence[str]]) -> Callable[[], None]:
         if host in self._taken or host in self.ways:
             raise ConfigFault(f"{host} is carried already")
         self.ways[host] = ways
@@ -75,7 +75,7 @@ class Gateway:
     async def until(self, host: str, holds: Callable[[Sequence[str] | None], bool]) -> None:
         with trio.fail_after(MOST):
             while True:
-                if holds(self.ways[host]() if host in self.ways else None):
+                if holds(self.ways[host](443) if host in self.ways else None):
                     return
                 await trio.sleep(0.02)
 

@@ -97,7 +97,7 @@ class WebRoutes:
         if (withdraw := self._withdraw.pop(service, None)) is not None:
             withdraw()
 
-    def _ways(self, service: str) -> tuple[str, ...]:
+    def _ways(self, service: str, _port: int) -> tuple[str, ...]:
         return web_ways(self._instances.get(service, ()), self._node, iter(random.random, None))
 
 

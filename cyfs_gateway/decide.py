@@ -10,11 +10,14 @@ ends in PASS, or that leads UDP to an outbound without UDP, is passed over and t
 
 What a peer asks for through its tunnel goes by the rules alone, whatever the mode is, and is let through only by rules
 that speak of peers; any rule may refuse it, and so does the end of the list.
+
+What a program asks for that is kept apart from this house (a container) goes only by ways that lead out of it, unless a
+rule that names its listener says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cyfs_gateway.flow import ANSWERED, PEER, Flow
@@ -57,6 +60,9 @@ class Pending:
     passed: tuple[Passed, ...] = ()
 
 
+Fence = Callable[[Outbound, Flow], Outbound | None]
+"""A leaf as it may be used from behind the fence; None: not at all."""
+
 _DECISIONS_KEPT = 4096
 """Ready-made decisions for verdicts whose outbound is no group, by the verdict's identity."""
 
@@ -65,7 +71,7 @@ class Router:
     """``mode`` is rule, global or direct; ``tables`` are sub-rule lists that listeners may use instead of ``table``.
 
     ``routes`` are names that modules carry themselves, before any rule: a host, or ``.name`` for all below a name.  The
-    mapping may change while the router lives.
+    mapping may change while the router lives.  Without a ``fence`` nothing leads out from behind it.
     """
 
     def __init__(
@@ -77,12 +83,14 @@ class Router:
         outbounds: Mapping[str, Outbound],
         find_process: str,
         routes: Mapping[str, Outbound] | None = None,
+        fence: Fence = lambda _leaf, _flow: None,
     ) -> None:
         self.mode = mode
         self.table = table
         self.tables = tables
         self.outbounds = outbounds
         self._routes = routes if routes is not None else {}
+        self._fence = fence
         self._never_process = find_process == "off"
         self._always_process = find_process == "always"
         self._plain: dict[str, tuple[Outbound, tuple[str, ...]]] = {}
@@ -111,6 +119,7 @@ class Router:
             )
         if flow.rule_host.endswith(ANSWERED):
             return self._refused(f"{flow.rule_host} is for commands of the owner to ask for")
+        process_known = process_known or flow.fenced  # its addresses are those of another network
         if self._always_process and not process_known:
             return Pending(Need("process", 0), self)
         of_peer = flow.kind == PEER
@@ -130,21 +139,26 @@ class Router:
             if isinstance(found, Need):
                 return Pending(found, self, passed)
             known = self._known.get(id(found))
-            if known is not None and not passed and (known.leaf.udp or flow.network == "tcp") and not of_peer:
+            free = not (of_peer or flow.fenced)
+            if known is not None and not passed and (known.leaf.udp or flow.network == "tcp") and free:
                 return known
             leaf, chain = self._descend(found.outbound, flow)
+            behind = leaf if not flow.fenced or table.is_for_listener(found) else self._fence(leaf, flow)
             if leaf.kind == "Pass":
                 why = "it leads to PASS"
             elif flow.network == "udp" and not leaf.udp:
                 why = f"{leaf.name} carries no UDP"
             elif of_peer and leaf.kind not in ("Reject", "RejectDrop") and not table.is_for_peers(found):
                 why = "it does not speak of peers"
+            elif behind is None:
+                why = f"{leaf.name} leads into this house, and it does not name {flow.in_name}"
             else:
-                decision = Decision(found, leaf, chain, table, passed)
+                decision = Decision(found, behind, chain, table, passed)
                 # The verdict "no rule matched" is one for all tables, so it would bring the wrong one.
                 if (
                     found.index >= 0
                     and not passed
+                    and behind is leaf
                     and found.outbound in self._plain
                     and len(self._known) < _DECISIONS_KEPT
                 ):
@@ -178,6 +192,10 @@ class Router:
         if verdict is None:
             why = f"the listener sends everything to {name}" if by_listener else f"mode is {self.mode}"
             verdict = self._verdicts[key] = Verdict(-1, "", "", name, why)
+        behind = self._fence(leaf, flow) if flow.fenced else leaf
+        if behind is None:
+            return self._refused(f"{leaf.name} leads into this house, and no rule that names {flow.in_name} lets it")
+        leaf = behind
         return Decision(verdict, leaf, chain, None)
 
     def _descend(self, name: str, flow: Flow) -> tuple[Outbound, tuple[str, ...]]:

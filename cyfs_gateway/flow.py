@@ -70,6 +70,8 @@ class Flow:
     """Who sent it; None unless a tunnel that proves identities brought it."""
     rematch: str = ""
     """Name given by a ``rematch`` outbound that sent the flow through the rules again (REMATCH-NAME)."""
+    fenced: bool = False
+    """Whether it comes from a program that is kept apart from this house (``ListenerConfig.fenced``)."""
     dns_mode: str = "normal"
     """Clash's: ``fake-ip`` when the client called a fake address, which ``host`` then replaces (it is empty when nobody
     knows that address any more); ``redir-host`` when ``host`` is what ``dst_ip`` was lately an answer to."""

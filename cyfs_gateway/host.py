@@ -250,6 +250,16 @@ class Host(Protocol):
     def certificates(self) -> CertificateSource | None:
         """Who gives certificates now."""
 
+    async def serve_fenced(self, name: str, door: Any) -> None:
+        """Be the SOCKS and HTTP proxy of programs that are kept apart from this house, until cancelled.
+
+        They come to ``door``, a socket that listens, and are known to rules by ``name`` (IN-NAME).  Ways out of the
+        house are open to them; those that lead into it only by rules that name them.
+        """
+
+    async def serve_questions(self, door: Any, datagrams: Any) -> None:
+        """Answer DNS at a TCP socket that listens, and at a UDP socket, as the house's name server, until cancelled."""
+
     async def open_url(self, url: str) -> Endpoint:
         """Open any tunnel URL.  Raises ``Unreachable``, ``Refused``, ``ConfigFault``."""
 

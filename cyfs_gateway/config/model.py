@@ -67,6 +67,10 @@ class ListenerConfig:
     """tunnel: ``host:port`` that every flow goes to."""
     network: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
     """tunnel: what is forwarded."""
+    fenced: bool = False
+    """Whether clients are programs that are kept apart from this house, such as containers.  No file says so."""
+    most: int = 0
+    """Connections at a time; who comes then waits.  0: no limit of its own."""
     proxy_protocol_from: tuple[Network, ...] = ()
     """Sources from which PROXY v1/v2 is accepted, and required; from all others it is refused."""
 

@@ -333,7 +333,8 @@ class Connection:
             inbound.config.name,
             inbound.address[0],
             inbound.address[1],
-            user,
+            "" if inbound.config.fenced else user,  # a name that nobody asked for is anybody's
+            fenced=inbound.config.fenced,
         )
         if literal:
             self.engine.call_by_name(flow)
@@ -715,6 +716,7 @@ class Connection:
         if self._closed:
             return
         self._closed = True
+        self.inbound.guests.discard(self)
         engine = self.engine
         if self._give_up is not None:
             self._give_up()
@@ -732,6 +734,7 @@ class Connection:
 
     def _on_relay_closed(self, relay: Relay, why: str) -> None:
         self._closed = True
+        self.inbound.guests.discard(self)
         self.engine.reactor.unschedule(self)
         self.engine.tracker.drop(self)
         if why and _log.isEnabledFor(logging.DEBUG):

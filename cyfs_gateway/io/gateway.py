@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from cyfs_gateway.config.load import load, patched
-from cyfs_gateway.config.model import Config, ControlConfig, Loaded
+from cyfs_gateway.config.model import Config, ControlConfig, ListenerConfig, Loaded
 from cyfs_gateway.facade import Arrival, ConnectionView, Explanation, PeerView, ProviderView, ProxyView, TunnelView
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.host import Changed
@@ -29,6 +30,7 @@ from cyfs_gateway.io.control.server import serve_control
 from cyfs_gateway.io.engine import Engine
 from cyfs_gateway.io.errands import Errands
 from cyfs_gateway.io.explain import explain
+from cyfs_gateway.io.inbound import Inbound
 from cyfs_gateway.io.listeners import Listeners, Staged
 from cyfs_gateway.io.modules import Modules
 from cyfs_gateway.io.names import Desk
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
 
 _DRAIN_SECONDS: Final = 0.2
 _CHANGE_SECONDS: Final = 5.0
+_FENCED_MOST: Final = 512
+"""Connections of one program behind the fence."""
 _STATUS_FILE: Final = "tunnels.json"
 
 _log = logging.getLogger("cyfs.gateway")
@@ -559,6 +563,26 @@ class RunningGateway:
     def take_peer(self, sock: Endpoint, host: str, port: int) -> None:
         """As :meth:`cyfs_gateway.host.Host.take_peer`."""
         self._engine.take_peer(sock, host, port)
+
+    async def serve_fenced(self, name: str, door: socket.socket) -> None:
+        """As :meth:`cyfs_gateway.host.Host.serve_fenced`."""
+        door.setblocking(False)
+        host, port = door.getsockname()[:2]
+        config = ListenerConfig(
+            name=name, kind="mixed", listen=host, port=port, udp=False, fenced=True, most=_FENCED_MOST
+        )
+        inbound = Inbound(self._engine, config, door)
+        inbound.start()
+        try:
+            await trio.sleep_forever()
+        finally:
+            inbound.close()
+            for guest in tuple(inbound.guests):
+                guest.close("its listener is closed")
+
+    async def serve_questions(self, door: socket.socket, datagrams: socket.socket) -> None:
+        """As :meth:`cyfs_gateway.host.Host.serve_questions`."""
+        await self._desk.serve_questions(door, datagrams)
 
     def look_at_sns(self) -> None:
         self._peers.look_at_sns()

@@ -52,6 +52,8 @@ class Inbound:
         self.address = sock.getsockname()[:2]
         self._paused = False
         self._closed = False
+        self.guests: set[Connection] = set()
+        """Whom a limit counts."""
         self.configure(config)
 
     def configure(self, config: ListenerConfig) -> None:
@@ -78,6 +80,9 @@ class Inbound:
         accept = self.sock._accept  # type: ignore[attr-defined] # the bare call: the public one spends as long again on a wrapper object
         family, kind = int(self.sock.family), int(self.sock.type)
         for _ in range(_ACCEPTS_PER_EVENT):
+            if self.config.most and len(self.guests) >= self.config.most:
+                self._rest()
+                return
             try:
                 fd, peer = accept()
             except BlockingIOError:
@@ -100,6 +105,8 @@ class Inbound:
                 self.engine.take_peer(sock, host, peer[1])
                 continue
             connection = Connection(self, sock, host, peer[1])
+            if self.config.most:
+                self.guests.add(connection)
             try:
                 connection.begin()
             except Exception:
@@ -108,7 +115,6 @@ class Inbound:
                 connection.close("our own fault")
 
     def _pause(self, fault: OSError) -> None:
-        reactor = self.engine.reactor
         if not self._paused:
             _log.warning(
                 "%s:%s stops accepting for %s s: %s; raise the limit of open files",
@@ -116,6 +122,10 @@ class Inbound:
                 _PAUSE_SECONDS,
                 fault.strerror,
             )
+        self._rest()
+
+    def _rest(self) -> None:
+        reactor = self.engine.reactor
         self._paused = True
         reactor.forget(self.fd)
         reactor.schedule(_Breather(self, reactor.now + _PAUSE_SECONDS))

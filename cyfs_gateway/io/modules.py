@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -356,6 +357,12 @@ class _Seat:
     @property
     def certificates(self) -> CertificateSource | None:
         return self._modules.certificates
+
+    async def serve_fenced(self, name: str, door: socket.socket) -> None:
+        await self._modules.gateway.serve_fenced(name, door)
+
+    async def serve_questions(self, door: socket.socket, datagrams: socket.socket) -> None:
+        await self._modules.gateway.serve_questions(door, datagrams)
 
     async def open_url(self, url: str) -> Endpoint:
         return await self._modules.gateway.tunnels.open_url(urls.parse(url))

@@ -7,6 +7,7 @@ last the answer to (``redir-host``, and names that ``fake-ip`` spares), and the 
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -155,6 +156,12 @@ class Desk:
         from cyfs_gateway.io.questions import DatagramQuestions
 
         return DatagramQuestions(self._nursery, self._answer, self._asker(source))
+
+    async def serve_questions(self, door: socket.socket, datagrams: socket.socket) -> None:
+        """Answer what comes to two sockets as if we asked; silent while there is no name server."""
+        from cyfs_gateway.io.questions import serve_sockets
+
+        await serve_sockets(door, datagrams, self._answer, _US)
 
     def _asker(self, source: str) -> str:
         """In whose name a client asks: whom the gateway lets in may ask, as ourselves if the doors are for others.

@@ -79,6 +79,46 @@ def open_stream(nursery: trio.Nursery, answer: Answer, client: str) -> TcpEndpoi
     return end
 
 
+async def serve_sockets(door: socket.socket, datagrams: socket.socket, answer: Answer, client: str) -> None:
+    """Answer what comes to a TCP socket that listens and to a UDP socket, until cancelled; both are closed then."""
+    with trio.socket.from_stdlib_socket(datagrams) as udp:
+        async with trio.SocketListener(trio.socket.from_stdlib_socket(door)) as tcp, trio.open_nursery() as nursery:
+            nursery.start_soon(_answer_datagrams, udp, answer, client, nursery)
+            room = trio.Semaphore(_AT_ONCE)
+            while True:
+                await room.acquire()
+                nursery.start_soon(_converse_in, room, await tcp.accept(), answer, client)
+
+
+async def _converse_in(room: trio.Semaphore, stream: trio.SocketStream, answer: Answer, client: str) -> None:
+    try:
+        await _converse(stream, answer, client)
+    finally:
+        room.release()
+
+
+async def _answer_datagrams(sock: trio.socket.SocketType, answer: Answer, client: str, nursery: trio.Nursery) -> None:
+    room = trio.Semaphore(_AT_ONCE)
+
+    async def reply(question: bytes, to: tuple[str, int]) -> None:
+        try:
+            if (said := await answer(question, Peer(client, 0, "udp", "", ""))) is not None:
+                await sock.sendto(said, to)
+        except OSError:  # whoever asked has gone
+            pass
+        finally:
+            room.release()
+
+    while True:
+        await room.acquire()
+        try:
+            question, asker = await sock.recvfrom(0xFFFF)
+        except OSError:  # an error that an earlier answer met
+            room.release()
+        else:
+            nursery.start_soon(reply, question, asker)
+
+
 async def _converse(stream: trio.SocketStream, answer: Answer, client: str) -> None:
     """Answer questions one after the other, until the client leaves, is silent or says nonsense."""
     frames = DnsFrames()

@@ -24,6 +24,7 @@ from cyfs_gateway.decide import Router
 from cyfs_gateway.flow import Flow
 from cyfs_gateway.host import Names
 from cyfs_gateway.io.engine import Engine
+from cyfs_gateway.io.fence import fenced
 from cyfs_gateway.io.geodata import GeoFiles, MissingGeo
 from cyfs_gateway.io.geodata import download as download_geo
 from cyfs_gateway.io.providers import ProxyProvider, RuleProvider
@@ -488,6 +489,7 @@ class World:
             outbounds=self.outbounds,
             find_process=config.find_process_mode,
             routes=self._around.routes,
+            fence=fenced,
         )
         self._compiled = True
 

@@ -10,7 +10,7 @@ so sums from the end tell them when somebody looks.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cyfs_gateway.flow import Flow
@@ -55,16 +55,29 @@ _OF_PEERS = frozenset({"DID", "DID-SUFFIX", "OWNER", "ZONE", "TRUST"})
 def speaks_of_peers(rule: Rule) -> bool:
     """Whether a rule can hold for nobody but peers, and so was written for them: ``MATCH,DIRECT`` at the end of a list
     means the people of the house, and must not open it to everybody with a tunnel."""
+    return _speaks(rule, _names_peers)
+
+
+def speaks_of_listener(rule: Rule) -> bool:
+    """Whether a rule names the listeners for which it holds, and so was written for who comes by them."""
+    return _speaks(rule, lambda part: part.word == "IN-NAME")
+
+
+def _names_peers(rule: Rule) -> bool:
+    if isinstance(rule, Words) and rule.word == "IN-TYPE":
+        return rule.words == ("RTCP",)
+    return rule.word in _OF_PEERS
+
+
+def _speaks(rule: Rule, names: Callable[[Rule], bool]) -> bool:
     match rule:
         case Logic(word="AND"):
-            return any(map(speaks_of_peers, rule.parts))
+            return any(_speaks(part, names) for part in rule.parts)
         case Logic(word="OR"):
-            return all(map(speaks_of_peers, rule.parts))
+            return all(_speaks(part, names) for part in rule.parts)
         case SubRule():
-            return speaks_of_peers(rule.condition)
-        case Words(word="IN-TYPE"):
-            return rule.words == ("RTCP",)
-    return rule.word in _OF_PEERS
+            return _speaks(rule.condition, names)
+    return names(rule)
 
 
 class RuleTable:
@@ -171,6 +184,10 @@ class RuleTable:
     def is_for_peers(self, verdict: Verdict) -> bool:
         """Whether the rule behind ``verdict`` was written for peers."""
         return verdict.index >= 0 and speaks_of_peers(self._rules[verdict.index])
+
+    def is_for_listener(self, verdict: Verdict) -> bool:
+        """Whether the rule behind ``verdict`` names the listener that the flow came by."""
+        return verdict.index >= 0 and speaks_of_listener(self._rules[verdict.index])
 
     def count(self, verdict: Verdict, now: float, passed_over: bool = False) -> None:
         """Note that ``verdict`` decided a flow at Unix time ``now``, or that it held and was passed over."""

@@ -7,6 +7,7 @@ and most need two or three options.  Names never reach the kernel or the C libra
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import socket
@@ -97,6 +98,18 @@ class Sockets:
         self._tcp_options = tcp
         # A kernel without MPTCP gets plain TCP, as its peers would.
         self._protocol = _IPPROTO_MPTCP if options.mptcp and _mptcp_works() else socket.IPPROTO_TCP
+
+    def guarded(self, guard: Guard) -> Sockets:
+        """The same, which ``guard`` watches as well."""
+        before, found = self._guard, copy.copy(self)
+
+        def both(ip: str, port: int) -> None:
+            guard(ip, port)
+            if before is not None:
+                before(ip, port)
+
+        found._guard = both
+        return found
 
     def start_connect(self, ip: str, port: int) -> TcpEndpoint:
         """A non-blocking socket whose connect has begun; it turns writable when that ends, and ``SO_ERROR`` tells how.

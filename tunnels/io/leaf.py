@@ -7,13 +7,14 @@ anything.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from cyfs_ns.errors import Refused, Unreachable
 from rtcp.io.pipe import Answered, Denied, GiveUp
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
-from tunnels.io.direct import Sockets
+from tunnels.io.direct import Guard, Sockets
 from tunnels.io.tls import TlsClient
 from tunnels.outbound import FlowHint, Outbound
 from tunnels.spec import DirectSpec, ProxySpec, TlsSpec
@@ -75,6 +76,12 @@ class Direct(Leaf):
 
     def over(self, dialer: Dialer) -> Outbound:
         return Through(self.spec, dialer)
+
+    def guarded(self, guard: Guard) -> Direct:
+        """The same, whose streams ``guard`` watches as well; no datagrams."""
+        found = copy.copy(self)
+        found.sockets, found.udp = self.sockets.guarded(guard), False
+        return found
 
     async def open_stream(self, target: Target) -> Endpoint:
         return await self.sockets.connect(target)

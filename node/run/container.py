@@ -5,7 +5,8 @@ it writes goes to memory and is gone with the run, and its volumes.  It has 65,5
 machine's: its root can do to the container what it likes, and to the machine nothing.
 
 Its network is a loopback interface and no more.  Nothing leads in but the ports of its page, which the daemon joins
-connection by connection (``node/io/run/doors.py``), and nothing leads out.  So no address has to be chosen, and no rule
+connection by connection (``node/io/run/doors.py``), and nothing leads out but what the daemon serves at its loopback
+(``node/io/run/exits.py``).  So no address has to be chosen, and no rule
 added to a router's firewall; containers do not see each other; and nothing of it is left when everything was killed.
 
 Two programs can build it: bubblewrap, which needs nothing of the host but namespaces, and an OCI runtime (crun).
@@ -39,6 +40,13 @@ SECCOMP_FD: Final = 21
 USERS_FD: Final = 22
 """Descriptors on which bubblewrap finds its arguments, the filter of system calls, and the users."""
 
+CALLS: Final = 3180
+PROXY: Final = 3181
+NAMES: Final = 53
+"""Where a container finds kRPC, the proxy and the name server, at its loopback."""
+_CALLED: Final = ("host.docker.internal", "gateway")
+"""As what it may call its loopback; the first is what images know."""
+
 TOKEN: Final = "run/cyfs/token"
 """Where a container has its token, below its root; for its user alone."""
 
@@ -71,6 +79,8 @@ class Container:
     """Number on this machine, and in the container."""
     run: str = ""
     """What ``MARK`` says."""
+    has_exits: bool = False
+    """Whether it finds kRPC, the proxy and names at its loopback."""
     token: str | None = field(default=None, repr=False)
     """The service's own, for the file ``TOKEN``."""
 
@@ -85,6 +95,7 @@ def plan(
     token: str | None = None,
     passwd: str = "",
     group: str = "",
+    has_exits: bool = False,
 ) -> Container:
     """What is to be built.  ``passwd`` and ``group`` are the image's own files.  Raises ``RunFault``."""
     work = order.work
@@ -92,7 +103,7 @@ def plan(
     seen = replace(order, ports=tuple((name, inside) for name, _, inside in ports))
     ours = environment(seen, node, "/", dict(work.volumes), "" if token is None else f"/{TOKEN}")
     told = dict(ours)
-    image = {"HOME": "/"} | dict(config.env)
+    image = {"HOME": "/"} | (_proxies() if has_exits else {}) | dict(config.env)
     mild = _MILD - dict(work.env).keys()
     env = tuple(
         sorted((told | {name: text for name, text in image.items() if name not in told or name in mild}).items())
@@ -112,8 +123,16 @@ def plan(
         volumes=tuple((place.volume(name), path) for name, path in work.volumes),
         ports=tuple((outside, inside) for _, outside, inside in ports),
         run=place.runs,
+        has_exits=has_exits,
         token=token,
     )
+
+
+def _proxies() -> dict[str, str]:
+    """As programs look for a proxy; some know only one of the cases."""
+    found = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{PROXY}")
+    found |= {"ALL_PROXY": f"socks5h://127.0.0.1:{PROXY}", "NO_PROXY": ",".join(("localhost", "127.0.0.1", *_CALLED))}
+    return found | {name.lower(): value for name, value in found.items()}
 
 
 def _inside(ports: Sequence[tuple[str, int]], exposed: Sequence[int]) -> list[tuple[str, int, int]]:
@@ -167,8 +186,9 @@ def _is_number(text: str) -> bool:
 def sandbox(container: Container, runtime: Runtime, program: str, filter_: bytes) -> dict[str, Json]:
     """What ``sandbox.py`` reads on ``SPEC``.  ``program`` is the path of ``runtime``; ``filter_`` is for bubblewrap."""
     name = container.hostname
+    called = "".join(f" {each}" for each in _CALLED) if container.has_exits else ""
     files = {
-        "etc/hosts": f"127.0.0.1 localhost {name}\n::1 localhost {name}\n",
+        "etc/hosts": f"127.0.0.1 localhost {name}{called}\n::1 localhost {name}\n",
         "etc/hostname": f"{name}\n",
         "etc/resolv.conf": "nameserver 127.0.0.1\n",
     }

@@ -29,6 +29,7 @@ from node.image.oci import ImageConfig
 from node.io.image.store import Image, ImageStore
 from node.io.run import sandbox as sandbox_program
 from node.io.run.doors import Doors
+from node.io.run.exits import Exits, Outside
 from node.io.run.kinds import Token
 from node.io.run.packages import source_of
 from node.run.container import SPEC, USERS, Container, Runtime, plan, sandbox
@@ -84,14 +85,19 @@ class Containers:
         token: Token | None = None,
         able: Able | None = None,
         host: str = "127.0.0.1",
+        outside: Outside | None = None,
     ) -> None:
-        """``doors`` is where the ports of containers are served, at ``host``; ``able`` None: what there is."""
+        """``doors`` is where the ports of containers are served, at ``host``; ``able`` None: what there is.
+
+        ``outside`` None: nothing leads out of them.
+        """
         self._node, self._home, self._limits, self._token = node, home, limits, token
         self._reactor, self._nursery, self._host, self._able = reactor, doors, host, able
         self._images = ImageStore(Path(home, "images"))
         self._unpacking = trio.Lock()
         self._giving = threading.Lock()
-        self._open: dict[str, Doors] = {}
+        self._outside = outside
+        self._open: dict[str, tuple[Doors, Exits | None]] = {}
 
     async def prepare(self, order: Order, place: Place) -> None:
         """See ``Kind``: the image is unpacked."""
@@ -135,7 +141,9 @@ class Containers:
             write_atomic(state / "running", name.encode())
             first = self._users(state)
             passwd, group = (_account_file(rootfs, name) for name in ("passwd", "group"))
-            container = plan(order, place, config, str(rootfs), first, self._node, token, passwd, group)
+            container = plan(
+                order, place, config, str(rootfs), first, self._node, token, passwd, group, self._outside is not None
+            )
             for folder, _ in container.volumes:
                 Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.chown(folder, first + container.user[0], first + container.user[1])
@@ -182,14 +190,29 @@ class Containers:
         service = order.service
         try:
             ports = await trio.to_thread.run_sync(_ports_of, place)
-            os.close(await trio.to_thread.run_sync(_network_of, place))
-            if (doors := self._open.get(service)) is None or doors.ports != ports:
-                self._close(service)
-                self._open[service] = doors = Doors(self._reactor, ports, lambda: _network_of(place), self._host)
-                self._nursery.start_soon(doors.serve)
+            network = await trio.to_thread.run_sync(_network_of, place)
+            try:
+                if service not in self._open or self._open[service][0].ports != ports:
+                    self._close(service)
+                    self._begin(place, ports, network)
+            finally:
+                os.close(network)
         except OSError as fault:
             return f"its ports cannot be opened: {fault.strerror or fault}"
         return ""
+
+    def _begin(self, place: Place, ports: dict[int, int], network: int) -> None:
+        doors = Doors(self._reactor, ports, lambda: _network_of(place), self._host)
+        exits = None
+        try:
+            if self._outside is not None:
+                exits = Exits(place.service, self._outside, self._reactor, network, ports.values())
+        except OSError:
+            doors.close()
+            raise
+        self._open[place.service] = doors, exits
+        for each in (doors,) if exits is None else (doors, exits):
+            self._nursery.start_soon(each.serve)
 
     async def release(self, place: Place) -> None:
         """See ``Kind``: its network and its file systems ended with it; only the doors are ours."""
@@ -197,8 +220,9 @@ class Containers:
         await self._limits.leave(place.service)
 
     def _close(self, service: str) -> None:
-        if (doors := self._open.pop(service, None)) is not None:
-            doors.close()
+        for each in self._open.pop(service, ()):
+            if each is not None:
+                each.close()
 
     async def forget(self, place: Place) -> None:
         """See ``Kind``: but its users are kept, with the volumes that belong to them."""

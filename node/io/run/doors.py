@@ -11,7 +11,8 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -28,43 +29,34 @@ _IDLE: Final = 3600.0
 _PATIENCE: Final = 10.0
 """Seconds for the service to take a connection."""
 _PAUSE: Final = 0.1
-_BACKLOG: Final = 512
+BACKLOG: Final = 512
 _NEWNET: Final = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Doors:
-    """The doors of one service."""
+Reach = Callable[[], Awaitable[TcpEndpoint]]
+"""A connection to where another goes on.  Raises ``OSError`` or ``trio.TooSlowError``."""
 
-    def __init__(
-        self, reactor: Reactor, ports: Mapping[int, int], network: Callable[[], int], host: str = "127.0.0.1"
-    ) -> None:
-        """``ports``: number at ``host``, and in the container; raises ``OSError`` where one is taken.
 
-        ``network`` opens the container's network, as ``/proc/PID/ns/net`` is opened, or raises ``OSError``.
-        """
-        self._reactor, self._network = reactor, network
+class Joints:
+    """Sockets that listen, and where their connections go on."""
+
+    def __init__(self, reactor: Reactor, doors: Sequence[tuple[socket.socket, Reach]]) -> None:
+        self._reactor = reactor
+        self._doors = doors
         self._relays: set[Relay] = set()
         self._room = trio.Semaphore(MOST_CONNECTIONS)
         self._scope = trio.CancelScope()
-        self._doors: list[tuple[socket.socket, int]] = []
-        self.ports = dict(ports)
-        try:
-            for outside, inside in ports.items():
-                door = socket.create_server((host, outside), backlog=_BACKLOG)
-                self._doors.append((door, inside))
-                door.setblocking(False)
-        except OSError:
-            self._shut()
-            raise
+        for door, _ in doors:
+            door.setblocking(False)
 
     async def serve(self) -> None:
         """Let them in until :meth:`close`, or cancelled."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    for door, inside in self._doors:
-                        nursery.start_soon(self._let_in, door, inside, nursery)
+                    for door, reach in self._doors:
+                        nursery.start_soon(self._let_in, door, reach, nursery)
         finally:
             self._shut()
 
@@ -81,7 +73,7 @@ class Doors:
         for relay in tuple(self._relays):
             relay.close("the service ended")
 
-    async def _let_in(self, door: socket.socket, inside: int, nursery: trio.Nursery) -> None:
+    async def _let_in(self, door: socket.socket, reach: Reach, nursery: trio.Nursery) -> None:
         while True:
             await self._room.acquire()
             try:
@@ -99,12 +91,12 @@ class Doors:
                 raise
             else:
                 near = TcpEndpoint(int(plain.family), int(plain.type), 0, plain.detach())
-                nursery.start_soon(self._join, near, inside)
+                nursery.start_soon(self._join, near, reach)
 
-    async def _join(self, near: TcpEndpoint, inside: int) -> None:
+    async def _join(self, near: TcpEndpoint, reach: Reach) -> None:
         try:
             near.setblocking(False)
-            far = await self._reach(inside)
+            far = await reach()
         except (OSError, trio.TooSlowError):
             break_off(near)  # it gets nothing, which is no answer of nothing
             near.close()
@@ -115,7 +107,8 @@ class Doors:
             self._room.release()
             raise
         for each in (near, far):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if each.family != socket.AF_UNIX:
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reactor.freshen()
         relay = Relay(self._reactor, near, far, idle=_IDLE, on_close=self._ended)
         if not relay.closed:
@@ -125,40 +118,70 @@ class Doors:
         self._relays.discard(relay)
         self._room.release()
 
-    async def _reach(self, inside: int) -> TcpEndpoint:
-        """A connection to the service; raises ``OSError`` or ``trio.TooSlowError``."""
-        network = self._network()
+
+class Doors(Joints):
+    """The doors of one service."""
+
+    def __init__(
+        self, reactor: Reactor, ports: Mapping[int, int], network: Callable[[], int], host: str = "127.0.0.1"
+    ) -> None:
+        """``ports``: number at ``host``, and in the container; raises ``OSError`` where one is taken.
+
+        ``network`` opens the container's network, as ``/proc/PID/ns/net`` is opened, or raises ``OSError``.
+        """
+        self.ports = dict(ports)
+        doors: list[tuple[socket.socket, Reach]] = []
         try:
-            plain = socket_within(network)
-        finally:
-            os.close(network)
-        far = trio.socket.from_stdlib_socket(plain)
-        try:
-            with trio.fail_after(_PATIENCE):
-                await far.connect(("127.0.0.1", inside))
-        except BaseException:
-            far.close()
+            for outside, inside in ports.items():
+                door = socket.create_server((host, outside), backlog=BACKLOG)
+                doors.append((door, partial(_reach, network, inside)))
+        except OSError:
+            for door, _ in doors:
+                door.close()
             raise
-        made = TcpEndpoint(int(far.family), int(far.type), 0, far.detach())
-        made.setblocking(False)
-        return made
+        super().__init__(reactor, doors)
 
 
-def socket_within(network: int) -> socket.socket:
-    """A TCP socket in ``network``; raises ``OSError``.
+async def _reach(network: Callable[[], int], inside: int) -> TcpEndpoint:
+    """A connection to the service; raises ``OSError`` or ``trio.TooSlowError``."""
+    opened = network()
+    try:
+        (plain,) = sockets_within(opened, socket.SOCK_STREAM)
+    finally:
+        os.close(opened)
+    return await connected(plain, ("127.0.0.1", inside))
+
+
+async def connected(plain: socket.socket, address: object) -> TcpEndpoint:
+    """``plain``, once it is connected; raises ``OSError`` or ``trio.TooSlowError``."""
+    far = trio.socket.from_stdlib_socket(plain)
+    try:
+        with trio.fail_after(_PATIENCE):
+            await far.connect(address)
+    except BaseException:
+        far.close()
+        raise
+    made = TcpEndpoint(int(far.family), int(far.type), 0, far.detach())
+    made.setblocking(False)
+    return made
+
+
+def sockets_within(network: int, *kinds: socket.SocketKind) -> list[socket.socket]:
+    """Sockets of IPv4 in ``network``, one of each kind that is said; raises ``OSError``.
 
     The thread that enters it never comes back, it ends: there is no way for another to find itself in there.
     """
-    made: list[socket.socket | OSError] = []
+    made: list[socket.socket] = []
+    faults: list[OSError] = []
 
     def enter() -> None:
         if _libc.setns(network, _NEWNET) != 0:
-            made.append(OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())))
+            faults.append(OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())))
             return
         try:
-            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            made.extend(socket.socket(socket.AF_INET, kind) for kind in kinds)
         except OSError as fault:
-            made.append(fault)
+            faults.append(fault)
 
     thread = threading.Thread(target=enter, name="container network")
     try:
@@ -166,6 +189,8 @@ def socket_within(network: int) -> socket.socket:
     except RuntimeError as fault:  # the machine has no threads left
         raise OSError(errno.EAGAIN, str(fault)) from None
     thread.join()
-    if isinstance(found := made[0], OSError):
-        raise found
-    return found
+    if faults:
+        for each in made:
+            each.close()
+        raise faults[0]
+    return made

@@ -13,6 +13,7 @@ import trio
 
 from node.io.run.cgroups import ControlGroups
 from node.io.run.containers import Able, Containers
+from node.io.run.exits import Outside
 from node.io.run.runs import Runs
 from node.run.runner import Order
 from node.run.seccomp import program
@@ -25,7 +26,7 @@ TOOLS = ("sh", "cat", "echo", "httpd", "id", "ls", "mkdir", "nc", "ps", "sleep",
 
 
 async def token(service: str) -> str:
-    return f"token of {service}"
+    return f"e30.{service}.c2ln"
 
 
 def able(runtime: str) -> Able:
@@ -96,13 +97,13 @@ class Node:
 
 
 @asynccontextmanager
-async def node_at(home: Path, runtime: str) -> AsyncIterator[Node]:
+async def node_at(home: Path, runtime: str, outside: Outside | None = None) -> AsyncIterator[Node]:
     """A daemon; nothing that runs ends with it."""
     async with trio.open_nursery() as nursery:
         reactor = Reactor()
         await nursery.start(reactor.run)
         limits = ControlGroups(str(home))
-        kind = Containers("ood1", str(home), limits, reactor, nursery, token, able(runtime))
+        kind = Containers("ood1", str(home), limits, reactor, nursery, token, able(runtime), outside=outside)
         yield Node(home, Runs(str(home)), limits, kind)
         nursery.cancel_scope.cancel()
     reactor.close()

@@ -47,6 +47,17 @@ def test_a_page_says_more_than_the_image():
     assert fault.value.lasting
 
 
+def test_who_has_ways_out_is_told_where_they_are():
+    order = Order(service="web", work=Work(image="x", env=(("HTTP_PROXY", "mine"),)))
+    found = plan(order, PLACE, IMAGE, "/rootfs", 1 << 30, has_exits=True)
+    env = dict(found.env)
+    assert (env["HTTP_PROXY"], env["https_proxy"]) == ("mine", "http://127.0.0.1:3181")
+    assert "127.0.0.1 localhost web host.docker.internal gateway" in str(sandbox(found, "crun", "/crun", b""))
+    closed = planned()
+    assert not any("proxy" in name.lower() for name, _ in closed.env)
+    assert "host.docker.internal" not in str(sandbox(closed, "crun", "/crun", b""))
+
+
 def test_ports_are_told_and_met():
     two = planned(ports=(("http", 8001), ("web-admin", 8002)), command=("/x", "0.0.0.0:$PORT_HTTP", "$PORT_WEB_ADMIN"))
     assert two.argv == ("/x", "0.0.0.0:8001", "8002")

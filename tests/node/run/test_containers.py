@@ -145,7 +145,7 @@ async def test_who_it_is_and_what_it_may(node: Node):
 async def test_its_token_is_for_its_user_alone(node: Node):
     image(node.home, User="web")
     found = await script(node, "cat $CYFS_TOKEN_FILE; busybox stat -c %a-%U $CYFS_TOKEN_FILE; echo $BUCKYOS_APP_ID")
-    assert found == ["o token of web600-web", "o web"]
+    assert found == ["o e30.web.c2ln600-web", "o web"]
 
 
 async def test_an_image_may_become_one_of_its_own_users(node: Node):

@@ -26,6 +26,7 @@ from cyfs_ns.io.trusted.keystore import KeyStore
 from node.io.loop.daemon import NodeLoop
 from node.io.run.cgroups import ControlGroups
 from node.io.run.containers import Containers
+from node.io.run.exits import Outside
 from node.io.run.kinds import Processes, Scripts
 from node.io.run.packages import Packages
 from node.io.run.runs import Runs
@@ -37,6 +38,7 @@ from zone.hub.tokens import bootstrap
 from zone.io.boot.memory import Memory
 from zone.io.here import services_of, store_as
 from zone.io.membership import MembershipStore
+from zone.io.module import SOCKET
 from zone.membership import Membership
 
 _LOOK: Final = 5.0
@@ -135,8 +137,9 @@ def _kinds(
         return bootstrap(zone, name, service, key, secrets.token_urlsafe(12), time.time())
 
     packages, users = Packages(home), Users(home)
+    outside = Outside(host, host.home / SOCKET)
     return {
         "process": Processes(name, packages, users, limits, token),
         "script": Scripts(name, packages, users, limits, Runs(home), token),
-        "container": Containers(name, home, limits, host.reactor, nursery, token),
+        "container": Containers(name, home, limits, host.reactor, nursery, token, outside=outside),
     }

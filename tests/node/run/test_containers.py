@@ -15,7 +15,7 @@ from runhelp import alive, keeper_of, lines, until
 
 from node.io.run.cgroups import ControlGroups
 from node.io.run.containers import look
-from node.io.run.doors import socket_within
+from node.io.run.doors import sockets_within
 from node.run.runner import Order, RunFault
 from tests.freeport import free_port
 from tests.node.image.imagery import file, folder, symlink
@@ -303,7 +303,7 @@ def test_a_machine_without_threads_refuses_a_connection_and_no_more(monkeypatch:
 
     monkeypatch.setattr("threading.Thread.start", start)
     with pytest.raises(OSError, match="can't start new thread"):
-        socket_within(-1)
+        sockets_within(-1)
 
 
 def test_what_builds_containers_is_found_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -172,6 +172,14 @@ class Host(Protocol):
         Who goes by a name of which nothing is known here is then met by its key alone.
         """
 
+    def register_port(self, port: int, judge: Judge) -> Callable[[], None]:
+        """Let peers that ``judge`` wants reach what listens at ``port`` of this machine's loopback, by TCP; no longer,
+        from the call of what comes back on, which is for once.  The configuration's own service at that port comes
+        first.
+
+        Raises ``ConfigFault`` where a module lets peers reach it already.
+        """
+
     def register_search(self, search: Search) -> None:
         """Say where machines may be met, beside what documents and the DNS say; asked whenever one is dialled."""
 

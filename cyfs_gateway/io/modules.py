@@ -84,6 +84,7 @@ class _Seat:
         self._offers: list[str] = []
         self._judges: list[Judge] = []
         self._searches: list[Search] = []
+        self._ports: list[int] = []
         self._names: list[Names] = []
         self._hosts: list[str] = []
         self._speaks = False
@@ -124,6 +125,8 @@ class _Seat:
                 self._modules.gateway.offers.remove(offer)
             for judge in self._judges:
                 self._modules.gateway.offers.welcomes.remove(judge)
+            for port in self._ports:
+                del self._modules.gateway.offers.ports[port]
             for search in self._searches:
                 self._modules.gateway.offers.searches.remove(search)
             self._modules.forget_bars()
@@ -266,6 +269,27 @@ class _Seat:
         gateway.offers.expected.discard(self)
         gateway.peer_desk.doubt()  # of who stayed inside meanwhile
         return gateway.peer_desk.doubt
+
+    def register_port(self, port: int, judge: Judge) -> Callable[[], None]:
+        ports = self._modules.gateway.offers.ports
+        if port in ports:
+            raise ConfigFault(f"module {self.section}: peers reach port {port} by a module already")
+
+        def guarded(identity: Identity) -> bool:
+            try:
+                return judge(identity)
+            except Exception as fault:
+                self._blame(fault)
+                return False
+
+        ports[port] = guarded
+        self._ports.append(port)
+
+        def withdraw() -> None:
+            del ports[port]
+            self._ports.remove(port)
+
+        return withdraw
 
     def register_search(self, search: Search) -> None:
         def guarded(did: Did) -> Whereabouts:

@@ -20,6 +20,7 @@ from typing import Final
 
 import trio
 
+from cyfs_gateway.config.model import ServiceConfig
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
 from cyfs_gateway.host import Bar, Barred, Judge, Offer, Search, Whereabouts
@@ -134,6 +135,8 @@ class Offers:
         self.bars: dict[str, list[Bar]] = {}
         """By the section of the module that has said them last, be it that it has failed, or begins anew."""
         self.searches: list[Search] = []
+        self.ports: dict[int, Judge] = {}
+        """Of this machine's loopback, and who may reach them."""
         self.expected: set[object] = set()
         """Modules that will judge who is wanted, and have not begun: until then nobody is turned away for long."""
         self.named: Collection[str] = ()
@@ -157,6 +160,15 @@ class Offers:
         """Nobody answers to ``name`` any more."""
         if self._hosted.pop(name, None) is None:
             del self._offered[name]
+
+    def port(self, flow: Flow) -> tuple[ServiceConfig, Verdict] | None:
+        """The port of this machine that ``flow`` asks for, if a module lets its peer reach that."""
+        judge, port = self.ports.get(flow.dst_port), flow.dst_port
+        if judge is None or flow.network != "tcp" or flow.identity is None or not judge(flow.identity):
+            return None
+        name = f"port {port}"
+        service = ServiceConfig(name=name, port=port, network="tcp", target=Target("127.0.0.1", port), allow=())
+        return service, Verdict(-1, "Service", name, "DIRECT", f"{name}, which a module opens to this peer")
 
     def search(self, did: Did, device: Did) -> Whereabouts:
         """Where modules say that ``did``, whose key is ``device``, may be met."""

@@ -144,7 +144,7 @@ class PeerFlow(Carried):
         assert rules is not None
         if asked is None or is_own(asked):
             flow.dst_ip = _HERE
-            return rules.service(flow, "")
+            return rules.service(flow, "") or self._engine.offers.port(flow)
         try:
             host = parse_host(asked.encode())
         except BadWire as bad:

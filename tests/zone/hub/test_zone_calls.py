@@ -15,7 +15,8 @@ from zone.config.baserules import BASE
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import At, Below
 from zone.config.model import AtRevision, Create, Delete, Set, SetPath, Transaction
-from zone.io.config.remote import SERVICE, RemoteBackend
+from zone.io.config import remote
+from zone.io.config.remote import MOST_POLLS, SERVICE, RemoteBackend
 from zone.io.config.service import ConfigService
 from zone.io.config.store import ConfigStore
 from zone.io.hub.trust import TrustWatch
@@ -206,6 +207,28 @@ async def test_a_machine_hears_of_changes_in_their_order(place):
                     if entry.value is None:
                         break
         assert heard == [*map(str, range(20)), None]
+
+
+async def test_many_watches_leave_room_for_calls(place, monkeypatch):
+    monkeypatch.setattr(remote, "_TURN", 0.05)
+    async with calling(place) as site, machine(site) as backend:
+        after = (await backend.read([])).revision
+        keys = [f"devices/box/{number}" for number in range(5 * MOST_POLLS)]
+        heard = set()
+
+        async def hear(key: str) -> None:
+            async with backend.watch(At(key), after) as changes:
+                async for _ in changes:
+                    heard.add(key)
+                    return
+
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                nursery.start_soon(hear, key)
+            await until(lambda: len(backend._calls) >= MOST_POLLS)
+            with trio.fail_after(20):
+                await ConfigStore(backend).transact(Transaction(tuple(Set(key, "1") for key in keys)))
+        assert heard == set(keys)
 
 
 async def test_a_watch_outlives_the_server_and_ends_with_the_session(place):

@@ -21,8 +21,12 @@ from zone.io.krpc.client import Client
 from zone.krpc.faults import KrpcFault
 
 SERVICE: Final = "system_config"
+MOST_POLLS: Final = 8
+"""At once.  Further watches take turns, so that polls leave room for calls at both ends."""
 _POLL: Final = 25.0
 """Seconds of a poll for changes."""
+_TURN: Final = 1.0
+"""Seconds of one that holds the last place."""
 _PAUSE: Final = 1.0
 
 
@@ -32,6 +36,7 @@ class RemoteBackend:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._calls: set[trio.CancelScope] = set()
+        self._polls = trio.CapacityLimiter(MOST_POLLS)
         self._is_open = True
 
     async def read(self, scopes: Sequence[Scope], revision: int | None = None, *, stale_ok: bool = False) -> Reading:
@@ -71,9 +76,8 @@ class RemoteBackend:
 
     async def _changes(self, scope: Scope, after: int) -> AsyncGenerator[Change]:
         while True:
-            params: dict[str, Json] = {"scope": _plain(scope), "after": after, "seconds": _POLL, "as_text": True}
             try:
-                told = await self._ask("watch", params)
+                told = await self._poll(scope, after)
             except ConfigError as fault:
                 if fault.code is not Code.UNAVAILABLE or not self._is_open:
                     raise
@@ -84,6 +88,12 @@ class RemoteBackend:
                     raise ConfigError(Code.INVALID, "a change is an object")
                 yield Change(integer(change, "revision"), tuple(map(read_entry, _list(change, "entries"))))
             after = integer(told, "revision")
+
+    async def _poll(self, scope: Scope, after: int) -> Mapping[str, Json]:
+        async with self._polls:
+            seconds = _POLL if self._polls.available_tokens else _TURN
+            params: dict[str, Json] = {"scope": _plain(scope), "after": after, "seconds": seconds, "as_text": True}
+            return await self._ask("watch", params)
 
     async def grant(self, ttl: int) -> int:
         return lease_of(await self._ask("grant", {"ttl": ttl}))

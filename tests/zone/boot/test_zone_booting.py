@@ -229,6 +229,15 @@ async def test_a_clock_that_was_never_set_keeps_nobody_from_coming_up(tmp_path: 
         await _noted(box, "in the future")
 
 
+async def test_a_document_that_is_no_good_hides_none_beside_it(tmp_path: Path) -> None:
+    activate(tmp_path, ONE)
+    others = sign("ood1", owner=PI).zone
+    async with running(tmp_path, [found(others, NEW.zone)]) as box:
+        revision = str(NEW.state(ONE.of("ood1")).revision)
+        with trio.fail_after(30):
+            await box.booting.until(lambda status: status.get("document") == revision)
+
+
 async def test_documents_that_ended_are_no_identity(tmp_path: Path) -> None:
     activate(tmp_path, ONE)
     async with running(tmp_path, now=NOW + 2 * DAY) as box:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from cyfs_ns.errors import CyfsError, Unreachable
+from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.identity.documents import ZoneBoot, ZoneDoc
 from cyfs_ns.identity.reading import kind_of
 from zone.boot.known import Known, news, read_state, role_in
@@ -267,10 +267,14 @@ class Booting:
             with trio.move_on_after(_SEARCH):
                 for source, token in await search(membership.zone.id):
                     kind = kind_of(token.claims)
-                    if kind == ZoneDoc.kind:
-                        await self._tell.send(DocumentFound(read_state(token.text, membership, now), source))
-                    elif kind == ZoneBoot.kind and (said := news(known, token, membership, now)):
-                        notes.append(f"{source}: {said}")
+                    try:
+                        if kind == ZoneDoc.kind:
+                            await self._tell.send(DocumentFound(read_state(token.text, membership, now), source))
+                        elif kind == ZoneBoot.kind and (said := news(known, token, membership, now)):
+                            notes.append(f"{source}: {said}")
+                    except BadWire as bad:
+                        # What lies beside it may be good.
+                        notes.append(f"{source}: {bad}")
         except (CyfsError, OSError) as fault:
             notes.append(str(fault))
 

@@ -2,7 +2,7 @@
 
 All three are published, so a verifier whose news are old knows the next key before it signs anything, and a token
 outlives the rotation after it was made.  Keys rotate every ``PERIOD`` at most, which is longer than any token lives.
-After a theft none of them stays: ``replaced`` ends every session there is.
+After a theft none of them stays (``new_keys``), and with them ends every session there is.
 
 A key is called by its thumbprint (RFC 7638), so a name cannot be bent to another key.  There is no key to fall back to.
 """

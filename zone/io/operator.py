@@ -134,11 +134,15 @@ class Operator:
         assert snapshot is not None
         service = snapshot.services.get(name)
         items = {node.name: node.items[name] for node in snapshot.nodes.values() if name in node.items}
+        version = "" if service is None or service.spec is None else service.spec.work.version
+        failed = None if service is None else service.memory.failed
         return {
             **account.as_plain(),
             "service": name,
             "fault": "" if service is None else service.fault,
-            "version": "" if service is None or service.spec is None else service.spec.work.version,
+            "version": version,
+            "failed": failed.why if failed is not None and failed.version == version else "",
+            "versions": {node: item.work.version for node, item in items.items()},
             "ports": {node: dict(item.ports) for node, item in items.items()},
         }
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 OFF: Final = (
     "this machine is in no zone, or its gateway runs without it: cyfs-gateway node status"
-    " (after an activation: cyfs-gateway reload)"
+    " (a gateway that ran when its machine was activated has to be restarted)"
 )
 
 

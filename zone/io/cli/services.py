@@ -23,13 +23,10 @@ from cyfs_gateway.io.cli.common import (
 from cyfs_ns.io.cli.common import facts
 from cyfs_ns.printable import printable
 from zone.io.cli.asking import OFF, control
-from zone.scheduler.plan import Bar
 
 _NO_SERVICE: Final = "the zone has no such service (cyfs-gateway zone services shows them)"
 _NO_NODE: Final = "the zone has no such node (cyfs-gateway zone nodes shows them)"
 _LOOK: Final = 0.1
-_PASSING: Final = frozenset({Bar.SILENT, Bar.CAPACITY})
-"""What keeps services off a node that has just begun."""
 
 
 @click.command("status")
@@ -186,8 +183,9 @@ def deploy(place: Place, file: Path, wait: float, as_json: bool) -> None:
     serves = False
     while wait:
         told = control(place, "why", service=made["service"], after=made["revision"])
-        is_decided = told["revision"] >= made["revision"] and told["version"] == made["version"]
-        serves = is_decided and _ready(told) == told["wanted"] and len(told["standing"]) == told["wanted"]
+        is_decided = told["version"] == made["version"]
+        is_new = set(told["versions"].values()) <= {made["version"]}
+        serves = is_decided and is_new and _ready(told) == len(told["standing"]) == told["wanted"]
         if serves or (is_decided and _is_hopeless(told)) or time.monotonic() > until:
             break
         time.sleep(_LOOK)
@@ -264,7 +262,11 @@ def _page(file: Path) -> str:
 
 def _is_hopeless(one: Mapping[str, Any]) -> bool:
     """Whether somebody has to do something, rather than wait."""
-    return bool(one["fault"] or one["missing"]) and not any(bar in _PASSING for _, bar, _ in one["refusals"])
+    from zone.scheduler.plan import Bar
+
+    # Which is how it is with a node that has just begun.
+    is_passing = any(bar in (Bar.SILENT, Bar.CAPACITY) for _, bar, _ in one["refusals"])
+    return bool(one["fault"] or one["failed"] or (one["missing"] and not is_passing))
 
 
 def _ready(one: Mapping[str, Any]) -> int:
@@ -280,6 +282,8 @@ def _show_why(one: Mapping[str, Any]) -> None:
     click.echo(printable(f"{one['service']}: {_ready(one)} of {one['wanted']} ready"))
     if one["fault"]:
         click.echo(printable(f"  its page: {one['fault']}"))
+    if one["failed"]:
+        click.echo(printable(f"  version {one['version']} failed: {one['failed']}"))
     for node, state, reason in one["standing"]:
         click.echo(printable(f"  {_where(one, node, state)}: {state}{': ' + reason if reason else ''}"))
     for node, bar, reason in one["refusals"]:

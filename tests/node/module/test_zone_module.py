@@ -244,6 +244,19 @@ async def test_what_cannot_be_says_why(box: Box, folder: Path) -> None:
         await box.until(is_drained)
 
 
+async def test_a_version_that_fails_is_taken_back_and_says_so(box: Box, folder: Path) -> None:
+    box.package()
+    box.package("exit 3", "2")
+    (folder / "web.yaml").write_text(page("2", upgrade={"settle": "0s", "deadline": "3s"}))
+    async with box.running():
+        await box.booted()
+        await box.deploy(page())
+        first = (await box.ready())["versions"]
+        done = await box.cli("zone", "deploy", str(folder / "web.yaml"))
+        assert done.returncode == 1 and b" failed: " in done.stdout, done
+        assert (await box.ready())["versions"] == first
+
+
 async def test_the_configuration_by_commands(box: Box) -> None:
     async with box.running():
         await box.booted()

@@ -33,7 +33,7 @@ from node.io.run.exits import Exits, Outside
 from node.io.run.kinds import Token
 from node.io.run.packages import source_of
 from node.run.container import SPEC, USERS, Container, Runtime, plan, sandbox
-from node.run.runner import MARK, Ended, Launch, Limits, Order, Place, RunFault
+from node.run.runner import Ended, Launch, Limits, Order, Place, RunFault
 from node.run.seccomp import program
 from tunnels.io.reactor import Reactor
 
@@ -255,19 +255,21 @@ def _ports_of(place: Place) -> dict[int, int]:
 def _network_of(place: Place) -> int:
     """The network of the container that runs, opened; raises ``OSError``.
 
-    It is that of the first process below the keeper's that is in another network than we, and bears the run's mark.
+    It is that of the first process below the keeper's that is in another network than we, and one of its users, who
+    are nobody else's.  What a process has for its environment is its own affair.
     """
     ours = Path("/proc/self/ns/net").stat().st_ino
-    mark = f"\0{MARK}={place.runs}\0".encode()
+    first = int(_text(Path(place.state, "users")) or 0)
     state = dict(line.partition("=")[::2] for line in _text(Path(place.runs, "state")).splitlines())
     pending = [state.get("main", "0")]
     while pending:
         pid = pending.pop(0)
         with suppress(OSError):
-            network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            if os.fstat(network).st_ino != ours and mark in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
-                return network
-            os.close(network)
+            if 0 <= Path(f"/proc/{pid}").stat().st_uid - first < USERS:
+                network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                if os.fstat(network).st_ino != ours:
+                    return network
+                os.close(network)
             pending += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     raise OSError("the container is not there yet")
 

@@ -84,6 +84,15 @@ def _signal(pid: int, started: int, number: int) -> None:
         os.close(handle)
 
 
+def tell_groups(joined: list[str], name: str, data: bytes) -> None:
+    """Write ``data`` into the file ``name`` of each control group that has it; ``joined``: as ``Launch.join``."""
+    for path in joined:
+        try:
+            _give(f"{os.path.dirname(path)}/{name}", data)
+        except OSError:
+            continue
+
+
 class Log:
     """Lines in ``DIRECTORY/log``, which is turned over at ``size`` bytes; ``keep`` older ones stay.
 
@@ -164,6 +173,7 @@ class Keeper:
         self._launch = launch
         one = dict(launch)
         self._log = Log(one["log"], int(one["log-size"]), int(one["log-keep"]))
+        self._groups = [path for name, path in launch if name == "join"]
         self._carriers, self._lingers = int(one["carriers"]), one["lingers"] == "1"
         self._state = os.open(f"{directory}/state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._told = {"keeper": f"{os.getpid()} {_stat(os.getpid())[1]}"}
@@ -247,7 +257,12 @@ class Keeper:
                 self.tell(main=0, code=self._code, left=left if self._is_ending else 0)
 
     def _kill(self) -> None:
-        """Stop all of them first, until there are no new ones, so that nobody outruns us by forking."""
+        """Stop all of them first, until there are no new ones, so that nobody outruns us by forking.
+
+        Of several chains in which each process forks and ends, only a control group gets hold.
+        """
+        tell_groups(self._groups, "cgroup.kill", b"1")
+        tell_groups(self._groups, "freezer.state", b"FROZEN")
         stopped: set[tuple[int, int]] = set()
         for _ in range(100):
             found = {(pid, started) for pid, started, _ in _descendants()}
@@ -258,6 +273,7 @@ class Keeper:
             stopped |= found
         for pid, started in stopped:
             _signal(pid, started, signal.SIGKILL)
+        tell_groups(self._groups, "freezer.state", b"THAWED")
 
     def _start(self) -> str:
         """Why the run could not be started; empty: it was."""

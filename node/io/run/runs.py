@@ -58,6 +58,8 @@ class _Found:
     state: dict[str, str]
     is_kept: bool
     user: int | None
+    groups: tuple[str, ...] = ()
+    """As ``Launch.join``."""
 
 
 class Runs:
@@ -132,7 +134,7 @@ class Runs:
             if not found.is_kept:
                 # A keeper that never said its name has started nothing.
                 is_cut = "keeper" in state and "over" not in state
-                if is_cut and await _persistently(lambda: self._sweep(service, found.user)) > 0:
+                if is_cut and await _persistently(lambda: self._sweep(service, found)) > 0:
                     await trio.sleep(0.02)
                 elif await _persistently(lambda: self._clear(service)):
                     return _ended(state)
@@ -190,7 +192,8 @@ class Runs:
         finally:
             os.close(held)
         user = next((int(r[5:].split(b":")[0]) for r in records if r.startswith(b"user=")), None)
-        return _Found(_read_order(directory, service), _read_state(directory), is_kept, user)
+        groups = tuple(os.fsdecode(r[5:]) for r in records if r.startswith(b"join="))
+        return _Found(_read_order(directory, service), _read_state(directory), is_kept, user, groups)
 
     def _clear(self, service: str) -> bool:
         directory = self.place(service).runs
@@ -205,8 +208,9 @@ class Runs:
         finally:
             os.close(held)
 
-    def _sweep(self, service: str, user: int | None) -> int:
+    def _sweep(self, service: str, run: _Found) -> int:
         """Kill whatever is left of a run whose keeper was killed; how many those were."""
+        keeper.tell_groups([*run.groups], "cgroup.kill", b"1")
         mark = b"\0%s=%s\0" % (MARK.encode(), self.place(service).runs.encode())
         found = 0
         for name in filter(str.isdigit, os.listdir("/proc")):
@@ -215,7 +219,7 @@ class Runs:
             except ProcessLookupError:
                 continue
             try:
-                if _is_of(name, mark, user):
+                if _is_of(name, mark, run.user):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
                     found += 1
             except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from runhelp import alive, lines, order, shell, until
+from runhelp import alive, kill_keeper, lines, order, shell, until
 
 from node.io.run.cgroups import ControlGroups
 from node.io.run.runs import Runs
@@ -226,6 +226,42 @@ async def test_what_an_earlier_run_left_in_the_groups_is_ended(tmp_path: Path, w
         await again.leave("stray")
     await again.leave("stray")
     again.close()
+
+
+CHAINS = """
+import os, time
+until = time.monotonic() + 120
+for _ in range(200):
+    if os.fork() == 0:
+        os.setsid()
+        while time.monotonic() < until:
+            try:
+                if os.fork() != 0:
+                    os._exit(0)
+            except BlockingIOError:
+                pass
+        os._exit(0)
+print("up", flush=True)
+time.sleep(120)
+"""
+"""Each process forks and ends: who lists them comes too late."""
+
+
+@pytest.mark.parametrize("way", ["keeper", "daemon"])
+async def test_chains_of_processes_are_ended(runs: Runs, groups: ControlGroups, tmp_path: Path, way: str):
+    """By their keeper, and where that was killed, by who waits for it."""
+    chains = limited("chains", 256 << 20)
+    await runs.start(chains, python(CHAINS, await groups.enter(chains)))
+    await until(lambda: "o up" in lines(tmp_path, "chains"))
+    if way == "keeper":
+        await runs.stop("chains", at_once=True)
+    else:
+        kill_keeper(tmp_path, "chains")
+    with trio.fail_after(60):
+        ended = await runs.wait("chains")
+    assert ended.code == (-signal.SIGKILL if way == "keeper" else None)
+    assert alive(tmp_path, "chains") == []
+    await groups.leave("chains")
 
 
 async def test_without_groups_each_process_is_limited_and_that_is_said(tmp_path: Path):

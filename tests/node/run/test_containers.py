@@ -85,6 +85,17 @@ async def test_a_web_server_is_reached_at_its_port(node: Node, runtime: str):
     assert alive(node.home, "web") == []
 
 
+async def test_a_server_that_clears_its_environment_is_reached_as_well(node: Node):
+    """As those do that write what they are doing where their environment was."""
+    image(node.home, file("www/index.html", b"hello"))
+    port = free_port()
+    serve = "exec busybox env -i /bin/httpd -f -p $$PORT_HTTP -h /www"
+    order = page("web", "/bin/sh", "-c", serve, on=(("http", port),))
+    await node.start(order)
+    await node.ready(order)
+    await served(port, "/index.html", b"hello")
+
+
 async def test_an_image_that_has_one_port_is_met_there(node: Node):
     """As an image runs that knows nothing of us: its own entry point, user, folder, and a low port."""
     image(

@@ -187,6 +187,10 @@ class Convergence:
             if name not in items and name not in unread:
                 held.item, held.is_unread = None, False
 
+    def knows(self, service: str) -> bool:
+        """Whether anything of ``service`` is here: an order, a run, or what was prepared."""
+        return service in self._held
+
     def prepared(self, order: Order, now: float, fault: str = "", *, lasting: bool = False) -> None:
         """``Prepare`` is done, or was abandoned; ``fault``: why not."""
         held = self._held[order.service]

@@ -28,11 +28,16 @@ class Orders:
     revision: int
     texts: Mapping[str, str]
     """Service to its item as written."""
+    held: frozenset[str] = frozenset()
+    """Services that stay as they are, for a task that comes first."""
 
     def meant(self) -> tuple[dict[str, Item], dict[str, str]]:
-        """Service to item, and to why it cannot be read."""
+        """Service to item, and to why that is not obeyed: it cannot be read, or waits for a task."""
         items, unread = {}, {}
         for service, text in self.texts.items():
+            if service in self.held:
+                unread[service] = "it waits for a task"
+                continue
             try:
                 items[service] = read_item(item_key("this", service), text)
             except BadWire as bad:
@@ -41,23 +46,24 @@ class Orders:
 
     def as_bytes(self) -> bytes:
         """To be kept; ``read_orders`` reads it back."""
-        return _sealed({"revision": self.revision, "texts": dict(self.texts)})
+        return _sealed({"revision": self.revision, "texts": dict(self.texts), "held": sorted(self.held)})
 
 
-def orders_of(node: str, revision: int, entries: Mapping[str, str]) -> Orders:
-    """The orders among ``entries`` of the store; keys that are none are read past."""
+def orders_of(node: str, revision: int, entries: Mapping[str, str], held: frozenset[str] = frozenset()) -> Orders:
+    """The orders among ``entries`` of the store; keys that are none are read past.  ``held``: who waits."""
     start = item_key(node, "")
     found = {key.removeprefix(start): text for key, text in entries.items() if key.startswith(start)}
-    return Orders(revision, {service: text for service, text in found.items() if NAME.fullmatch(service)})
+    return Orders(revision, {service: text for service, text in found.items() if NAME.fullmatch(service)}, held)
 
 
 def read_orders(untrusted: bytes) -> Orders:
     """Raises ``BadWire``."""
     body = _opened(untrusted, "orders")
-    revision, texts = body.get("revision"), body.get("texts")
-    if not isinstance(revision, int) or not isinstance(texts, dict):
-        raise BadWire("orders: expected a revision and texts")
-    return Orders(revision, {name: str(text) for name, text in texts.items() if NAME.fullmatch(name)})
+    revision, texts, held = body.get("revision"), body.get("texts"), body.get("held", [])
+    if not isinstance(revision, int) or not isinstance(texts, dict) or not isinstance(held, list):
+        raise BadWire("orders: expected a revision, texts and who waits")
+    found = {name: str(text) for name, text in texts.items() if NAME.fullmatch(name)}
+    return Orders(revision, found, frozenset(map(str, held)))
 
 
 def told_as_bytes(told: Mapping[str, Report]) -> bytes:

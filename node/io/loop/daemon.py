@@ -1,6 +1,6 @@
 """The node loop, carried out: orders followed, actions done, reports told.
 
-Four tasks go on beside each other and share one ``Convergence``:
+Four tasks go on beside each other and share one ``Convergence`` (a fifth, ``ops``, does what is to be done once):
 
 * **follow** reads the orders and watches them.  What was read last is kept on the disk, and obeyed while the store is
   away, also by a daemon that begins meanwhile.
@@ -18,6 +18,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -28,6 +29,7 @@ from cyfs_ns.identity.strictjson import write_json
 from cyfs_ns.io.atomic import write_atomic
 from node.io.loop.health import fault_of
 from node.io.loop.machine import look
+from node.io.loop.ops import OpTasks
 from node.io.run.runs import Runs
 from node.loop.converge import Abandon, Action, Ask, Convergence, End, Forget, Prepare, Probe, Report, Start
 from node.loop.facts import Facts, as_plain
@@ -72,6 +74,8 @@ class NodeLoop:
         self._news, self._reports_changed = trio.Event(), trio.Event()
         self._doing: dict[str, trio.CancelScope] = {}
         self._asking: dict[str, trio.CancelScope] = {}
+        self._ops = OpTasks(node, home, store, self._runs, kinds, lambda name: self._loop.knows(name), self._hold)
+        self._keeping = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until it is cancelled; started when what ran before is adopted and the last orders are obeyed."""
@@ -88,6 +92,7 @@ class NodeLoop:
             nursery.start_soon(self._converge)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._tell)
+            nursery.start_soon(self._ops.run)
             task_status.started()
 
     # Orders
@@ -95,33 +100,47 @@ class NodeLoop:
     async def _follow(self) -> None:
         while True:
             try:
-                scope = Below(f"nodes/{self._node}/config")
+                # One watch for orders and tasks: a task that an order waits for is never seen after it.
+                scope = Below(f"nodes/{self._node}")
                 reading = await self._store.read([scope])
-                texts = {entry.key: entry.value or "" for entry in reading.entries}
-                await self._take(reading.revision, texts)
+                entries = {entry.key: (entry.revision, entry.value or "") for entry in reading.entries}
+                await self._take(reading.revision, entries)
                 async with self._store.watch(scope, reading.revision) as changes:
                     async for change in changes:
                         for entry in change.entries:
                             if entry.value is None and entry.fault is None:
-                                texts.pop(entry.key, None)
+                                entries.pop(entry.key, None)
                             else:  # what nobody here can open is an order that cannot be read
-                                texts[entry.key] = entry.value or ""
-                        await self._take(change.revision, texts)
+                                entries[entry.key] = (entry.revision, entry.value or "")
+                        await self._take(change.revision, entries)
             except ConfigError as fault:
                 _log.warning("the orders of %s cannot be followed, so the last go on: %s", self._node, fault)
             await trio.sleep(_AGAIN)
 
-    async def _take(self, revision: int, texts: Mapping[str, str]) -> None:
-        orders = orders_of(self._node, revision, texts)
-        if self._orders is None or orders.texts != self._orders.texts:
+    async def _take(self, revision: int, entries: Mapping[str, tuple[int, str]]) -> None:
+        self._ops.know(dict(entries))
+        texts = {key: text for key, (_, text) in entries.items()}
+        await self._adopt(orders_of(self._node, revision, texts, self._ops.holds))
+
+    async def _hold(self) -> None:
+        """Other services wait for tasks than did."""
+        if self._orders is not None:
+            await self._adopt(replace(self._orders, held=self._ops.holds))
+
+    async def _adopt(self, orders: Orders) -> None:
+        before = self._orders
+        if before is None or (orders.texts, orders.held) != (before.texts, before.held):
             self._obey(orders)
-            await _in_thread(lambda: self._keep("orders.json", orders.as_bytes()))
+            async with self._keeping:
+                if orders is self._orders:
+                    await _in_thread(lambda: self._keep("orders.json", orders.as_bytes()))
 
     def _obey(self, orders: Orders) -> None:
         self._orders = orders
         items, unread = orders.meant()
         for service, why in unread.items():
-            _log.error("an order cannot be read, so %s stays as it is: %s", service, why)
+            level = logging.INFO if service in orders.held else logging.ERROR
+            _log.log(level, "%s stays as it is: %s", service, why)
         self._loop.obey(items, unread, trio.current_time())
         self._ordered.set()
         self._news.set()
@@ -155,6 +174,7 @@ class NodeLoop:
                 self._news = trio.Event()
                 for action in self._loop.actions(trio.current_time()):
                     self._begin(nursery, action)
+                self._ops.look()
                 if (reports := self._loop.reports()) != self._reports:
                     self._reports = reports
                     self._reports_changed.set()

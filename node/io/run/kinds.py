@@ -103,6 +103,29 @@ class Processes:
         env = environment(order, self._node, str(copy), volumes, told)
         return Launch(argv=command(order, copy, env), env=env, cwd=str(copy), user=user)
 
+    async def run_once(self, order: Order, place: Place, own: Place, runs: Runs) -> Ended:
+        """Run the command of ``order`` to its end, beside the service; its package and log are at ``own``.
+
+        Cancelled, it is ended.  Raises ``RunFault``.
+        """
+        await self._unpack(order, own)
+        launch = await trio.to_thread.run_sync(
+            lambda: self._set_out(order, place, self._packages.linked(own, "prepared"), self._command, None)
+        )
+        bounded = replace(order, service=own.service)
+        bounds = await self._limits.enter(bounded)
+        try:
+            await runs.start(bounded, replace(launch, join=bounds.join, limits=bounds.limits))
+            try:
+                ended = await runs.wait(own.service)
+            finally:
+                await runs.finish(own.service)
+            why = self._limits.explain(own.service, ended)
+            return replace(ended, fault=why) if why else ended
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._limits.leave(own.service)
+
     async def stop(self, order: Order, place: Place) -> bool:
         """See ``Kind``."""
         return False

@@ -80,7 +80,7 @@ class Runs:
         found = await _persistently(self._find)
         for name in [name for name in found if _CALL in name]:
             del found[name]
-            await self._finish(name)
+            await self.finish(name)
         return found
 
     def _find(self) -> dict[str, Order | None]:
@@ -108,7 +108,7 @@ class Runs:
             except OSError as bad:
                 fault = str(bad)
             if fault:
-                await self._finish(order.service)
+                await self.finish(order.service)
                 raise RunFault(f"the keeper of the run: {fault}")
             state = (await _persistently(lambda: self._look(order.service))) or _Found(order, {}, False, None)
         if cannot := state.state.get("fault"):
@@ -159,10 +159,11 @@ class Runs:
             with trio.move_on_after(patience):
                 return await self.wait(called)
         finally:
-            await self._finish(called)
+            await self.finish(called)
         return None
 
-    async def _finish(self, service: str) -> None:
+    async def finish(self, service: str) -> None:
+        """End the run, if there is one, and clear it, whoever waits or is cancelled."""
         with trio.CancelScope(shield=True):
             await self.stop(service, at_once=True)
             await self.wait(service)

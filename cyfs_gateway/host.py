@@ -180,8 +180,9 @@ class Host(Protocol):
         Raises ``ConfigFault`` where a module lets peers reach it already.
         """
 
-    def register_search(self, search: Search) -> None:
-        """Say where machines may be met, beside what documents and the DNS say; asked whenever one is dialled."""
+    def register_search(self, search: Search) -> Callable[[], None]:
+        """Say where machines may be met, beside what documents and the DNS say; asked whenever one is dialled, until
+        the call of what comes back, which is for once."""
 
     @property
     def reactor(self) -> Any:

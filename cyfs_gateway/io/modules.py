@@ -291,7 +291,7 @@ class _Seat:
 
         return withdraw
 
-    def register_search(self, search: Search) -> None:
+    def register_search(self, search: Search) -> Callable[[], None]:
         def guarded(did: Did) -> Whereabouts:
             try:
                 return search(did)
@@ -301,6 +301,12 @@ class _Seat:
 
         self._searches.append(guarded)
         self._modules.gateway.offers.searches.append(guarded)
+
+        def withdraw() -> None:
+            self._modules.gateway.offers.searches.remove(guarded)
+            self._searches.remove(guarded)
+
+        return withdraw
 
     @property
     def reactor(self) -> Reactor:

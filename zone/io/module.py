@@ -4,6 +4,8 @@
     verify_hub, system_config    answered at ``/kapi``, to this machine and, through tunnels, to the zone's machines
     scheduler    stands by, or leads
     web          ``SERVICE.ZONE`` leads to where a service is
+    nodes        where the others may be met, and ``NODE.ZONE``
+    ports        what runs here is open to the zone's machines
     operator     what the control API does
 
 The doors are there from the first moment; the services behind them while the zone is up.  A zone of one OOD is what
@@ -38,6 +40,8 @@ from zone.io.hub.trust import TrustWatch
 from zone.io.krpc.dispatch import Dispatcher
 from zone.io.krpc.server import OFFER, PORT, KrpcServer
 from zone.io.operator import Operator
+from zone.io.routes.nodes import NodeRoutes
+from zone.io.routes.ports import NodePorts
 from zone.io.routes.web import WebRoutes
 from zone.io.scheduler.loop import Scheduler
 from zone.krpc.caller import Caller
@@ -115,6 +119,9 @@ class _Zone:
         zone, key = self._booting.zone, parse_did(identity.device).key if identity.device else None
         return None if zone is None or key is None else machine(zone, key)
 
+    def _is_ours(self, identity: Identity) -> bool:
+        return self._known(identity) is not None
+
     async def _live(self, store: ConfigStore, membership: Membership) -> None:
         """What an OOD does, for as long as it has the store."""
         hub = Hub(store, membership)
@@ -128,7 +135,9 @@ class _Zone:
             try:
                 with self._operator.led_by(scheduler), _answered(self._services, {"verify-hub": hub, SERVICE: config}):
                     nursery.start_soon(scheduler.run)
-                    nursery.start_soon(WebRoutes(self._host, store, hub.zone, membership.name).run)
+                    for routes in (WebRoutes, NodeRoutes):
+                        nursery.start_soon(routes(self._host, store, hub.zone, membership.name).run)
+                    nursery.start_soon(NodePorts(self._host, store, membership.name, self._is_ours).run)
                     await trio.sleep_forever()
             finally:
                 self._trust = None

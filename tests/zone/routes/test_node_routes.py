@@ -41,6 +41,7 @@ class Routed:
     section = "routed"
     store: ClassVar[ConfigStore]
     hosts: ClassVar[dict[str, Host]] = {}
+    lives: ClassVar[dict[str, trio.CancelScope]] = {}
     machines: ClassVar[set[str]] = set()
     """The keys of the zone's."""
 
@@ -51,6 +52,7 @@ class Routed:
     async def run(self, host: Host, settings: Any) -> None:
         self.hosts[settings] = host
         async with trio.open_nursery() as nursery:
+            self.lives[settings] = nursery.cancel_scope
             await nursery.start(NodePorts(host, self.store, settings, lambda who: who.device in self.machines).run)
             if settings == "laptop":
                 await nursery.start(NodeRoutes(host, self.store, "home.example", settings).run)
@@ -161,3 +163,22 @@ async def test_a_service_that_moves_is_reached_by_its_name_where_it_is(
             assert await curl(*ask) == (0, "hello /x")
             await delete(store, "services/notes/spec")
             await until(lambda: not opened)
+
+
+async def test_what_leads_somewhere_ends_with_the_zone_on_this_machine(
+    tmp_path: Path, store: ConfigStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with homes(tmp_path, 1, monkeypatch, store) as (_, laptop, port):
+        await tell(store, info(port))
+        work = {"image": "notes"}
+        await put(store, "nodes/laptop/config/notes", {"work": work, "ports": {"http": 8080}, "epoch": 1})
+        offers, routes = laptop.gateway.offers, laptop.gateway._around.routes
+        await until(lambda: offers.ports and "photos.home.example" in routes)
+        await put(store, "nodes/laptop/config/notes", {"work": work, "ports": {"http": 8081}, "epoch": 2})
+        await until(lambda: set(offers.ports) == {8081})
+        # What cannot be read changes nothing.
+        await put(store, "nodes/laptop/config/notes", {})
+        await put(store, "nodes/laptop/config/mail", {"work": work, "ports": {"http": 8082}, "epoch": 3})
+        await until(lambda: set(offers.ports) == {8081, 8082})
+        Routed.lives["laptop"].cancel()
+        await until(lambda: not (offers.ports or offers.searches or routes))

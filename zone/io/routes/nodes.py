@@ -30,7 +30,7 @@ _NOTHING: Final = Told()
 class Carrier(Protocol):
     """What of the gateway's ``Host`` dials nodes."""
 
-    def register_search(self, search: Search) -> None: ...
+    def register_search(self, search: Search) -> Callable[[], None]: ...
     def register_ways(self, host: str, ways: Ways) -> Callable[[], None]: ...
 
 
@@ -47,10 +47,13 @@ class NodeRoutes:
         self._withdraw: dict[str, Callable[[], None]] = {}
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled; what was registered ends with the module that did it."""
-        self._carrier.register_search(lambda did: self._told.search(did))
-
-        await follow(self._store, At(self._key), self._begin, self._put, task_status)
+        """Until cancelled, and the routes with it."""
+        withdraw = self._carrier.register_search(lambda did: self._told.search(did))
+        try:
+            await follow(self._store, At(self._key), self._begin, self._put, task_status)
+        finally:
+            withdraw()
+            self._learn(_NOTHING)
 
     def _begin(self, entries: Iterable[Entry]) -> None:
         found = next(iter(entries), None)

@@ -42,8 +42,11 @@ class NodePorts:
         self._open: dict[int, Callable[[], None]] = {}
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled; ports are closed with the module that opened them."""
-        await follow(self._store, self._orders, self._begin, self._put, task_status)
+        """Until cancelled; then they are closed."""
+        try:
+            await follow(self._store, self._orders, self._begin, self._put, task_status)
+        finally:
+            self._begin(())
 
     def _begin(self, entries: Iterable[Entry]) -> None:
         there = list(entries)

@@ -30,6 +30,7 @@ from node.io.run.exits import Outside
 from node.io.run.kinds import Processes, Scripts
 from node.io.run.packages import Packages
 from node.io.run.runs import Runs
+from node.io.run.tokens import keep_renewed
 from node.io.run.users import Users
 from node.run.runner import Kind
 from zone.boot.known import replaced
@@ -136,6 +137,7 @@ def _kinds(
     async def token(service: str) -> str:
         return bootstrap(zone, name, service, key, secrets.token_urlsafe(12), time.time())
 
+    nursery.start_soon(keep_renewed, home, token)
     packages, users = Packages(home), Users(home)
     outside = Outside(host, host.home / SOCKET)
     return {

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from cyfs_ns.identity.strictjson import Json
 from node.image.oci import ImageConfig
@@ -47,8 +47,8 @@ NAMES: Final = 53
 _CALLED: Final = ("host.docker.internal", "gateway")
 """As what it may call its loopback; the first is what images know."""
 
-TOKEN: Final = "run/cyfs/token"
-"""Where a container has its token, below its root; for its user alone."""
+TOKENS: Final = "/run/cyfs"
+"""Where a container has the folder with its token, which is for its user alone."""
 
 _MILD: Final = frozenset({"PATH", "LANG"})
 """Variables of ours that give way to the image's."""
@@ -81,8 +81,8 @@ class Container:
     """What ``MARK`` says."""
     has_exits: bool = False
     """Whether it finds kRPC, the proxy and names at its loopback."""
-    token: str | None = field(default=None, repr=False)
-    """The service's own, for the file ``TOKEN``."""
+    tokens: str = ""
+    """Folder on this machine that it has at ``TOKENS``, to read; empty: none."""
 
 
 def plan(
@@ -92,7 +92,7 @@ def plan(
     rootfs: str,
     first_user: int,
     node: str = "",
-    token: str | None = None,
+    has_token: bool = False,
     passwd: str = "",
     group: str = "",
     has_exits: bool = False,
@@ -101,7 +101,7 @@ def plan(
     work = order.work
     ports = _inside(order.ports, config.exposed)
     seen = replace(order, ports=tuple((name, inside) for name, _, inside in ports))
-    ours = environment(seen, node, "/", dict(work.volumes), "" if token is None else f"/{TOKEN}")
+    ours = environment(seen, node, "/", dict(work.volumes), f"{TOKENS}/token" if has_token else "")
     told = dict(ours)
     image = {"HOME": "/"} | (_proxies() if has_exits else {}) | dict(config.env)
     mild = _MILD - dict(work.env).keys()
@@ -124,7 +124,7 @@ def plan(
         ports=tuple((outside, inside) for _, outside, inside in ports),
         run=place.runs,
         has_exits=has_exits,
-        token=token,
+        tokens=place.token.rpartition("/")[0] if has_token else "",
     )
 
 
@@ -199,10 +199,9 @@ def sandbox(container: Container, runtime: Runtime, program: str, filter_: bytes
         "owner": list(container.user),
         "scratch": container.scratch,
         "volumes": [list(pair) for pair in container.volumes],
+        "shown": [[container.tokens, TOKENS]] if container.tokens else [],
         "files": [[path, text, 0o644] for path, text in files.items()],
     }
-    if container.token is not None:
-        spec["files"] = [*cast(list[Json], spec["files"]), [TOKEN, container.token, 0o600]]
     if runtime == "bwrap":
         spec["argv"] = [program, "--args", str(ARGUMENTS_FD), "--", *container.argv]
         spec["arguments"] = _arguments(container)

@@ -71,7 +71,7 @@ class Place:
     @property
     def token(self) -> str:
         """The service's own token, mode 0600; never in the environment, which its children and crash reports show."""
-        return f"{self.home}/tokens/{self.service}"
+        return f"{self.home}/tokens/{self.service}/token"
 
     def volume(self, name: str) -> str:
         """The directory that is volume ``name``."""

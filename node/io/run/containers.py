@@ -30,8 +30,8 @@ from node.io.image.store import Image, ImageStore
 from node.io.run import sandbox as sandbox_program
 from node.io.run.doors import Doors
 from node.io.run.exits import Exits, Outside
-from node.io.run.kinds import Token
 from node.io.run.packages import source_of
+from node.io.run.tokens import Token, drop_token, put_token
 from node.run.container import SPEC, USERS, Container, Runtime, plan, sandbox
 from node.run.runner import Ended, Launch, Limits, Order, Place, RunFault
 from node.run.seccomp import program
@@ -142,11 +142,22 @@ class Containers:
             first = self._users(state)
             passwd, group = (_account_file(rootfs, name) for name in ("passwd", "group"))
             container = plan(
-                order, place, config, str(rootfs), first, self._node, token, passwd, group, self._outside is not None
+                order,
+                place,
+                config,
+                str(rootfs),
+                first,
+                self._node,
+                token is not None,
+                passwd,
+                group,
+                self._outside is not None,
             )
             for folder, _ in container.volumes:
                 Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.chown(folder, first + container.user[0], first + container.user[1])
+            if token is not None:
+                put_token(place, token, (first + container.user[0], first + container.user[1]))
             spec = sandbox(container, able.runtime, able.path, able.filter)
             write_atomic(state / "spec", write_json({"ports": _ports(container), **spec}))
         except BadWire as bad:
@@ -217,6 +228,7 @@ class Containers:
     async def release(self, place: Place) -> None:
         """See ``Kind``: its network and its file systems ended with it; only the doors are ours."""
         self._close(place.service)
+        await trio.to_thread.run_sync(drop_token, place)
         await self._limits.leave(place.service)
 
     def _close(self, service: str) -> None:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 import trio
 
-from cyfs_ns.io.atomic import write_atomic
 from node.io.run.packages import Packages
 from node.io.run.runs import Runs
+from node.io.run.tokens import Token, drop_token, put_token
 from node.io.run.users import Users
 from node.run.environment import PATH, environment, expanded
 from node.run.runner import Ended, Launch, Limits, Order, Place, RunFault
@@ -36,8 +36,6 @@ STOP: Final = 60.0
 STATUS: Final = 5.0
 """Seconds for ``status``."""
 
-Token = Callable[[str], Awaitable[str]]
-"""A token for a service."""
 Command = Callable[[Order, Path, Pairs], tuple[str, ...]]
 """The command of an order, from its copy and with its environment; raises ``RunFault``."""
 
@@ -91,10 +89,7 @@ class Processes:
             for path in volumes.values():
                 _own(Path(path), user)
             if token is not None:
-                _open_way(Path(place.token).parent)
-                write_atomic(place.token, token.encode())
-                if user is not None:
-                    os.chown(place.token, *user)
+                put_token(place, token, user)
             if user is not None:
                 _check_way(Path(place.home))
         except OSError as bad:
@@ -136,6 +131,7 @@ class Processes:
 
     async def release(self, place: Place) -> None:
         """See ``Kind``."""
+        await trio.to_thread.run_sync(drop_token, place)
         await self._limits.leave(place.service)
 
     async def forget(self, place: Place) -> None:

@@ -153,7 +153,8 @@ def _build(spec: dict[str, Any], users: int) -> None:
     first, owner = spec["first"], spec["first"] + spec["owner"][0]
     image = _tree(spec["rootfs"])
     _attributes(image, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV | _ATTR_IDMAP, users)
-    volumes = [(_tree(source), target) for source, target in spec["volumes"]]
+    volumes = [(_tree(source), target, 0) for source, target in spec["volumes"]]
+    volumes += [(_tree(source), target, _ATTR_RDONLY) for source, target in spec["shown"]]
     _mount("tmpfs", _HERE, "tmpfs", _NOSUID | _NODEV, f"mode=755,size={spec['scratch']}")
     for path in (_ROOT, _UPPER, _WORK, _LOWER):
         os.mkdir(path, 0o755)
@@ -161,11 +162,11 @@ def _build(spec: dict[str, Any], users: int) -> None:
     _put(image, os.open(_LOWER, os.O_PATH | os.O_CLOEXEC))
     _mount("overlay", _ROOT, "overlay", _NOSUID | _NODEV, f"lowerdir={_LOWER},upperdir={_UPPER},workdir={_WORK}")
     for path, text, mode in spec["files"]:
-        _write_file(path, text, mode, owner if mode == 0o600 else first)
+        _write_file(path, text, mode, first)
     for folder in ("proc", "dev"):
         os.close(_folder([folder], first))
-    for tree, target in volumes:
-        _attributes(tree, _ATTR_NOSUID | _ATTR_NODEV)
+    for tree, target, more in volumes:
+        _attributes(tree, _ATTR_NOSUID | _ATTR_NODEV | more)
         at = _folder([part for part in target.split("/") if part not in ("", ".")], owner)
         _put(tree, at)
         os.close(at)

@@ -30,7 +30,7 @@ def planned(config: ImageConfig = IMAGE, ports: tuple[tuple[str, int], ...] = ()
         "/rootfs",
         1 << 30,
         "ood1",
-        "secret",
+        True,
         "web:x:7:8::/:/bin/sh\n",
         "web:x:8:\nstaff:x:50:web\n",
     )
@@ -106,7 +106,7 @@ def test_both_runtimes_are_told_the_same():
     for spec in told.values():
         assert spec["volumes"] == [["/home/volumes/web/data", "/var/lib/web"]] and spec["rootfs"] == "/rootfs"
         assert "SECRET" not in json.dumps(spec["argv"])
-        assert ["run/cyfs/token", "secret", 0o600] in spec["files"]
+        assert spec["shown"] == [["/home/tokens/web", "/run/cyfs"]]
         assert "CYFS_RUN" in json.dumps(spec)
     assert told["bwrap"]["filter"] == "01" and "filter" not in told["crun"]
     arguments = told["bwrap"]["arguments"]

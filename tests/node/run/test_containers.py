@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from runhelp import alive, keeper_of, lines, until
 from node.io.run.cgroups import ControlGroups
 from node.io.run.containers import look
 from node.io.run.doors import sockets_within
+from node.io.run.tokens import keep_renewed
 from node.run.runner import Order, RunFault
 from tests.freeport import free_port
 from tests.node.image.imagery import file, folder, symlink
@@ -157,6 +159,29 @@ async def test_its_token_is_for_its_user_alone(node: Node):
     image(node.home, User="web")
     found = await script(node, "cat $CYFS_TOKEN_FILE; busybox stat -c %a-%U $CYFS_TOKEN_FILE; echo $BUCKYOS_APP_ID")
     assert found == ["o e30.web.c2ln600-web", "o web"]
+
+
+async def test_its_token_is_renewed_while_it_runs_and_only_for_reading(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("node.io.run.tokens.RENEWED", 0.01)
+    image(node.home, User="web")
+    made = itertools.count()
+
+    async def token(service: str) -> str:
+        return f"{next(made)} for {service}"
+
+    text = 'echo x > $CYFS_TOKEN_FILE; first=$(cat $CYFS_TOKEN_FILE); until test "$(cat $CYFS_TOKEN_FILE)" != "$first";'
+    order = page("web", "/bin/sh", "-c", f"{text} do sleep 0.01; done; cat $CYFS_TOKEN_FILE".replace("$", "$$"))
+    await node.start(order)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_renewed, str(tmp_path), token)
+        await node.ended("web")
+        nursery.cancel_scope.cancel()
+    found = lines(node.home, "web")
+    assert any("ead-only file system" in line for line in found), found
+    assert found[-1].endswith(" for web")
+    assert not (tmp_path / "tokens/web/token").exists()
 
 
 async def test_an_image_may_become_one_of_its_own_users(node: Node):

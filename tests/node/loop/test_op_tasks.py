@@ -161,6 +161,20 @@ async def test_a_task_that_waits_is_remembered_while_the_store_is_away(zone: Zon
         assert zone.running() != before
 
 
+async def test_what_is_done_while_the_store_is_away_is_told_when_it_is_back(zone: Zone) -> None:
+    go, gone = zone.home / "go", zone.home / "volumes/web/data/gone"
+    zone.package(f'until [ -e {go} ]; do sleep 0.02; done; touch "$VOLUME_DATA/gone"')
+    async with zone.loop():
+        await zone.put(task("t"), run("serve", work={"volumes": {"data": "/data"}}))
+        await receipt(zone, "running")
+        zone.backend.is_away = True
+        go.touch()
+        await until(gone.exists)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        zone.backend.is_away = False
+        assert (await receipt(zone, "done"))["attempts"] == 1
+
+
 async def test_what_is_prepared_is_there_when_its_source_is_gone(zone: Zone) -> None:
     zone.package(FOREVER)
     async with zone.loop():
@@ -193,6 +207,31 @@ async def test_a_volume_is_removed_only_where_nothing_of_its_service_is(zone: Zo
         await zone.put(task("t"), page | {"epoch": 3})
         assert "is a link" in (await receipt(zone, "failed", epoch=3))["why"]
         volume.unlink()
+
+
+async def test_deleting_a_task_ends_its_command_and_takes_its_files(zone: Zone) -> None:
+    zone.package('touch "$VOLUME_DATA/ran"; trap "" TERM; while :; do sleep 0.1; done')
+    own = [zone.home / folder / "web+op-t" for folder in ("items", "logs", "runs")]
+    async with zone.loop():
+        await zone.put(task("t"), run("serve", holds=["web"], work={"volumes": {"data": "/data"}}))
+        await until((zone.home / "volumes/web/data/ran").exists)
+        assert all(path.exists() for path in own)
+        await zone.delete(task("t"))
+        await zone.until(lambda said: said is None, f"nodes/{NODE}/status/ops/t")
+        await until(lambda: not any(path.exists() for path in own))
+
+
+async def test_a_task_that_was_deleted_while_nobody_looked_leaves_nothing(zone: Zone) -> None:
+    zone.package("exit 0")
+    own = [zone.home / folder / "web+op-t" for folder in ("items", "logs", "runs")]
+    async with zone.loop():
+        await zone.put(task("t"), run("serve"))
+        await receipt(zone, "done")
+    assert all(path.exists() for path in own)
+    await zone.delete(task("t"))
+    async with zone.loop():
+        await zone.until(lambda said: said is None, f"nodes/{NODE}/status/ops/t")
+        await until(lambda: not any(path.exists() for path in own))
 
 
 DAEMON = """

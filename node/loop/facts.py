@@ -6,10 +6,15 @@ every half minute.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from cyfs_ns.identity.strictjson import Json, write_json
+from zone.routes.places import MOST
 
 _LOCAL = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
 
@@ -49,7 +54,22 @@ def as_plain(facts: Facts, usage: Usage) -> dict[str, Any]:
         "load": usage.load,
         "used_mem": usage.used_mem,
         "free_disk": usage.free_disk,
+        "network_observation": observation_of(facts.ips),
     }
+
+
+def observation_of(ips: Iterable[str]) -> dict[str, Json]:
+    """What the zone's routes are made of (``zone/routes/places.py``): where this machine is, as far as it sees itself.
+
+    ``observation_id`` is another when any of it is.  That an address is there does not say that packets get out.
+    """
+    found = [ipaddress.ip_address(ip) for ip in ips][:MOST]
+    has_global6 = any(ip.version == 6 and ip.is_global for ip in found)
+    seen: dict[str, Json] = {
+        "ipv6": {"state": "address_only" if has_global6 else "unavailable"},
+        "endpoints": [{"ip": str(ip), "scope": "global" if ip.is_global else "lan"} for ip in found],
+    }
+    return {"observation_id": hashlib.sha256(write_json(seen)).hexdigest()[:16], **seen}
 
 
 def memory_of(meminfo: str) -> tuple[int, int]:

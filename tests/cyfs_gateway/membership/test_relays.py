@@ -141,6 +141,15 @@ async def test_those_that_documents_name_come_behind_and_none_twice(tmp_path: Pa
     assert not streams.opened, "nobody is dialled before a way is taken"
 
 
+async def test_an_sn_that_was_heard_of_leads_to_who_has_no_name(tmp_path: Path) -> None:
+    found, streams = membership(tmp_path, [S1])
+    nas = dev_did(NAS.public)
+    _, heard = await found.relays(nas, PEER, (S1, S2, S2, nas))
+    assert heard.name == f"SN {S2}"
+    await heard.dial("", 0)
+    assert streams.opened == [S2]
+
+
 async def test_what_nobody_vouches_for_leads_nowhere(tmp_path: Path) -> None:
     found, _ = membership(tmp_path, [], {"home.example": "far.example"}, Trust.NONE)
     assert await names(found, parse_did("did:web:photos.home.example")) == []

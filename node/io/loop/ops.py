@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -92,7 +93,7 @@ class OpTasks:
 
     async def _go_on(self, nursery: trio.Nursery) -> None:
         if (places := self._ops.places()) != self._places:
-            await trio.to_thread.run_sync(self._clear, places)
+            await self._clear(places)
             self._places = places
         self._ops.decide(lambda service: item_key(self._node, service) in self._entries, self._is_here)
         if (holds := self._ops.holds()) != self.holds:
@@ -179,11 +180,22 @@ class OpTasks:
             raise RunFault(f"{ended}; its output is in {own.logs}")
         return f"it {ended}; its output is in {own.logs}"
 
-    def _clear(self, places: frozenset[tuple[str, str]]) -> None:
-        for path in [path for folder in _FOLDERS for path in Path(self._home, folder).glob(f"*{_OF_TASK}*")]:
-            service, _, name = path.name.partition(_OF_TASK)
-            if (service, name) not in places:
-                shutil.rmtree(path, ignore_errors=True)
+    async def _clear(self, places: frozenset[tuple[str, str]]) -> None:
+        """Give back what tasks had that are there no more, also those of a daemon that was killed."""
+        kept = {f"{service}{_OF_TASK}{name}" for service, name in places}
+        for name in await trio.to_thread.run_sync(self._found) - kept:
+            for kind in self._kinds.values():
+                try:
+                    await kind.release(Place(self._home, name))
+                except (RunFault, OSError) as fault:
+                    _log.warning("%s: %s", name, fault)
+            for folder in _FOLDERS:
+                await trio.to_thread.run_sync(
+                    partial(shutil.rmtree, Path(self._home, folder, name), ignore_errors=True)
+                )
+
+    def _found(self) -> set[str]:
+        return {path.name for folder in _FOLDERS for path in Path(self._home, folder).glob(f"*{_OF_TASK}*")}
 
 
 def _remove_volume(volume: Path) -> str:

@@ -268,5 +268,10 @@ async def test_a_daemon_killed_in_the_middle_is_told_of(zone: Zone, tmp_path: Pa
     go.touch()
     async with zone.loop():
         said = await receipt(zone, "done", "unknown")
+        await zone.delete(task("t"))
+        await until(lambda: not (zone.home / "logs/web+op-t").exists())
+    limits = ControlGroups(str(zone.home))
+    assert not any((tree.folder / "web+op-t").exists() for tree in limits._trees)
+    limits.close()
     assert said["state"] == ("done" if repeatable else "unknown")
     assert len(ran.read_text().split()) == said["attempts"] == (2 if repeatable else 1)

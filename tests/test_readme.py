@@ -136,8 +136,9 @@ def test_the_readme_shows_the_example_that_is_there():
     assert shown in (ROOT / "contrib/example.yaml").read_text()
 
 
-def test_the_unit_starts_what_there_is():
-    unit = (ROOT / "contrib/cyfs-gateway.service").read_text()
+@pytest.mark.parametrize("name", ["cyfs-gateway", "cyfs-zone"])
+def test_the_unit_starts_what_there_is(name):
+    unit = (ROOT / f"contrib/{name}.service").read_text()
     words = shlex.split(re.search(r"^ExecStart=(.+)$", unit, re.M)[1])  # type: ignore[index]
     assert words[1] == "run"
     assert take_options(cli.commands["run"], words[2:]) == []

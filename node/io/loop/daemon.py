@@ -77,9 +77,14 @@ class NodeLoop:
         self._ops = OpTasks(node, home, store, self._runs, kinds, lambda name: self._loop.knows(name), self._hold)
         self._keeping = trio.Lock()
 
+    def _make_home(self) -> None:
+        self._home.mkdir(parents=True, exist_ok=True)
+        # Users of services have to get through, whatever the umask of the daemon.
+        self._home.chmod(self._home.stat().st_mode & 0o777 | 0o111)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until it is cancelled; started when what ran before is adopted and the last orders are obeyed."""
-        await _in_thread(lambda: self._home.mkdir(mode=0o711, parents=True, exist_ok=True))
+        await _in_thread(self._make_home)
         told = await _in_thread(lambda: self._read("told.json", read_told))
         self._loop = Convergence(random.random, time.time, told or {})
         async with trio.open_nursery() as nursery:

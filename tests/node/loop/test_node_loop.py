@@ -179,6 +179,18 @@ async def test_an_order_is_obeyed_changed_stopped_and_forgotten(zone: Zone) -> N
         await zone.until(lambda said: said is None)
 
 
+async def test_a_daemon_that_shuts_others_out_runs_services_all_the_same(zone: Zone) -> None:
+    zone.home.chmod(0o700)  # as one whose umask is 077 makes it
+    before = os.umask(0o077)
+    try:
+        zone.package("echo kept > $VOLUME_DATA/it && cat $VOLUME_DATA/it && exec sleep 600")
+        async with zone.loop():
+            await zone.order(volumes=(("data", "/srv/data"),))
+            await zone.until_state("ready")
+    finally:
+        os.umask(before)
+
+
 async def test_the_node_says_that_it_is_there_and_what_it_is(zone: Zone) -> None:
     async with zone.loop():
         info = await zone.until(lambda said: said is not None, f"devices/{NODE}/info")

@@ -120,7 +120,8 @@ class Containers:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(state / "image", (image.name or str(image.rootfs)).encode())
         items = Path(self._home, "items")
-        used = {_text(path) for name in ("image", "running") for path in items.glob(f"*/{name}")}
+        # Of a process, ``running`` is the folder of its package.
+        used = {_text(path) for name in ("image", "running") for path in items.glob(f"*/{name}") if not path.is_dir()}
         unpacked = Path(self._home, "images")
         spare = sorted((p for p in unpacked.glob("sha256-*") if p.name not in used), key=lambda p: p.stat().st_mtime)
         self._images.collect(used | {path.name for path in spare[-_SPARE_IMAGES:]})

@@ -333,6 +333,14 @@ async def test_images_that_nobody_uses_are_removed_in_the_end(node: Node):
     assert found >= {running, (node.home / "items/web/image").read_text()}
 
 
+async def test_containers_live_beside_processes(node: Node):
+    """Which have the folder of their package where a container has the name of its image."""
+    image(node.home)
+    (node.home / "items/notes").mkdir(parents=True)
+    (node.home / "items/notes/running").symlink_to(node.home)
+    assert await script(node, "echo here") == ["o here"]
+
+
 def test_a_machine_without_threads_refuses_a_connection_and_no_more(monkeypatch: pytest.MonkeyPatch):
     def start(_: object) -> None:
         raise RuntimeError("can't start new thread")

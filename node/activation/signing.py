@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cyfs_ns.errors import Refused
 from cyfs_ns.identity.did import Did
@@ -16,9 +17,13 @@ from cyfs_ns.identity.issue import Issuer
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.identity.oods import Ood
 from cyfs_ns.identity.request import DeviceRequest
+from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.identity.token import MOST_TOKEN
-from zone.boot.known import REPLACES
+from zone.boot.known import FOUNDS, REPLACES
 from zone.membership import Role, ood_names, role_of, write_membership
+
+FOUND_WITHIN: Final = 86_400
+"""Seconds in which the first machine of a zone has to come up, be it together with the next ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +120,9 @@ def sign_entry(issuer: Issuer, owner: str, plan: Plan, request: DeviceRequest) -
 
     Raises ``Refused`` for a zone that has become too large for a document.
     """
-    extra = {} if plan.old_key is None else {REPLACES: plan.old_key.x}
+    extra: dict[str, Json] = {} if plan.old_key is None else {REPLACES: plan.old_key.x}
+    if not plan.others and plan.old_key is None:
+        extra[FOUNDS] = issuer.iat + FOUND_WITHIN
     kind = "ood" if plan.role is Role.OOD else "server"
     device = replace(issuer.device(request, plan.zone), device_type=kind, extra=extra)
     signed = _sign(issuer, plan, {**plan.others, request.name: device})

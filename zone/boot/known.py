@@ -27,6 +27,11 @@ from zone.membership import Membership, Role, ood_names, read_zone, role_of, str
 KIND: Final = "last-known-good"
 REPLACES: Final = "replaces"
 """What a device's document has when the machine took the place of another: that one's key."""
+FOUNDS: Final = "founds"
+"""What the document of a zone's first machine has: until when, in seconds since 1970, it may found the zone's cluster.
+
+Later a machine that knows of no zone has lost what it knew, and asks the others.
+"""
 MOST_KNOWN: Final = 2 * MOST_TOKEN + 1024
 """Bytes of the longest that is read."""
 
@@ -165,6 +170,12 @@ def news(known: Known, untrusted: Token, membership: Membership, now: float) -> 
     if boot.iat <= held.iat:
         return ""
     return f"its owner signed the zone anew at {boot.iat}, and the document here is of {held.iat}: names/local takes it"
+
+
+def may_found(known: Known, own: DeviceDoc, now: float) -> bool:
+    """Whether the owner lets the machine ``own`` found the cluster of a zone that was never up here."""
+    until = own.extra.get(FOUNDS)
+    return not known.booted and isinstance(until, int) and now < until
 
 
 def replaced(known: Known, own: DeviceDoc) -> str:

@@ -2,8 +2,8 @@
 
 A file beside the data (:class:`Mark`) says which life they are of and how far it got; it is written before anything is
 done in its name.  Founding is what must never happen twice, so it takes all of this: the machine is the first OOD of
-the zone document, the owner's permission for this very device is here and has not run out, and no other OOD knows of a
-cluster.  A disk that is wiped later has neither mark nor permission, and asks to join.
+the zone document, it has the zone's state in a file or the owner's permission that has not run out, and no other OOD
+knows of a cluster.  A disk that is wiped later has neither of them, and asks to join.
 """
 
 from __future__ import annotations
@@ -14,15 +14,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cyfs_ns.errors import BadWire, Refused
-from cyfs_ns.identity.did import Did
-from cyfs_ns.identity.keys import PublicKey
+from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
-from cyfs_ns.identity.token import read_token
 from zone.etcd.seats import Seat, check_url
 
-PURPOSE: Final = "etcd-founding"
-"""The ``aud`` of the owner's permission."""
 _MOST: Final = 4096
 _MOST_CLUSTER: Final = 16
 _LIFE: Final = re.compile(r"[0-9a-f]{8}\Z").match
@@ -180,25 +175,6 @@ def removed(own: Seat, mark: Mark, told: Mapping[str, Told | None]) -> str:
 def rivals(cluster: str, told: Mapping[str, Told | None]) -> str:
     """Who says that the zone has another cluster that lives beside ``cluster``; empty: nobody."""
     return ", ".join(name for name, one in told.items() if one is not None and one.leads and one.cluster != cluster)
-
-
-def permission(zone: Did, device: Did, until: int) -> dict[str, Json]:
-    """What the owner signs for the first machine of a zone, which may found its cluster until that time (Unix)."""
-    return {"aud": PURPOSE, "zone": str(zone), "sub": str(device), "exp": until}
-
-
-def check_permission(untrusted: str, owner: PublicKey, zone: Did, device: Did, now: float) -> None:
-    """Whether that says that ``device`` may found the cluster of ``zone``.  Raises ``BadWire``, ``Refused``."""
-    token = read_token(untrusted, "permission to found", _MOST)
-    if not token.verify(owner):
-        raise Refused("permission to found: not signed by the zone's owner")
-    until = token.claims.get("exp")
-    if not isinstance(until, int) or isinstance(until, bool):
-        raise BadWire("permission to found: no time at which it runs out")
-    if token.claims != permission(zone, device, until):
-        raise Refused(f"permission to found: not for {device} in {zone}")
-    if now >= until:
-        raise Refused("permission to found: it has run out; the owner can sign another")
 
 
 def check_urls(untrusted: Json) -> tuple[str, ...]:

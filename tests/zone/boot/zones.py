@@ -57,14 +57,15 @@ def sign(
     keys: Mapping[str, SecretKey] = KEYS,
     extra: Mapping[str, Json] | None = None,
     sn: str | None = None,
+    ports: Mapping[str, int] | None = None,
 ) -> Signed:
-    """The zone of ``oods``, as a zone's document names them, and of ``nodes``."""
+    """The zone of ``oods``, as a zone's document names them, and of ``nodes``.  ``ports``: where they take tunnels."""
     issuer = Issuer(key=owner, id=dev_did(owner.public), iat=iat, exp=exp)
     machines = [read_ood(ood) for ood in oods]
     devices: dict[str, DeviceDoc] = {}
     for name in [*(machine.name for machine in machines), *nodes]:
         wish = DeviceRequest(name=name, key=keys[name].public, zone=zone, iat=iat, exp=exp)
-        devices[name] = replace(issuer.device(wish, zone), extra=extra or {})
+        devices[name] = replace(issuer.device(wish, zone), rtcp_port=(ports or {}).get(name), extra=extra or {})
     boot = issuer.boot(zone, machines, sn)
     document = issuer.zone(boot, issuer.sign(boot), devices)
     tokens = {name: issuer.sign(device) for name, device in devices.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import permutations
 from pathlib import Path
@@ -208,7 +208,7 @@ async def oods(base: Path, monkeypatch: pytest.MonkeyPatch, hidden: str = "") ->
             for name in NAMES:
                 home = base / name
                 at = {other: zone.cables[name, other].port if other != name else ports[name] for other in NAMES}
-                dns = await stack.enter_async_context(behind(*_records(at, hidden)))
+                dns = await stack.enter_async_context(behind(*records(at, hidden)))
                 _furnish(home, name)
                 names = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{dns.port}']}}\n"
                 door = "" if name == hidden else f"  listen: 127.0.0.1:{ports[name]}\n"
@@ -233,18 +233,19 @@ async def oods(base: Path, monkeypatch: pytest.MonkeyPatch, hidden: str = "") ->
         nursery.cancel_scope.cancel()
 
 
-def _records(at: dict[str, int], hidden: str) -> list[str]:
+def records(at: dict[str, int], hidden: str = "", keys: Mapping[str, SecretKey] = KEYS) -> list[str]:
+    """What the DNS says of the machines, which tunnels reach at those ports."""
     texts = [
         txt_record("PKX", ALICE.public.x),
         txt_record("BOOT", boot(ALICE, *NAMES, iat=NOW - 100, exp=NOW + DAY).text),
     ]
-    for name in NAMES:
+    for name in at:
         told = mini(
-            name, KEYS[name], ALICE, iat=NOW - 100, exp=NOW + DAY, rtcp_port=None if name == hidden else at[name]
+            name, keys[name], ALICE, iat=NOW - 100, exp=NOW + DAY, rtcp_port=None if name == hidden else at[name]
         )
         texts.append(txt_record("DEV", told.text))
     lines = [f"{ZONE}. 60 TXT " + " ".join(f'"{part}"' for part in character_strings(text)) for text in texts]
-    return [*lines, *(f"{name}.{ZONE}. 60 A 127.0.0.1" for name in NAMES if name != hidden)]
+    return [*lines, *(f"{name}.{ZONE}. 60 A 127.0.0.1" for name in at if name != hidden)]
 
 
 def _furnish(home: Path, name: str) -> None:
@@ -283,4 +284,4 @@ class Writer:
             await trio.sleep(0.005)
 
 
-__all__ = ["KEYS", "NAMES", "ZONE", "Writer", "Zone", "oods", "seat"]
+__all__ = ["KEYS", "NAMES", "ZONE", "Writer", "Zone", "oods", "records", "seat"]

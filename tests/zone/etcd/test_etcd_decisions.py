@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyfs_ns.errors import BadWire, Refused
+from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.keys import SecretKey
-from cyfs_ns.identity.token import sign_token
 from zone.etcd.care import Care, Room, care_for
 from zone.etcd.launch import Launch, Trouble, diagnose, flags, heartbeat
 from zone.etcd.membership import (
@@ -37,9 +36,7 @@ from zone.etcd.start import (
     Stage,
     Told,
     Wait,
-    check_permission,
     check_urls,
-    permission,
     read_mark,
     removed,
     rivals,
@@ -359,23 +356,6 @@ def test_a_mark_is_read_as_it_was_written_and_nothing_else_is_one():
     for bad in (b"", b"[]", b"{}"):
         with pytest.raises(BadWire):
             read_mark(bad)
-
-
-def test_the_permission_to_found_is_the_owners_for_one_device_and_a_time():
-    told = permission(ZONE, ONE.device, 1000)
-    check_permission(sign_token(told, OWNER), OWNER.public, ZONE, ONE.device, 999.0)
-    for text, fault in (
-        (sign_token(told, KEYS[0]), "not signed"),
-        (sign_token(permission(ZONE, TWO.device, 1000), OWNER), "not for"),
-        (sign_token(permission(Did("web", "other.example"), ONE.device, 1000), OWNER), "not for"),
-        (sign_token({**told, "aud": "verify-hub"}, OWNER), "not for"),
-    ):
-        with pytest.raises(Refused, match=fault):
-            check_permission(text, OWNER.public, ZONE, ONE.device, 999.0)
-    with pytest.raises(Refused, match="run out"):
-        check_permission(sign_token(told, OWNER), OWNER.public, ZONE, ONE.device, 1000.0)
-    with pytest.raises(BadWire):
-        check_permission(sign_token({**told, "exp": "soon"}, OWNER), OWNER.public, ZONE, ONE.device, 999.0)
 
 
 # The program

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from zone.boot.machine import (
     IdentityBad,
     IdentityRead,
     Keep,
+    MembersMoved,
     OpenStore,
     PeersReached,
     Phase,
@@ -100,6 +102,7 @@ class Booting:
         """Boot, and live in the zone until cancelled."""
         self._boot = Boot(trio.current_time(), self._more)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._world.attend, self.hear, partial(self.tell, MembersMoved()))
             await self._carry_out(self._boot.start(trio.current_time()), nursery)
             while True:
                 todo = await self._next()
@@ -131,7 +134,7 @@ class Booting:
             "step": str(step.phase),
             "seconds": max(0.0, trio.current_time() - step.since),
             "waits_for": step.waits_for,
-            "why": self._fault or step.why,
+            "why": self._fault or step.why or (self._world.why if step.phase is not Phase.BOOTED else ""),
             "notes": list(boot.notes),
         }
         if known is not None and membership is not None:
@@ -174,7 +177,12 @@ class Booting:
         for one in todo:
             if isinstance(one, Keep):
                 await self._keep(one.known)
-            elif isinstance(one, Stop):
+        if self._boot.membership is not None and self._boot.known is not None:
+            self._world.believe(self._boot.membership, self._boot.known)
+        for one in todo:
+            if isinstance(one, Keep):
+                continue
+            if isinstance(one, Stop):
                 for scope in self._tasks.values():
                     scope.cancel()
             else:

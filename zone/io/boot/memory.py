@@ -32,6 +32,11 @@ class Memory:
         """The file of the embedded store."""
         return self.path / "config.db"
 
+    @property
+    def etcd(self) -> Path:
+        """The directory of this machine's member of etcd."""
+        return self.path / "etcd"
+
     def read(self) -> tuple[Known | None, str]:
         """What was kept, None if nothing was or it is no use; and why it is no use.  Raises ``OSError``."""
         path = self.path / _KNOWN

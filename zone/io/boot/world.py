@@ -1,8 +1,12 @@
-"""What a boot needs of the world, and the one of a zone of a single machine: a file, and nobody else."""
+"""What a boot needs of the world, and the one of a zone of a single machine: a file, and nobody else.
+
+Beside what its steps ask for, the world hears what other machines know of the zone, and brings about what a document
+that is ahead needs before it may be in force.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +25,22 @@ from zone.io.config.sqlite import Database, SqliteBackend
 from zone.io.config.store import ConfigStore
 from zone.membership import Membership, ood_names
 
+Hear = Callable[[str, str], Awaitable[None]]
+"""As ``Booting.hear``."""
+
 
 class World(Protocol):
-    """Every method raises ``CyfsError`` or ``OSError`` where it fails, and is called again."""
+    """Every step raises ``CyfsError`` or ``OSError`` where it fails, and is called again."""
+
+    @property
+    def why(self) -> str:
+        """What a step is busy with, for people; empty: nothing to be said."""
+
+    async def attend(self, hear: Hear, moved: Callable[[], Awaitable[None]]) -> None:
+        """What goes on beside the steps, until cancelled.  ``moved`` is told that what was ahead may be in force."""
+
+    def believe(self, membership: Membership, known: Known) -> None:
+        """This is known of the zone from now on, and on the disk."""
 
     async def gateway(self, peers: tuple[Ood, ...], sn: str | None) -> None:
         """Have these machines in reach of the gateway, in the place of those that were said before."""
@@ -41,8 +58,16 @@ class World(Protocol):
 class Alone:
     """The world of a zone whose only OOD is this machine."""
 
+    why = ""
+
     def __init__(self, home: Path) -> None:
         self._home = home
+
+    async def attend(self, hear: Hear, moved: Callable[[], Awaitable[None]]) -> None:
+        """Nobody else says anything."""
+
+    def believe(self, membership: Membership, known: Known) -> None:
+        """Nobody is told."""
 
     async def gateway(self, peers: tuple[Ood, ...], sn: str | None) -> None:
         """The gateway that this runs in is there."""
@@ -54,20 +79,26 @@ class Alone:
     async def store(self, kind: StoreKind, membership: Membership, known: Known) -> AsyncGenerator[ConfigStore]:
         if kind is not StoreKind.EMBEDDED:
             raise Refused(f"a zone of {len(ood_names(known.zone.document))} OODs keeps its state in etcd")
-
-        def open_file() -> SealedBackend:
-            memory = Memory(self._home, membership)
-            memory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            own = device_key(KeyStore(self._home).device())
-            database = Database(memory.store)
-            return SealedBackend(SqliteBackend(database), own, [own.public])
-
-        backend = await trio.to_thread.run_sync(open_file)
-        try:
-            yield ConfigStore(backend)
-        finally:
-            with trio.CancelScope(shield=True):
-                await backend.aclose()
+        async with embedded(self._home, membership) as store:
+            yield store
 
     async def restore(self, membership: Membership) -> None:
         raise Unreachable("no backup of the zone is known here")
+
+
+@asynccontextmanager
+async def embedded(home: Path, membership: Membership) -> AsyncGenerator[ConfigStore]:
+    """The zone's state in a file.  Raises ``ConfigFault``, ``OSError``."""
+
+    def open_file() -> SealedBackend:
+        memory = Memory(home, membership)
+        memory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = device_key(KeyStore(home).device())
+        return SealedBackend(SqliteBackend(Database(memory.store)), own, [own.public])
+
+    backend = await trio.to_thread.run_sync(open_file)
+    try:
+        yield ConfigStore(backend)
+    finally:
+        with trio.CancelScope(shield=True):
+            await backend.aclose()

@@ -17,7 +17,7 @@ import trio
 
 from cyfs_gateway.flow import Identity
 from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
-from rtcp.io.pipe import receive_some, send_all
+from rtcp.io.pipe import send_all
 from tunnels.endpoint import Endpoint
 from zone.etcd import membership, start
 from zone.etcd.care import Room, care_for
@@ -30,6 +30,7 @@ from zone.io.etcd.admin import Admin
 from zone.io.etcd.doors import DoorHost, Doors, judged
 from zone.io.etcd.files import begin_life, has_data, load_mark, save_mark
 from zone.io.etcd.process import PROGRAM, EtcdMember, find_program
+from zone.io.lines import receive_line
 
 _PACE: Final = 1.0
 """Seconds from one look to the next."""
@@ -93,6 +94,16 @@ class EtcdHouse:
         """Where this machine's store reaches etcd, for gRPC."""
         return self.member.client
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The URLs of all members, as the one here knows them; empty: it knows none."""
+        return () if self._own_told is None else self._own_told.urls
+
+    @property
+    def has_left(self) -> bool:
+        """The member here was removed, and the document wants none here."""
+        return self._own not in self._known().seats and not self._runs and bool(self._lost)
+
     def status(self) -> Mapping[str, Any]:
         """For people and programs."""
         told = self._own_told
@@ -104,7 +115,7 @@ class EtcdHouse:
             "adopted": self.member.adopted,
             "fault": "" if fault is None else str(fault),
             "cluster": "" if told is None else told.cluster,
-            "members": [] if told is None else list(told.urls),
+            "members": list(self.members),
             "silent": sorted(seat.name for seat in self._others() if seat.name not in self._told),
         }
 
@@ -143,7 +154,7 @@ class EtcdHouse:
         """Another OOD says where it stands, now and again."""
         while True:
             with trio.move_on_after(SILENCE) as waiting:
-                said = await _line(pipe)
+                said = await receive_line(pipe, MOST_LINE)
             if waiting.cancelled_caught or said is None:
                 return
             seat, report = judged(who, self._known().seats), read_report(said)
@@ -181,7 +192,7 @@ class EtcdHouse:
                 asked = trio.current_time()
                 with trio.fail_after(_PATIENCE):
                     await send_all(pipe, write_report(self._report()))
-                    said = await _line(pipe)
+                    said = await receive_line(pipe, MOST_LINE)
                 if said is None:
                     return
                 self._told[seat.name] = read_told(said)
@@ -357,17 +368,3 @@ class EtcdHouse:
         if why != self.why:
             _log.info("%s: %s", self._own.name, why)
             self.why = why
-
-
-async def _line(pipe: Endpoint) -> bytes | None:
-    """The next line; None when the other has finished.  Raises ``BadWire``, ``OSError``."""
-    said = bytearray()
-    while not said.endswith(b"\n"):
-        if not (part := await receive_some(pipe, MOST_LINE + 1 - len(said))):
-            if said:
-                raise BadWire("it ended before the line did")
-            return None
-        said += part
-        if len(said) > MOST_LINE or b"\n" in said[:-1]:
-            raise BadWire("not one line")
-    return bytes(said)

@@ -1,0 +1,198 @@
+"""Machines boot into one zone: cold, again without a network outside, wiped, replaced, and from one OOD to three."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from inprocess import until
+from machines import KEYS, Town, owner_signs, town
+from oods import NAMES
+from zones import Signed
+
+from cyfs_ns.identity.documents import ZoneDoc
+from cyfs_ns.identity.reading import read_document
+from cyfs_ns.identity.revision import revision_of
+from cyfs_ns.identity.token import read_token
+from zone.config.faults import ConfigError
+from zone.config.model import Set, Transaction
+
+
+async def write(place: Town, name: str, key: str, value: str) -> None:
+    """Acknowledged, sooner or later."""
+    with trio.fail_after(60):
+        while True:
+            store = place[name].store
+            try:
+                if store is not None:
+                    await store.transact(Transaction((Set(key, f'"{value}"'),)))
+                    return
+            except ConfigError:
+                pass
+            await trio.sleep(0.05)
+
+
+async def found(place: Town, name: str, key: str, value: str) -> None:
+    """Read there, sooner or later."""
+    with trio.fail_after(60):
+        while True:
+            store = place[name].store
+            try:
+                if store is not None and (await store.get(key)).value == f'"{value}"':
+                    return
+            except ConfigError:
+                pass
+            await trio.sleep(0.05)
+
+
+async def in_force(place: Town, signed: Signed, *names: str) -> None:
+    """Until they go by what the owner signed."""
+    token = read_token(signed.zone)
+    document = read_document(token.claims, ZoneDoc.kind)
+    revision = str(revision_of(document, token))
+    try:
+        await until(lambda: all(place[name].status().get("document") == revision for name in names), 120.0)
+    except trio.TooSlowError:
+        raise AssertionError({name: dict(place[name].status()) for name in names}) from None
+
+
+@pytest.mark.timeout(600)
+async def test_three_machines_boot_into_one_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed = owner_signs(*NAMES, nodes=["pi"])
+    async with town(tmp_path, monkeypatch, *NAMES, "pi") as place:
+        for name in (*NAMES, "pi"):
+            place[name].activate(signed)
+        began = trio.current_time()
+        await place.start(*NAMES)
+        await place.up(*NAMES)
+        with capsys.disabled():
+            print(f"\n  three machines, cold: up after {trio.current_time() - began:.1f} s")
+        await write(place, "ood2", "a", "1")
+        await found(place, "ood3", "a", "1")
+        began = trio.current_time()
+        await place.start("pi")
+        await place.up("pi")
+        with capsys.disabled():
+            print(f"  a plain node: up after {trio.current_time() - began:.1f} s")
+        # It writes what is its own, and no more.
+        await write(place, "pi", "devices/pi/info", "here")
+        await found(place, "ood1", "devices/pi/info", "here")
+        assert place["pi"].store is not None
+        with pytest.raises(ConfigError, match="may not"):
+            await place["pi"].store.transact(Transaction((Set("devices/ood1/info", '"x"'),)))
+        # The OOD that it asked is gone: another one answers.
+        for gone in NAMES:
+            await place.stop(gone)
+            await write(place, "pi", "devices/pi/info", f"without {gone}")
+            await place.start(gone)
+            await place.up(gone)
+            await found(place, gone, "devices/pi/info", f"without {gone}")
+        assert place["pi"].lives == 1
+
+
+@pytest.mark.timeout(600)
+async def test_they_come_back_without_a_network_outside_and_without_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Of whom the owner says where they are.
+    named = [f"{name}:127.0.0.1" for name in NAMES]
+    async with town(tmp_path, monkeypatch, *NAMES) as place:
+        signed = owner_signs(*named, ports=place.ports)
+        for name in NAMES:
+            place[name].activate(signed)
+        await place.start(*NAMES)
+        await place.up(*NAMES)
+        await write(place, "ood1", "a", "1")
+        # All of them at once, and nobody tells any names: they go by what they kept, where the owner lets them.
+        await place.stop(*NAMES)
+        place.has_dns, place.require = False, "trusted_snapshot"
+        began = trio.current_time()
+        await place.start(*NAMES)
+        await place.up(*NAMES)
+        with capsys.disabled():
+            print(
+                f"\n  three machines, again and without a network outside: up after {trio.current_time() - began:.1f} s"
+            )
+        for name in NAMES:
+            await found(place, name, "a", "1")
+        # The first, which founded the cluster, has lost its disk; its owner's permission is still good.
+        place.has_dns = True
+        await place.stop("ood1")
+        place["ood1"].wipe()
+        place["ood1"].activate(signed)
+        await write(place, "ood2", "a", "2")
+        await place.start("ood1")
+        await place.up("ood1")
+        await found(place, "ood1", "a", "2")
+        # Another machine takes the place of the third.
+        other = owner_signs(*named, age=50, keys={**KEYS, "ood3": KEYS["new"]}, ports=place.ports)
+        await place.stop("ood3")
+        place["ood3"].wipe()
+        place["ood3"].key = KEYS["new"]
+        place["ood3"].activate(other)
+        booting = place["ood1"].booting
+        assert booting is not None
+        await booting.hear(other.zone, "its owner")
+        await place.start("ood3")
+        await place.up("ood3")
+        await found(place, "ood3", "a", "2")
+        await in_force(place, other, *NAMES)
+        await write(place, "ood3", "a", "3")
+        await found(place, "ood2", "a", "3")
+
+
+@pytest.mark.timeout(600)
+async def test_one_ood_grows_to_three_and_back_to_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, three = owner_signs("ood1", nodes=["pi", "ood2"]), owner_signs(*NAMES, nodes=["pi"], age=50)
+    async with town(tmp_path, monkeypatch, *NAMES, "pi") as place:
+        for name in ("ood1", "ood2", "pi"):
+            place[name].activate(alone)
+        await place.start("ood1", "ood2", "pi")
+        await place.up("ood1", "ood2", "pi")
+        store = place["ood1"].store
+        assert store is not None
+        await store.transact(Transaction((Set("security/a", '"secret"'), Set("a", '"1"'))))
+        lease = await store.grant(60)
+        await store.transact(Transaction((Set("b", '"1"', lease),)))
+        await write(place, "pi", "devices/pi/info", "here")
+        # Nothing happens before there is somebody to carry the zone with.
+        await place.stop("ood2")
+        booting = place["ood1"].booting
+        assert booting is not None
+        await booting.hear(three.zone, "its owner")
+        await until(lambda: place["ood1"].status()["ahead"] is not None)
+        assert place["ood1"].store is store
+        place["ood2"].activate(three)
+        place["ood3"].activate(three)
+        began = trio.current_time()
+        await place.start("ood2", "ood3")
+        await in_force(place, three, *NAMES, "pi")
+        await place.up(*NAMES, "pi")
+        with capsys.disabled():
+            print(f"\n  one OOD grew to three within {trio.current_time() - began:.1f} s")
+        for name in NAMES:
+            await found(place, name, "a", "1")
+            await found(place, name, "security/a", "secret")
+            with pytest.raises(ConfigError, match="absent"):
+                await place[name].store.get("b")  # type: ignore[union-attr]
+        await found(place, "pi", "devices/pi/info", "here")
+        assert not list(await trio.Path(tmp_path / "ood1" / "zone").glob("*/config.db"))
+        # The owner has one again: it goes on where the state is.
+        last = owner_signs("ood2", nodes=["ood1", "ood3", "pi"], age=20)
+        booting = place["ood1"].booting
+        assert booting is not None
+        await booting.hear(last.zone, "its owner")
+        await in_force(place, last, *NAMES, "pi")
+        await place.up(*NAMES, "pi")
+        await found(place, "ood2", "security/a", "secret")
+        await write(place, "pi", "devices/pi/info", "still")
+        await found(place, "ood2", "devices/pi/info", "still")
+        await place.stop("ood2")
+        await place.start("ood2")
+        await place.up("ood2")
+        await found(place, "ood2", "devices/pi/info", "still")

@@ -334,10 +334,14 @@ class EtcdHouse:
                 await self.admin.hand_over(step.to)
 
     def _open_doors(self) -> None:
-        """To the members that are known here, and to those that others know of."""
+        """To the members that are known here, to those that others know of, and to the others' own.
+
+        When all were off, a member says who belongs to its cluster when it has found the others, and not before.
+        """
         seats = self._others()
         told = [url for one in self._told.values() if one is not None for url in one.urls]
-        self._doors.want(url for url in (*self._urls, *told) if owner_of(url, seats) is not None)
+        own = [report.url for report, _ in self._heard.values()]
+        self._doors.want(url for url in (*self._urls, *told, *own) if owner_of(url, seats) is not None)
 
     async def _care(self) -> None:
         """Now and then, for the file."""

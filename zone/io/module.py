@@ -8,12 +8,13 @@
     ports        what runs here is open to the zone's machines
     operator     what the control API does
 
-The doors are there from the first moment; the services behind them while the zone is up.  A zone of one OOD is what
-this carries so far: on other machines the boot says what it lacks.
+The doors are there from the first moment; the services behind them while the zone is up.  A machine that is no OOD has
+the boot alone, and passes its own calls of ``system_config`` on to an OOD.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from cyfs_gateway.host import Host
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.identity.did import parse_did
 from zone.hub.subjects import machine
+from zone.io.boot.asking import PassedOn
 from zone.io.boot.booting import Booting
 from zone.io.boot.search import by_dns, by_hand
-from zone.io.boot.world import Alone
+from zone.io.boot.together import Together
 from zone.io.config.remote import SERVICE
 from zone.io.config.rules import RulesWatch
 from zone.io.config.service import ConfigService
@@ -47,7 +49,7 @@ from zone.io.scheduler.loop import Scheduler
 from zone.krpc.caller import Caller
 from zone.krpc.faults import Code, KrpcFault
 from zone.krpc.service import Service
-from zone.membership import Membership
+from zone.membership import Membership, Role, role_of
 
 SOCKET: Final = "kapi.sock"
 """Where services of this machine are called, below the state directory."""
@@ -77,6 +79,7 @@ class ZoneModule:
     """See the module's text."""
 
     section: ClassVar[str] = "zone"
+    welcomes: ClassVar[bool] = True
 
     @classmethod
     def check(cls, settings: Any) -> None:
@@ -93,7 +96,8 @@ class _Zone:
         self._host, self._settings = host, settings
         self._services = services_of(host.home)
         searches = (by_hand(host.home), by_dns(host.txt_records))
-        self._booting = Booting(host.home, Alone(host.home), searches, self._live)
+        self._world = Together(host, time.time)
+        self._booting = Booting(host.home, self._world, searches, self._live)
         self._trust: TrustWatch | None = None
         self._operator = Operator(self._services, self._booting.status)
         self._urls: tuple[str, ...] = ()
@@ -123,6 +127,20 @@ class _Zone:
         return self._known(identity) is not None
 
     async def _live(self, store: ConfigStore, membership: Membership) -> None:
+        zone = self._booting.zone or membership.zone
+        if role_of(zone.oods, membership.name) is Role.OOD:
+            await self._carry(store, membership)
+            return
+        me, oods = machine(zone, membership.device.key), self._world.oods(zone)
+        assert me is not None  # A machine that the zone's document does not name is halted.
+        try:
+            with _answered(self._services, {SERVICE: PassedOn(SERVICE, oods, me)}):
+                await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await oods.aclose()
+
+    async def _carry(self, store: ConfigStore, membership: Membership) -> None:
         """What an OOD does, for as long as it has the store."""
         hub = Hub(store, membership)
         trust, rules = TrustWatch(store, hub.zone), RulesWatch(store)

@@ -23,7 +23,7 @@ from oods import Cable, records
 from zones import DAY, Signed, sign
 
 from cyfs_gateway.flow import Identity
-from cyfs_gateway.host import Host
+from cyfs_gateway.host import Host, Module
 from cyfs_gateway.io.modules import Modules
 from cyfs_ns.identity.did import parse_did
 from cyfs_ns.identity.keys import SecretKey
@@ -44,7 +44,7 @@ from zone.io.membership import MembershipStore
 from zone.krpc.caller import NOBODY, Caller
 from zone.membership import Membership, Role, role_of
 
-KEYS: Mapping[str, SecretKey] = {**OOD_KEYS, "pi": secret(50), "new": secret(51)}
+KEYS: Mapping[str, SecretKey] = {**OOD_KEYS, "pi": secret(50)}
 SERVICE = "system_config"
 
 
@@ -148,8 +148,8 @@ class BootStation:
 class Town:
     """All machines; each is started and stopped by name."""
 
-    def __init__(self, base: Path, names: Sequence[str], nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self, base: Path, names: Sequence[str], nursery: trio.Nursery, section: str) -> None:
+        self._nursery, self._section = nursery, section
         self.ports = {name: free_port() for name in names}
         self.machines = {name: Machine(name, base / name, KEYS[name]) for name in names}
         self.cables = {pair: Cable(self.ports[pair[1]]) for pair in permutations(names, 2)}
@@ -194,7 +194,7 @@ class Town:
                     names = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{port}']}}\n"
                     config = (
                         f"rtcp:\n  listen: 127.0.0.1:{self.ports[name]}\n  versions: [5]\n  require: {self.require}\n"
-                        f"rules: ['MATCH,REJECT']\nstation: {name}\n"
+                        f"rules: ['MATCH,REJECT']\n{self._section.format(name=name)}\n"
                     )
                     await stack.enter_async_context(living(machine.home, config, base=names))
                     task_status.started()
@@ -224,12 +224,19 @@ class Town:
 
 
 @asynccontextmanager
-async def town(base: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> AsyncIterator[Town]:
+async def town(
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *names: str,
+    module: type[Module] = BootStation,
+    section: str = "station: {name}",
+) -> AsyncIterator[Town]:
+    """``module`` is what boots, by ``section`` of each machine's configuration."""
     if shutil.which("etcd") is None:
         pytest.skip("needs etcd (Debian's etcd-server)")
-    monkeypatch.setattr(Modules, "discover", staticmethod(lambda: {"station": BootStation}))
+    monkeypatch.setattr(Modules, "discover", staticmethod(lambda: {module.section: module}))
     async with trio.open_nursery() as nursery:
-        made = Town(base, names, nursery)
+        made = Town(base, names, nursery, section)
         BootStation.machines = made.machines
         await made.begin()
         try:

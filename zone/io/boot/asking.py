@@ -1,8 +1,12 @@
-"""Calls to whichever OOD answers: the one that did last, and the next one as soon as it does not."""
+"""Calls to whichever OOD answers: the one that did last, and the next one as soon as it does not.
+
+On a machine that carries no store, whoever lives in its gateway calls ``system_config`` in place all the same
+(``zone/io/here.py``); such calls are passed on, and the tunnel proves there which machine calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from cyfs_ns.errors import Misuse
@@ -12,7 +16,9 @@ from tunnels.endpoint import Endpoint
 from zone.io.krpc.server import OFFER
 from zone.io.krpc.transport import HttpTransport, by_endpoint
 from zone.krpc.batch import Batch
+from zone.krpc.caller import Caller
 from zone.krpc.faults import Code, KrpcFault
+from zone.krpc.service import CallContext
 from zone.krpc.wire import Single
 
 _PATIENCE: Final = 5.0
@@ -21,7 +27,7 @@ _NOT_DONE: Final = frozenset({Code.UNAVAILABLE, Code.UNKNOWN_SERVICE, Code.LIMIT
 _DOUBTFUL: Final = _NOT_DONE | {Code.UNCERTAIN, Code.DEADLINE}
 
 
-class Caller(Protocol):
+class Opener(Protocol):
     """What of the gateway leads there (``cyfs_gateway/host.py``)."""
 
     async def call_offer(self, peer: Did, name: str) -> Endpoint: ...
@@ -30,7 +36,7 @@ class Caller(Protocol):
 class AnyOod:
     """A ``Transport`` to ``oods``, the nearest first; ``reached`` says which are there now."""
 
-    def __init__(self, host: Caller, oods: Sequence[tuple[str, Did]], reached: Callable[[], frozenset[str]]) -> None:
+    def __init__(self, host: Opener, oods: Sequence[tuple[str, Did]], reached: Callable[[], frozenset[str]]) -> None:
         if not oods:
             raise Misuse("nobody to ask")
         self._host, self._reached = host, reached
@@ -60,3 +66,15 @@ class AnyOod:
         """Close the connections that are kept."""
         for _, transport in self._places:
             await transport.aclose()
+
+
+class PassedOn:
+    """``service`` of the OODs, for ``me``, which is this machine, and for nobody else: its tunnels speak for it."""
+
+    def __init__(self, service: str, oods: AnyOod, me: Caller) -> None:
+        self._service, self._oods, self._me = service, oods, me
+
+    async def __call__(self, caller: Caller, method: str, params: Mapping[str, Json], context: CallContext) -> Json:
+        if caller != self._me:
+            raise KrpcFault(Code.DENIED, f"{self._service} is not on this machine; call it on an OOD")
+        return await self._oods.ask(self._service, Single(method, params), seconds=context.seconds, trace=context.trace)

@@ -22,6 +22,7 @@ import trio
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Host
 from cyfs_ns.errors import ConfigFault, CyfsError, Unreachable
+from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.identity.oods import Ood
 from cyfs_ns.io.trusted.keystore import KeyStore
 from cyfs_ns.io.trusted.store import TrustStore
@@ -87,6 +88,11 @@ class Together:
     @property
     def why(self) -> str:
         return self._fault or ("" if self._house is None else self._house.why)
+
+    def oods(self, zone: ZoneDoc) -> AnyOod:
+        """A way for calls to the OODs of ``zone``, to be closed at the end."""
+        places = [(name, device_did(name, zone.id)) for name in ood_names(zone)]
+        return AnyOod(self._host, places, lambda: self.reached)
 
     # Beside the steps
 
@@ -184,7 +190,7 @@ class Together:
         self._fault = ""
         memory = Memory(self._host.home, membership)
         if kind is StoreKind.CLIENT:
-            async with self._asked(membership, known) as store:
+            async with self._asked(known) as store:
                 yield store
         elif kind is StoreKind.EMBEDDED and not await trio.Path(memory.etcd / MARK).exists():
             async with embedded(self._host.home, membership) as store:
@@ -198,11 +204,9 @@ class Together:
                 yield store
 
     @asynccontextmanager
-    async def _asked(self, membership: Membership, known: Known) -> AsyncGenerator[ConfigStore]:
+    async def _asked(self, known: Known) -> AsyncGenerator[ConfigStore]:
         """By calls to an OOD."""
-        zone = membership.zone.id
-        oods = [(name, device_did(name, zone)) for name in ood_names(known.zone.document)]
-        anyone = AnyOod(self._host, oods, lambda: self.reached)
+        anyone = self.oods(known.zone.document)
         backend = RemoteBackend(Client(anyone, SERVICE, seconds=_CALL))
         try:
             store = ConfigStore(backend)

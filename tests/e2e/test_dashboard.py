@@ -199,6 +199,7 @@ def test_rules_are_listed_and_switched_off(house: House, page: Page) -> None:
 
     page.click("css=input.toggle")
     until("the first rule is off", disabled)
+    page.becomes("document.querySelector('input.toggle').checked", False)
     page.click("css=input.toggle")
     until("it is on again", lambda: not disabled())
 

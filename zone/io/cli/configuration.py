@@ -82,7 +82,9 @@ def put(place: Place, key: str, value: str, if_revision: int | None, as_json: bo
 @home_option
 @pass_place
 def watch(place: Place, key: str, as_json: bool) -> None:
-    """Show every change of KEY, or of all keys below it if it ends with a slash, until interrupted.
+    """Show every change of KEY, or below it, until interrupted.
+
+    Of all keys below it, if it ends with a slash.
 
     \b
     Example:

@@ -35,7 +35,9 @@ _LOOK: Final = 0.1
 @home_option
 @pass_place
 def status(place: Place, watch: bool, as_json: bool) -> None:
-    """Show at which step of its way into the zone this machine is, since when, and who is waited for.
+    """Show how far this machine has come into its zone.
+
+    At which step it is, since when, and who is waited for.
 
     \b
     Example:
@@ -141,7 +143,9 @@ def why(place: Place, service: str, as_json: bool) -> None:
 @home_option
 @pass_place
 def plan(place: Place, file: Path | None, as_json: bool) -> None:
-    """Show what the scheduler would do now; with FILE, if that page were deployed.  Nothing is changed.
+    """Show what the scheduler would do, and do nothing.
+
+    With FILE, if that page were deployed.
 
     \b
     Example:
@@ -169,7 +173,9 @@ def plan(place: Place, file: Path | None, as_json: bool) -> None:
 @home_option
 @pass_place
 def deploy(place: Place, file: Path, wait: float, as_json: bool) -> None:
-    """Have the service of the page FILE run in the zone, and wait until it serves.
+    """Have the service of the page FILE run in the zone.
+
+    Waits until it serves.
 
     Ends with 1 where it does not within the time, and says what hinders it; it stays deployed.
 
@@ -236,7 +242,9 @@ def scale(place: Place, service: str, replicas: int, as_json: bool) -> None:
 @home_option
 @pass_place
 def drain(place: Place, node: str, undo: bool, as_json: bool) -> None:
-    """Have all services leave NODE that can run elsewhere, and none come.
+    """Have services leave NODE, and none come.
+
+    Those that can run elsewhere.
 
     \b
     Example:

@@ -289,7 +289,7 @@ async def test_whom_a_module_bars_stays_barred_while_it_is_off_and_until_it_is_d
                 await photos.reload(f"guest: {settings}\n", base=base)
                 fails = settings.startswith("fails")
                 await until(lambda fails=fails: photos.gateway.status()["modules"]["guest"]["running"] is not fails)
-                await until(lambda: not photos.gateway.peers())
+                await until(lambda: not photos.gateway.peers() and not laptop.gateway.peers())
                 with pytest.raises(Refused, match="spam"):
                     await knock()
             await photos.reload("", base=base)

@@ -432,6 +432,10 @@ class _Installed(Mapping[str, type[Module]]):
             raise ConfigFault(f"{section}: the module cannot be loaded: {what}") from fault
         return module
 
+    def __contains__(self, section: object) -> bool:
+        # A mapping would look by getting, which imports.
+        return section in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

@@ -218,8 +218,10 @@ def test_what_nobody_names_is_not_imported():
         "import sys\n"
         "from cyfs_gateway.io.modules import Modules\n"
         "known = Modules.discover()\n"
-        "assert {'certificates', 'health', 'share', 'sn'} <= set(known), set(known)\n"
-        "assert 'cyfs_gateway.io.sn.module' not in sys.modules and 'acme' not in sys.modules\n"
+        "assert {'certificates', 'health', 'node', 'share', 'sn', 'zone'} <= set(known), set(known)\n"
+        "assert 'zone' in known and 'nobody' not in known\n"
+        "brought = ('acme', 'cyfs_gateway.io.sn.module', 'node.io.module', 'zone.io.module')\n"
+        "assert not sys.modules.keys() & set(brought)\n"
         "assert all(known[section].section == section for section in known)\n"
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)

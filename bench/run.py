@@ -233,7 +233,9 @@ def main() -> int:
         whole = {"about": about, "figures": figures, "verdicts": verdicts}
         Path(given.json).write_text(json.dumps(whole, default=dataclasses.asdict, indent=1) + "\n")
     if given.write_docs:
-        command = shlex.join([".venv/bin/python", "bench/run.py", *sys.argv[1:]])
+        # Where somebody keeps their figures is nobody else's.
+        kept = {"--json", str(given.json), f"--json={given.json}"}
+        command = shlex.join([".venv/bin/python", "bench/run.py", *(word for word in sys.argv[1:] if word not in kept)])
         DOCS.write_text(report.as_markdown(figures, about, command, NOTES))
         print(f"written: {DOCS}")
     return 0

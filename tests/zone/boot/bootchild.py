@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import trio
+from alone import Alone
 
 from zone.io.boot.booting import Booting
-from zone.io.boot.world import Alone
 from zone.io.config.store import ConfigStore
 from zone.membership import Membership
 

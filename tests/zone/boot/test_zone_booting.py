@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
+from alone import Alone
 from zones import DAY, HOME, NOW, OOD1, PI, Signed, sign
 
 from cyfs_ns.errors import BadWire, Unreachable
@@ -32,7 +32,6 @@ from zone.config.keys import At
 from zone.io.boot.booting import Booting
 from zone.io.boot.memory import Memory
 from zone.io.boot.search import Search, by_dns, by_hand
-from zone.io.boot.world import Alone
 from zone.io.config.store import ConfigStore
 from zone.io.membership import MembershipStore
 from zone.membership import Membership
@@ -107,8 +106,9 @@ async def test_a_zone_of_one_machine_comes_up_twice(tmp_path: Path, capsys: pyte
 
 
 async def test_without_an_activation_it_waits_and_begins_by_itself(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zone.boot.machine.AGAIN", 0.05)
     async with running(tmp_path) as box:
         await box.booting.until(lambda status: "node activate" in status["why"])
         activate(tmp_path, ONE)
@@ -204,8 +204,10 @@ async def test_what_it_remembered_is_damaged(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_holds_everything_up_until_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A clock that jumps would outrun the threads that write.
+    monkeypatch.setattr("zone.io.boot.booting.AGAIN", 0.05)
     activate(tmp_path, ONE)
     real, full = Memory.keep, [OSError(errno.ENOSPC, "No space left on device")] * 3
 

@@ -170,7 +170,7 @@ async def test_a_fault_of_the_service_says_nothing_of_its_inside(how, tmp_path, 
 
 
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_call_that_hangs_is_cancelled_on_both_sides(how, tmp_path, autojump_clock):
+async def test_a_call_that_hangs_is_cancelled_on_both_sides(how, tmp_path):
     house = House()
     async with reached(house, how, tmp_path) as transport:
         with pytest.raises(KrpcFault) as caught:
@@ -178,7 +178,7 @@ async def test_a_call_that_hangs_is_cancelled_on_both_sides(how, tmp_path, autoj
         assert caught.value.code == Code.DEADLINE
         await until(lambda: not house.odd.running)
         assert 0 < house.odd.contexts[0].seconds <= 0.2
-        async with Client(transport, "odd", seconds=0.2).batch() as calls:
+        async with Client(transport, "odd").batch() as calls:
             good = calls.echo(x=1)
         assert await good == {"x": 1}
 

@@ -1,4 +1,4 @@
-"""What a boot needs of the world, and the one of a zone of a single machine: a file, and nobody else.
+"""What a boot needs of the world, and the store of a zone of one OOD: a file.
 
 Beside what its steps ask for, the world hears what other machines know of the zone, and brings about what a document
 that is ahead needs before it may be in force.
@@ -13,7 +13,6 @@ from typing import Protocol
 
 import trio
 
-from cyfs_ns.errors import Refused, Unreachable
 from cyfs_ns.identity.oods import Ood
 from cyfs_ns.io.trusted.keystore import KeyStore
 from rtcp.v5.keys import device_key
@@ -23,7 +22,7 @@ from zone.io.boot.memory import Memory
 from zone.io.config.sealing import SealedBackend
 from zone.io.config.sqlite import Database, SqliteBackend
 from zone.io.config.store import ConfigStore
-from zone.membership import Membership, ood_names
+from zone.membership import Membership
 
 Hear = Callable[[str, str], Awaitable[None]]
 """As ``Booting.hear``."""
@@ -53,37 +52,6 @@ class World(Protocol):
 
     async def restore(self, membership: Membership) -> None:
         """Put a backup of the zone in the place of its store."""
-
-
-class Alone:
-    """The world of a zone whose only OOD is this machine."""
-
-    why = ""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-
-    async def attend(self, hear: Hear, moved: Callable[[], Awaitable[None]]) -> None:
-        """Nobody else says anything."""
-
-    def believe(self, membership: Membership, known: Known) -> None:
-        """Nobody is told."""
-
-    async def gateway(self, peers: tuple[Ood, ...], sn: str | None) -> None:
-        """The gateway that this runs in is there."""
-
-    async def reach(self, names: tuple[str, ...], tell: Callable[[frozenset[str]], None]) -> None:
-        raise Unreachable(f"nothing here keeps tunnels to {', '.join(names)}")
-
-    @asynccontextmanager
-    async def store(self, kind: StoreKind, membership: Membership, known: Known) -> AsyncGenerator[ConfigStore]:
-        if kind is not StoreKind.EMBEDDED:
-            raise Refused(f"a zone of {len(ood_names(known.zone.document))} OODs keeps its state in etcd")
-        async with embedded(self._home, membership) as store:
-            yield store
-
-    async def restore(self, membership: Membership) -> None:
-        raise Unreachable("no backup of the zone is known here")
 
 
 @asynccontextmanager

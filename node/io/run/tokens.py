@@ -3,13 +3,14 @@
 What a machine signs for a service is good for one login and for minutes, so what was written down at the start is worth
 nothing when the service has to log in again.  A service that runs therefore finds a fresh one in its file at any time;
 it is read when it is needed, and not kept.  The file lies in a folder of its own, which containers see read-only, so
-that another file can take its place.
+that another file can take its place.  A service that has ended has none: nothing that renews brings it back.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from node.run.runner import Place
 RENEWED: Final = 60.0
 """Seconds between two tokens of a service; each has to be good for longer."""
 _NEW: Final = ".new"
+_changing: Final = threading.Lock()
+"""Services end while others are renewed, each in a thread."""
 
 Token = Callable[[str], Awaitable[str]]
 """A token for a service."""
@@ -35,12 +38,14 @@ def put_token(place: Place, token: str, owner: tuple[int, int] | None) -> None:
     for folder in (file.parent.parent, file.parent):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711)
-    _replace(file, token, owner)
+    with _changing:
+        _replace(file, token, owner)
 
 
 def drop_token(place: Place) -> None:
     """The service does not run any more.  Raises ``OSError``."""
-    Path(place.token).unlink(missing_ok=True)
+    with _changing:
+        Path(place.token).unlink(missing_ok=True)
 
 
 async def keep_renewed(home: str, token: Token) -> None:
@@ -61,7 +66,7 @@ def _held(home: str) -> list[Place]:
 
 
 def _renew(file: Path, token: str) -> None:
-    with suppress(FileNotFoundError):  # it ended meanwhile
+    with _changing, suppress(FileNotFoundError):  # it ended meanwhile
         found = file.stat()
         _replace(file, token, (found.st_uid, found.st_gid))
 

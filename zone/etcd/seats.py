@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ from cyfs_ns.identity.did import Did, dev_did
 from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.identity.keys import PublicKey
 from cyfs_ns.trust.places import device_did
+from zone.membership import ood_names
 
 CLIENT: Final = "client:1"
 """The socket for clients."""
@@ -71,7 +73,7 @@ def socket_name(url: str) -> str:
     return url.removeprefix("unix://")
 
 
-def owner_of(url: str, seats: tuple[Seat, ...]) -> Seat | None:
+def owner_of(url: str, seats: Iterable[Seat]) -> Seat | None:
     """The machine that the member at ``url`` is on."""
     return next((seat for seat in seats if seat.owns(url)), None)
 
@@ -79,12 +81,18 @@ def owner_of(url: str, seats: tuple[Seat, ...]) -> Seat | None:
 def seats_of(zone: ZoneDoc) -> tuple[Seat, ...]:
     """The machines that ``zone`` names as OODs, in its order.  Raises ``ConfigFault`` where one has no document."""
     seats = []
-    for ood in zone.oods:
-        if not ood.is_ood:
-            continue
-        if (device := zone.devices.get(ood.name)) is None:
-            raise ConfigFault(f"zone document of {zone.id}: OOD {ood.name} has no device document in it; sign it anew")
-        seats.append(Seat(ood.name, device_did(ood.name, zone.id), device.key))
+    for name in ood_names(zone):
+        if (device := zone.devices.get(name)) is None:
+            raise ConfigFault(f"zone document of {zone.id}: OOD {name} has no device document in it; sign it anew")
+        seats.append(Seat(name, device_did(name, zone.id), device.key))
     if len({seat.name for seat in seats}) < len(seats) or len({seat.key for seat in seats}) < len(seats):
         raise ConfigFault(f"zone document of {zone.id}: two OODs have one name or one key")
     return tuple(seats)
+
+
+def others_of(zone: ZoneDoc) -> tuple[Seat, ...]:
+    """Its machines that are no OODs."""
+    oods = ood_names(zone)
+    return tuple(
+        Seat(name, device_did(name, zone.id), device.key) for name, device in zone.devices.items() if name not in oods
+    )

@@ -140,6 +140,35 @@ async def test_a_snapshot_brings_back_a_zone_that_lost_its_majority(tmp_path: Pa
         assert (zone.folder("ood2") / "data.old").is_dir()
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("leader_stays", [True, False])
+async def test_three_become_one_whoever_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leader_stays: bool):
+    async with oods(tmp_path, monkeypatch) as zone:
+        await zone.begin(*NAMES)
+        leader = await zone.settle()
+        stays = leader if leader_stays else next(name for name in NAMES if name != leader)
+        writer = Writer(zone.stores[stays], stays)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.run)
+            await progress({stays: writer}, [stays])
+            # The two others are machines of the zone as before, and vote for their own removal.
+            others = tuple(seat(name) for name in NAMES if name != stays)
+            zone.document = Document((seat(stays),), zone.document.iat + 1, others)
+            assert await zone.settle(1) == stays
+            await until(lambda: all(zone.houses[one.name].has_left for one in others))
+            await progress({stays: writer}, [stays])
+            # Now they get nowhere.
+            pipe = await zone.hosts[others[0].name].call_offer(seat(stays).did, f"etcd-peer.{ZONE}")
+            with pytest.raises(OSError), trio.fail_after(30):
+                await send_all(pipe, b"{}\n")
+                assert not await receive_some(pipe)
+                raise OSError
+            pipe.close()
+            nursery.cancel_scope.cancel()
+        found = {entry.key: entry.revision for entry in (await zone.stores[stays].read([Below()])).entries}
+        assert writer.acknowledged.items() <= found.items()
+
+
 async def progress(writers: dict[str, Writer], names: list[str] | tuple[str, ...], seconds: float = 240.0) -> None:
     """Until each of those has been heard ten times from now on."""
     goal = {name: len(writers[name].acknowledged) + 10 for name in names}

@@ -37,7 +37,7 @@ from zone.boot.peers import barred, machine_of
 from zone.boot.settle import BOOT
 from zone.config.faults import ConfigError
 from zone.config.keys import At
-from zone.etcd.seats import Seat, seats_of
+from zone.etcd.seats import Seat, others_of, seats_of
 from zone.io.boot.asking import AnyOod
 from zone.io.boot.carrying import carry_over
 from zone.io.boot.memory import Memory
@@ -114,7 +114,8 @@ class Together:
             return
         self._membership, self._known = membership, known
         try:
-            self._document = Document(seats_of(known.newest.document), known.newest.document.iat)
+            newest = known.newest.document
+            self._document = Document(seats_of(newest), newest.iat, others_of(newest))
         except ConfigFault as fault:
             _log.warning("zone: the members of etcd stay as they are: %s", fault)
         if replaced(known, membership.device):

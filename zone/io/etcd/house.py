@@ -47,6 +47,9 @@ class Document:
 
     seats: tuple[Seat, ...]
     iat: int
+    others: tuple[Seat, ...] = ()
+    """Machines of the zone that are to have no member.  One that has one votes until it is removed, on its own removal
+    too: who would not let it would be left without a majority."""
 
 
 class EtcdHouse:
@@ -69,7 +72,7 @@ class EtcdHouse:
         self._host, self._own, self._known, self._folder, self._may_found = host, own, known, folder, may_found
         self._pace = pace
         self._name = f"etcd-members.{zone}"
-        self._doors = Doors(host, zone, folder, lambda: known().seats)
+        self._doors = Doors(host, zone, folder, self._carriers)
         self.member = EtcdMember(folder)
         self.admin = Admin(self.member.client)
         self._mark: Mark | None = None
@@ -146,18 +149,27 @@ class EtcdHouse:
     def _others(self) -> tuple[Seat, ...]:
         return tuple(seat for seat in self._known().seats if seat != self._own)
 
+    def _machines(self) -> tuple[Seat, ...]:
+        known = self._known()
+        return (*known.seats, *known.others)
+
+    def _carriers(self) -> tuple[Seat, ...]:
+        """Who is to have a member, and who of the zone has one still."""
+        known = self._known()
+        return (*known.seats, *(one for one in known.others if any(one.owns(url) for url in self._urls)))
+
     def _report(self) -> Report:
         url = "" if self._mark is None else self._own.url(self._mark.life)
         return Report(url=url, runs=self._runs and self.member.pid > 0)
 
     async def _answer(self, who: Identity, pipe: Endpoint) -> None:
-        """Another OOD says where it stands, now and again."""
+        """A machine of the zone says where its member stands, now and again."""
         while True:
             with trio.move_on_after(SILENCE) as waiting:
                 said = await receive_line(pipe, MOST_LINE)
             if waiting.cancelled_caught or said is None:
                 return
-            seat, report = judged(who, self._known().seats), read_report(said)
+            seat, report = judged(who, self._machines()), read_report(said)
             if report.url and not seat.owns(report.url):
                 raise Refused(f"{seat.name} speaks for another's member")
             self._heard[seat.name] = report, trio.current_time()
@@ -289,7 +301,8 @@ class EtcdHouse:
         members = await self.admin.members()
         self._own_told = replace(self._own_told, urls=tuple(member.url for member in members), acts=True)
         now = trio.current_time()
-        heard = {name: one for name, one in self._heard.items() if any(name == seat.name for seat in known.seats)}
+        machines = self._machines()
+        heard = {name: one for name, one in self._heard.items() if owner_of(one[0].url, machines) is not None}
         report = self._report()
         step = next_step(
             View(
@@ -338,7 +351,7 @@ class EtcdHouse:
 
         When all were off, a member says who belongs to its cluster when it has found the others, and not before.
         """
-        seats = self._others()
+        seats = [seat for seat in self._carriers() if seat != self._own]
         told = [url for one in self._told.values() if one is not None for url in one.urls]
         own = [report.url for report, _ in self._heard.values()]
         self._doors.want(url for url in (*self._urls, *told, *own) if owner_of(url, seats) is not None)

@@ -4,8 +4,8 @@ A rule allows or denies a role an action on the keys of a pattern.  In a pattern
 the end) is one segment or more, and ``{user}`` is the segment that the subject's own ``user`` is; a subject that has
 none is not meant.  Whatever no rule allows is denied, and one rule that denies outweighs all that allow.
 
-Reading a subtree (a range, a list, a watch) is allowed only where one rule allows all of it, and denied where a rule
-denies any of it.  So nobody sees a part and takes it for the whole.
+Reading many keys (a subtree, ``services/*/info``; to read, to list or to watch them) is allowed only where one rule
+allows all of them, and denied where a rule denies any.  So nobody sees a part and takes it for the whole.
 
 A request by an app on behalf of a user has two subjects, and each has to be allowed.  There is no subject to whom the
 rules do not apply.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import At, Below, Scope, check_key
+from zone.config.keys import At, Below, Each, Scope, check_key
 from zone.config.model import Transaction
 
 _REST = "**"
@@ -131,14 +131,13 @@ def check_transaction(rules: Sequence[Rule], subjects: Sequence[Subject], transa
 
 
 def _check(rules: Sequence[Rule], subjects: Sequence[Subject], act: Act, scope: Scope) -> None:
-    where = scope.key if isinstance(scope, At) else f"{scope.start}**"
     if not subjects:
-        raise ConfigError(Code.DENIED, f"nobody may {act} {where}")
+        raise ConfigError(Code.DENIED, f"nobody may {act} {scope}")
     for subject in subjects:
         verdict = judge(rules, subject, act, scope)
         if not verdict.allowed:
             why = f"the rule is {verdict.rule}" if verdict.rule is not None else "no rule allows it"
-            raise ConfigError(Code.DENIED, f"{'+'.join(sorted(subject.roles))} may not {act} {where}: {why}")
+            raise ConfigError(Code.DENIED, f"{'+'.join(sorted(subject.roles))} may not {act} {scope}: {why}")
 
 
 def _bound(pattern: tuple[str, ...], names: Mapping[str, str]) -> tuple[str | None, ...] | None:
@@ -168,18 +167,27 @@ def _covers(pattern: tuple[str | None, ...], scope: Scope) -> bool:
 def _meets(pattern: tuple[str | None, ...], scope: Scope) -> bool:
     """Whether any key of ``scope`` is one of ``pattern``."""
     segments, whole = _segments(scope)
-    if not whole:
-        return _covers(pattern, scope)
     head, rest = (pattern[:-1], True) if pattern[-1] == _REST else (pattern, False)
-    return (rest or len(head) > len(segments)) and _agree(head, segments)
+    if whole:
+        fits = rest or len(head) > len(segments)
+    else:
+        fits = len(head) < len(segments) if rest else len(head) == len(segments)
+    # Where the scope has any segment, one of its keys has that of the pattern.
+    filled = [wanted if found is None else found for wanted, found in zip(head, segments, strict=False)]
+    return fits and _agree(head, filled)
 
 
-def _segments(scope: Scope) -> tuple[list[str], bool]:
-    if isinstance(scope, Below):
-        return scope.prefix.split("/") if scope.prefix else [], True
-    return scope.key.split("/"), False
+def _segments(scope: Scope) -> tuple[list[str | None], bool]:
+    """Its segments, None for any, and whether keys go on behind them."""
+    match scope:
+        case At(key):
+            return [*key.split("/")], False
+        case Below(prefix):
+            return [*prefix.split("/")] if prefix else [], True
+        case Each(prefix, name):
+            return [*prefix.split("/"), None, name], False
 
 
-def _agree(pattern: Sequence[str | None], segments: Sequence[str]) -> bool:
+def _agree(pattern: Sequence[str | None], segments: Sequence[str | None]) -> bool:
     """Whether no segment that both have speaks against the pattern."""
     return all(wanted is None or wanted == found for wanted, found in zip(pattern, segments, strict=False))

@@ -42,6 +42,9 @@ class At:
     def __contains__(self, key: str) -> bool:
         return key == self.key
 
+    def __str__(self) -> str:
+        return self.key
+
 
 @dataclass(frozen=True, slots=True)
 class Below:
@@ -61,13 +64,39 @@ class Below:
     def __contains__(self, key: str) -> bool:
         return key.startswith(self.start)
 
+    def __str__(self) -> str:
+        return f"{self.start}**"
 
-Scope: TypeAlias = At | Below
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """``PREFIX/*/NAME``: the key ``name`` of each that there is right below ``prefix``, and nothing else of them."""
+
+    prefix: str
+    name: str
+
+    def __post_init__(self) -> None:
+        check_key(self.prefix)
+        check_key(f"{self.prefix}/-/{self.name}")
+        if "/" in self.name:
+            raise ConfigError(Code.INVALID, f"{self.name[:80]!r} is more than one segment")
+
+    def __contains__(self, key: str) -> bool:
+        if not (key.startswith(f"{self.prefix}/") and key.endswith(f"/{self.name}")):
+            return False
+        return key.count("/") == self.prefix.count("/") + 2
+
+    def __str__(self) -> str:
+        return f"{self.prefix}/*/{self.name}"
+
+
+Scope: TypeAlias = At | Below | Each
 """What is read or watched."""
 
 
 def interval(scope: Scope) -> tuple[str, str]:
-    """The keys of ``scope`` as an interval in the order of their bytes: the first, and the first that is beyond."""
+    """The keys of ``scope`` as an interval in the order of their bytes: the first, and the first that is beyond.  For
+    ``Each`` others are between them."""
     if isinstance(scope, At):
         return scope.key, scope.key + "\0"
     # "0" follows "/", and DEL follows whatever a key may hold.

@@ -14,7 +14,7 @@ from typing import Final
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.strictjson import Json, read_json, write_json
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import At, Below, Scope, check_key
+from zone.config.keys import At, Below, Each, Scope, check_key
 from zone.config.model import (
     MOST_ACTIONS,
     MOST_VALUE,
@@ -169,19 +169,33 @@ def _comparison(said: Mapping[str, Json]) -> Comparison:
 
 
 def read_scope(said: Json) -> Scope:
-    """``{"at": KEY}`` or ``{"below": PREFIX}``.  Raises ``ConfigError``."""
+    """``{"at": KEY}``, ``{"below": PREFIX}`` or ``{"each": "PREFIX/*/NAME"}``.  Raises ``ConfigError``."""
     if isinstance(said, Mapping) and len(said) == 1:
         if "at" in said:
             return At(text_of(said, "at"))
         if "below" in said:
             return Below(text_of(said, "below"))
-    raise ConfigError(Code.INVALID, "a scope is one of {'at': KEY} and {'below': PREFIX}")
+        if "each" in said:
+            prefix, _, name = text_of(said, "each").partition("/*/")
+            return Each(prefix, name)
+    raise ConfigError(Code.INVALID, "a scope is one of {'at': KEY}, {'below': PREFIX} and {'each': 'PREFIX/*/NAME'}")
+
+
+def plain_scope(scope: Scope) -> dict[str, Json]:
+    """What ``read_scope`` reads."""
+    match scope:
+        case At(key):
+            return {"at": key}
+        case Below(prefix):
+            return {"below": prefix}
+        case Each():
+            return {"each": str(scope)}
 
 
 def read_scopes(params: Mapping[str, Json]) -> list[Scope]:
     """``scopes`` of a reading.  Raises ``ConfigError``."""
     said = _objects(params, "scopes")
-    if len(said) > MOST_ACTIONS or sum("below" in scope for scope in said) > MOST_SUBTREES:
+    if len(said) > MOST_ACTIONS or sum("at" not in scope for scope in said) > MOST_SUBTREES:
         raise ConfigError(Code.INVALID, f"'scopes' are {MOST_ACTIONS} at most, and {MOST_SUBTREES} of them subtrees")
     return [read_scope(scope) for scope in said]
 

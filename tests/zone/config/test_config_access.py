@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zone.config.access import Act, Subject, Verdict, check_reading, check_transaction, judge, read_rule
 from zone.config.baserules import BASE
 from zone.config.faults import NEXT, Code, ConfigError
-from zone.config.keys import At, Below
+from zone.config.keys import At, Below, Each, Scope
 from zone.config.model import AtRevision, Create, Delete, Set, Transaction
 
 ALICE = {"user": "alice", "app": "photos", "device": "box", "service": "samba"}
@@ -21,7 +21,10 @@ def who(*roles: str, **names: str) -> Subject:
     return Subject(frozenset(roles), names or ALICE)
 
 
-def scope_of(text: str) -> At | Below:
+def scope_of(text: str) -> Scope:
+    prefix, every, name = text.partition("/*/")
+    if every:
+        return Each(prefix, name)
     return Below(text.removesuffix("**").removesuffix("/")) if text.endswith("**") else At(text)
 
 
@@ -101,8 +104,8 @@ TABLE = {
         ["write users/alice/profile", "read users", "read user/alice"],
     ),
     "deny frame read users/*/key": (
-        ["read users/alice/doc", "read users/alice/apps/key", "read users/key"],
-        ["read users/alice/key", "read users/**", "read users/bob/**"],
+        ["read users/alice/doc", "read users/alice/apps/key", "read users/key", "read users/*/doc"],
+        ["read users/alice/key", "read users/**", "read users/bob/**", "read users/*/key"],
     ),
     "deny frame read users/*/settings": (
         ["read users/alice/doc", "read users/alice/apps/photos/settings", "read users/settings"],
@@ -126,16 +129,16 @@ TABLE = {
         ["write data/samba", "write data/other/a", "read data/other/**"],
     ),
     "allow frame read services/*/info": (
-        ["read services/other/info", "read services/samba/info", "read services/a/info"],
-        ["write services/other/info", "read services/other/info/more", "read services/info"],
+        ["read services/other/info", "read services/samba/info", "read services/*/info"],
+        ["write services/other/info", "read services/other/info/more", "read services/info", "read services/*/spec"],
     ),
     "allow app read boot/**": (
         ["read boot/config", "read boot/**", "read boot/a/b"],
         ["write boot/config", "read boo/config", "read **"],
     ),
     "allow app read services/*/info": (
-        ["read services/samba/info", "read services/gateway/info", "read services/photos/info"],
-        ["read services/samba/settings", "write services/samba/info", "read services/**"],
+        ["read services/samba/info", "read services/gateway/info", "read services/*/info"],
+        ["read services/samba/settings", "write services/samba/info", "read services/**", "read services/*/settings"],
     ),
     "allow app read users/{user}/apps/{app}/spec": (
         ["read users/alice/apps/photos/spec"] * 3,
@@ -174,8 +177,13 @@ TABLE = {
         ["write boot/config", "write boot/a", "read boot"],
     ),
     "allow user read services/*/info": (
-        ["read services/samba/info", "read services/a/info", "read services/b/info"],
-        ["read services/samba/settings", "write services/samba/info", "write services/samba/instances/box"],
+        ["read services/samba/info", "read services/a/info", "read services/*/info"],
+        [
+            "read services/samba/settings",
+            "write services/samba/info",
+            "write services/samba/instances/box",
+            "read services/*/settings",
+        ],
     ),
     "allow user read users/{user}/settings": (
         ["read users/alice/settings"] * 3,
@@ -198,8 +206,8 @@ TABLE = {
         ["write boot/config", "read boot", "read **"],
     ),
     "allow limited read services/*/info": (
-        ["read services/samba/info", "read services/a/info", "read services/b/info"],
-        ["write services/samba/info", "read services/samba/settings", "read services/**"],
+        ["read services/samba/info", "read services/a/info", "read services/*/info"],
+        ["write services/samba/info", "read services/samba/settings", "read services/**", "read services/*/spec"],
     ),
     "allow limited read users/{user}/settings": (
         ["read users/alice/settings"] * 3,
@@ -226,8 +234,8 @@ TABLE = {
         ["write boot/config", "read boot", "read **"],
     ),
     "allow guest read services/*/info": (
-        ["read services/samba/info", "read services/a/info", "read services/b/info"],
-        ["write services/samba/info", "read services/samba/settings", "read services/**"],
+        ["read services/samba/info", "read services/a/info", "read services/*/info"],
+        ["write services/samba/info", "read services/samba/settings", "read services/**", "read services/*/spec"],
     ),
     "allow guest read users/{user}/settings": (
         ["read users/alice/settings"] * 3,
@@ -242,12 +250,12 @@ TABLE = {
         ["write nodes/box/config", "read nodes/other/config", "read nodes/**"],
     ),
     "allow device read services/*/info": (
-        ["read services/samba/info", "read services/a/info", "read services/b/info"],
-        ["write services/samba/info", "read services/samba/settings", "read services/**"],
+        ["read services/samba/info", "read services/a/info", "read services/*/info"],
+        ["write services/samba/info", "read services/samba/settings", "read services/**", "read services/*/spec"],
     ),
     "allow device read+write devices/{device}/**": (
         ["write devices/box/info", "read devices/box/**", "write devices/box/doc"],
-        ["write devices/other/info", "write devices/box", "read devices/**"],
+        ["write devices/other/info", "write devices/box", "read devices/**", "read devices/*/info"],
     ),
     "allow device read+write nodes/{device}/status/**": (
         ["write nodes/box/status/load", "read nodes/box/status/**", "write nodes/box/status/a/b"],
@@ -354,12 +362,15 @@ PATTERN = st.tuples(st.lists(SEGMENT | st.just("*") | st.just("{user}"), max_siz
 KEYS = ["/".join(made) for count in (1, 2, 3, 4) for made in product("ab", repeat=count)]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["allow", "deny"]), PATTERN), max_size=3), st.lists(SEGMENT, max_size=2))
-def test_a_subtree_is_judged_as_its_keys_are(made, prefix):
+EVERY = st.lists(SEGMENT, max_size=2).map("/".join)
+SCOPES = st.builds(Below, EVERY) | st.builds(Each, EVERY.filter(bool), SEGMENT)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["allow", "deny"]), PATTERN), max_size=3), SCOPES)
+def test_many_keys_are_judged_as_each_of_them_is(made, scope):
     """One rule that allows every key of it, and none that denies one; patterns have three segments, keys up to four."""
     rules = [read_rule(f"{effect} x read {pattern}") for effect, pattern in made]
     me = Subject(frozenset({"x"}), {"user": "b"})
-    scope = Below("/".join(prefix))
     below = [At(key) for key in KEYS if key in scope]
 
     def every(rule):

@@ -10,7 +10,7 @@ import trio
 from configstores import KINDS, Kind
 
 from zone.config.faults import NEXT, Code, ConfigError
-from zone.config.keys import At, Below, Scope
+from zone.config.keys import At, Below, Each, Scope
 from zone.config.model import (
     MOST_ACTIONS,
     MOST_TTL,
@@ -108,6 +108,8 @@ async def test_keys_are_told_apart_and_in_order(store: ConfigStore):
     assert list(await values(store)) == sorted(names)
     assert list(await values(store, Below("a"))) == ["a/+", "a/b", "a/b/c", "a/~"]
     assert list(await values(store, At("a"))) == ["a"]
+    assert list(await values(store, Each("a", "c"), At("a"), Each("a-b", "x"))) == ["a", "a/b/c"]
+    assert list(await values(store, Each("a", "b"), Each("aa", "b"), Each("nowhere", "a"))) == []
     assert list(await values(store, Below("nowhere"), At("nowhere"))) == []
     assert await store.children(Below("a")) == ["+", "b", "~"]
     assert await store.children(EVERYTHING) == ["+", "A", "a", "a-b", "a.b", "a0", "aa", "~"]
@@ -317,6 +319,19 @@ async def test_watching_one_key(store: ConfigStore):
     await store.transact(tx(Set("a", "2")))
     assert [change.revision for change in await heard(store, At("a"), 1, 2)] == [2, 4]
     assert [change.revision for change in await heard(store, At("a"), 2, 1)] == [4]
+
+
+async def test_watching_one_key_of_each(store: ConfigStore):
+    await store.transact(tx(Set("a/x/info", "1"), Set("a/x/spec", "1"), Set("a/info", "1")))
+    for other in ("a/x/spec", "a/x/y/info", "b/x/info"):
+        await store.transact(tx(Set(other, "2")))
+    await store.transact(tx(Delete("a/x/info"), Set("a/y/info", "2")))
+    scope = Each("a", "info")
+    assert await heard(store, scope, 1, 2) == [
+        Change(2, (Entry("a/x/info", "1", 2, 2, 1),)),
+        Change(6, (Entry("a/x/info", None, 6, 0, 0), Entry("a/y/info", "2", 6, 6, 1))),
+    ]
+    assert [change.revision for change in await heard(store, scope, 3, 1)] == [6]
 
 
 async def test_a_slow_watcher_misses_nothing_and_a_cut_one_goes_on(store: ConfigStore):

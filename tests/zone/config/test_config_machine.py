@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import At, Below, Scope
+from zone.config.keys import At, Below, Each, Scope
 from zone.config.model import (
     Action,
     Append,
@@ -33,7 +33,7 @@ from zone.config.model import (
 from zone.io.config.backend import Backend
 from zone.io.config.store import ConfigStore
 
-KEYS = st.sampled_from(["a", "a/b", "a/c", "b", "b/x/y"])
+KEYS = st.sampled_from(["a", "a/b", "a/c", "b", "b/x/y", "b/y/y"])
 TEXTS = st.sampled_from(["1", "[]", "[1]", "{}", '{"x":{"y":[0]}}', '"s"', "null"])
 PATHS = st.sampled_from(["/x", "/x/y", "/x/y/0", "/0", "/-", "/z~1"])
 ACTIONS = st.one_of(
@@ -44,7 +44,7 @@ ACTIONS = st.one_of(
     st.builds(RemovePath, KEYS, PATHS),
     st.builds(Delete, KEYS),
 )
-SCOPES = st.builds(At, KEYS) | st.builds(Below, st.sampled_from(["", "a", "b", "b/x"]))
+SCOPES = st.builds(At, KEYS) | st.builds(Below, st.sampled_from(["", "a", "b", "b/x"])) | st.just(Each("b", "y"))
 BACK = st.integers(0, 6)
 """How many revisions to go back."""
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cyfs_ns.identity.strictjson import read_json, write_json
 from zone.config import keys, model
 from zone.config.faults import NEXT, Code, ConfigError
-from zone.config.keys import At, Below, check_key, child, interval
+from zone.config.keys import At, Below, Each, check_key, child, interval
 from zone.config.model import (
     Append,
     AtRevision,
@@ -75,6 +75,24 @@ def test_the_interval_of_a_scope_holds_its_keys_and_no_other(prefix, key):
     below = Below(prefix)
     if key in below:
         assert key == f"{prefix}/{child(below, key)}" or key.startswith(f"{prefix}/{child(below, key)}/")
+
+
+@pytest.mark.parametrize("key", ["a/b/info", "a/info/info", "a/a/info"])
+def test_one_key_of_each(key):
+    first, beyond = interval(Each("a", "info"))
+    assert key in Each("a", "info") and first <= key < beyond
+    assert key not in Each("a/b", "info") and f"{key}/info" not in Each("a", "info")
+
+
+@pytest.mark.parametrize("key", ["a/info", "a/b", "a/b/c/info", "b/a/info", "aa/b/info", "a/b/xinfo", "a/b/info/x"])
+def test_none_of_each(key):
+    assert key not in Each("a", "info")
+
+
+@pytest.mark.parametrize(("prefix", "name"), [("", "x"), ("a", ""), ("a", "b/c"), ("a/*", "b"), ("a", "*"), ("/a", "b")])
+def test_each_of_nothing(prefix, name):
+    with refused(Code.INVALID):
+        Each(prefix, name)
 
 
 @given(st.text())

@@ -173,6 +173,33 @@ async def test_a_large_range_comes_in_pages_of_one_revision(place):
 # -- who may
 
 
+async def test_a_machine_reads_where_all_services_are(place):
+    async with serving(place) as config:
+        infos = {f"services/s{number}/info": f'"{"x" * 250_000}"' for number in range(10)}
+        for key, text in infos.items():
+            await config.store.transact(Transaction((Set(key, text), Set(key.replace("info", "spec"), '"secret"'))))
+        scope = {"each": "services/*/info"}
+        page = await config(BOX, "read", scopes=[scope])
+        revision, found = page["revision"], list(page["entries"])
+        while "next" in page:
+            page = await config(BOX, "read", scopes=[scope], revision=revision, after_key=page["next"])
+            found += page["entries"]
+        assert [entry["key"] for entry in found] == sorted(infos)
+        # Of what else changes there it hears nothing.
+        await config.store.transact(Transaction((Set("services/s1/spec", "1"), Delete("services/s2/info"))))
+        news = await config(BOX, "watch", scope=scope, after=revision)
+        told = [[entry["key"] for entry in change["entries"]] for change in news["changes"]]
+        assert told == [["services/s2/info"]]
+        for method, params in (
+            ("read", {"scopes": [{"each": "services/*/spec"}]}),
+            ("watch", {"scope": {"each": "services/*/spec"}, "after": revision}),
+            ("read", {"scopes": [scope, {"each": "devices/*/info"}]}),
+        ):
+            assert (await config.refused(BOX, method, **params)).code == Code.DENIED
+        config.rules.append(read_rule("deny device read services/s3/*"))
+        assert (await config.refused(BOX, "read", scopes=[scope])).code == Code.DENIED
+
+
 async def test_the_rules_hold_for_every_method(place):
     async with serving(place) as config:
         await config.store.transact(Transaction((Set("security/a", "1"), Set("users/bob/profile", "1"))))

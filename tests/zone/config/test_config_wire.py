@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import At, Below
+from zone.config.keys import At, Below, Each
 from zone.config.model import (
     MOST_VALUE,
     Append,
@@ -28,6 +28,7 @@ from zone.config.quota import Room, charges, check_room, plots
 from zone.config.wire import (
     is_large,
     plain,
+    plain_scope,
     read_entry,
     read_scope,
     read_scopes,
@@ -199,11 +200,16 @@ def test_anything_else_fails_in_one_way(said):
 
 def test_scopes():
     assert read_scope({"at": "a/b"}) == At("a/b") and read_scope({"below": ""}) == Below("")
+    for scope in (At("a/b"), Below(), Below("a"), Each("a", "b"), Each("a/b", "c")):
+        assert read_scope(plain_scope(scope)) == scope
+    for bad in ("", "a", "a/*", "*/a", "/*/", "a/*/b/c", "a/*/*", "a/*/*/b"):
+        with pytest.raises(ConfigError):
+            read_scope({"each": bad})
     for bad in ({}, {"at": "a", "below": "a"}, {"at": ""}, {"below": "/"}, "a", None, {"in": "a"}, {"at": 1}):
         with pytest.raises(ConfigError):
             read_scope(bad)
     assert read_scopes({"scopes": []}) == []
-    for bad in ([{"at": "a"}] * 2049, [{"below": "a"}] * 17):
+    for bad in ([{"at": "a"}] * 2049, [{"below": "a"}] * 17, [{"each": "a/*/b"}] * 17):
         with pytest.raises(ConfigError):
             read_scopes({"scopes": bad})
 

@@ -116,8 +116,10 @@ class EtcdBackend:
             self._cluster = answer.header.cluster_id
             if revision is None:
                 revision = answer.header.revision
-            for response in answer.responses:
-                found |= {(entry := self._entry(kv)).key: entry for kv in response.response_range.kvs}
+            # There is a range more than scopes where there are none.
+            for scope, response in zip(scopes[start:], answer.responses, strict=False):
+                entries = map(self._entry, response.response_range.kvs)
+                found |= {entry.key: entry for entry in entries if entry.key in scope}
         assert revision is not None
         return Reading(revision, tuple(found[key] for key in sorted(found)), fresh=not stale)
 
@@ -184,7 +186,8 @@ class EtcdBackend:
                     for change in self._grouped(told.events):
                         if change.revision > after:
                             after = change.revision
-                            yield change
+                            if entries := tuple(entry for entry in change.entries if entry.key in scope):
+                                yield Change(after, entries)
             finally:
                 watch.close()
             self._pass_over(member)

@@ -14,9 +14,9 @@ import trio
 
 from cyfs_ns.identity.strictjson import Json
 from zone.config.faults import NEXT, Code, ConfigError
-from zone.config.keys import At, Scope
+from zone.config.keys import Scope
 from zone.config.model import Change, Commit, Entry, Reading
-from zone.config.wire import integer, lease_of, read_entry
+from zone.config.wire import integer, lease_of, plain_scope, read_entry
 from zone.io.krpc.client import Client
 from zone.krpc.faults import KrpcFault
 
@@ -40,7 +40,7 @@ class RemoteBackend:
         self._is_open = True
 
     async def read(self, scopes: Sequence[Scope], revision: int | None = None, *, stale_ok: bool = False) -> Reading:
-        params: dict[str, Json] = {"scopes": list(map(_plain, scopes)), "as_text": True, "stale_ok": stale_ok}
+        params: dict[str, Json] = {"scopes": list(map(plain_scope, scopes)), "as_text": True, "stale_ok": stale_ok}
         if revision is not None:
             params["revision"] = revision
         entries: list[Entry] = []
@@ -92,7 +92,7 @@ class RemoteBackend:
     async def _poll(self, scope: Scope, after: int) -> Mapping[str, Json]:
         async with self._polls:
             seconds = _POLL if self._polls.available_tokens else _TURN
-            params: dict[str, Json] = {"scope": _plain(scope), "after": after, "seconds": seconds, "as_text": True}
+            params: dict[str, Json] = {"scope": plain_scope(scope), "after": after, "seconds": seconds, "as_text": True}
             return await self._ask("watch", params)
 
     async def grant(self, ttl: int) -> int:
@@ -145,10 +145,6 @@ def _meant(fault: KrpcFault, lost: Code) -> ConfigError:
     if code is Code.UNCERTAIN:
         code = lost
     return ConfigError(code, fault.message.removesuffix(f"; {NEXT[code]}"))
-
-
-def _plain(scope: Scope) -> dict[str, Json]:
-    return {"at": scope.key} if isinstance(scope, At) else {"below": scope.prefix}
 
 
 def _list(told: Mapping[str, Json], name: str) -> list[Json]:

@@ -28,7 +28,7 @@ import trio
 
 from cyfs_ns.io.sqlitefile import opening, transaction
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import Scope, interval
+from zone.config.keys import Each, Scope, interval
 from zone.config.model import Change, Commit, Entry, Reading
 
 KEEP: Final = 10_000
@@ -115,8 +115,8 @@ class Database:
                 # Beside max(), SQLite takes the other columns from the row that has it.
                 rows = db.execute(
                     "SELECT key, value, max(revision), created, version, lease FROM entry"
-                    " WHERE key >= ? AND key < ? AND revision <= ? GROUP BY key",
-                    (*interval(scope), at),
+                    " WHERE key >= ? AND key < ? AND key GLOB ? AND key NOT GLOB ? AND revision <= ? GROUP BY key",
+                    (*_keys(scope), at),
                 )
                 for row in rows:
                     if row[1] is None or row[0] in found:
@@ -187,16 +187,18 @@ class Database:
     def next_change(self, scope: Scope, after: int) -> Change | None:
         """The first change of ``scope`` after ``after``, or None if there is none yet."""
         self._reachable(after)
-        keys = interval(scope)
+        keys = _keys(scope)
         with self._asking() as db:
             (revision,) = db.execute(
-                "SELECT min(revision) FROM entry WHERE revision > ? AND key >= ? AND key < ?", (after, *keys)
+                "SELECT min(revision) FROM entry"
+                " WHERE revision > ? AND key >= ? AND key < ? AND key GLOB ? AND key NOT GLOB ?",
+                (after, *keys),
             ).fetchone()
             if revision is None:
                 return None
             rows = db.execute(
                 "SELECT key, value, revision, created, version, lease FROM entry"
-                " WHERE revision = ? AND key >= ? AND key < ? ORDER BY key",
+                " WHERE revision = ? AND key >= ? AND key < ? AND key GLOB ? AND key NOT GLOB ? ORDER BY key",
                 (revision, *keys),
             )
             return Change(revision, tuple(Entry(*row) for row in rows))
@@ -304,6 +306,13 @@ class Database:
                 with suppress(sqlite3.OperationalError):
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 raise
+
+
+def _keys(scope: Scope) -> tuple[str, str, str, str]:
+    """The interval of its keys, and what each of them has to be like, and not to be like; no key has a ``*``."""
+    if isinstance(scope, Each):
+        return *interval(scope), str(scope), f"{scope.prefix}/*/*/{scope.name}"
+    return *interval(scope), "*", ""
 
 
 class SqliteBackend:

@@ -17,7 +17,7 @@ import trio
 from cyfs_gateway.host import Ways
 from cyfs_ns.errors import ConfigFault
 from zone.config.faults import ConfigError
-from zone.config.keys import Below
+from zone.config.keys import Each
 from zone.config.model import Entry
 from zone.io.config.store import ConfigStore
 from zone.krpc.selector import Instance
@@ -27,7 +27,7 @@ MOST_SERVICES: Final = 4096
 """Services that are led to."""
 _AGAIN: Final = 1.0
 """Seconds until the store is asked again after a fault."""
-_SERVICES: Final = Below("services")
+_SERVICES: Final = Each("services", "info")
 
 _log = logging.getLogger("cyfs.zone.web")
 
@@ -71,8 +71,6 @@ class WebRoutes:
     def _learn(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             service = _service(entry)
-            if not service:
-                continue
             if entry.created == 0:
                 self._forget(service)
             elif entry.value is not None and self._is_led_to(service):
@@ -102,6 +100,5 @@ class WebRoutes:
 
 
 def _service(entry: Entry) -> str:
-    """Whose ``services/<s>/info`` it is; empty: it is something else."""
-    _, service, *rest = entry.key.split("/")
-    return service if rest == ["info"] else ""
+    """Whose ``services/<s>/info`` it is."""
+    return entry.key.split("/")[1]

@@ -9,7 +9,7 @@
     operator     what the control API does
 
 The doors are there from the first moment; the services behind them while the zone is up.  A machine that is no OOD has
-the boot alone, and passes its own calls of ``system_config`` on to an OOD.
+the boot and the routes, and passes its own calls of ``system_config`` on to an OOD.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import trio
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Host
 from cyfs_ns.errors import ConfigFault
-from cyfs_ns.identity.did import parse_did
+from cyfs_ns.identity.did import host_of_did, parse_did
+from cyfs_ns.identity.documents import ZoneDoc
 from zone.hub.subjects import machine
 from zone.io.boot.asking import PassedOn
 from zone.io.boot.booting import Booting
@@ -128,9 +129,17 @@ class _Zone:
 
     async def _live(self, store: ConfigStore, membership: Membership) -> None:
         zone = self._booting.zone or membership.zone
-        if role_of(zone.oods, membership.name) is Role.OOD:
-            await self._carry(store, membership)
-            return
+        async with trio.open_nursery() as nursery:
+            for routes in (WebRoutes, NodeRoutes):
+                nursery.start_soon(routes(self._host, store, host_of_did(zone.id), membership.name).run)
+            nursery.start_soon(NodePorts(self._host, store, membership.name, self._is_ours).run)
+            if role_of(zone.oods, membership.name) is Role.OOD:
+                await self._carry(store, membership)
+            else:
+                await self._pass_on(zone, membership)
+
+    async def _pass_on(self, zone: ZoneDoc, membership: Membership) -> None:
+        """What any other machine does, for as long as an OOD lets it use the store."""
         me, oods = machine(zone, membership.device.key), self._world.oods(zone)
         assert me is not None  # A machine that the zone's document does not name is halted.
         try:
@@ -152,11 +161,7 @@ class _Zone:
             self._trust = trust
             try:
                 with self._operator.led_by(scheduler), _answered(self._services, {"verify-hub": hub, SERVICE: config}):
-                    nursery.start_soon(scheduler.run)
-                    for routes in (WebRoutes, NodeRoutes):
-                        nursery.start_soon(routes(self._host, store, hub.zone, membership.name).run)
-                    nursery.start_soon(NodePorts(self._host, store, membership.name, self._is_ours).run)
-                    await trio.sleep_forever()
+                    await scheduler.run()
             finally:
                 self._trust = None
 

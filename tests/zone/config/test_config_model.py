@@ -89,7 +89,9 @@ def test_none_of_each(key):
     assert key not in Each("a", "info")
 
 
-@pytest.mark.parametrize(("prefix", "name"), [("", "x"), ("a", ""), ("a", "b/c"), ("a/*", "b"), ("a", "*"), ("/a", "b")])
+@pytest.mark.parametrize(
+    ("prefix", "name"), [("", "x"), ("a", ""), ("a", "b/c"), ("a/*", "b"), ("a", "*"), ("/a", "b")]
+)
 def test_each_of_nothing(prefix, name):
     with refused(Code.INVALID):
         Each(prefix, name)

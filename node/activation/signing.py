@@ -52,6 +52,8 @@ class Plan:
     role: Role = Role.NODE
     old_key: PublicKey | None = None
     """The one that is refused from then on."""
+    founds: Json = None
+    """Until when the machine may found the zone's cluster, as it was told before; None: it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def plan_entry(last: ZoneDoc | None, wish: Wish) -> Plan:
         sn=wish.sn or (None if last is None else last.sn),
         role=role,
         old_key=there.key if there is not None and is_other else None,
+        founds=there.extra.get(FOUNDS) if there is not None and not is_other else None,
     )
 
 
@@ -123,6 +126,8 @@ def sign_entry(issuer: Issuer, owner: str, plan: Plan, request: DeviceRequest) -
     extra: dict[str, Json] = {} if plan.old_key is None else {REPLACES: plan.old_key.x}
     if not plan.others and plan.old_key is None:
         extra[FOUNDS] = issuer.iat + FOUND_WITHIN
+    elif plan.founds is not None:
+        extra[FOUNDS] = plan.founds
     kind = "ood" if plan.role is Role.OOD else "server"
     device = replace(issuer.device(request, plan.zone), device_type=kind, extra=extra)
     signed = _sign(issuer, plan, {**plan.others, request.name: device})

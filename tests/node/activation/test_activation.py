@@ -12,7 +12,7 @@ from cyfs_ns.identity.did import parse_did
 from cyfs_ns.identity.revision import Change
 from node.activation.accept import check_acceptable
 from node.activation.code import DICE, SECONDS_EACH, WRONG_AT_ONCE, Answer, Guard, make_code
-from zone.boot.known import REPLACES, first_known
+from zone.boot.known import FOUNDS, REPLACES, first_known
 from zone.membership import Role, role_of, stranger
 
 # -- where the owner lives
@@ -48,6 +48,15 @@ def test_a_machine_takes_the_place_of_another_and_the_old_key_is_refused() -> No
     assert first_known(new).booted
     # Signed anew, it takes nobody's place any more.
     assert REPLACES not in owner.enter("box", PI).device.extra
+
+
+def test_the_first_machine_may_found_the_zone_however_often_it_is_signed() -> None:
+    owner = Owner()
+    until = owner.enter("box", BOX).device.extra[FOUNDS]
+    assert FOUNDS not in owner.enter("nas", NAS, role=Role.OOD).device.extra
+    assert owner.enter("box", BOX, ips=("192.0.2.1",)).device.extra[FOUNDS] == until
+    assert FOUNDS not in owner.enter("nas", NAS).device.extra
+    assert FOUNDS not in owner.enter("box", PI, replaces=True).device.extra
 
 
 def test_what_an_owner_is_kept_from() -> None:

@@ -31,6 +31,7 @@ import trio
 from netnslab import link as link_program
 from netnslab.gateway import Gateway, open_gateway
 from netnslab.link import Link, enter_namespace
+from netnslab.machine import FIRST, enter
 from netnslab.nat import Nat
 from netnslab.process import CommandFailed, Done, Process, run, until
 
@@ -102,6 +103,8 @@ class Host:
         self.namespace = f"{lab.prefix}{name}"
         self._lab = lab
         self._resolv_conf: Path | None = None
+        self._first: Process | None = None
+        self._first_pid = 0
 
     @property
     def addresses(self) -> list[str]:
@@ -129,6 +132,20 @@ class Host:
         process = Process.start(self.namespace, self._words(argv), log=log, name=f"{name} on {self.name}", env=env)
         self._lab.processes.append(process)
         return process
+
+    async def switch_on(self) -> None:
+        """Have programs that are run or started from now on be on one machine, with no processes but its own."""
+        first = self.start(*FIRST, name="machine")
+        await first.says("ready")
+        self._first, self._first_pid = first, _child(first.pid)
+
+    async def cut_power(self) -> None:
+        """Every process of the machine is gone at once, with all it had in memory."""
+        assert self._first is not None
+        await self._first.kill()
+        # Its last process may outlive the one that was killed, for as long as the kernel takes to end it.
+        await until(f"{self.name} is off", lambda: not Path(f"/proc/{self._first_pid}").exists())
+        self._first = None
 
     def popen(self, *argv: str, **options: Any) -> subprocess.Popen[Any]:
         """The plain thing, for talking over pipes; the caller owns it (the lab's end kills it all the same)."""
@@ -190,6 +207,8 @@ class Host:
         return next(port for port in self.ports if port.device == device)
 
     def _words(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        if self._first is not None:
+            return enter(self._first_pid, argv)
         if self._resolv_conf is None:
             return argv
         # Entering a network namespace with ip(8) also makes a mount namespace: nobody else sees this.
@@ -395,6 +414,11 @@ class Lab:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+
+
+def _child(pid: int) -> int:
+    """Of a process that has one."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
 def sweep() -> list[str]:

@@ -28,9 +28,10 @@ from netnslab import (
     Link,
     Nat,
     Network,
+    need,
 )
 from netnslab.lab import sweep
-from netnslab.process import CommandFailed
+from netnslab.process import CommandFailed, until
 from netnslab.traffic import ask_udp, measure_nat, reflector, udp_echo
 
 
@@ -210,3 +211,29 @@ async def test_sockets_made_for_a_host_live_there(lab):
             with trio.fail_after(60):
                 data, source = await ear.recvfrom(100)
     assert (data, source[0]) == (b"hello", b.ip)
+
+
+async def test_a_machine_has_its_own_processes_and_loses_them_all_with_its_power(lab):
+    need("unshare", "nsenter", "pgrep")
+    net = internet(lab)
+    a, b = lab.host(net), lab.host(net)
+    async with lab.up():
+        for host in (a, b):
+            await host.switch_on()
+        # What has left its parent and its session is on the machine still.
+        await a.run("sh", "-c", "(setsid sleep 61 & setsid sleep 62 &) >/dev/null 2>&1")
+        await until("both sleep", lambda: sleep(a, 2))
+        assert await sleep(b, 0)
+        polite = a.start("sh", "-c", "trap 'exit 7' TERM; echo here; while :; do sleep 0.05; done")
+        await polite.says("here")
+        assert await polite.stop() == 7
+        await a.run("pkill", "-f", "sleep 62")
+        await until("the dead are buried", lambda: sleep(a, 1))
+        await a.cut_power()
+        await a.switch_on()
+        assert await sleep(a, 0)
+
+
+async def sleep(host, count):
+    """Whether so many programs of that name are there; zombies are."""
+    return len((await host.run("pgrep", "-x", "sleep", check=False)).out.split()) == count

@@ -8,8 +8,9 @@
     ports        what runs here is open to the zone's machines
     operator     what the control API does
 
-The doors are there from the first moment; the services behind them while the zone is up.  A machine that is no OOD has
-the boot and the routes, and passes its own calls of ``system_config`` on to an OOD.
+The doors are there from the first moment; the services behind them while the zone is up.  What runs elsewhere is called
+at a machine's own doors, too, which pass it on.  A machine that is no OOD has the boot and the routes, and passes what
+is called of ``verify-hub`` and ``system_config`` on to an OOD.
 """
 
 from __future__ import annotations
@@ -41,19 +42,24 @@ from zone.io.here import services_of
 from zone.io.hub.service import Hub
 from zone.io.hub.trust import TrustWatch
 from zone.io.krpc.dispatch import Dispatcher
-from zone.io.krpc.server import OFFER, PORT, KrpcServer
+from zone.io.krpc.passing import Passing
+from zone.io.krpc.resolve import Here, Services, open_services
+from zone.io.krpc.server import OFFER, PASSED_ON, PORT, KrpcServer
 from zone.io.operator import Operator
 from zone.io.routes.nodes import NodeRoutes
 from zone.io.routes.ports import NodePorts
 from zone.io.routes.web import WebRoutes
 from zone.io.scheduler.loop import Scheduler
-from zone.krpc.caller import Caller
+from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.faults import Code, KrpcFault
 from zone.krpc.service import Service
 from zone.membership import Membership, Role, role_of
 
 SOCKET: Final = "kapi.sock"
-"""Where services of this machine are called, below the state directory."""
+"""Where services are called by programs of this machine, below the state directory."""
+HUB: Final = "verify-hub"
+CARRIED: Final = frozenset({HUB, SERVICE})
+"""Services that every OOD answers, and no other machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +105,18 @@ class _Zone:
         searches = (by_hand(host.home), by_dns(host.txt_records))
         self._world = Together(host, time.time)
         self._booting = Booting(host.home, self._world, searches, self._live)
+        self._passing = Passing(self._services)
         self._trust: TrustWatch | None = None
         self._operator = Operator(self._services, self._booting.status)
         self._urls: tuple[str, ...] = ()
 
     async def run(self) -> None:
         host, port = self._host, self._settings.port
-        server = KrpcServer(self._services, self._believe, self._known)
+        server = KrpcServer(self._services, self._believe, self._known, self._passing)
         async with trio.open_nursery() as nursery:
             self._urls = await nursery.start(partial(server.serve, unix=host.home / SOCKET, tcp=("127.0.0.1", port)))
             host.register_offer(OFFER, server.serve_peer)
+            host.register_offer(PASSED_ON, server.serve_passed_on)
             for name, method in self._operator.methods.items():
                 host.register_control(name, method)
             host.register_status(lambda: {**self._booting.status(), "kapi": list(self._urls)})
@@ -129,25 +137,36 @@ class _Zone:
 
     async def _live(self, store: ConfigStore, membership: Membership) -> None:
         zone = self._booting.zone or membership.zone
-        async with trio.open_nursery() as nursery:
+        here = Here(membership.name, self._host, None, PASSED_ON)
+        # None of this process's own services: those would take calls of anybody for this machine's.
+        async with open_services(store, here, Dispatcher(), NOBODY) as placed, trio.open_nursery() as nursery:
             for routes in (WebRoutes, NodeRoutes):
                 nursery.start_soon(routes(self._host, store, host_of_did(zone.id), membership.name).run)
             nursery.start_soon(NodePorts(self._host, store, membership.name, self._is_ours).run)
             if role_of(zone.oods, membership.name) is Role.OOD:
-                await self._carry(store, membership)
+                with self._passing.by(placed):
+                    await self._carry(store, membership)
             else:
-                await self._pass_on(zone, membership)
+                await self._pass_on(zone, membership, placed)
 
-    async def _pass_on(self, zone: ZoneDoc, membership: Membership) -> None:
+    async def _pass_on(self, zone: ZoneDoc, membership: Membership, placed: Services) -> None:
         """What any other machine does, for as long as an OOD lets it use the store."""
-        me, oods = machine(zone, membership.device.key), self._world.oods(zone)
+        me, mine, others = (
+            machine(zone, membership.device.key),
+            self._world.oods(zone),
+            self._world.oods(zone, PASSED_ON),
+        )
         assert me is not None  # A machine that the zone's document does not name is halted.
         try:
-            with _answered(self._services, {SERVICE: PassedOn(SERVICE, oods, me)}):
+            with (
+                self._passing.by(placed, CARRIED, others),
+                _answered(self._services, {SERVICE: PassedOn(SERVICE, mine, me)}),
+            ):
                 await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
-                await oods.aclose()
+                await mine.aclose()
+                await others.aclose()
 
     async def _carry(self, store: ConfigStore, membership: Membership) -> None:
         """What an OOD does, for as long as it has the store."""
@@ -160,7 +179,7 @@ class _Zone:
                 await nursery.start(part.run)
             self._trust = trust
             try:
-                with self._operator.led_by(scheduler), _answered(self._services, {"verify-hub": hub, SERVICE: config}):
+                with self._operator.led_by(scheduler), _answered(self._services, {HUB: hub, SERVICE: config}):
                     await scheduler.run()
             finally:
                 self._trust = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,18 @@ from zones import Signed
 from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.revision import revision_of
+from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.identity.token import read_token
 from zone.config.faults import ConfigError
 from zone.config.model import Set, Transaction
 from zone.hub.subjects import machine
+from zone.hub.tokens import bootstrap
+from zone.io.config.remote import SERVICE
 from zone.io.here import services_of, store_as
-from zone.io.module import ZoneModule
+from zone.io.krpc.client import Client
+from zone.io.krpc.transport import HttpTransport, by_unix
+from zone.io.module import HUB, SOCKET, ZoneModule
+from zone.krpc.faults import Code, KrpcFault
 
 
 async def write(place: Town, name: str, key: str, value: str) -> None:
@@ -207,3 +215,23 @@ async def test_a_plain_node_uses_the_store_through_its_own_gateway(
         # It speaks for nobody but itself.
         with pytest.raises(ConfigError, match="on an OOD"):
             await store_as(other, services).get("devices/pi/info")
+        # Its programs call what the OODs carry at its own door: as whom their tokens say, and else as nobody.
+        door = place["pi"].home / SOCKET
+
+        async def call(service: str, method: str, token: str = "", **params: str) -> Mapping[str, Json]:
+            async def tokens() -> str:
+                return token
+
+            told = await Client(HttpTransport(by_unix(door), tokens), service).call(method, params)
+            assert isinstance(told, Mapping)
+            return told
+
+        with pytest.raises(KrpcFault) as caught:
+            await call(SERVICE, "sys_config_get", key="devices/pi/info")
+        assert caught.value.code == Code.UNAUTHENTICATED
+        jwt = bootstrap("home.example", "pi", "node-daemon", KEYS["pi"], "1", time.time())
+        token = str((await call(HUB, "login_by_jwt", jwt=jwt))["session_token"])
+        assert (await call(SERVICE, "sys_config_get", token, key="devices/pi/info"))["value"] == "here"
+        with pytest.raises(KrpcFault) as caught:
+            await call(SERVICE, "sys_config_get", token, key="devices/ood1/info")
+        assert caught.value.code == Code.DENIED

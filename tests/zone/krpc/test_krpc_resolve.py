@@ -23,7 +23,7 @@ from zone.config.model import Delete, Entry, Reading, Set, Transaction
 from zone.io.config.sqlite import Database, SqliteBackend
 from zone.io.config.store import ConfigStore
 from zone.io.krpc.dispatch import Dispatcher
-from zone.io.krpc.resolve import MOST_SERVICES, Here, open_services
+from zone.io.krpc.resolve import Here, open_services
 from zone.io.krpc.transport import CONNECT_SECONDS
 from zone.krpc.faults import Code, KrpcFault
 
@@ -220,6 +220,24 @@ async def test_what_is_on_this_node_is_called_by_its_door(zone):
                     await notes.whoami()
 
 
+async def test_whoever_is_the_door_of_its_node_does_not_call_there(zone):
+    await zone.tell(laptop=None)
+    zone.here = Here("laptop", zone.tunnels, None, "passed")
+    async with zone.services() as services:
+        notes = services.service("notes").of(Notes)
+        with pytest.raises(KrpcFault, match="ready nowhere"):
+            await notes.whoami()
+        await zone.tell(far=None)
+        with pytest.raises(KrpcFault, match="offers no passed"):
+            with trio.fail_after(30):
+                while True:
+                    try:
+                        await notes.whoami()
+                    except KrpcFault as fault:
+                        if "ready nowhere" not in fault.message:
+                            raise
+
+
 async def test_what_nobody_tells_is_waited_for(zone):
     async with zone.services() as services:
         with pytest.raises(KrpcFault, match="ready nowhere"):
@@ -248,12 +266,7 @@ async def test_what_is_told_wrong_changes_nothing(zone, nodes, caplog):
         assert await notes.whoami() == "one"
 
 
-async def test_so_many_services_are_a_mistake(zone):
+async def test_no_name_of_a_service_is_a_mistake(zone):
     async with zone.services() as services:
-        for number in range(MOST_SERVICES):
-            with pytest.raises(KrpcFault):
-                await services.service(f"s{number}").call("x", {})
-        with pytest.raises(Misuse):
-            await services.service("one-more").call("x", {})
         with pytest.raises(Misuse):
             services.service("No Name")

@@ -34,26 +34,35 @@ class Opener(Protocol):
 
 
 class AnyOod:
-    """A ``Transport`` to ``oods``, the nearest first; ``reached`` says which are there now."""
+    """A ``Transport`` to what ``oods`` offer, the nearest first; ``reached`` says which are there now."""
 
-    def __init__(self, host: Opener, oods: Sequence[tuple[str, Did]], reached: Callable[[], frozenset[str]]) -> None:
+    def __init__(
+        self,
+        host: Opener,
+        oods: Sequence[tuple[str, Did]],
+        reached: Callable[[], frozenset[str]],
+        offer: str = OFFER,
+    ) -> None:
         if not oods:
             raise Misuse("nobody to ask")
-        self._host, self._reached = host, reached
+        self._host, self._reached, self._offer = host, reached, offer
         self._places = [(name, self._transport(did)) for name, did in oods]
 
     def _transport(self, did: Did) -> HttpTransport:
-        return HttpTransport(by_endpoint(lambda: self._host.call_offer(did, OFFER)))
+        return HttpTransport(by_endpoint(lambda: self._host.call_offer(did, self._offer)))
 
-    async def ask(self, service: str, asked: Single | Batch, *, seconds: float, trace: str = "") -> Json:
-        """As ``Transport.ask``, of the first that says more than that it cannot."""
+    async def ask(
+        self, service: str, asked: Single | Batch, *, seconds: float, trace: str = "", token: str | None = None
+    ) -> Json:
+        """As ``Transport.ask``, of the first that says more than that it cannot; ``token`` as with
+        ``HttpTransport``."""
         reached = self._reached()
         if isinstance(asked, Single) and isinstance(waits := asked.params.get("seconds", 0), int | float):
             seconds = min(seconds, waits + _PATIENCE)
         fault = KrpcFault(Code.UNAVAILABLE, "no OOD can be reached")
         for place in [one for one in self._places if one[0] in reached]:
             try:
-                return await place[1].ask(service, asked, seconds=seconds, trace=trace)
+                return await place[1].ask(service, asked, seconds=seconds, trace=trace, token=token)
             except KrpcFault as failed:
                 if failed.code in _DOUBTFUL:
                     self._places = [*(one for one in self._places if one is not place), place]

@@ -51,6 +51,7 @@ from zone.io.etcd.files import MARK
 from zone.io.etcd.house import Document, EtcdHouse
 from zone.io.etcd.process import PROGRAM, find_program
 from zone.io.krpc.client import Client
+from zone.io.krpc.server import OFFER
 from zone.membership import Membership, ood_names
 
 NAMESPACE: Final = "/zone/"
@@ -89,10 +90,10 @@ class Together:
     def why(self) -> str:
         return self._fault or ("" if self._house is None else self._house.why)
 
-    def oods(self, zone: ZoneDoc) -> AnyOod:
-        """A way for calls to the OODs of ``zone``, to be closed at the end."""
+    def oods(self, zone: ZoneDoc, offer: str = OFFER) -> AnyOod:
+        """A way for calls to what the OODs of ``zone`` offer, to be closed at the end."""
         places = [(name, device_did(name, zone.id)) for name in ood_names(zone)]
-        return AnyOod(self._host, places, lambda: self.reached)
+        return AnyOod(self._host, places, lambda: self.reached, offer)
 
     # Beside the steps
 

@@ -1,7 +1,7 @@
 """``service("time")``: the best instance of a service, from any node, found again whenever it moves.
 
-A service of this process is called in place.  Of any other this follows what the scheduler tells
-(``services/<s>/info``), by a watch, from the first call on: so a call asks nobody where the service is, and one that
+A service of this process is called in place.  Of all others this follows what the scheduler tells
+(``services/<s>/info``), by one watch, from the first call on: so a call asks nobody where a service is, and one that
 has moved is called where it is now as soon as the change was told.
 
 A node that could not be had is doubted for a while, and another one is asked, as long as nothing was sent.  While the
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
@@ -25,7 +25,7 @@ from cyfs_ns.identity.did import Did, host_of_did
 from cyfs_ns.identity.strictjson import Json
 from tunnels.endpoint import Endpoint
 from zone.config.faults import ConfigError
-from zone.config.keys import At
+from zone.config.keys import Each
 from zone.config.model import Entry
 from zone.io.config.store import ConfigStore
 from zone.io.krpc.client import Client
@@ -39,14 +39,14 @@ from zone.krpc.selector import Instance, order, read_selector
 from zone.krpc.service import NAME, SECONDS
 from zone.krpc.wire import Single
 
-MOST_SERVICES: Final = 256
-"""Services that are followed; they are the names that this process calls, so more is a mistake."""
 DOUBT: Final = 5.0
 """Seconds for which a node that could not be had comes last."""
 _AGAIN: Final = 1.0
 """Seconds until the store is asked again after a fault."""
 _NOT_DONE: Final = frozenset({Code.UNAVAILABLE, Code.UNKNOWN_SERVICE, Code.LIMITED})
 _DOUBTFUL: Final = _NOT_DONE | {Code.UNCERTAIN, Code.DEADLINE}
+
+_SERVICES: Final = Each("services", "info")
 
 _Place: TypeAlias = tuple[str, Did | None, int | None]
 """Where calls are answered: several services may be at one."""
@@ -69,28 +69,31 @@ class Here:
     node: str
     """Its name in the zone."""
     opener: Opener
-    door: Path
-    """The unix socket at which this node answers calls."""
+    door: Path | None
+    """The unix socket at which this node answers calls; None: whoever calls is that door."""
+    offer: str = OFFER
+    """What other nodes answer calls at."""
+
+    def leads_to(self, instance: Instance) -> bool:
+        """Whether there is any way to ``instance``."""
+        if instance.node == self.node:
+            return instance.port is not None or self.door is not None
+        return instance.did is not None
 
     def way(self, instance: Instance) -> Way:
-        """To ``instance``."""
+        """To ``instance``, which it leads to."""
         port, did = instance.port, instance.did
         if instance.node == self.node:
-            return by_unix(self.door) if port is None else by_tcp("127.0.0.1", port)
+            if port is not None:
+                return by_tcp("127.0.0.1", port)
+            if self.door is not None:
+                return by_unix(self.door)
         if did is None:
-            raise Misuse(f"nobody knows who {instance.node} is")
+            raise Misuse(f"there is no way to {instance.node}")
         if port is None:
-            return by_endpoint(lambda: self.opener.call_offer(did, OFFER))
+            return by_endpoint(lambda: self.opener.call_offer(did, self.offer))
         url = f"rtcp://{host_of_did(did, case_safe=True)}/:{port}"
         return by_endpoint(lambda: self.opener.open_url(url), f"127.0.0.1:{port}")
-
-
-@dataclass(slots=True)
-class _Followed:
-    """What is known of one service."""
-
-    instances: tuple[Instance, ...] | None = None
-    told: trio.Event = field(default_factory=trio.Event)
 
 
 class Services:
@@ -110,7 +113,9 @@ class Services:
     ) -> None:
         self._store, self._here, self._tokens, self._nursery = store, here, tokens, nursery
         self._dispatcher, self._local = dispatcher, LocalTransport(dispatcher, caller)
-        self._followed: dict[str, _Followed] = {}
+        self._instances: dict[str, tuple[Instance, ...]] = {}
+        self._told: trio.Event | None = None
+        """When they are known; None: nobody has asked yet."""
         self._transports: dict[_Place, HttpTransport] = {}
         self._doubted: dict[str, float] = {}
 
@@ -120,8 +125,10 @@ class Services:
             raise Misuse(f"{name!r} is no name of a service")
         return Client(self, name, seconds=seconds, trace=trace)
 
-    async def ask(self, service: str, asked: Single | Batch, *, seconds: float, trace: str = "") -> Json:
-        """As ``Transport.ask``, by the best instance."""
+    async def ask(
+        self, service: str, asked: Single | Batch, *, seconds: float, trace: str = "", token: str | None = None
+    ) -> Json:
+        """As ``Transport.ask``, by the best instance; ``token`` as with ``HttpTransport``."""
         if service in self._dispatcher:
             return await self._local.ask(service, asked, seconds=seconds, trace=trace)
         ends = trio.current_time() + seconds
@@ -130,7 +137,7 @@ class Services:
             transport = self._transport(instance)
             left = max(0.0, ends - trio.current_time())
             try:
-                return await transport.ask(service, asked, seconds=left, trace=trace)
+                return await transport.ask(service, asked, seconds=left, trace=trace, token=token)
             except KrpcFault as failed:
                 if failed.code in _DOUBTFUL:
                     self._doubted[instance.node] = trio.current_time() + DOUBT
@@ -140,42 +147,45 @@ class Services:
         raise fault
 
     async def _candidates(self, service: str, seconds: float) -> tuple[Instance, ...]:
-        followed = self._followed.get(service)
-        if followed is None:
-            if len(self._followed) >= MOST_SERVICES:
-                raise Misuse(f"{MOST_SERVICES} services are called already")
-            followed = self._followed[service] = _Followed()
-            self._nursery.start_soon(self._follow, service, followed)
+        if self._told is None:
+            self._told = trio.Event()
+            self._nursery.start_soon(self._follow, self._told)
         with trio.move_on_after(seconds):
-            await followed.told.wait()
-        if followed.instances is None:
+            await self._told.wait()
+        if not self._told.is_set():
             raise KrpcFault(Code.UNAVAILABLE, f"nobody could tell in time where {service} is")
         now = trio.current_time()
         self._doubted = {node: until for node, until in self._doubted.items() if until > now}
-        return order(followed.instances, self._here.node, self._doubted, iter(random.random, None))
+        there = filter(self._here.leads_to, self._instances.get(service, ()))
+        return order(there, self._here.node, self._doubted, iter(random.random, None))
 
-    async def _follow(self, service: str, followed: _Followed) -> None:
-        key = At(f"services/{service}/info")
+    async def _follow(self, told: trio.Event) -> None:
         while True:
             try:
-                reading = await self._store.read([key], stale_ok=True)
-                await self._learn(followed, reading.entries)
-                async with self._store.watch(key, reading.revision) as changes:
+                reading = await self._store.read([_SERVICES], stale_ok=True)
+                for gone in self._instances.keys() - {_service(entry) for entry in reading.entries}:
+                    del self._instances[gone]
+                await self._learn(reading.entries)
+                told.set()
+                async with self._store.watch(_SERVICES, reading.revision) as changes:
                     async for change in changes:
-                        await self._learn(followed, change.entries)
+                        await self._learn(change.entries)
             except ConfigError as fault:
-                _log.debug("where %s is cannot be read: %s", service, fault)
+                _log.debug("where services are cannot be read: %s", fault)
             await trio.sleep(_AGAIN)
 
-    async def _learn(self, followed: _Followed, entries: Sequence[Entry]) -> None:
-        """That the service is where the last of ``entries`` says; nowhere, if there is none."""
-        value = entries[-1].text() if entries else None
-        try:
-            followed.instances = () if value is None else read_selector(value)
-        except BadWire as bad:
-            _log.warning("%s; what was told before stays", bad)
-        followed.told.set()
-        known = {_place(one) for each in self._followed.values() for one in each.instances or ()}
+    async def _learn(self, entries: Iterable[Entry]) -> None:
+        """That services are where ``entries`` say."""
+        for entry in entries:
+            try:
+                value = entry.text()
+                if value is None:
+                    self._instances.pop(_service(entry), None)
+                else:
+                    self._instances[_service(entry)] = read_selector(value)
+            except (BadWire, ConfigError) as bad:
+                _log.warning("%s: %s; what was told before stays", entry.key, bad)
+        known = {_place(one) for instances in self._instances.values() for one in instances}
         for place in self._transports.keys() - known:
             await self._transports.pop(place).aclose()
 
@@ -189,6 +199,10 @@ class Services:
         if place not in self._transports:
             self._transports[place] = HttpTransport(self._here.way(instance), self._tokens)
         return self._transports[place]
+
+
+def _service(entry: Entry) -> str:
+    return entry.key.split("/")[1]
 
 
 def _place(instance: Instance) -> _Place:

@@ -3,6 +3,10 @@
 They are doors of the house's one HTTP server: a bounded head and body, each in its time, no page of a browser, and only
 the names of the listener as ``Host``.  Who calls is what the token in a request proves, or, where there is none, the
 device whose key holds the tunnel that it came by.  Neither a local port nor the unix socket proves anything.
+
+What this process does not answer, its local doors pass on to where it is answered, with the caller's token; so a
+program of this machine calls every service of the zone at one place.  What comes by a tunnel goes no further.  A call
+that was passed on comes by an offer of its own: it proves no device, since it is not that device which calls.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -20,21 +24,24 @@ from cyfs_gateway.flow import Identity
 from cyfs_ns.control.access import Door
 from cyfs_ns.control.router import Route, Router
 from cyfs_ns.errors import ConfigFault, Refused
+from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.io.control.conversation import Call, Handler, Reply, Site, converse
 from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_tcp, open_unix, serve_entrances
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
 from zone.io.krpc.dispatch import Dispatcher
-from zone.krpc.batch import Outcome, Plain
+from zone.krpc.batch import Batch, Outcome, Plain
 from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.faults import KrpcFault
 from zone.krpc.service import SECONDS, CallContext
-from zone.krpc.wire import MOST_REQUEST, read_request, write_reply
+from zone.krpc.wire import MOST_REQUEST, Single, read_request, write_reply
 
 PORT: Final = 3180
 """Where services of a node are called, by TCP on loopback."""
 OFFER: Final = "kapi"
 """What peers ask for through their tunnels (``kapi.invalid``)."""
+PASSED_ON: Final = "kapi-passed-on"
+"""What gateways ask for that pass on calls of others."""
 MOST_STREAMS: Final = 32
 """Streams of one peer; our own clients have half as many."""
 
@@ -44,6 +51,16 @@ Verify = Callable[[str], Caller]
 """Who holds a token.  Raises ``KrpcFault`` (``UNAUTHENTICATED``, ``EXPIRED``, ``UNAVAILABLE``)."""
 Known = Callable[[Identity], Caller | None]
 """Who a device is in its zone; None: nobody who may call at all."""
+
+
+class Elsewhere(Protocol):
+    """Passes calls on."""
+
+    def takes(self, service: str) -> bool:
+        """Whether calls of ``service`` are for others to answer."""
+
+    async def ask(self, service: str, asked: Single | Batch, token: str, context: CallContext) -> Json:
+        """What they answer whoever holds ``token``, or nobody.  Raises ``KrpcFault``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +73,16 @@ class _Visit:
     """Who it is without a token: as of now, since a stream may outlast that."""
     source: str = ""
     """The device at the far end; by a door of this machine, it is not known."""
+    elsewhere: Elsewhere | None = None
 
 
 class KrpcServer:
-    """The doors to the services of ``dispatcher``."""
+    """The doors to the services of ``dispatcher``, and to others by ``elsewhere``."""
 
-    def __init__(self, dispatcher: Dispatcher, verify: Verify, known: Known) -> None:
-        self._dispatcher, self._verify, self._known = dispatcher, verify, known
+    def __init__(
+        self, dispatcher: Dispatcher, verify: Verify, known: Known, elsewhere: Elsewhere | None = None
+    ) -> None:
+        self._dispatcher, self._verify, self._known, self._elsewhere = dispatcher, verify, known, elsewhere
         self._peers: Counter[str] = Counter()
 
     async def serve(
@@ -83,13 +103,20 @@ class KrpcServer:
             if tcp is not None:
                 entrances += await open_tcp(tcp, Door(), what="kRPC")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve_entrances, self._site(lambda: NOBODY), entrances)
+                nursery.start_soon(serve_entrances, self._site(lambda: NOBODY, elsewhere=self._elsewhere), entrances)
                 task_status.started(tuple(entrance.url for entrance in entrances))
         finally:
             close_entrances(entrances)
 
     async def serve_peer(self, identity: Identity, pipe: Endpoint) -> None:
         """Answer the calls on a stream of a peer; an ``Offer``.  Raises ``Refused``."""
+        await self._serve_peer(identity, pipe, lambda: self._known(identity) or NOBODY)
+
+    async def serve_passed_on(self, identity: Identity, pipe: Endpoint) -> None:
+        """As :meth:`serve_peer`, for calls that a peer passes on: only tokens say who calls."""
+        await self._serve_peer(identity, pipe, lambda: NOBODY)
+
+    async def _serve_peer(self, identity: Identity, pipe: Endpoint, proven: Callable[[], Caller]) -> None:
         device = identity.device or identity.did
         if self._known(identity) is None:
             raise Refused(f"{device} is no device of this zone")
@@ -98,7 +125,7 @@ class KrpcServer:
         self._peers[device] += 1
         try:
             async with EndpointStream(pipe) as stream:
-                await converse(stream, Door(), self._site(lambda: self._known(identity) or NOBODY, device))
+                await converse(stream, Door(), self._site(proven, device))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer has gone
         finally:
@@ -106,8 +133,8 @@ class KrpcServer:
             if not self._peers[device]:
                 del self._peers[device]
 
-    def _site(self, proven: Callable[[], Caller], source: str = "") -> Site[_Visit]:
-        return Site(_Visit(self._dispatcher, self._verify, proven, source), _ROUTER, changes=False)
+    def _site(self, proven: Callable[[], Caller], source: str = "", elsewhere: Elsewhere | None = None) -> Site[_Visit]:
+        return Site(_Visit(self._dispatcher, self._verify, proven, source, elsewhere), _ROUTER, changes=False)
 
 
 def _unix_entrance(path: Path) -> Entrance:
@@ -124,11 +151,15 @@ async def _call(call: Call[_Visit]) -> Reply:
     try:
         request = read_request(call.body)
         seq, trace = request.seq, request.trace
-        caller = call.app.verify(request.token) if request.token else call.app.proven()
         context = CallContext(
             seconds=request.seconds or SECONDS, trace=trace or secrets.token_hex(8), source=call.app.source
         )
-        outcome = Plain(await call.app.dispatcher.answer(caller, call.name("service"), request.asked, context))
+        service, elsewhere = call.name("service"), call.app.elsewhere
+        if elsewhere is not None and elsewhere.takes(service):
+            outcome = Plain(await elsewhere.ask(service, request.asked, request.token, context))
+        else:
+            caller = call.app.verify(request.token) if request.token else call.app.proven()
+            outcome = Plain(await call.app.dispatcher.answer(caller, service, request.asked, context))
     except KrpcFault as fault:
         outcome = fault
     status, body = write_reply(seq, trace, outcome)

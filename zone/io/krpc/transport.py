@@ -131,7 +131,10 @@ def _descriptor(stream: Stream) -> int:
 
 
 class HttpTransport:
-    """To one place, by connections that are kept for a while.  To be closed at the end."""
+    """To one place, by connections that are kept for a while.  To be closed at the end.
+
+    Whoever passes a call on says ``token``, that of the caller, in the place of its own.
+    """
 
     def __init__(self, way: Way, tokens: Tokens = no_token) -> None:
         self._way, self._tokens = way, tokens
@@ -140,12 +143,15 @@ class HttpTransport:
         self._seqs = itertools.count(int(time.time() * 1e6))
         self._closed = False
 
-    async def ask(self, service: str, asked: Single | Batch, *, seconds: float, trace: str = "") -> Json:
+    async def ask(
+        self, service: str, asked: Single | Batch, *, seconds: float, trace: str = "", token: str | None = None
+    ) -> Json:
         ends = trio.current_time() + seconds
         sent = False
         with trio.move_on_after(seconds):
             async with self._room:
-                token = await self._tokens()
+                if token is None:
+                    token = await self._tokens()
                 connection = await self._connected()
                 seq = next(self._seqs)
                 left = ends - trio.current_time()

@@ -17,6 +17,7 @@ from oods import NAMES, ZONE, Writer, oods, seat
 from rtcp.io.pipe import receive_some, send_all
 from zone.config.keys import Below
 from zone.config.model import Set, Transaction
+from zone.etcd.talk import Report, write_report
 from zone.io.etcd.files import restore
 from zone.io.etcd.house import Document
 
@@ -127,8 +128,13 @@ async def test_a_snapshot_brings_back_a_zone_that_lost_its_majority(tmp_path: Pa
         await zone.stores["ood2"].transact(Transaction((Set("a", "1"),)))
         await zone.houses["ood1"].admin.snapshot(snapshot)
         await zone.stores["ood2"].transact(Transaction((Set("a", "2"),)))
+        talk = await zone.hosts["ood1"].call_offer(seat("ood2").did, f"etcd-members.{ZONE}")
         for name in NAMES:
             await zone.end(name)
+        # Who has no member any more says nothing of the cluster that was.
+        await send_all(talk, write_report(Report(url="", runs=False)))
+        assert not await receive_some(talk)
+        talk.close()
         shutil.rmtree(zone.folder("ood3"))
         await restore(snapshot, zone.folder("ood1"), seat("ood1"))
         zone.founder = ""

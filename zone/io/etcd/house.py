@@ -86,6 +86,7 @@ class EtcdHouse:
         self._own_told: Told | None = None
         self._heard: dict[str, tuple[Report, float]] = {}
         self._since = 0.0
+        self._is_over = False
         self._rtt: dict[str, float] = {}
         self.why = "not begun"
         """What is being done or waited for, for people."""
@@ -142,6 +143,7 @@ class EtcdHouse:
                         self._say(str(fault))
                     await trio.sleep(self._pace)
         finally:
+            self._is_over = True
             self.admin.close()
 
     # What OODs tell each other
@@ -167,7 +169,7 @@ class EtcdHouse:
         while True:
             with trio.move_on_after(SILENCE) as waiting:
                 said = await receive_line(pipe, MOST_LINE)
-            if waiting.cancelled_caught or said is None:
+            if waiting.cancelled_caught or said is None or self._is_over:
                 return
             seat, report = judged(who, self._machines()), read_report(said)
             if report.url and not seat.owns(report.url):

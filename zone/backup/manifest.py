@@ -155,7 +155,7 @@ def write_manifest(
         "owner": membership.owner_token.text,
         "device": membership.device_token.text,
         "chunks": len(names),
-        "index": sealed.seal(_place(zone, membership.name, number), to_base64url(own), [owner], dice[32:]),
+        "index": sealed.seal(place_of(zone, membership.name, number), to_base64url(own), [owner], dice[32:]),
     }
     text = write_json(head)
     index = ChaCha20Poly1305(own).encrypt(_NONCE, pack(_write_index(parts, names)), None)
@@ -255,14 +255,22 @@ def open_manifest(manifest: Manifest, owner: SecretKey) -> tuple[Part, ...]:
     """What was saved, for ``owner``.  Raises ``BadWire``; ``Refused`` if it is sealed to another key."""
     if manifest.owner != owner.public:
         raise Refused(f"backup {manifest.label} is for {manifest.owner.x}; this key is {owner.public.x}")
+    place = place_of(manifest.zone, manifest.machine, manifest.number)
     try:
-        place = _place(manifest.zone, manifest.machine, manifest.number)
-        own = from_base64url(sealed.unseal(place, manifest.key, device_key(owner)))
+        key = sealed.unseal(place, manifest.key, device_key(owner))
+    except ConfigError as bad:
+        raise BadWire(f"backup {manifest.label}: {bad.message}") from None
+    return open_index(manifest, key)
+
+
+def open_index(manifest: Manifest, key: str) -> tuple[Part, ...]:
+    """What was saved, with the index's key as it is sealed to the owner.  Raises ``BadWire``."""
+    try:
+        own = from_base64url(key)
         index = unpack(ChaCha20Poly1305(own).decrypt(_NONCE, manifest.index, None), MOST_MANIFEST)
         return _read_index(index, manifest.chunks)
-    except (ConfigError, InvalidTag, ValueError, BadWire) as bad:
-        told = bad.message if isinstance(bad, ConfigError) else str(bad) or "its index is not what was stored"
-        raise BadWire(f"backup {manifest.label}: {told}") from None
+    except (InvalidTag, ValueError, BadWire) as bad:
+        raise BadWire(f"backup {manifest.label}: {str(bad) or 'its index is not what was stored'}") from None
 
 
 def missing(newest: Iterable[Manifest]) -> list[str]:
@@ -279,7 +287,7 @@ def missing(newest: Iterable[Manifest]) -> list[str]:
     return lines
 
 
-def _place(zone: str, machine: str, number: int) -> str:
+def place_of(zone: str, machine: str, number: int) -> str:
     """What the index's key is sealed to, so that it opens no other manifest."""
     return f"backup/{zone}/{machine}/{number}"
 

@@ -30,6 +30,8 @@ _LINES: Final = (
     "deny system read+write users/*/settings",
     "deny system write system/rbac/**",
     "deny system write boot/**",
+    # Nor where all of it is copied to.
+    "deny system write system/backup/**",
     # Nor what code runs on a machine, nor which machines belong: that is root on all of them.
     "deny system write services/*/spec",
     "deny system write services/*/placement",

@@ -6,6 +6,7 @@
     web          ``SERVICE.ZONE`` leads to where a service is
     nodes        where the others may be met, and ``NODE.ZONE``
     ports        what runs here is open to the zone's machines
+    backups      made where and when the zone's configuration says; restored in the boot, when the owner says it
     operator     what the control API does
 
 The doors are there from the first moment; the services behind them while the zone is up.  What runs elsewhere is called
@@ -16,7 +17,7 @@ is called of ``verify-hub`` and ``system_config`` on to an OOD.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,10 @@ from cyfs_gateway.host import Host
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.identity.did import host_of_did, parse_did
 from cyfs_ns.identity.documents import ZoneDoc
+from cyfs_ns.io.dial import plain_dial
 from zone.hub.subjects import machine
+from zone.io.backup.bringing import Bringing
+from zone.io.backup.keeping import Backups
 from zone.io.boot.asking import PassedOn
 from zone.io.boot.booting import Booting
 from zone.io.boot.search import by_dns, by_hand
@@ -103,7 +107,9 @@ class _Zone:
         self._host, self._settings = host, settings
         self._services = services_of(host.home)
         searches = (by_hand(host.home), by_dns(host.txt_records))
-        self._world = Together(host, time.time)
+        self._backups = Backups(host.home, plain_dial(), time.time)
+        self._bringing = Bringing(host.home, plain_dial(), lambda: self._booting.bereft)
+        self._world = Together(host, time.time, self._bringing.bring)
         self._booting = Booting(host.home, self._world, searches, self._live)
         self._passing = Passing(self._services)
         self._trust: TrustWatch | None = None
@@ -117,10 +123,14 @@ class _Zone:
             self._urls = await nursery.start(partial(server.serve, unix=host.home / SOCKET, tcp=("127.0.0.1", port)))
             host.register_offer(OFFER, server.serve_peer)
             host.register_offer(PASSED_ON, server.serve_passed_on)
-            for name, method in self._operator.methods.items():
-                host.register_control(name, method)
-            host.register_status(lambda: {**self._booting.status(), "kapi": list(self._urls)})
+            for methods in (self._operator.methods, self._backups.methods, self._bringing.methods):
+                for name, method in methods.items():
+                    host.register_control(name, method)
+            host.register_status(self._status)
             await self._booting.run()
+
+    def _status(self) -> Mapping[str, Any]:
+        return {**self._booting.status(), "kapi": list(self._urls), "restoring": self._bringing.status()}
 
     def _believe(self, token: str) -> Caller:
         if self._trust is None:
@@ -170,6 +180,7 @@ class _Zone:
 
     async def _carry(self, store: ConfigStore, membership: Membership) -> None:
         """What an OOD does, for as long as it has the store."""
+        await self._bringing.over(membership)
         hub = Hub(store, membership)
         trust, rules = TrustWatch(store, hub.zone), RulesWatch(store)
         config = ConfigService(store, lambda: rules.rules, trust.stands)
@@ -180,6 +191,7 @@ class _Zone:
             self._trust = trust
             try:
                 with self._operator.led_by(scheduler), _answered(self._services, {HUB: hub, SERVICE: config}):
+                    nursery.start_soon(self._backups.run, store, membership, lambda: scheduler.plan is not None)
                     await scheduler.run()
             finally:
                 self._trust = None

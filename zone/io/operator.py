@@ -86,12 +86,7 @@ class Operator:
                 step = self._step()
                 why = f": {step['why']}" if step["why"] else ""
                 raise Unreachable(f"the zone is not up here: step {step['step']}, waits for {step['waits_for']}{why}")
-            try:
-                return await method(body)
-            except ConfigError as error:
-                raise _meant(KrpcFault.of_config(error)) from error
-            except KrpcFault as fault:
-                raise _meant(fault) from fault
+            return await in_words(method, body)
 
         return told
 
@@ -212,6 +207,16 @@ class Operator:
             if error.code is ConfigCode.MISSING:
                 raise KeyError(action.key) from None
             raise
+
+
+async def in_words(method: Method, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What ``method`` gives; its faults are those that the control API knows."""
+    try:
+        return await method(body)
+    except ConfigError as error:
+        raise _meant(KrpcFault.of_config(error)) from error
+    except KrpcFault as fault:
+        raise _meant(fault) from fault
 
 
 def _meant(fault: KrpcFault) -> Exception:

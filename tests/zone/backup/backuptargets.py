@@ -18,7 +18,7 @@ from cyfs_ns.io.dial import plain_dial
 from zone.backup.chunks import SECRET
 from zone.backup.manifest import Kind
 from zone.io.backup.backups import Maker
-from zone.io.backup.sources import Source
+from zone.io.backup.sources import Files, Source
 from zone.io.backup.target import Directory, Target
 from zone.io.backup.webdav import WebDav
 
@@ -42,7 +42,7 @@ def sources(folder: Path) -> list[Source]:
         (data / "deep" / "link").symlink_to("big")
         (data / "note-000").chmod(0o640)
         (folder / "config.db").write_bytes(noise(3_000_000))
-    return [Source("system_config", folder / "config.db", Kind.FILE, 42), Source("web.data", data, Kind.FOLDER)]
+    return [Files("system_config", folder / "config.db", Kind.FILE, 42), Files("web.data", data, Kind.FOLDER)]
 
 
 def noise(size: int) -> bytes:

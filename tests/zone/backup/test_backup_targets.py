@@ -23,7 +23,7 @@ from zone.config.model import Set, Transaction
 from zone.io.backup import target as targets
 from zone.io.backup.backups import back_up, begin, discard, forget, load, survey, sweep, verify
 from zone.io.backup.restoring import restore
-from zone.io.backup.sources import Source
+from zone.io.backup.sources import Files
 from zone.io.backup.target import Directory, Target
 from zone.io.backup.webdav import WebDav, read_credentials
 from zone.io.config.sqlite import Database, SqliteBackend
@@ -196,7 +196,7 @@ async def test_a_target_that_went_back_is_told(disk: Directory, tmp_path: Path) 
 async def test_the_past_is_let_go_with_what_only_it_needs(disk: Directory, tmp_path: Path) -> None:
     for day in range(4):
         (tmp_path / "today").write_bytes(noise(1000 + day))
-        today = Source("today", tmp_path / "today", Kind.FILE)
+        today = Files("today", tmp_path / "today", Kind.FILE)
         await back_up(disk, maker(tmp_path), [*sources(tmp_path), today], made=NOW + day * DAY)
     await disk.write("chunks/ab/leftover.part", b"of a write that broke off")
     assert await sweep(disk, maker(tmp_path), Retention(last=2, daily=0, weekly=0, monthly=0)) == (2, 3)
@@ -340,7 +340,7 @@ async def test_the_configuration_of_a_zone_comes_back(disk: Directory, tmp_path:
     await ConfigStore(store).transact(Transaction((Set("services/web/spec", "1"),)))
     revision = await store.snapshot(tmp_path / "copy.db")
     await ConfigStore(store).transact(Transaction((Set("services/web/spec", "2"),)))
-    await back_up(disk, maker(tmp_path), [Source("system_config", tmp_path / "copy.db", Kind.FILE, revision)], made=NOW)
+    await back_up(disk, maker(tmp_path), [Files("system_config", tmp_path / "copy.db", Kind.FILE, revision)], made=NOW)
     await store.aclose()
     (part,) = await restore(disk, await load(disk, OWNER, "ood1", 1), ALICE, tmp_path / "back")
     again = SqliteBackend(Database(tmp_path / "back" / "system_config"))
@@ -358,7 +358,7 @@ async def test_a_folder_that_changes_while_it_is_read(disk: Directory, tmp_path:
     def shrink(*_: object) -> None:
         os.truncate(data / "log", 10)
 
-    made = await back_up(disk, maker(tmp_path), [Source("busy", data, Kind.FOLDER)], made=NOW, progress=shrink)
+    made = await back_up(disk, maker(tmp_path), [Files("busy", data, Kind.FOLDER)], made=NOW, progress=shrink)
     assert [line for line in made.warnings if "became shorter" in line]
     await restore(disk, await load(disk, OWNER, "ood1", 1), ALICE, tmp_path / "back")
     assert sorted(os.listdir(tmp_path / "back" / "busy")) == ["log"]
@@ -366,8 +366,8 @@ async def test_a_folder_that_changes_while_it_is_read(disk: Directory, tmp_path:
 
 async def test_a_source_that_cannot_be_read_is_no_backup(disk: Directory, tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        await back_up(disk, maker(tmp_path), [Source("gone", tmp_path / "gone", Kind.FILE)], made=NOW)
+        await back_up(disk, maker(tmp_path), [Files("gone", tmp_path / "gone", Kind.FILE)], made=NOW)
     with pytest.raises(CyfsError):
-        await back_up(disk, maker(tmp_path), [Source("../gone", tmp_path / "gone", Kind.FILE)], made=NOW)
+        await back_up(disk, maker(tmp_path), [Files("../gone", tmp_path / "gone", Kind.FILE)], made=NOW)
     assert await disk.list("backups/ood1") == set()
     assert ZONE.of("ood1").name == "ood1"

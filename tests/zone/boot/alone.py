@@ -42,5 +42,5 @@ class Alone:
         async with embedded(self._home, membership) as store:
             yield store
 
-    async def restore(self, membership: Membership) -> None:
+    async def restore(self, membership: Membership, store: ConfigStore) -> None:
         raise Unreachable("no backup of the zone is known here")

@@ -25,6 +25,7 @@ from zones import DAY, Signed, sign
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Host, Module
 from cyfs_gateway.io.modules import Modules
+from cyfs_ns.errors import Unreachable
 from cyfs_ns.identity.did import parse_did
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.io.trusted.keystore import KeyStore
@@ -59,6 +60,10 @@ def owner_signs(
     now = int(time.time())
     extra = {FOUNDS: now + DAY}
     return sign(*oods, nodes=nodes, iat=now - age, exp=now + DAY, owner=ALICE, keys=keys, extra=extra, ports=ports)
+
+
+async def _no_backup(membership: Membership, store: ConfigStore) -> None:
+    raise Unreachable("no backup is there")
 
 
 class Machine:
@@ -100,7 +105,7 @@ class Machine:
     async def serve(self, host: Host) -> None:
         """As a module of its gateway."""
         dispatcher = Dispatcher()
-        self.world = world = Together(host, time.time)
+        self.world = world = Together(host, time.time, _no_backup)
         self.booting = booting = Booting(self.home, world, [by_hand(self.home)], partial(self._live, dispatcher))
 
         def known(who: Identity) -> Caller | None:

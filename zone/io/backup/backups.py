@@ -308,12 +308,25 @@ async def survey(target: Target, owner: PublicKey, zone: str) -> tuple[dict[str,
     return newest, faults + missing(newest.values())
 
 
+def read_label(untrusted: str) -> tuple[str, int]:
+    """The machine and the number of a backup, as people call it.  Raises ``BadWire``."""
+    machine, _, number = untrusted.partition("/")
+    if not _MACHINE.match(machine) or not _NUMBER.match(number):
+        raise BadWire(f"{untrusted[:80]!r}: a backup is called MACHINE/NUMBER, as ood1/7")
+    return machine, int(number)
+
+
 async def load(target: Target, owner: PublicKey, machine: str, number: int) -> Manifest:
     """That manifest.  Raises ``BadWire``, also if it is not there."""
     text = await target.read(f"{_BACKUPS}/{machine}/{number}", MOST_MANIFEST)
     if text is None:
         raise BadWire(f"backup {machine}/{number} is not there")
     return await trio.to_thread.run_sync(read_manifest, text, owner, machine, number)
+
+
+async def listed(target: Target) -> dict[str, list[int]]:
+    """The numbers of the backups there, the oldest first, by machine; what they hold is not looked at."""
+    return {machine: sorted(await _numbers(target, machine)) for machine in await _machines(target)}
 
 
 async def _machines(target: Target) -> list[str]:
@@ -327,10 +340,16 @@ async def _numbers(target: Target, machine: str) -> list[int]:
     return [int(name) for name in await target.list(f"{_BACKUPS}/{machine}") if _NUMBER.match(name)]
 
 
-async def verify(target: Target, manifest: Manifest) -> Verdict:
-    """Whether all that a backup needs is there, and is what it was; no secret is needed for that."""
+async def verify(
+    target: Target, manifest: Manifest, progress: Callable[[int, int], object] = lambda done, all: None
+) -> Verdict:
+    """Whether all that a backup needs is there, and is what it was; no secret is needed for that.
+
+    ``progress`` hears how many chunks were looked at, of how many.
+    """
     chunks, lost, damaged = Chunks(target), [], []
-    for name in manifest.chunks:
+    for done, name in enumerate(manifest.chunks):
+        progress(done, len(manifest.chunks))
         try:
             if await chunks.fetch(name) is None:
                 lost.append(name)

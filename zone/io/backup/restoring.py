@@ -21,7 +21,7 @@ from cyfs_ns.errors import BadWire, Refused
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.io.atomic import write_atomic
 from zone.backup.chunks import PIECE, unseal
-from zone.backup.manifest import Kind, Manifest, Part, open_manifest
+from zone.backup.manifest import Kind, Manifest, Part, Ref, open_manifest
 from zone.io.backup.backups import Chunks
 from zone.io.backup.target import Target
 
@@ -77,10 +77,7 @@ async def _restore(chunks: Chunks, part: Part, into: Path, progress: Callable[[s
     done, first = await trio.to_thread.run_sync(_resume, draft, part, hashed.update)
     with draft.open("ab") as file:
         for ref in part.pieces[first:]:
-            stored = await chunks.fetch(ref.chunk)
-            if stored is None:
-                raise BadWire(f"part {part.name}: chunk {ref.chunk.hex()} is not there; try another backup")
-            piece = await trio.to_thread.run_sync(unseal, stored, ref.key, ref.size)
+            piece = await _piece(chunks, part, ref)
             hashed.update(piece)
             await trio.to_thread.run_sync(file.write, piece)
             done += len(piece)
@@ -88,8 +85,34 @@ async def _restore(chunks: Chunks, part: Part, into: Path, progress: Callable[[s
         await trio.to_thread.run_sync(_flush, file.fileno(), file.flush)
     if hashed.digest() != part.sha256:
         draft.unlink()
-        raise BadWire(f"part {part.name}: it is not what was saved; run it again, or try another backup")
+        raise _other(part)
     await trio.to_thread.run_sync(_place, draft, part, into)
+
+
+async def read_part(
+    target: Target, part: Part, most: int, progress: Callable[[int, int], object] = lambda done, size: None
+) -> bytes:
+    """The bytes of ``part``, ``most`` at most, and none of them on a disk.  Raises as :func:`restore`."""
+    if part.size > most:
+        raise Refused(f"part {part.name}: {part.size} bytes, at most {most} are read")
+    chunks, whole = Chunks(target), bytearray()
+    for ref in part.pieces:
+        whole += await _piece(chunks, part, ref)
+        progress(len(whole), part.size)
+    if hashlib.sha256(whole).digest() != part.sha256:
+        raise _other(part)
+    return bytes(whole)
+
+
+async def _piece(chunks: Chunks, part: Part, ref: Ref) -> bytes:
+    stored = await chunks.fetch(ref.chunk)
+    if stored is None:
+        raise BadWire(f"part {part.name}: chunk {ref.chunk.hex()} is not there; try another backup")
+    return await trio.to_thread.run_sync(unseal, stored, ref.key, ref.size)
+
+
+def _other(part: Part) -> BadWire:
+    return BadWire(f"part {part.name}: it is not what was saved; run it again, or try another backup")
 
 
 def _flush(handle: int, flush: Callable[[], None]) -> None:

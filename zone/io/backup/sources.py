@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from zone.backup.chunks import PIECE
 from zone.backup.manifest import Kind
+from zone.backup.state import PART, is_saved, write_state
+from zone.config.model import Reading
 
 _BIG: Final = 1 << 18
 """Bytes from which on a file has pieces of its own."""
@@ -31,9 +33,49 @@ _CUT: Final = 64
 """One name in so many begins a piece."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Protocol):
     """A part to be."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def revision(self) -> int:
+        """Of the zone's configuration, where it is that; else 0."""
+
+    def pieces(self, tell: Callable[[str], None]) -> Iterator[bytes]:
+        """All of it, in pieces of 1 to ``PIECE`` bytes; ``tell`` hears what is not as it should be.
+
+        Blocks on the disk.  Raises ``OSError``.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The zone's configuration, as an OOD read it."""
+
+    reading: Reading
+    name: str = PART
+    kind: Kind = Kind.FILE
+
+    @property
+    def revision(self) -> int:
+        return self.reading.revision
+
+    def pieces(self, tell: Callable[[str], None]) -> Iterator[bytes]:
+        entries = [entry for entry in self.reading.entries if is_saved(entry)]
+        for entry in entries:
+            if entry.fault is not None:
+                tell(f"{entry.key} cannot be read by this OOD, and is not in it")
+        return write_state(entry for entry in entries if entry.fault is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A file, or a folder with all that is in it."""
 
     name: str
     path: Path
@@ -41,10 +83,6 @@ class Source:
     revision: int = 0
 
     def pieces(self, tell: Callable[[str], None]) -> Iterator[bytes]:
-        """All of it, in pieces of 1 to ``PIECE`` bytes; ``tell`` hears what is not as it should be.
-
-        Blocks on the disk.  Raises ``OSError``.
-        """
         return _file(self.path) if self.kind is Kind.FILE else _folder(self.path, tell)
 
 

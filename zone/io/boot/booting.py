@@ -152,6 +152,11 @@ class Booting:
         """The zone's document that is in force here."""
         return None if self._boot.known is None else self._boot.known.zone.document
 
+    @property
+    def bereft(self) -> Membership | None:
+        """Whose zone has lost its store and waits for a backup; None: not so here."""
+        return self._boot.membership if self._boot.step.phase is Phase.RESTORE else None
+
     async def until(self, holds: Callable[[Mapping[str, Any]], bool]) -> None:
         """Return when :meth:`status` is such that ``holds``."""
         while not holds(self.status()):
@@ -240,7 +245,7 @@ class Booting:
         elif isinstance(todo, Commit):
             await self._commit(todo)
         elif isinstance(todo, Restore):
-            await self._world.restore(self._membership)
+            await self._world.restore(self._membership, self._opened)
             await self._tell.send(Restored())
 
     @property

@@ -63,14 +63,17 @@ _CALL: Final = 60.0
 _PACE: Final = 0.5
 """Seconds from one look to the next."""
 
+Bring = Callable[[Membership, ConfigStore], Awaitable[None]]
+
 _log = logging.getLogger("cyfs.zone")
 
 
 class Together:
-    """The world of the machine that ``host`` runs on.  ``wall``: seconds since 1970."""
+    """The world of the machine that ``host`` runs on.  ``wall``: seconds since 1970; ``bring`` fills an empty store
+    from a backup."""
 
-    def __init__(self, host: Host, wall: Callable[[], float]) -> None:
-        self._host, self._wall = host, wall
+    def __init__(self, host: Host, wall: Callable[[], float], bring: Bring) -> None:
+        self._host, self._wall, self._bring = host, wall, bring
         self._telling: Telling | None = None
         self._changed = trio.Event()
         self._membership: Membership | None = None
@@ -82,8 +85,6 @@ class Together:
         self._seat: Seat | None = None
         self._housing = trio.CancelScope()
         self._has_file = False
-        self._store: ConfigStore | None = None
-        """In etcd, while it is open."""
         self._fault = ""
 
     @property
@@ -233,11 +234,9 @@ class Together:
                 await carry_over(memory.store, inner)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reseal, sealed)
-                self._store = store
                 yield store
                 nursery.cancel_scope.cancel()
         finally:
-            self._store = None
             with trio.CancelScope(shield=True):
                 await sealed.aclose()
 
@@ -261,10 +260,10 @@ class Together:
         except ConfigError as fault:
             _log.warning("zone: a secret is not sealed for the present OODs: %s", fault)
 
-    async def restore(self, membership: Membership) -> None:
+    async def restore(self, membership: Membership, store: ConfigStore) -> None:
         # An OOD whose state is taken along has nothing to be restored: another one has just not come to the end.
-        if self._store is None or not (await self._store.read([At(BOOT)])).entries:
-            raise Unreachable("no backup of the zone is known here")
+        if not (await store.read([At(BOOT)])).entries:
+            await self._bring(membership, store)
 
     # The member of etcd
 

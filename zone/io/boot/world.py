@@ -50,8 +50,8 @@ class World(Protocol):
     def store(self, kind: StoreKind, membership: Membership, known: Known) -> AbstractAsyncContextManager[ConfigStore]:
         """The zone's state, for as long as the block lasts."""
 
-    async def restore(self, membership: Membership) -> None:
-        """Put a backup of the zone in the place of its store."""
+    async def restore(self, membership: Membership, store: ConfigStore) -> None:
+        """Put a backup of the zone into its store, which is empty."""
 
 
 @asynccontextmanager

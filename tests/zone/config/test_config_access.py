@@ -67,6 +67,10 @@ TABLE = {
         ["read boot/config", "write boot", "read boot/**"],
         ["write boot/config", "write boot/keys/current", "write boot/a"],
     ),
+    "deny system write system/backup/**": (
+        ["read system/backup/targets/usb", "write system/backup", "read system/backup/**"],
+        ["write system/backup/targets/usb", "write system/backup/state/usb", "write system/backup/a"],
+    ),
     "deny system write services/*/spec": (
         ["read services/samba/spec", "write services/samba/settings", "write services/spec"],
         ["write services/samba/spec", "write services/gateway/spec", "write services/a/spec"],

@@ -1,6 +1,7 @@
 """Two nodes of a zone share work: what runs on one is met by name from both, and called from either.
 
-``ood1`` carries the zone; ``barn`` is a plain node at the end of a long link, 25 ms each way.
+``ood1`` carries the zone; ``barn`` is a plain node at the end of a long link, 25 ms each way.  ``phone`` is nothing of
+the zone; one of the two is its name server.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class World:
         need("curl", "dnsmasq")
         self.lab = lab
         internet = lab.network("5.1.1.0/24", name="internet")
-        self.names, self.laptop = lab.host(internet, name="names"), lab.host(internet, name="laptop")
+        self.names, self.laptop, self.phone = (lab.host(internet, name=name) for name in ("names", "laptop", "phone"))
         self._hosts: dict[str, Host] = {
             "ood1": lab.host(internet, name="ood1"),
             "barn": lab.host(internet, name="barn", link=Link(delay=ONE_WAY)),
@@ -112,12 +113,18 @@ class World:
             await self.names.wait_for_port(53)
             config = {
                 "mixed-port": PROXY,
-                "dns": {"enable": True, "use-system-hosts": False, "nameserver": [self.names.ip]},
+                "dns": {
+                    "enable": True,
+                    "listen": "0.0.0.0:53",
+                    "use-system-hosts": False,
+                    "nameserver": [self.names.ip],
+                },
                 "rtcp": {"listen": DOOR},
                 "rules": ["MATCH,REJECT"],
             }
             for machine in self.machines.values():
-                (machine.folder / "config.yaml").write_text(json.dumps(config))
+                more = {"zone": {"web": [f"{machine.host.ip}:80"]}}
+                (machine.folder / "config.yaml").write_text(json.dumps(config | more))
                 machine.start()
             for machine in self.machines.values():
                 await self._booted(machine)
@@ -210,6 +217,10 @@ async def test_two_nodes_share_work(lab: Lab) -> None:
         other = next(name for name in NAMES if name != home)
         for name in NAMES:
             await world.leads_to(name, home)
+        # Who knows nothing of the zone but a name server gets there, too, whichever machine that is.
+        for name in NAMES:
+            world.phone.resolve_with(world[name].host.ip)
+            assert (await world.phone.run("curl", "-sSf", "-m", "10", f"http://web.{ZONE}/")).out == home
         began = time.monotonic()
         await world.drain(home)
         await world.leads_to(other, other)

@@ -3,7 +3,7 @@
     booting      which step this machine is at, and why (``zone status``)
     verify_hub, system_config    answered at ``/kapi``, to this machine and, through tunnels, to the zone's machines
     scheduler    stands by, or leads
-    web          ``SERVICE.ZONE`` leads to where a service is
+    web          ``SERVICE.ZONE`` leads to where a service is; doors for visitors who know nothing of the zone
     nodes        where the others may be met, and ``NODE.ZONE``
     ports        what runs here is open to the zone's machines
     backups      made where and when the zone's configuration says; restored in the boot, when the owner says it
@@ -16,8 +16,9 @@ is called of ``verify-hub`` and ``system_config`` on to an OOD.
 
 from __future__ import annotations
 
+import ipaddress
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +28,12 @@ import trio
 
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Host
-from cyfs_ns.errors import ConfigFault
+from cyfs_ns import names
+from cyfs_ns.errors import BadWire, ConfigFault
 from cyfs_ns.identity.did import host_of_did, parse_did
 from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.io.dial import plain_dial
+from tunnels.authority import parse_authority
 from zone.hub.subjects import machine
 from zone.io.backup.bringing import Bringing
 from zone.io.backup.keeping import Backups
@@ -50,6 +53,7 @@ from zone.io.krpc.passing import Passing
 from zone.io.krpc.resolve import Here, Services, open_services
 from zone.io.krpc.server import OFFER, PASSED_ON, PORT, KrpcServer
 from zone.io.operator import Operator
+from zone.io.routes.door import WebDoor
 from zone.io.routes.nodes import NodeRoutes
 from zone.io.routes.ports import NodePorts
 from zone.io.routes.web import WebRoutes
@@ -65,6 +69,8 @@ HUB: Final = "verify-hub"
 CARRIED: Final = frozenset({HUB, SERVICE})
 """Services that every OOD answers, and no other machine."""
 
+_MOST_DOORS: Final = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -72,18 +78,33 @@ class Settings:
 
     port: int = PORT
     """On loopback; 0: any."""
+    web: tuple[tuple[str, int], ...] = ()
+    """Addresses of this machine where visitors get to services by their names."""
 
 
 def read_settings(untrusted: Any) -> Settings:
     """Raises ``ConfigFault``."""
     if untrusted is None or untrusted is True:
         return Settings()
-    if not isinstance(untrusted, dict) or untrusted.keys() - {"port"}:
-        raise ConfigFault("zone: expected a mapping with the key 'port' only, or false")
+    if not isinstance(untrusted, dict) or untrusted.keys() - {"port", "web"}:
+        raise ConfigFault("zone: expected a mapping with the keys 'port' and 'web' only, or false")
     port = untrusted.get("port", PORT)
     if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port < 65536:
         raise ConfigFault("zone/port: expected a port, from 0 to 65535")
-    return Settings(port)
+    web = untrusted.get("web", [])
+    if not isinstance(web, list) or len(web) > _MOST_DOORS:
+        raise ConfigFault(f"zone/web: expected a list of at most {_MOST_DOORS} addresses with ports")
+    return Settings(port, tuple(map(_door, web)))
+
+
+def _door(untrusted: Any) -> tuple[str, int]:
+    try:
+        found = parse_authority(str(untrusted).encode())
+        return names.ip(found.host), found.port
+    except BadWire:
+        raise ConfigFault(
+            f"zone/web: {str(untrusted)[:60]!r} is no address with a port, such as 192.168.1.2:80"
+        ) from None
 
 
 class ZoneModule:
@@ -115,6 +136,9 @@ class _Zone:
         self._trust: TrustWatch | None = None
         self._operator = Operator(self._services, self._booting.status)
         self._urls: tuple[str, ...] = ()
+        self._web: WebRoutes | None = None
+        self._door = WebDoor(host, self._ways)
+        self._at = tuple(dict.fromkeys(ip for ip, _ in settings.web if not ipaddress.ip_address(ip).is_unspecified))
 
     async def run(self) -> None:
         host, port = self._host, self._settings.port
@@ -127,10 +151,22 @@ class _Zone:
                 for name, method in methods.items():
                     host.register_control(name, method)
             host.register_status(self._status)
+            host.register_names(self._addresses)
+            for address in self._settings.web:
+                nursery.start_soon(self._door.serve, address)
             await self._booting.run()
 
     def _status(self) -> Mapping[str, Any]:
-        return {**self._booting.status(), "kapi": list(self._urls), "restoring": self._bringing.status()}
+        faults = {"web": self._door.faults} if self._door.faults else {}
+        restoring = self._bringing.status()
+        return {**self._booting.status(), "kapi": list(self._urls), "restoring": restoring, **faults}
+
+    def _ways(self, host: str) -> Sequence[str]:
+        return () if self._web is None else self._web.ways(host)
+
+    def _addresses(self, host: str) -> Sequence[str]:
+        """Where the door to ``host`` is, for clients of this machine's name server."""
+        return self._at if self._web is not None and self._web.has(host) else ()
 
     def _believe(self, token: str) -> Caller:
         if self._trust is None:
@@ -150,8 +186,9 @@ class _Zone:
         here = Here(membership.name, self._host, None, PASSED_ON)
         # None of this process's own services: those would take calls of anybody for this machine's.
         async with open_services(store, here, Dispatcher(), NOBODY) as placed, trio.open_nursery() as nursery:
-            for routes in (WebRoutes, NodeRoutes):
-                nursery.start_soon(routes(self._host, store, host_of_did(zone.id), membership.name).run)
+            self._web = WebRoutes(self._host, store, host_of_did(zone.id), membership.name)
+            for routes in (self._web, NodeRoutes(self._host, store, host_of_did(zone.id), membership.name)):
+                nursery.start_soon(routes.run)
             nursery.start_soon(NodePorts(self._host, store, membership.name, self._is_ours).run)
             if role_of(zone.oods, membership.name) is Role.OOD:
                 with self._passing.by(placed):

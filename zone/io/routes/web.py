@@ -95,6 +95,15 @@ class WebRoutes:
         if (withdraw := self._withdraw.pop(service, None)) is not None:
             withdraw()
 
+    def has(self, host: str) -> bool:
+        """Whether ``host`` is the name of a service."""
+        service, _, zone = host.partition(".")
+        return zone == self._zone and service in self._instances
+
+    def ways(self, host: str) -> tuple[str, ...]:
+        """Tunnel URLs to the service of ``host``; none: there is no such service, or it is nowhere just now."""
+        return self._ways(host.partition(".")[0], 0) if self.has(host) else ()
+
     def _ways(self, service: str, _port: int) -> tuple[str, ...]:
         return web_ways(self._instances.get(service, ()), self._node, iter(random.random, None))
 

@@ -87,6 +87,7 @@ def machine(zone: ZoneDoc, key: PublicKey) -> Caller | None:
         name=f"device:{name}",
         subjects=(Subject(_ROLES[Type.DEVICE], {"device": name}),),
         device=name,
+        key=key,
     )
 
 

@@ -178,6 +178,11 @@ class _Zone:
         zone, key = self._booting.zone, parse_did(identity.device).key if identity.device else None
         return None if zone is None or key is None else machine(zone, key)
 
+    def _is_still(self, who: Caller) -> bool:
+        """Whether a machine that its tunnel has proven is in the zone; of others their tokens say it."""
+        zone = self._booting.zone
+        return who.key is None or (zone is not None and machine(zone, who.key) == who)
+
     def _is_ours(self, identity: Identity) -> bool:
         return self._known(identity) is not None
 
@@ -220,7 +225,7 @@ class _Zone:
         await self._bringing.over(membership)
         hub = Hub(store, membership)
         trust, rules = TrustWatch(store, hub.zone), RulesWatch(store)
-        config = ConfigService(store, lambda: rules.rules, trust.stands)
+        config = ConfigService(store, lambda: rules.rules, lambda who: trust.stands(who) and self._is_still(who))
         scheduler = Scheduler(membership.name, store, zone=lambda: self._booting.zone or membership.zone)
         async with trio.open_nursery() as nursery:
             for part in (hub, trust, rules, config):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from cyfs_ns.identity.keys import PublicKey
 from zone.config.access import Subject
 
 
@@ -29,6 +30,13 @@ class Caller:
     """The name of the machine in its zone, where one is meant."""
     expires: float | None = None
     """Unix seconds until which the proof is good; None: for as long as what it came by stands."""
+    key: PublicKey | None = None
+    """Of the machine, where it was proven by a tunnel."""
+
+    @property
+    def behind(self) -> str:
+        """Who answers for it, for limits: the user, whatever app acts for them, or the machine that a service is on."""
+        return f"user:{self.user}" if self.user else f"device:{self.device}" if self.device else self.name
 
 
 NOBODY: Final = Caller(name="", subjects=())

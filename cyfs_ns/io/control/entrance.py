@@ -15,7 +15,7 @@ import socket
 import ssl
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,11 +46,15 @@ class Entrance:
     context: ssl.SSLContext | None = None
 
 
-async def serve_entrances(site: Site[A], entrances: Iterable[Entrance]) -> None:
-    """Serve by all of them until cancelled."""
+async def serve_entrances(
+    site: Site[A], entrances: Iterable[Entrance], meet: Callable[[A, trio.SocketStream], A] | None = None
+) -> None:
+    """Serve by all of them until cancelled; ``meet`` says what the handlers of one connection are given."""
     async with trio.open_nursery() as nursery:
         for entrance in entrances:
-            nursery.start_soon(trio.serve_listeners, partial(_Visitors(site, entrance).serve), [entrance.listener])
+            nursery.start_soon(
+                trio.serve_listeners, partial(_Visitors(site, entrance, meet).serve), [entrance.listener]
+            )
 
 
 def close_entrances(entrances: Iterable[Entrance]) -> None:
@@ -83,8 +87,10 @@ async def open_tcp(
 class _Visitors(Generic[A]):
     """The connections of one entrance."""
 
-    def __init__(self, site: Site[A], entrance: Entrance) -> None:
-        self._site, self._entrance = site, entrance
+    def __init__(
+        self, site: Site[A], entrance: Entrance, meet: Callable[[A, trio.SocketStream], A] | None = None
+    ) -> None:
+        self._site, self._entrance, self._meet = site, entrance, meet
         self._open = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -96,14 +102,15 @@ class _Visitors(Generic[A]):
         try:
             async with stream:
                 door = _with_own_address(self._entrance.door, stream)
+                site = self._site if self._meet is None else replace(self._site, app=self._meet(self._site.app, stream))
                 if self._entrance.context is None:
-                    await converse(stream, door, self._site)
+                    await converse(stream, door, site)
                     return
                 secured = trio.SSLStream(stream, self._entrance.context, server_side=True, https_compatible=True)
                 with trio.move_on_after(HEAD_SECONDS) as patience:
                     await secured.do_handshake()
                 if not patience.cancelled_caught:
-                    await converse(secured, door, self._site)
+                    await converse(secured, door, site)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("control connection broke")
         except Exception:

@@ -29,6 +29,7 @@ from node.io.run.doors import BACKLOG, Joints, connected, sockets_within
 from node.run.container import CALLS, NAMES, PROXY
 from tunnels.io.reactor import Reactor
 from tunnels.io.waiting import TcpEndpoint
+from zone.io.krpc.whence import named
 
 _HERE: Final = "127.0.0.1"
 _STREAMS: Final = tuple((port, socket.SOCK_STREAM) for port in (CALLS, PROXY, NAMES))
@@ -99,7 +100,9 @@ class Exits:
         self._calls.close()
 
     async def _call(self) -> TcpEndpoint:
-        return await connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(self._outside.calls))
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(named(f"service:{self._service}"))
+        return await connected(sock, str(self._outside.calls))
 
 
 def _made(network: int, port: int, kind: socket.SocketKind) -> socket.socket | None:

@@ -14,10 +14,12 @@ from configstores import Etcd, Kind, Sqlite
 from cyfs_ns.identity.strictjson import Json
 from zone.config.access import Subject, read_rule
 from zone.config.baserules import BASE, POLICY
+from zone.config.faults import Code as ConfigCode
+from zone.config.faults import ConfigError
 from zone.config.keys import Below
 from zone.config.model import MOST_VALUE, MOST_WRITTEN, Create, Delete, Set, Transaction
 from zone.io.config import feed, service
-from zone.io.config.service import MOST_CALLS, MOST_LEASES, MOST_TOLD, MOST_WATCHES, ConfigService
+from zone.io.config.service import MOST_BEHIND, MOST_CALLS, MOST_LEASES, MOST_TOLD, MOST_WATCHES, ConfigService
 from zone.io.config.store import ConfigStore
 from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.faults import Code, KrpcFault
@@ -524,6 +526,27 @@ async def test_leases_that_are_taken_at_once_have_limits_too(place):
         assert refused == ["limited"] * 8
 
 
+async def test_a_lease_that_cannot_be_counted_is_none(place, monkeypatch):
+    async with serving(place) as config:
+        granted: list[int] = []
+
+        async def grant(ttl: int) -> int:
+            granted.append(await ConfigStore.grant(config.store, ttl))
+            return granted[-1]
+
+        async def lost(transaction: Transaction) -> int:
+            raise ConfigError(ConfigCode.UNCERTAIN, "the answer was lost")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(config.store, "grant", grant)
+            broken.setattr(config.store, "transact", lost)
+            assert (await config.refused(BOX, "grant", ttl=600)).code == Code.UNCERTAIN
+        (lease,) = granted
+        with pytest.raises(ConfigError) as caught:
+            await config.store.keep_alive(lease)
+        assert caught.value.code is ConfigCode.MISSING
+
+
 async def test_leases_have_limits(place):
     async with serving(place) as config:
         for bad in (0, -1, 10**6, "1", None):
@@ -532,4 +555,9 @@ async def test_leases_have_limits(place):
             await config(BOX, "grant", ttl=60)
         assert (await config.refused(BOX, "grant", ttl=60)).code == Code.LIMITED
         await config(OTHER, "grant", ttl=60)
+        # An app more is no room more.
+        apps = [somebody("app", user="alice", app=f"a{number}") for number in range(MOST_BEHIND + 1)]
+        for app in apps[:-1]:
+            await config(app, "grant", ttl=60)
+        assert (await config.refused(apps[-1], "grant", ttl=60)).code == Code.LIMITED
         assert service.LEASES == "system/leases"

@@ -364,7 +364,7 @@ async def test_sessions_have_a_limit(place):
     async with zone(place) as home:
         first = await home.machine("ood1", "scheduler")
         hub = home.hubs[0]
-        hub._by_both = hub._by_name = Throttle(burst=1000, seconds=1)
+        hub._by_source = hub._by_both = hub._by_name = Throttle(burst=1000, seconds=1)
         home.clock.now += 1
         for _ in range(MOST_SESSIONS):
             await home.machine("ood1", "scheduler")

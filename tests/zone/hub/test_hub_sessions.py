@@ -109,13 +109,16 @@ def test_tries_come_back_with_time():
 
 
 def test_strangers_are_remembered_in_bounds():
-    throttle = Throttle(burst=1, seconds=1000, most=8)
-    assert throttle.take("me", 0.0) == 0
-    for number in range(100):
-        assert throttle.take(f"s{number}", 0.0) == 0
-        # Who keeps trying is not forgotten for those who come between.
-        assert throttle.take("me", 0.0) > 0
-    assert throttle.take("s0", 0.0) == 0
+    throttle = Throttle(burst=2, seconds=1000, most=8)
+    assert [throttle.take("me", 0.0) for _ in range(3)] == [0, 0, 1000]
+    # Who tries many names gets no more for that: those beyond the room have two tries together.
+    assert [throttle.take(f"s{number}", 0.0) for number in range(100)].count(0) == 7 + 2
+    assert throttle.take("me", 500.0) == 500
+    assert throttle.take("me", 1000.0) == 0
+    assert throttle.take("new", 1000.0) == 0 and throttle.take("new", 1000.0) == 1000
+    # Those whose tries have all come back make room.
+    assert [throttle.take(name, 2000.0) for name in ("a", "a", "a", "b")] == [0, 0, 1000, 0]
+    assert throttle.take("me", 2000.0) == 0 and throttle.take("me", 2000.0) > 0
 
 
 # -- people

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -128,7 +129,7 @@ async def test_who_calls_is_what_was_proven(how, tmp_path):
     async with reached(house, how, tmp_path, name="") as transport:
         client = Client(transport, "notes")
         await Client(transport, "odd").call("echo", {})
-        assert house.odd.contexts[-1].source == ("device-ann" if how == "peer" else "")
+        assert house.odd.contexts[-1].source == {"peer": "device-ann", "tcp": f"uid:{os.geteuid()}"}.get(how, "")
         assert await client.of(Notes).whoami() == ("device-ann" if how == "peer" else "")
         async with client.batch(Notes) as calls:
             who = calls.whoami()

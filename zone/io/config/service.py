@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from operator import itemgetter
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
@@ -42,7 +42,7 @@ from cyfs_ns.identity.strictjson import Json, write_json
 from zone.config.access import Rule, check_reading, check_transaction
 from zone.config.baserules import POLICY, read_policy
 from zone.config.faults import Code, ConfigError
-from zone.config.keys import At, Below
+from zone.config.keys import At, Below, Scope
 from zone.config.model import Action, Append, Create, Delete, Entry, RemovePath, Set, SetPath, Transaction, read_value
 from zone.config.quota import Room, charges, check_room
 from zone.config.wire import (
@@ -76,6 +76,8 @@ MOST_WAIT: Final = 25.0
 """Seconds of a poll."""
 MOST_LEASES: Final = 16
 """Of one caller."""
+MOST_BEHIND: Final = 64
+"""Leases of a user with all apps, or of a machine with all services."""
 MOST_TOLD: Final = 2 * 1024 * 1024
 """Characters of values in one answer; of a reading, the rest comes with the next."""
 LEASES: Final = "system/leases"
@@ -86,7 +88,7 @@ _HEAVY: Final = 4
 """Readings of subtrees at once."""
 _MOST_PLOTS: Final = 4096
 _MANY: Final = 64
-"""Actions from which on asking the rules takes long enough to be done in a thread."""
+"""Actions or scopes from which on asking the rules takes long enough to be done in a thread."""
 
 T = TypeVar("T")
 
@@ -178,8 +180,7 @@ class ConfigService:
     async def _read(self, caller: Caller, params: Mapping[str, Json]) -> Json:
         scopes = read_scopes(params)
         after_key = text_of(params, "after_key") if "after_key" in params else ""
-        for scope in scopes:
-            check_reading(self._rules(), caller.subjects, scope)
+        await self._check_reading_all(caller, scopes)
         revision = integer(params, "revision") if "revision" in params else None
         async with self._heavy:
             reading = await self._store.read(scopes, revision, stale_ok=params.get("stale_ok") is True)
@@ -222,13 +223,24 @@ class ConfigService:
 
     async def _grant(self, caller: Caller, params: Mapping[str, Json]) -> Json:
         place = _leases_of(caller)
+        behind = place.rpartition("/")[0]
         # One after the other, so that each counts those before it.
-        lock = self._granting.setdefault(place, trio.Lock())
+        lock = self._granting.setdefault(behind, trio.Lock())
         async with lock:
-            if len(await self._store.children(Below(place))) >= MOST_LEASES:
-                raise KrpcFault(FaultCode.LIMITED, f"a caller has at most {MOST_LEASES} leases; end some")
+            taken = [entry.key for entry in (await self._store.read([Below(behind)])).entries]
+            if len(taken) >= MOST_BEHIND or sum(key.startswith(f"{place}/") for key in taken) >= MOST_LEASES:
+                raise KrpcFault(
+                    FaultCode.LIMITED,
+                    f"a caller has at most {MOST_LEASES} leases, and {MOST_BEHIND} with all apps or services; end some",
+                )
             lease = await self._store.grant(integer(params, "ttl"))
-            await self._store.transact(Transaction((Create(f"{place}/{lease}", "true", lease),)))
+            try:
+                await self._store.transact(Transaction((Create(f"{place}/{lease}", "true", lease),)))
+            except BaseException:
+                # Nobody would know of it, nor count it.
+                with trio.CancelScope(shield=True), suppress(ConfigError):
+                    await self._store.revoke(lease)
+                raise
         return {"lease": str(lease)}
 
     async def _keep_alive(self, caller: Caller, params: Mapping[str, Json]) -> Json:
@@ -246,6 +258,15 @@ class ConfigService:
         return lease
 
     # -- what these are made of
+
+    async def _check_reading_all(self, caller: Caller, scopes: Sequence[Scope]) -> None:
+        rules = self._rules()
+
+        def check() -> None:
+            for scope in scopes:
+                check_reading(rules, caller.subjects, scope)
+
+        await trio.to_thread.run_sync(check) if len(scopes) > _MANY else check()
 
     async def _read_one(self, caller: Caller, key: str) -> Entry:
         check_reading(self._rules(), caller.subjects, At(key))

@@ -509,7 +509,7 @@ class Hub:
         A name that strangers try from elsewhere has more room than each of them, so that they do not shut it out.
         """
         now, source = trio.current_time(), context.source
-        wait = self._by_source.take(source, now) if source else 0.0
+        wait = self._by_source.take(source, now)
         if name and not wait:
             wait = self._by_both.take(f"{name} {source}", now) or self._by_name.take(name, now)
         if wait:

@@ -36,7 +36,9 @@ class Limits:
     """Requests, calls or batches, that are carried out at once."""
 
     caller: int = 32
-    """Of one caller; of all who proved nothing together, as well."""
+    """Of one caller; of those who proved nothing, from one place."""
+    behind: int = 128
+    """Of a user with all apps, a machine with all services, all who proved nothing: so nobody takes all the room."""
     all: int = 512
 
 
@@ -46,7 +48,7 @@ class Dispatcher:
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._services: dict[str, Service] = {}
-        self._open: Counter[str] = Counter()
+        self._open: Counter[tuple[str, str]] = Counter()
         self._waiting = trio.lowlevel.ParkingLot()
 
     def register(self, name: str, service: Service) -> Callable[[], None]:
@@ -75,23 +77,29 @@ class Dispatcher:
     async def answer(self, caller: Caller, service: str, asked: Single | Batch, context: CallContext) -> Json:
         """The result of a call; of a batch what ``read_outcomes`` reads.  Raises ``KrpcFault``."""
         seconds = min(context.seconds, MOST_SECONDS)
-        with self._admitted(caller), trio.move_on_after(seconds):
+        with self._admitted(caller, context.source), trio.move_on_after(seconds):
             if isinstance(asked, Single):
                 return await self._call(caller, service, asked, replace(context, seconds=seconds))
             return plain_outcomes(await self._batch(caller, service, asked, context))
         raise KrpcFault(Code.DEADLINE, f"{service} did not answer within {seconds:.3g} s")
 
     @contextmanager
-    def _admitted(self, caller: Caller) -> Iterator[None]:
-        if self._open[caller.name] >= self._limits.caller or self._open.total() >= self._limits.all:
+    def _admitted(self, caller: Caller, source: str) -> Iterator[None]:
+        rooms = {
+            ("caller", caller.name or source): self._limits.caller,
+            ("behind", caller.behind): self._limits.behind,
+            ("all", ""): self._limits.all,
+        }
+        if any(self._open[room] >= most for room, most in rooms.items()):
             raise KrpcFault(Code.LIMITED, "too much is asked at once: wait for some of the answers")
-        self._open[caller.name] += 1
+        self._open.update(rooms.keys())
         try:
             yield
         finally:
-            self._open[caller.name] -= 1
-            if not self._open[caller.name]:
-                del self._open[caller.name]
+            self._open.subtract(rooms.keys())
+            for room in rooms:
+                if not self._open[room]:
+                    del self._open[room]
 
     async def _call(self, caller: Caller, name: str, asked: Single, context: CallContext) -> Json:
         service = self._services.get(name)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,6 +30,7 @@ from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_tcp, ope
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
 from zone.io.krpc.dispatch import Dispatcher
+from zone.io.krpc.whence import whence
 from zone.krpc.batch import Batch, Outcome, Plain
 from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.faults import KrpcFault
@@ -72,7 +73,7 @@ class _Visit:
     proven: Callable[[], Caller]
     """Who it is without a token: as of now, since a stream may outlast that."""
     source: str = ""
-    """The device at the far end; by a door of this machine, it is not known."""
+    """The device at the far end; by a door of this machine, who has connected (``whence.py``)."""
     elsewhere: Elsewhere | None = None
 
 
@@ -103,7 +104,8 @@ class KrpcServer:
             if tcp is not None:
                 entrances += await open_tcp(tcp, Door(), what="kRPC")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve_entrances, self._site(lambda: NOBODY, elsewhere=self._elsewhere), entrances)
+                site = self._site(lambda: NOBODY, elsewhere=self._elsewhere)
+                nursery.start_soon(serve_entrances, site, entrances, _met)
                 task_status.started(tuple(entrance.url for entrance in entrances))
         finally:
             close_entrances(entrances)
@@ -135,6 +137,10 @@ class KrpcServer:
 
     def _site(self, proven: Callable[[], Caller], source: str = "", elsewhere: Elsewhere | None = None) -> Site[_Visit]:
         return Site(_Visit(self._dispatcher, self._verify, proven, source, elsewhere), _ROUTER, changes=False)
+
+
+def _met(visit: _Visit, stream: trio.SocketStream) -> _Visit:
+    return replace(visit, source=whence(stream))
 
 
 def _unix_entrance(path: Path) -> Entrance:

@@ -52,12 +52,14 @@ from zone.io.krpc.dispatch import Dispatcher
 from zone.io.krpc.passing import Passing
 from zone.io.krpc.resolve import Here, Services, open_services
 from zone.io.krpc.server import OFFER, PASSED_ON, PORT, KrpcServer
-from zone.io.operator import Operator
+from zone.io.operator import OPERATOR, Operator
 from zone.io.routes.door import WebDoor
 from zone.io.routes.nodes import NodeRoutes
 from zone.io.routes.ports import NodePorts
 from zone.io.routes.web import WebRoutes
 from zone.io.scheduler.loop import Scheduler
+from zone.io.scheduler.service import SERVICE as SCHEDULER
+from zone.io.scheduler.service import SchedulerService, by_tunnels
 from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.faults import Code, KrpcFault
 from zone.krpc.service import Service
@@ -226,13 +228,18 @@ class _Zone:
         hub = Hub(store, membership)
         trust, rules = TrustWatch(store, hub.zone), RulesWatch(store)
         config = ConfigService(store, lambda: rules.rules, lambda who: trust.stands(who) and self._is_still(who))
-        scheduler = Scheduler(membership.name, store, zone=lambda: self._booting.zone or membership.zone)
+
+        def zone() -> ZoneDoc:
+            return self._booting.zone or membership.zone
+
+        scheduler = Scheduler(membership.name, store, zone=zone)
+        told = SchedulerService(membership.name, scheduler, store, zone, by_tunnels(self._host, zone), OPERATOR)
         async with trio.open_nursery() as nursery:
             for part in (hub, trust, rules, config):
                 await nursery.start(part.run)
             self._trust = trust
             try:
-                with self._operator.led_by(scheduler), _answered(self._services, {HUB: hub, SERVICE: config}):
+                with _answered(self._services, {HUB: hub, SERVICE: config, SCHEDULER: told}):
                     nursery.start_soon(self._backups.run, store, membership, lambda: scheduler.plan is not None)
                     await scheduler.run()
             finally:

@@ -221,6 +221,11 @@ class Snapshot:
     """Each value, and what was made of it; ``snapshot_of`` opens only what is another the next time."""
 
 
+def spec_key(service: str) -> str:
+    """Where the page of ``service`` is kept."""
+    return f"services/{service}/spec"
+
+
 def item_key(node: str, service: str) -> str:
     """Of the item of ``service`` on ``node``."""
     return f"nodes/{node}/config/{service}"
@@ -398,7 +403,7 @@ def _service(
     service = Service()
     faults = []
     if "spec" in held:
-        spec = opener.open(f"services/{name}/spec", held["spec"], _spec)
+        spec = opener.open(spec_key(name), held["spec"], _spec)
         if isinstance(spec, _Fault):
             faults.append(spec.why)
         else:

@@ -49,7 +49,8 @@ def flags(launch: Launch) -> tuple[str, ...]:
         "initial-advertise-peer-urls": launch.url,
         "initial-cluster": ",".join(f"{_name(url)}={url}" for url in launch.urls or (launch.url,)),
         "initial-cluster-state": "new" if launch.is_new else "existing",
-        "initial-cluster-token": launch.url,
+        # Who begins the same cluster says the same.
+        "initial-cluster-token": (launch.urls or (launch.url,))[0],
         "heartbeat-interval": str(beat),
         "election-timeout": str(beat * _BEATS),
         "max-txn-ops": str(_MOST_OPERATIONS),

@@ -4,6 +4,11 @@ A file beside the data (:class:`Mark`) says which life they are of and how far i
 done in its name.  Founding is what must never happen twice, so it takes all of this: the machine is the first OOD of
 the zone document, it has the zone's state in a file or the owner's permission that has not run out, and no other OOD
 knows of a cluster.  A disk that is wiped later has neither of them, and asks to join.
+
+It founds together with those who have asked to join by then, so a zone that is switched on has all its members at once.
+With whom is written down first (``Mark.urls``), and by each of them when it hears that it is one, since a cluster
+begins as the same one only where all begin it with the same members.  Where most of them have lost what they wrote
+down before there ever was a leader, that cluster can have no vote any more, and who waits for it begins anew.
 """
 
 from __future__ import annotations
@@ -16,10 +21,12 @@ from typing import Final
 
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.strictjson import Json, read_object, write_json
-from zone.etcd.seats import Seat, check_url
+from zone.etcd.seats import Seat, check_url, owner_of
 
 _MOST: Final = 4096
-_MOST_CLUSTER: Final = 16
+MOST_CLUSTER: Final = 16
+"""Characters of a cluster's id."""
+_MOST_MEMBERS: Final = 16
 _LIFE: Final = re.compile(r"[0-9a-f]{8}\Z").match
 
 
@@ -42,20 +49,23 @@ class Mark:
     stage: Stage
     cluster: str = ""
     """The cluster that it was last a member of; empty: none yet."""
+    urls: tuple[str, ...] = ()
+    """The first members of the cluster that is being founded, itself among them; empty: none is, or it is open."""
 
     def text(self) -> bytes:
-        return write_json({"life": self.life, "stage": str(self.stage), "cluster": self.cluster})
+        words: dict[str, Json] = {"life": self.life, "stage": str(self.stage), "cluster": self.cluster}
+        return write_json(words | ({"urls": list(self.urls)} if self.urls else {}))
 
 
 def read_mark(untrusted: bytes) -> Mark:
     """Raises ``BadWire``."""
     told = read_object(untrusted[:_MOST], "mark")
     life, stage, cluster = told.get("life"), told.get("stage"), told.get("cluster")
-    if not isinstance(cluster, str) or len(cluster) > _MOST_CLUSTER:
+    if not isinstance(cluster, str) or len(cluster) > MOST_CLUSTER:
         raise BadWire("mark: no cluster")
     if not isinstance(life, str) or _LIFE(life) is None or stage not in [str(one) for one in Stage]:
         raise BadWire("mark: no life and stage")
-    return Mark(life, Stage(stage), cluster)
+    return Mark(life, Stage(stage), cluster, check_urls(told.get("urls", [])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,7 @@ class Told:
     """What another OOD says of the cluster that it is a member of."""
 
     cluster: str
+    """Empty: it is being founded, and nobody knows yet whether it will be."""
     urls: tuple[str, ...]
     """Of all members, learners and such as have not begun too."""
     leads: bool = False
@@ -98,7 +109,15 @@ class Wait:
     why: str
 
 
-Way = Run | Begin | Wait
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Write down that the cluster is founded with these members."""
+
+    urls: tuple[str, ...]
+    why: str
+
+
+Way = Run | Begin | Found | Wait
 
 
 def way_to_start(
@@ -106,42 +125,73 @@ def way_to_start(
     seats: tuple[Seat, ...],
     mark: Mark | None,
     told: Mapping[str, Told | None],
+    asked: Mapping[str, str],
     *,
     has_data: bool,
     is_lost: str = "",
     may_found: bool = False,
+    is_late: bool = False,
 ) -> Way:
     """What to do about the member of ``own``.
 
     ``told``: what the other machines of ``seats`` say, by name; None: that they know of no cluster; absent: nothing.
+    ``asked``: the URLs of the members that they have or want to have.
     ``is_lost`` says why the data are of no use any more: the member was removed, or they are damaged.
+    ``is_late``: who has not asked by now is not waited for.
     """
     if own not in seats and (is_lost or not has_data):
         return Wait(why=f"{own.name} is no OOD of the zone document")
-    known = next((one for one in told.values() if one is not None), None)
+    known = next((one for one in told.values() if one is not None and one.cluster), None)
     if mark is None or is_lost:
-        return _first_or_again(own, seats, told, known, is_lost, may_found=may_found and mark is None)
+        return _first_or_again(own, seats, known, is_lost, may_found=may_found and mark is None)
+    if why := abandoned(seats, mark, asked):
+        return Begin(stage=mark.stage, why=why)
     if has_data:
         return Run(life=mark.life, why="the data of this life are here")
     if mark.stage is Stage.MEMBER:
         return Begin(stage=Stage.JOINING, why="the data of this life are gone")
-    url = own.url(mark.life)
-    if mark.stage is Stage.FOUNDING:
-        if known is not None:
-            return Begin(stage=Stage.JOINING, why=f"there is a cluster already: {known.cluster}")
-        return Run(life=mark.life, urls=(url,), is_new=True, why="the first member of the zone")
-    for one in told.values():
-        if one is not None and url in one.urls:
-            return Run(life=mark.life, urls=one.urls, why=f"a member of cluster {one.cluster}")
     if known is None:
-        return Wait(why="no other OOD says of which cluster to be a member")
+        return _founded(own, seats, mark, told, asked, is_late=is_late)
+    url = own.url(mark.life)
+    for one in told.values():
+        if one is not None and one.cluster and url in one.urls:
+            return Run(life=mark.life, urls=one.urls, why=f"a member of cluster {one.cluster}")
+    if mark.urls or mark.stage is Stage.FOUNDING:
+        return Begin(stage=Stage.JOINING, why=f"there is a cluster already: {known.cluster}")
     return Wait(why=f"not added to cluster {known.cluster} yet")
+
+
+def _founded(
+    own: Seat,
+    seats: tuple[Seat, ...],
+    mark: Mark,
+    told: Mapping[str, Told | None],
+    asked: Mapping[str, str],
+    *,
+    is_late: bool,
+) -> Way:
+    """Where no cluster is known."""
+    if mark.urls:
+        return Run(life=mark.life, urls=mark.urls, is_new=True, why="one of the zone's first members")
+    url = own.url(mark.life)
+    for name, one in told.items():
+        if one is not None and url in one.urls:
+            return Found(urls=one.urls, why=f"{name} founds the zone's cluster together with this machine")
+    if mark.stage is Stage.JOINING:
+        return Wait(why="no other OOD says of which cluster to be a member")
+    if begun := [name for name, one in told.items() if one is not None]:
+        return Wait(why=f"{', '.join(begun)} founds another cluster")
+    others = {seat.name: asked.get(seat.name, "") for seat in seats if seat != own}
+    missing = [seat.name for seat in seats if seat != own and not seat.owns(others[seat.name])]
+    if missing and not is_late:
+        return Wait(why=f"{', '.join(missing)}, to be among the first members")
+    urls = (url, *(one for name, one in others.items() if name not in missing))
+    return Found(urls=urls, why=f"{len(urls)} of {len(seats)} OODs found the zone's cluster")
 
 
 def _first_or_again(
     own: Seat,
     seats: tuple[Seat, ...],
-    told: Mapping[str, Told | None],
     known: Told | None,
     is_lost: str,
     *,
@@ -155,6 +205,20 @@ def _first_or_again(
         # Others may be out of reach; for them stands the owner's permission.
         return Begin(stage=Stage.FOUNDING, why="the owner permits to found the zone's cluster")
     return Begin(stage=Stage.JOINING, why="this machine has no data yet")
+
+
+def abandoned(seats: tuple[Seat, ...], mark: Mark, asked: Mapping[str, str]) -> str:
+    """Why the cluster that is being founded will never be one; empty: it may be.
+
+    While it had no leader nothing was written to it, and with most of its members in other lives it gets none.
+    """
+    if mark.stage is Stage.MEMBER:
+        return ""
+    owners = {url: owner_of(url, seats) for url in mark.urls}
+    gone = [url for url, seat in owners.items() if seat is None or asked.get(seat.name, url) != url]
+    if len(mark.urls) - len(gone) > len(mark.urls) // 2:
+        return ""
+    return f"the cluster was never founded, and of its members are gone {', '.join(gone)}" if gone else ""
 
 
 def removed(own: Seat, mark: Mark, told: Mapping[str, Told | None]) -> str:
@@ -179,6 +243,6 @@ def rivals(cluster: str, told: Mapping[str, Told | None]) -> str:
 
 def check_urls(untrusted: Json) -> tuple[str, ...]:
     """The peer URLs of a cluster, as another machine tells them.  Raises ``BadWire``."""
-    if not isinstance(untrusted, list) or len(untrusted) > 16:
-        raise BadWire("members: no list of at most 16 URLs")
+    if not isinstance(untrusted, list) or len(untrusted) > _MOST_MEMBERS:
+        raise BadWire(f"members: no list of at most {_MOST_MEMBERS} URLs")
     return tuple(check_url(one) if isinstance(one, str) else check_url("") for one in untrusted)

@@ -31,18 +31,20 @@ from zone.etcd.membership import (
 from zone.etcd.seats import Seat, check_url, owner_of, socket_name
 from zone.etcd.start import (
     Begin,
+    Found,
     Mark,
     Run,
     Stage,
     Told,
     Wait,
+    abandoned,
     check_urls,
     read_mark,
     removed,
     rivals,
     way_to_start,
 )
-from zone.etcd.talk import MOST_LINE, Report, read_report, read_told, write_report, write_told
+from zone.etcd.talk import MOST_LINE, Report, read_report, write_report
 
 OWNER, KEYS = SecretKey(bytes(31) + b"\x01"), [SecretKey(bytes(31) + bytes([number])) for number in range(2, 8)]
 ZONE = Did("web", "home.example")
@@ -244,8 +246,8 @@ CLUSTER = Told(cluster="c1", urls=(ONE.url(LIVES[0]),), leads=True)
 
 
 def start(own: Seat, mark: Mark | None = None, *, has_data: bool = False, **more: object):
-    told = more.pop("told", {})
-    return way_to_start(own, ALL, mark, told, has_data=has_data, **more)  # type: ignore[arg-type]
+    told, asked = more.pop("told", {}), more.pop("asked", {})
+    return way_to_start(own, ALL, mark, told, asked, has_data=has_data, **more)  # type: ignore[arg-type]
 
 
 def test_who_may_found():
@@ -262,12 +264,61 @@ def test_who_may_found():
         assert way.stage is Stage.JOINING
 
 
+FIRSTS = tuple(one.url(LIVES[0]) for one in ALL)
+ASKED = {"ood2": FIRSTS[1], "ood3": FIRSTS[2]}
+FOUNDING = Mark(LIVES[0], Stage.FOUNDING)
+BEGUN = Told(cluster="", urls=FIRSTS)
+
+
+def test_a_cluster_is_founded_with_who_has_asked():
+    assert start(ONE, FOUNDING, asked=ASKED) == Found(urls=FIRSTS, why="3 of 3 OODs found the zone's cluster")
+    two = {"ood3": FIRSTS[2]}
+    for asked in ({}, two, {"ood3": FIRSTS[1]}, {**two, "ood2": FIRSTS[0]}):
+        assert isinstance(start(ONE, FOUNDING, asked=asked), Wait)
+    late = start(ONE, FOUNDING, asked=two, is_late=True)
+    assert late == Found(urls=(FIRSTS[0], FIRSTS[2]), why="2 of 3 OODs found the zone's cluster")
+    assert start(ONE, FOUNDING, is_late=True) == Found(urls=FIRSTS[:1], why="1 of 3 OODs found the zone's cluster")
+
+
+def test_all_of_them_begin_it_alike():
+    joining = Mark(LIVES[0], Stage.JOINING)
+    told = {"ood1": BEGUN, "ood3": None}
+    assert start(TWO, joining, told=told) == Found(
+        urls=FIRSTS, why="ood1 founds the zone's cluster together with this machine"
+    )
+    for mark in (FOUNDING, joining):
+        way = start(TWO, replace(mark, urls=FIRSTS), told=told, asked=ASKED)
+        assert way == Run(life=LIVES[0], urls=FIRSTS, is_new=True, why="one of the zone's first members")
+    assert isinstance(start(TWO, Mark(LIVES[1], Stage.JOINING), told=told), Wait), "another life was counted on"
+    assert isinstance(start(ONE, Mark(LIVES[1], Stage.FOUNDING), told={"ood2": BEGUN}, asked=ASKED), Wait)
+
+
 def test_a_founder_that_crashed_goes_on_unless_somebody_else_has_founded():
-    mark = Mark(LIVES[0], Stage.FOUNDING)
-    way = start(ONE, mark, told={"ood2": None})
-    assert way == Run(life=LIVES[0], urls=(ONE.url(LIVES[0]),), is_new=True, why="the first member of the zone")
+    mark = replace(FOUNDING, urls=FIRSTS)
+    assert start(ONE, mark, told={"ood2": None}) == Run(
+        life=LIVES[0], urls=FIRSTS, is_new=True, why="one of the zone's first members"
+    )
     assert start(ONE, mark, has_data=True) == Run(life=LIVES[0], why="the data of this life are here")
-    assert isinstance(start(ONE, mark, told={"ood2": CLUSTER}), Begin)
+    elsewhere = replace(CLUSTER, urls=FIRSTS[1:])
+    assert isinstance(start(ONE, mark, told={"ood2": elsewhere}), Begin)
+    assert isinstance(start(ONE, FOUNDING, told={"ood2": elsewhere}, asked=ASKED), Begin)
+    # The others were faster, with it.
+    assert start(ONE, mark, told={"ood2": replace(CLUSTER, urls=FIRSTS)}) == Run(
+        life=LIVES[0], urls=FIRSTS, why="a member of cluster c1"
+    )
+
+
+def test_what_was_never_founded_and_never_will_be_is_given_up():
+    mark, gone = replace(FOUNDING, urls=FIRSTS), {"ood2": TWO.url(LIVES[1]), "ood3": THREE.url(LIVES[1])}
+    for has_data in (True, False):
+        way = start(ONE, mark, has_data=has_data, asked=gone, told={"ood2": None})
+        assert isinstance(way, Begin)
+        assert way.stage is Stage.FOUNDING
+    assert "never founded" in abandoned(ALL, mark, gone)
+    assert "never founded" in abandoned((ONE,), mark, {})
+    assert not abandoned(ALL, mark, {**gone, "ood3": FIRSTS[2]}), "two of three elect a leader"
+    assert not abandoned(ALL, replace(mark, stage=Stage.MEMBER), gone), "it had a leader"
+    assert not abandoned(ALL, FOUNDING, gone)
 
 
 def test_who_joins_waits_until_it_is_added():
@@ -317,37 +368,42 @@ def test_a_member_without_a_leader_learns_from_one_that_it_was_removed():
 
 
 def test_what_machines_tell_each_other_is_read_as_it_was_said_and_nothing_else_is():
-    for report in (Report(url=""), Report(url=ONE.url(LIVES[0]), runs=True)):
-        assert read_report(write_report(report).rstrip()) == report
-    for told in (None, CLUSTER, replace(CLUSTER, acts=True, leads=False)):
-        assert read_told(write_told(told).rstrip()) == told
     url = ONE.url(LIVES[0])
+    for told in (None, BEGUN, CLUSTER, replace(CLUSTER, acts=True, leads=False)):
+        for report in (Report(url="", told=told), Report(url=url, runs=True, told=told)):
+            assert read_report(write_report(report).rstrip()) == report
     for bad in (b"", b"[]", b'{"url":1,"runs":true}', b'{"url":"http://x","runs":true}', b'{"url":""}', b"\xff"):
         with pytest.raises(BadWire):
             read_report(bad)
     for bad in (
-        b'{"cluster":""}',
-        b'{"cluster":"12345678901234567","urls":[],"leads":true,"acts":true}',
-        b'{"cluster":"1","urls":[],"leads":1,"acts":true}',
-        b'{"cluster":"1","urls":["http://x"],"leads":true,"acts":true}',
-        b'{"cluster":"1","urls":[1],"leads":true,"acts":true}',
-        b'{"cluster":"1","urls":[%s],"leads":true,"acts":true}' % b",".join([b'"%s"' % url.encode()] * 17),
+        b'"cluster":""',
+        b'"cluster":1,"urls":[],"leads":true,"acts":true',
+        b'"cluster":"12345678901234567","urls":[],"leads":true,"acts":true',
+        b'"cluster":"1","urls":[],"leads":1,"acts":true',
+        b'"cluster":"1","urls":["http://x"],"leads":true,"acts":true',
+        b'"cluster":"1","urls":[1],"leads":true,"acts":true',
+        b'"cluster":"1","urls":[%s],"leads":true,"acts":true' % b",".join([b'"%s"' % url.encode()] * 17),
     ):
         with pytest.raises(BadWire):
-            read_told(bad)
-    assert len(write_told(replace(CLUSTER, urls=(Seat("a" * 63, ONE.did, ONE.key).url(LIVES[0]),) * 16))) < MOST_LINE
+            read_report(b'{"url":"","runs":false,' + bad + b"}")
+    long = Seat("a" * 63, ONE.did, ONE.key).url(LIVES[0])
+    assert len(write_report(Report(url=long, told=replace(CLUSTER, urls=(long,) * 16)))) < MOST_LINE
 
 
 @given(st.binary(max_size=200))
 def test_strangers_bytes_are_bad_wire_or_something(data: bytes):
-    for read in (read_report, read_told, read_mark):
+    for read in (read_report, read_mark):
         with suppress(BadWire):
             read(data)
 
 
 def test_a_mark_is_read_as_it_was_written_and_nothing_else_is_one():
     for stage in Stage:
-        for mark in (Mark(LIVES[0], stage), Mark(LIVES[0], stage, "c286c6477968505e")):
+        for mark in (
+            Mark(LIVES[0], stage),
+            Mark(LIVES[0], stage, "c286c6477968505e"),
+            Mark(LIVES[0], stage, "", FIRSTS),
+        ):
             assert read_mark(mark.text()) == mark
     whole = Mark(LIVES[0], Stage.MEMBER, "c1").text()
     for old, new in ((b"0000000", b"x"), (b"member", b"king"), (b"cluster", b"klaster"), (b"c1", b"c" * 17)):
@@ -367,6 +423,7 @@ def test_flags_name_everybody_and_the_pace_follows_the_round_trip():
     assert f"--name={names[1]}" in told
     assert f"--initial-cluster={names[0]}={ONE.url(LIVES[0])},{names[1]}={TWO.url(LIVES[0])}" in told
     assert "--initial-cluster-state=existing" in told
+    assert f"--initial-cluster-token={ONE.url(LIVES[0])}" in told
     assert "--heartbeat-interval=200" in told
     assert "--election-timeout=2000" in told
     assert [heartbeat(rtt) for rtt in (0.0, 0.05, 0.101, 0.4, 9.0)] == [100, 100, 150, 400, 1000]

@@ -17,8 +17,9 @@ from oods import NAMES, ZONE, Writer, oods, seat
 from rtcp.io.pipe import receive_some, send_all
 from zone.config.keys import Below
 from zone.config.model import Set, Transaction
+from zone.etcd.start import Mark, Stage
 from zone.etcd.talk import Report, write_report
-from zone.io.etcd.files import restore
+from zone.io.etcd.files import restore, save_mark
 from zone.io.etcd.house import Document
 
 
@@ -103,6 +104,26 @@ async def test_one_grows_to_three_and_nothing_is_lost_on_bad_days(tmp_path: Path
 
 
 @pytest.mark.timeout(900)
+async def test_who_comes_late_is_added_to_those_who_founded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with oods(tmp_path, monkeypatch) as zone:
+        await zone.begin("ood1", "ood2")
+        await until(lambda: all(len(zone.houses[name].members) == 2 for name in ("ood1", "ood2")))
+        await zone.begin("ood3")
+        await zone.settle()
+
+
+@pytest.mark.timeout(900)
+async def test_a_founding_whose_members_are_gone_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with oods(tmp_path, monkeypatch) as zone:
+        # The founder was switched off with its decision made; meanwhile the others lost their disks.
+        lives = [seat(name).url(f"0000000{number}") for number, name in enumerate(NAMES)]
+        save_mark(zone.folder("ood1"), Mark("00000000", Stage.FOUNDING, "", tuple(lives)))
+        await zone.begin(*NAMES)
+        await zone.settle()
+        assert not set(zone.houses["ood1"].members) & set(lives)
+
+
+@pytest.mark.timeout(900)
 async def test_one_that_nobody_can_dial_is_a_full_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     async with oods(tmp_path, monkeypatch, hidden="ood3") as zone:
         await zone.begin(*NAMES)
@@ -126,7 +147,7 @@ async def test_a_snapshot_brings_back_a_zone_that_lost_its_majority(tmp_path: Pa
         await zone.begin(*NAMES)
         await zone.settle()
         await zone.stores["ood2"].transact(Transaction((Set("a", "1"),)))
-        await zone.houses["ood1"].admin.snapshot(snapshot)
+        await zone.houses["ood2"].admin.snapshot(snapshot)  # where it is known to be
         await zone.stores["ood2"].transact(Transaction((Set("a", "2"),)))
         talk = await zone.hosts["ood1"].call_offer(seat("ood2").did, f"etcd-members.{ZONE}")
         for name in NAMES:

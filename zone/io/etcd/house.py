@@ -2,7 +2,8 @@
 
 Three things go on side by side: the OODs tell each other where they stand (``zone/etcd/talk.py``), every look decides
 what is to be done here (``start.py`` until a member runs, ``membership.py`` when it leads), and now and then the file
-is cared for.  Nothing is remembered but the mark and the data on disk, so it goes on wherever a crash has left it.
+is cared for.  What is news here is told at once, and what is news from others is looked at at once.  Nothing is
+remembered but the mark and the data on disk, so it goes on wherever a crash has left it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zone.etcd.launch import QUOTA, Launch, Trouble
 from zone.etcd.membership import SILENCE, View, next_step
 from zone.etcd.seats import Seat, owner_of
 from zone.etcd.start import Mark, Stage, Told, way_to_start
-from zone.etcd.talk import MOST_LINE, Report, read_report, read_told, write_report, write_told
+from zone.etcd.talk import MOST_LINE, Report, read_report, write_report
 from zone.io.etcd.admin import Admin
 from zone.io.etcd.doors import DoorHost, Doors, judged
 from zone.io.etcd.files import begin_life, has_data, load_mark, save_mark
@@ -33,7 +34,11 @@ from zone.io.etcd.process import PROGRAM, EtcdMember, find_program
 from zone.io.lines import receive_line
 
 _PACE: Final = 1.0
-"""Seconds from one look to the next."""
+"""Seconds from one look to the next, and from one line to the next, where nothing is new."""
+_LEAST: Final = 0.05
+"""Seconds from one look to the next at least."""
+_GATHER: Final = 5.0
+"""Seconds in which the first members of a new cluster have to come; later ones are added to it."""
 _PATIENCE: Final = 3.0
 """Seconds for another OOD to answer."""
 _CARE: Final = 60.0
@@ -85,7 +90,12 @@ class EtcdHouse:
         self._told: dict[str, Told | None] = {}
         self._own_told: Told | None = None
         self._heard: dict[str, tuple[Report, float]] = {}
+        self._news = trio.Event()
+        """Here, for the others."""
+        self._stir = trio.Event()
+        """There is something to be looked at."""
         self._since = 0.0
+        self._acts_again = 0.0
         self._is_over = False
         self._rtt: dict[str, float] = {}
         self.why = "not begun"
@@ -136,12 +146,19 @@ class EtcdHouse:
                 nursery.start_soon(self._care)
                 task_status.started()
                 while True:
+                    self._stir = trio.Event()
                     self._talk_to_all(nursery)
+                    before = self._report()
                     try:
                         await self._look(nursery)
                     except (Unreachable, Refused, ConfigFault, OSError) as fault:
                         self._say(str(fault))
-                    await trio.sleep(self._pace)
+                    if self._report() != before:
+                        self._news.set()
+                        self._news = trio.Event()
+                    await trio.sleep(_LEAST)
+                    with trio.move_on_after(self._pace):
+                        await self._stir.wait()
         finally:
             self._is_over = True
             self.admin.close()
@@ -161,8 +178,11 @@ class EtcdHouse:
         return (*known.seats, *(one for one in known.others if any(one.owns(url) for url in self._urls)))
 
     def _report(self) -> Report:
-        url = "" if self._mark is None else self._own.url(self._mark.life)
-        return Report(url=url, runs=self._runs and self.member.pid > 0)
+        mark, told = self._mark, self._own_told
+        url = "" if mark is None else self._own.url(mark.life)
+        if told is None and mark is not None and mark.urls:
+            told = Told(cluster="", urls=mark.urls)
+        return Report(url=url, runs=self._runs and self.member.pid > 0, told=told)
 
     async def _answer(self, who: Identity, pipe: Endpoint) -> None:
         """A machine of the zone says where its member stands, now and again."""
@@ -171,11 +191,20 @@ class EtcdHouse:
                 said = await receive_line(pipe, MOST_LINE)
             if waiting.cancelled_caught or said is None or self._is_over:
                 return
-            seat, report = judged(who, self._machines()), read_report(said)
-            if report.url and not seat.owns(report.url):
-                raise Refused(f"{seat.name} speaks for another's member")
-            self._heard[seat.name] = report, trio.current_time()
-            await send_all(pipe, write_told(self._own_told))
+            self._hear(judged(who, self._machines()), said)
+            await send_all(pipe, write_report(self._report()))
+
+    def _hear(self, seat: Seat, untrusted: bytes) -> None:
+        """What the machine there says.  Raises ``BadWire``, ``Refused``."""
+        report = read_report(untrusted)
+        if report.url and not seat.owns(report.url):
+            raise Refused(f"{seat.name} speaks for another's member")
+        before, _ = self._heard.get(seat.name, (None, 0.0))
+        self._heard[seat.name] = report, trio.current_time()
+        if seat in self._others():
+            self._told[seat.name] = report.told
+        if report != before:
+            self._stir.set()
 
     def _talk_to_all(self, nursery: trio.Nursery) -> None:
         """Have a conversation with each other OOD, as the document names them now."""
@@ -196,6 +225,7 @@ class EtcdHouse:
                 finally:
                     self._told.pop(seat.name, None)
                 self._asked.add(seat)
+                self._stir.set()
                 await trio.sleep(self._pace)
 
     async def _converse(self, seat: Seat) -> None:
@@ -203,16 +233,19 @@ class EtcdHouse:
             pipe = await self._host.call_offer(seat.did, self._name)
         try:
             while True:
-                asked = trio.current_time()
+                news, asked = self._news, trio.current_time()
                 with trio.fail_after(_PATIENCE):
                     await send_all(pipe, write_report(self._report()))
                     said = await receive_line(pipe, MOST_LINE)
                 if said is None:
                     return
-                self._told[seat.name] = read_told(said)
+                self._hear(seat, said)
                 self._rtt[seat.name] = trio.current_time() - asked
-                self._asked.add(seat)
-                await trio.sleep(self._pace)
+                if seat not in self._asked:
+                    self._asked.add(seat)
+                    self._stir.set()
+                with trio.move_on_after(self._pace):
+                    await news.wait()
         finally:
             pipe.close()
 
@@ -232,14 +265,22 @@ class EtcdHouse:
             self._known().seats,
             self._mark,
             self._told,
+            self._asked_for(),
             has_data=await trio.to_thread.run_sync(has_data, self._folder),
             is_lost=self._lost,
             may_found=self._may_found(),
+            is_late=trio.current_time() - self._since >= _GATHER,
         )
         self._say(way.why)
         if isinstance(way, start.Begin):
             self._mark = await trio.to_thread.run_sync(begin_life, self._folder, way.stage)
             self._lost = ""
+            self._stir.set()
+        elif isinstance(way, start.Found):
+            assert self._mark is not None
+            self._mark = replace(self._mark, urls=way.urls)
+            await trio.to_thread.run_sync(save_mark, self._folder, self._mark)
+            self._stir.set()
         elif isinstance(way, start.Run):
             launch = Launch(
                 url=self._own.url(way.life),
@@ -264,6 +305,7 @@ class EtcdHouse:
             self._say(str(fault))
         finally:
             self._runs, self._doors.own = False, ""
+            self._stir.set()
 
     async def _lead(self) -> None:
         """Look after the member that runs, and after the membership if it leads."""
@@ -274,10 +316,10 @@ class EtcdHouse:
             state = await self.admin.state()
         except Unreachable:
             # Without a majority since it was started, it answers nobody.
-            if not self._is_removed(self._mark):
+            if not self._is_done_for(self._mark):
                 raise
             return
-        if not state.leader and self._is_removed(self._mark):
+        if not state.leader and self._is_done_for(self._mark):
             return
         cluster = f"{state.cluster:x}"
         mark = Mark(self._mark.life, Stage.MEMBER, cluster)
@@ -302,10 +344,7 @@ class EtcdHouse:
         acted_on = await self.admin.document()
         members = await self.admin.members()
         self._own_told = replace(self._own_told, urls=tuple(member.url for member in members), acts=True)
-        now = trio.current_time()
-        machines = self._machines()
-        heard = {name: one for name, one in self._heard.items() if owner_of(one[0].url, machines) is not None}
-        report = self._report()
+        now, heard, report = trio.current_time(), self._heard_of_zone(), self._report()
         step = next_step(
             View(
                 seats=known.seats,
@@ -313,13 +352,18 @@ class EtcdHouse:
                 acted_on=acted_on,
                 members=members,
                 leader=state.id,
-                asked={name: one.url for name, (one, _) in heard.items() if one.url} | {self._own.name: report.url},
+                asked=self._asked_for() | {self._own.name: report.url},
                 silent={one.url: now - at for one, at in heard.values()} | {report.url: 0.0},
                 down=frozenset(one.url for one, _ in heard.values() if not one.runs),
                 listening=now - self._since,
             )
         )
         self.settled = isinstance(step, membership.Nothing) and step.settled
+        if not isinstance(step, membership.Nothing):
+            # However much is news: others may never agree with themselves, as two machines with one key.
+            if now < self._acts_again:
+                return
+            self._acts_again = now + self._pace
         try:
             await self._take(step)
         except Refused as later:
@@ -327,12 +371,22 @@ class EtcdHouse:
         else:
             self._say(step.why)
 
-    def _is_removed(self, mark: Mark) -> bool:
-        """Whether others say so; then the member is stopped, and its life is over."""
-        if why := start.removed(self._own, mark, self._told):
-            self._lost = why
+    def _heard_of_zone(self) -> dict[str, tuple[Report, float]]:
+        """What machines of the zone said last, each for itself, and when."""
+        machines = self._machines()
+        return {name: one for name, one in self._heard.items() if owner_of(one[0].url, machines) is not None}
+
+    def _asked_for(self) -> dict[str, str]:
+        """The URLs of the members that others have or want to have."""
+        return {name: report.url for name, (report, _) in self._heard_of_zone().items()}
+
+    def _is_done_for(self, mark: Mark) -> bool:
+        """Whether the life of the member here, which has no leader, is over; then the member is stopped."""
+        self._lost = start.removed(self._own, mark, self._told)
+        is_done_for = bool(self._lost or start.abandoned(self._known().seats, mark, self._asked_for()))
+        if is_done_for:
             self._member_scope.cancel()
-        return bool(why)
+        return is_done_for
 
     async def _take(self, step: membership.Step) -> None:
         """Do it.  Raises ``Refused`` where etcd would not have it now, ``Unreachable``."""

@@ -85,7 +85,7 @@ class EtcdMember:
             if self.fault.trouble in (Trouble.REMOVED, Trouble.DAMAGED):
                 _log.error("%s", self.fault)
                 return self.fault
-            if launch.urls and not launch.is_new and not has_data(self._folder):
+            if launch.urls and not has_data(self._folder):
                 # The cluster that it was to begin in may have others in it by now.
                 _log.warning("%s", self.fault)
                 return self.fault

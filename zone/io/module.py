@@ -53,7 +53,7 @@ from zone.io.krpc.passing import Passing
 from zone.io.krpc.resolve import Here, Services, open_services
 from zone.io.krpc.server import OFFER, PASSED_ON, PORT, KrpcServer
 from zone.io.operator import OPERATOR, Operator
-from zone.io.routes.door import WebDoor
+from zone.io.routes.door import Serve, WebDoor
 from zone.io.routes.nodes import NodeRoutes
 from zone.io.routes.ports import NodePorts
 from zone.io.routes.web import WebRoutes
@@ -135,16 +135,19 @@ class _Zone:
         self._world = Together(host, time.time, self._bringing.bring)
         self._booting = Booting(host.home, self._world, searches, self._live)
         self._passing = Passing(self._services)
+        self._server = KrpcServer(self._services, self._believe, self._known, self._passing)
         self._trust: TrustWatch | None = None
         self._operator = Operator(self._services, self._booting.status)
         self._urls: tuple[str, ...] = ()
         self._web: WebRoutes | None = None
-        self._door = WebDoor(host, self._ways)
+        self._door = WebDoor(host, self._ways, self._own)
+        self._sys: str | None = None
+        """The host of the zone itself, which no service has."""
         self._at = tuple(dict.fromkeys(ip for ip, _ in settings.web if not ipaddress.ip_address(ip).is_unspecified))
 
     async def run(self) -> None:
         host, port = self._host, self._settings.port
-        server = KrpcServer(self._services, self._believe, self._known, self._passing)
+        server = self._server
         async with trio.open_nursery() as nursery:
             self._urls = await nursery.start(partial(server.serve, unix=host.home / SOCKET, tcp=("127.0.0.1", port)))
             host.register_offer(OFFER, server.serve_peer)
@@ -164,11 +167,14 @@ class _Zone:
         return {**self._booting.status(), "kapi": list(self._urls), "restoring": restoring, **faults}
 
     def _ways(self, host: str) -> Sequence[str]:
-        return () if self._web is None else self._web.ways(host)
+        return () if self._web is None or host == self._sys else self._web.ways(host)
 
     def _addresses(self, host: str) -> Sequence[str]:
         """Where the door to ``host`` is, for clients of this machine's name server."""
-        return self._at if self._web is not None and self._web.has(host) else ()
+        return self._at if host == self._sys or (self._web is not None and self._web.has(host)) else ()
+
+    def _own(self, host: str) -> Serve | None:
+        return partial(self._server.serve_visitor, host) if host == self._sys else None
 
     def _believe(self, token: str) -> Caller:
         if self._trust is None:
@@ -193,6 +199,7 @@ class _Zone:
         here = Here(membership.name, self._host, None, PASSED_ON)
         # None of this process's own services: those would take calls of anybody for this machine's.
         async with open_services(store, here, Dispatcher(), NOBODY) as placed, trio.open_nursery() as nursery:
+            self._sys = f"sys.{host_of_did(zone.id)}"
             self._web = WebRoutes(self._host, store, host_of_did(zone.id), membership.name)
             for routes in (self._web, NodeRoutes(self._host, store, host_of_did(zone.id), membership.name)):
                 nursery.start_soon(routes.run)

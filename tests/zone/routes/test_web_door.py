@@ -15,13 +15,14 @@ import trustme
 
 from cyfs_ns.errors import ConfigFault, Unreachable
 from tests.cyfs_gateway.io.inprocess import curl
+from tests.zone.krpc.krpcservices import House
 from tunnels.endpoint import Endpoint
 from tunnels.io.waiting import TcpEndpoint
 from zone.io.module import read_settings
 from zone.io.routes import door
 from zone.io.routes.door import WebDoor
 
-WEB, NOTES = "web.home.example", "notes.home.example"
+WEB, NOTES, SYS = (f"{name}.home.example" for name in ("web", "notes", "sys"))
 
 
 class Zone:
@@ -167,6 +168,38 @@ async def test_tls_ends_where_the_certificate_is(place: tuple[Zone, int], nurser
     async with await trio.open_tcp_stream("127.0.0.1", port) as visitor:
         await visitor.send_all(hello.read())
         assert await heard(visitor) == door._UNRECOGNIZED_NAME
+
+
+async def test_services_are_called_inside_of_tls_with_a_token(nursery: trio.Nursery, tmp_path: Path):
+    zone, house = Zone(), House()
+    own = {SYS: partial(house.server.serve_visitor, SYS)}
+    port = await listening(nursery, WebDoor(zone, zone.ways, own.get).visit)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(SYS).configure_cert(context)
+    there = ("--resolve", f"{SYS}:{port}:127.0.0.1", "--cacert", str(tmp_path / "ca.pem"))
+
+    async def call(method: str, *more: str, scheme: str = "https", token: str = "", **params: str) -> Any:
+        body = json.dumps({"method": method, "params": params, "sys": [1, token]})
+        words = (*there, "-w", "\n%{http_code}", *more, "-d", body, f"{scheme}://{SYS}:{port}/kapi/notes")
+        _, output = await curl(*words)
+        said, _, status = output.rpartition("\n")
+        return int(status), said
+
+    # Nobody has a certificate yet.
+    assert (await call("whoami"))[0] == 0
+    zone.certificates = Own(SYS, context)
+    status, said = await call("whoami", token="for.ann.x")
+    assert (status, json.loads(said)["result"]) == (200, "ann")
+    status, said = await call("put", title="milk")
+    assert (status, json.loads(said)["error"]["code"]) == (401, "unauthenticated")
+    assert not house.kept
+    # No page of a browser but its own gets there, no other name, and nothing without TLS.
+    assert (await call("whoami", "-H", "Origin: https://web.home.example", token="for.ann.x"))[0] == 403
+    assert (await call("whoami", "-H", f"Origin: https://{SYS}:{port}", token="for.ann.x"))[0] == 200
+    assert (await call("whoami", "-H", "Host: web.home.example", token="for.ann.x"))[0] == 403
+    assert (await call("whoami", scheme="http", token="for.ann.x"))[0] == 404
 
 
 async def test_so_many_visitors_and_no_more(place: tuple[Zone, int], monkeypatch: pytest.MonkeyPatch):

@@ -48,6 +48,9 @@ MOST_STREAMS: Final = 32
 
 _HEADERS: Final = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
+_VISITOR: Final = Caller(name="visitor", subjects=())
+"""Whoever comes from outside without a token: all of them together take no room from programs of this machine."""
+
 Verify = Callable[[str], Caller]
 """Who holds a token.  Raises ``KrpcFault`` (``UNAUTHENTICATED``, ``EXPIRED``, ``UNAVAILABLE``)."""
 Known = Callable[[Identity], Caller | None]
@@ -73,7 +76,7 @@ class _Visit:
     proven: Callable[[], Caller]
     """Who it is without a token: as of now, since a stream may outlast that."""
     source: str = ""
-    """The device at the far end; by a door of this machine, who has connected (``whence.py``)."""
+    """The device at the far end, a visitor's address, or who has connected to a local door (``whence.py``)."""
     elsewhere: Elsewhere | None = None
 
 
@@ -117,6 +120,12 @@ class KrpcServer:
     async def serve_passed_on(self, identity: Identity, pipe: Endpoint) -> None:
         """As :meth:`serve_peer`, for calls that a peer passes on: only tokens say who calls."""
         await self._serve_peer(identity, pipe, lambda: NOBODY)
+
+    async def serve_visitor(self, host: str, stream: trio.abc.Stream, source: str, port: int) -> None:
+        """Answer calls that somebody at the address ``source`` makes to ``https://HOST:PORT/kapi/…``; ``stream`` is
+        inside of its TLS.  Only tokens say who calls."""
+        door = Door(scheme="https", hosts=frozenset((host, f"{host}:{port}")))
+        await converse(stream, door, self._site(lambda: _VISITOR, source, self._elsewhere))
 
     async def _serve_peer(self, identity: Identity, pipe: Endpoint, proven: Callable[[], Caller]) -> None:
         device = identity.device or identity.did

@@ -3,12 +3,14 @@
 The first bytes of a connection name the service that it is for: the host of its first request, or that of its TLS.
 TLS ends here where the gateway has a certificate for that name; else it goes on, and the service ends it.  What follows
 is passed on as it is, so there is one host on one connection.  Other names lead nowhere: it is no proxy.
+
+What this machine serves itself, it serves inside of TLS that ends here and in no other way: tokens are said there.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final, Protocol
@@ -53,11 +55,23 @@ class House(Protocol):
     async def open_url(self, url: str) -> Endpoint: ...
 
 
-class WebDoor:
-    """``ways``: tunnel URLs to the service of a host, the best first; none where there is no such service just now."""
+Serve = Callable[[trio.abc.Stream, str, int], Awaitable[None]]
+"""Serves a visitor inside of TLS: who is at that address, and came to that port."""
 
-    def __init__(self, house: House, ways: Callable[[str], Sequence[str]]) -> None:
-        self._house, self._ways = house, ways
+
+def nothing(_host: str) -> Serve | None:
+    """Nothing is served here."""
+    return None
+
+
+class WebDoor:
+    """``ways``: tunnel URLs to the service of a host, the best first; none where there is no such service just now.
+    ``own``: what this machine serves under a host."""
+
+    def __init__(
+        self, house: House, ways: Callable[[str], Sequence[str]], own: Callable[[str], Serve | None] = nothing
+    ) -> None:
+        self._house, self._ways, self._own = house, ways, own
         self._visitors = 0
         self.faults: dict[str, str] = {}
         """Why there is no door where one is wanted, by its address."""
@@ -107,7 +121,10 @@ class WebDoor:
             await self._pass_on(stream, asked.host, said, opened, sealed=True)
         elif (ended := await end_tls(_Again(stream, said), source)) is not None:
             opened.push_async_callback(trio.aclose_forcefully, ended[0])
-            await self._pass_on(ended[0], asked.host, b"", opened)
+            if (serve := self._own(asked.host)) is not None:
+                await serve(ended[0], stream.socket.getpeername()[0], stream.socket.getsockname()[1])
+            else:
+                await self._pass_on(ended[0], asked.host, b"", opened)
 
     async def _pass_on(
         self, near: trio.abc.Stream, host: str, said: bytes, opened: AsyncExitStack, *, sealed: bool = False

@@ -24,6 +24,7 @@ from cyfs_ns.errors import ConfigFault
 from cyfs_ns.identity.did import host_of_did
 from cyfs_ns.io.trusted.keystore import KeyStore
 from node.io.loop.daemon import NodeLoop
+from node.io.loop.lines import ServiceLines
 from node.io.run.cgroups import ControlGroups
 from node.io.run.containers import Containers
 from node.io.run.exits import Outside
@@ -37,7 +38,9 @@ from zone.boot.known import replaced
 from zone.hub.subjects import machine
 from zone.hub.tokens import bootstrap
 from zone.io.boot.memory import Memory
-from zone.io.here import services_of, store_as
+from zone.io.here import client_as, services_of, store_as
+from zone.io.klog.service import NAME as LOG
+from zone.io.klog.service import sender
 from zone.io.membership import MembershipStore
 from zone.io.module import SOCKET
 from zone.membership import Membership
@@ -81,8 +84,9 @@ class NodeModule:
         state: Path = host.home.absolute()
         home = str(read_settings(settings).home or state.with_name(f"{state.name}-node"))
         limits = ControlGroups(home)
+        lines = ServiceLines(Path(home))
         told: dict[str, Any] = {"home": home, "unlimited": {str(what): why for what, why in limits.lacking.items()}}
-        host.register_status(lambda: told)
+        host.register_status(lambda: {**told, "journal": lines.status()})
         try:
             while True:
                 membership, why = await _look(state)
@@ -90,12 +94,12 @@ class NodeModule:
                 if membership is None:
                     await trio.sleep(_LOOK)
                 else:
-                    await _live(host, membership, home, limits)
+                    await _live(host, membership, home, limits, lines)
         finally:
             limits.close()
 
 
-async def _live(host: Host, membership: Membership, home: str, limits: ControlGroups) -> None:
+async def _live(host: Host, membership: Membership, home: str, limits: ControlGroups, lines: ServiceLines) -> None:
     """Be that machine of the zone, for as long as it is."""
     state: Path = host.home.absolute()
     me = machine(membership.zone, membership.device.key)
@@ -105,6 +109,8 @@ async def _live(host: Host, membership: Membership, home: str, limits: ControlGr
     async with trio.open_nursery() as nursery:
         kinds = _kinds(host, state, home, membership, limits, nursery)
         nursery.start_soon(NodeLoop(membership.name, store, home, kinds, did, net).run)
+        send = sender(client_as(me, services_of(state), LOG))
+        nursery.start_soon(lines.run, Memory(state, membership).path, send)
         while (await _look(state))[0] == membership:  # noqa: ASYNC110 -- files tell nobody that they have changed
             await trio.sleep(_LOOK)
         _log.info("this machine is not what it was in its zone")

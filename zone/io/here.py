@@ -39,7 +39,12 @@ def store_as(caller: Caller, services: Dispatcher) -> ConfigStore:
 
     What is asked while the zone is not up here waits for it, for a while; then it is ``UNAVAILABLE``.
     """
-    return ConfigStore(RemoteBackend(Client(_Waiting(services, caller), SERVICE, seconds=_SECONDS)))
+    return ConfigStore(RemoteBackend(client_as(caller, services, SERVICE)))
+
+
+def client_as(caller: Caller, services: Dispatcher, service: str) -> Client:
+    """``service`` as ``caller`` may use it, which is waited for in the same way."""
+    return Client(_Waiting(services, caller), service, seconds=_SECONDS)
 
 
 class _Waiting:

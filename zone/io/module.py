@@ -7,11 +7,12 @@
     nodes        where the others may be met, and ``NODE.ZONE``
     ports        what runs here is open to the zone's machines
     backups      made where and when the zone's configuration says; restored in the boot, when the owner says it
+    klog         keeps what the zone's machines say; here, what this gateway says of the zone goes there
     operator     what the control API does
 
 The doors are there from the first moment; the services behind them while the zone is up.  What runs elsewhere is called
 at a machine's own doors, too, which pass it on.  A machine that is no OOD has the boot and the routes, and passes what
-is called of ``verify-hub`` and ``system_config`` on to an OOD.
+is called of ``verify-hub``, ``system_config`` and ``klog`` on to an OOD.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import trio
@@ -29,25 +31,35 @@ import trio
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Host
 from cyfs_ns import names
-from cyfs_ns.errors import BadWire, ConfigFault
+from cyfs_ns.errors import BadWire, ConfigFault, Unreachable
 from cyfs_ns.identity.did import host_of_did, parse_did
 from cyfs_ns.identity.documents import ZoneDoc
+from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.io.dial import plain_dial
+from cyfs_ns.trust.places import device_did
 from tunnels.authority import parse_authority
 from zone.hub.subjects import machine
 from zone.io.backup.bringing import Bringing
 from zone.io.backup.keeping import Backups
-from zone.io.boot.asking import PassedOn
+from zone.io.boot.asking import AnyOod, PassedOn
 from zone.io.boot.booting import Booting
+from zone.io.boot.memory import Memory
 from zone.io.boot.search import by_dns, by_hand
 from zone.io.boot.together import Together
 from zone.io.config.remote import SERVICE
 from zone.io.config.rules import RulesWatch
 from zone.io.config.service import ConfigService
 from zone.io.config.store import ConfigStore
-from zone.io.here import services_of
+from zone.io.here import client_as, services_of
 from zone.io.hub.service import Hub
 from zone.io.hub.trust import TrustWatch
+from zone.io.klog import service as klog
+from zone.io.klog.asking import Ask
+from zone.io.klog.files import opened
+from zone.io.klog.machine import OwnLines
+from zone.io.klog.noticing import Noticing
+from zone.io.klog.service import sender
+from zone.io.klog.store import LogStore
 from zone.io.krpc.dispatch import Dispatcher
 from zone.io.krpc.passing import Passing
 from zone.io.krpc.resolve import Here, Services, open_services
@@ -60,15 +72,18 @@ from zone.io.routes.web import WebRoutes
 from zone.io.scheduler.loop import Scheduler
 from zone.io.scheduler.service import SERVICE as SCHEDULER
 from zone.io.scheduler.service import SchedulerService, by_tunnels
+from zone.klog.line import Batch
+from zone.klog.patterns import Patterns
 from zone.krpc.caller import NOBODY, Caller
 from zone.krpc.faults import Code, KrpcFault
-from zone.krpc.service import Service
-from zone.membership import Membership, Role, role_of
+from zone.krpc.service import MOST_SECONDS, Service
+from zone.krpc.wire import Single
+from zone.membership import Membership, Role, ood_names, role_of
 
 SOCKET: Final = "kapi.sock"
 """Where services are called by programs of this machine, below the state directory."""
 HUB: Final = "verify-hub"
-CARRIED: Final = frozenset({HUB, SERVICE})
+CARRIED: Final = frozenset({HUB, SERVICE, klog.NAME})
 """Services that every OOD answers, and no other machine."""
 
 _MOST_DOORS: Final = 16
@@ -137,7 +152,8 @@ class _Zone:
         self._passing = Passing(self._services)
         self._server = KrpcServer(self._services, self._believe, self._known, self._passing)
         self._trust: TrustWatch | None = None
-        self._operator = Operator(self._services, self._booting.status)
+        self._lines = OwnLines()
+        self._operator = Operator(self._services, self._booting.status, self._logs)
         self._urls: tuple[str, ...] = ()
         self._web: WebRoutes | None = None
         self._door = WebDoor(host, self._ways, self._own)
@@ -159,12 +175,13 @@ class _Zone:
             host.register_names(self._addresses)
             for address in self._settings.web:
                 nursery.start_soon(self._door.serve, address)
+            nursery.start_soon(self._lines.run, self._folder, self._send_lines)
             await self._booting.run()
 
     def _status(self) -> Mapping[str, Any]:
         faults = {"web": self._door.faults} if self._door.faults else {}
-        restoring = self._bringing.status()
-        return {**self._booting.status(), "kapi": list(self._urls), "restoring": restoring, **faults}
+        more = {"restoring": self._bringing.status(), "journal": self._lines.status(), **faults}
+        return {**self._booting.status(), "kapi": list(self._urls), **more}
 
     def _ways(self, host: str) -> Sequence[str]:
         return () if self._web is None or host == self._sys else self._web.ways(host)
@@ -175,6 +192,18 @@ class _Zone:
 
     def _own(self, host: str) -> Serve | None:
         return partial(self._server.serve_visitor, host) if host == self._sys else None
+
+    async def _folder(self) -> Path:
+        """Where this machine keeps what is its zone's, as soon as it knows of one."""
+        await self._booting.until(lambda _: self._booting.membership is not None)
+        assert self._booting.membership is not None
+        return Memory(self._host.home, self._booting.membership).path
+
+    async def _send_lines(self, batch: Batch) -> int:
+        zone, membership = self._booting.zone, self._booting.membership
+        if zone is None or membership is None or (me := machine(zone, membership.device.key)) is None:
+            raise Unreachable("this machine is in no zone")
+        return await sender(client_as(me, self._services, klog.NAME))(batch)
 
     def _believe(self, token: str) -> Caller:
         if self._trust is None:
@@ -221,7 +250,7 @@ class _Zone:
         try:
             with (
                 self._passing.by(placed, CARRIED, others),
-                _answered(self._services, {SERVICE: PassedOn(SERVICE, mine, me)}),
+                _answered(self._services, {name: PassedOn(name, mine, me) for name in (SERVICE, klog.NAME)}),
             ):
                 await trio.sleep_forever()
         finally:
@@ -245,12 +274,43 @@ class _Zone:
             for part in (hub, trust, rules, config):
                 await nursery.start(part.run)
             self._trust = trust
+            nursery.start_soon(self._keep_lines, store, membership, rules)
             try:
                 with _answered(self._services, {HUB: hub, SERVICE: config, SCHEDULER: told}):
                     nursery.start_soon(self._backups.run, store, membership, lambda: scheduler.plan is not None)
                     await scheduler.run()
             finally:
                 self._trust = None
+
+    async def _keep_lines(self, store: ConfigStore, membership: Membership, rules: RulesWatch) -> None:
+        """Those of all machines; beside everything else, which does without them where the disk takes none."""
+        noticing = Noticing(store)
+        async with opened(Memory(self._host.home, membership).path / "logs.db", LogStore) as lines:
+            service = klog.KlogService(lines, lambda: rules.rules, Patterns(), noticing.notice, self._oods)
+            try:
+                with _answered(self._services, {klog.NAME: service}):
+                    await noticing.run()
+            finally:
+                await service.aclose()
+
+    def _oods(self) -> tuple[str, ...]:
+        return () if self._booting.zone is None else ood_names(self._booting.zone)
+
+    def _logs(self) -> Mapping[str, Ask]:
+        zone, membership = self._booting.zone, self._booting.membership
+        if zone is None or membership is None:
+            return {}
+        own = client_as(OPERATOR, self._services, klog.NAME)
+        others = {name: partial(self._ask_log, zone, name) for name in ood_names(zone) if name != membership.name}
+        return {membership.name: partial(own.call, "query"), **others}
+
+    async def _ask_log(self, zone: ZoneDoc, name: str, asked: Mapping[str, Json]) -> Json:
+        ood = AnyOod(self._host, [(name, device_did(name, zone.id))], lambda: self._world.reached)
+        try:
+            return await ood.ask(klog.NAME, Single("query", asked), seconds=MOST_SECONDS)
+        finally:
+            with trio.CancelScope(shield=True):
+                await ood.aclose()
 
 
 @contextmanager

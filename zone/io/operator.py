@@ -6,6 +6,7 @@ as anybody's.  Each method takes an object of JSON and gives one.
 | method | takes | gives |
 |---|---|---|
 | ``call`` | ``service``, ``method``, ``params`` | ``result``: of any service that this machine answers |
+| ``logs`` | as ``query`` of ``klog`` | ``lines`` of all OODs, and ways on (``zone/io/klog/asking.py``) |
 | ``services``, ``why``, ``nodes``, ``plan`` | see ``zone/io/scheduler/service.py`` | |
 | ``deploy`` | ``page``: YAML | ``service``, ``version``, ``revision`` that has it |
 | ``remove`` | ``service`` | ``revision`` |
@@ -26,6 +27,7 @@ from zone.config.faults import Code as ConfigCode
 from zone.config.faults import ConfigError
 from zone.config.model import Action, Delete, Set, SetPath, Transaction
 from zone.io.here import store_as
+from zone.io.klog.asking import Ask, find
 from zone.io.krpc.client import Client
 from zone.io.krpc.dispatch import Dispatcher
 from zone.io.krpc.transport import LocalTransport
@@ -46,13 +48,19 @@ Method = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 class Operator:
-    """``services``: those that this machine answers; ``step``: where its boot is, for when there are none."""
+    """``services``: those that this machine answers; ``step``: where its boot is, for when there are none.
 
-    def __init__(self, services: Dispatcher, step: Callable[[], Mapping[str, Any]]) -> None:
-        self._services, self._step = services, step
+    ``logs``: those of all OODs, by their names.
+    """
+
+    def __init__(
+        self, services: Dispatcher, step: Callable[[], Mapping[str, Any]], logs: Callable[[], Mapping[str, Ask]]
+    ) -> None:
+        self._services, self._step, self._all_logs = services, step, logs
         self._transport, self._store = LocalTransport(services, OPERATOR), store_as(OPERATOR, services)
         methods: dict[str, Method] = {
             "call": self._call,
+            "logs": self._logs,
             **{method: partial(self._ask, SCHEDULER, method) for method in ("services", "why", "nodes", "plan")},
             "deploy": self._deploy,
             "remove": self._remove,
@@ -83,6 +91,9 @@ class Operator:
 
     async def _ask(self, service: str, method: str, params: Mapping[str, Any]) -> Any:
         return await Client(self._transport, service, seconds=_SECONDS).call(method, params)
+
+    async def _logs(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await find(self._all_logs(), body)
 
     # -- what is to be
 

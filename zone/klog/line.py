@@ -30,6 +30,8 @@ MOST_BATCH: Final = 1 << 18
 """Bytes of the lines of a batch."""
 LATEST: Final = 253_402_300_799.0
 """The last second of the year 9999."""
+OWN: Final = "cyfs.klog"
+"""What says that lines were lost.  Parts of this program have names with a dot, which no service in a zone can have."""
 
 _SERVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 _LIFE: Final = re.compile(r"[0-9a-f]{16}")

@@ -44,7 +44,7 @@ class Rule:
 
 
 _OWN: Final[Mapping[Kind, str]] = {
-    Kind.CRASH_LOOP: r"(?i)crash.?loop",
+    Kind.CRASH_LOOP: r"(?i)crash.?loop|: counts as failed: ",
     Kind.OUT_OF_MEMORY: r"(?i)\bout of memory\b|oom-kill|used more than its .* of memory|\bMemoryError\b",
     Kind.DISK_FULL: r"(?i)no space left on device|disk is full|database or disk is full|disk quota exceeded",
     Kind.STORE_AWAY: r"(?i)etcdserver: no leader|the store (is|does not) .*(away|answer)",
@@ -81,16 +81,18 @@ class Patterns:
         """The faults in ``lines`` that were not told a moment ago."""
         found = []
         for line in lines:
+            # Parts of this program have a dot in their names, which no service has, and speak of services.
+            service = line.attrs.get("about", line.service) if "." in line.service else line.service
             for kind, rule, pattern in self._compiled:
-                if LEVELS.index(line.level) < LEVELS.index(rule.level) or rule.service not in ("", line.service):
+                if LEVELS.index(line.level) < LEVELS.index(rule.level) or rule.service not in ("", service):
                     continue
-                key = (kind, rule.name, node, line.service)
+                key = (kind, rule.name, node, service)
                 if now - self._told.get(key, -QUIET) >= QUIET and pattern.search(line.message):
                     if len(self._told) >= _MOST_HELD:
                         self._told = {held: at for held, at in self._told.items() if now - at < QUIET}
                     if len(self._told) < _MOST_HELD:
                         self._told[key] = now
-                        found.append(Fault(kind, rule.name, node, line.service, line.message))
+                        found.append(Fault(kind, rule.name, node, service, line.message))
         return found
 
 

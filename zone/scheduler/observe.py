@@ -20,6 +20,8 @@ LEADER: Final = "system/scheduler/leader"
 """Made under its lease by the scheduler that is the one; its value says on which node that is."""
 VETOES: Final = "system/scheduler/vetoes"
 """For people: why a check lets nothing be written, and what it is that would be; absent while nothing is held up."""
+NOTICED: Final = "system/scheduler/noticed"
+"""Which services seem to have a fault, by their logs.  Nothing is decided by it: it is a reason to look again."""
 SCOPES: Final[tuple[Scope, ...]] = (Below("nodes"), Below("services"), Below("devices"), Below("system/scheduler"))
 """What is read in each round, and followed between them."""
 

@@ -19,6 +19,7 @@ from cyfs_gateway.io.cli.common import (
     show_again,
     table,
 )
+from cyfs_gateway.io.cli.zonelogs import When, show
 from cyfs_ns.printable import printable
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -129,18 +130,49 @@ def _show_connections(said: Mapping[str, Any]) -> None:
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Accepted for habit: logs are always followed.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes; without --zone, that is how it always is.")
 @click.option("--level", default="info", show_default=True, type=click.Choice(_LEVELS), help="This and above.")
+@click.option(
+    "--zone", "of_zone", is_flag=True, help="What the zone's machines and services said, as the OODs have it."
+)
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Of the zone: only its lines.")
+@click.option("--node", default="", metavar="NAME", help="Of the zone: only the lines of that machine.")
+@click.option("--since", type=When(), metavar="WHEN", help="Of the zone: how long ago (1h), or 2026-01-31T12:00.")
+@click.option("--until", type=When(), metavar="WHEN", help="Of the zone: not later than that.")
+@click.option("--text", default="", metavar="TEXT", help="Of the zone: lines with that text.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="Of the zone: lines.")
 @json_option
 @home_option
 @pass_place
-def logs(place: Place, follow: bool, level: str, as_json: bool) -> None:
-    """Follow the logs of the running gateway.
+def logs(
+    place: Place,
+    follow: bool,
+    level: str,
+    of_zone: bool,
+    services: tuple[str, ...],
+    node: str,
+    since: float | None,
+    until: float | None,
+    text: str,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Follow the logs of the running gateway, or show those of its zone.
+
+    Parts of this program have names with a dot there: cyfs.gateway, cyfs.zone.
 
     \b
     Example:
       cyfs-gateway logs -f --level debug
+      cyfs-gateway logs --zone --service web --since 1h
+      cyfs-gateway logs --zone --level warning -f
     """
+    wanted = {"service": list(services), "node": node, "since": since, "until": until, "text": text}
+    if of_zone:
+        show(place, {"level": level, **wanted}, limit, follow=follow, as_json=as_json)
+        return
+    if any(value not in (None, "", []) for value in wanted.values()):
+        raise click.UsageError("--service, --node, --since, --until and --text are for --zone")
     with asking(place), suppress(KeyboardInterrupt):
         for line in place.client().lines("logs", query={"level": level, "format": "structured"}):
             if as_json:

@@ -181,6 +181,7 @@ class NodeLoop:
                     self._begin(nursery, action)
                 self._ops.look()
                 if (reports := self._loop.reports()) != self._reports:
+                    _tell_of_failures(self._reports, reports)
                     self._reports = reports
                     self._reports_changed.set()
                 deadline = self._loop.next_deadline()
@@ -223,12 +224,14 @@ class NodeLoop:
             case Start():
                 if not fault:
                     nursery.start_soon(self._watch_over, order.service, order)
-                    _log.info("%s: started, version %s", order.service, order.work.version)
+                    said = _event("started", order.service)
+                    _log.info("%s: started, version %s", order.service, order.work.version, extra=said)
                 self._loop.started(order, now, fault, lasting=lasting)
             case Probe():
                 self._loop.probed(order, now, fault)
         if fault and fault != _ABANDONED:
-            _log.warning("%s: %s: %s", order.service, type(action).__name__.lower(), fault)
+            what = type(action).__name__.lower()
+            _log.warning("%s: %s: %s", order.service, what, fault, extra=_event(f"{what}-failed", order.service))
         self._news.set()
 
     async def _done(self, action: Prepare | Start | Probe) -> str:
@@ -254,7 +257,7 @@ class NodeLoop:
         return kind
 
     async def _ask(self, order: Order) -> None:
-        _log.info("%s: asked to end", order.service)
+        _log.info("%s: asked to end", order.service, extra=_event("asked-to-end", order.service))
         with trio.CancelScope() as scope:
             self._asking[order.service] = scope
             try:
@@ -272,7 +275,7 @@ class NodeLoop:
         if (asking := self._asking.pop(service, None)) is not None:
             asking.cancel()
         why = await self._clear(service, order, ended)
-        _log.info("%s: %s", service, why)
+        _log.info("%s: %s", service, why, extra=_event("ended", service))
         self._loop.ended(service, trio.current_time(), why)
         self._news.set()
 
@@ -347,6 +350,17 @@ class NodeLoop:
 def _text(report: Report) -> str:
     plain = {"state": report.state, "epoch": report.epoch, "since": report.since, "why": report.why[:1000]}
     return write_json(plain).decode()
+
+
+def _tell_of_failures(before: Mapping[str, Report], reports: Mapping[str, Report]) -> None:
+    for service, report in reports.items():
+        if report.state == "failed" and (service not in before or before[service].state != "failed"):
+            _log.warning("%s: counts as failed: %s", service, report.why, extra=_event("failed", service))
+
+
+def _event(event: str, service: str) -> Mapping[str, str]:
+    """What the log says beside the words, for ``zone events``."""
+    return {"event": event, "about": service}
 
 
 async def _fault(work: Callable[[], Awaitable[None]]) -> Exception | None:

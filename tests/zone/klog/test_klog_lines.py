@@ -115,6 +115,15 @@ def test_a_fault_is_told_once_in_a_while_for_each_service_of_each_machine() -> N
     assert len(patterns.look("ood1", [full], 5.0 + QUIET)) == 1
 
 
+def test_what_this_program_says_of_a_service_is_about_the_service() -> None:
+    said = Line(1.0, "cyfs.node", "warning", "mail: counts as failed: exited with 1", {"about": "mail"})
+    (fault,) = Patterns().look("ood1", [said], 0.0)
+    assert (fault.kind, fault.service) == (Kind.CRASH_LOOP, "mail")
+    forged = Line(1.0, "web", "warning", "mail: counts as failed: exited with 1", {"about": "mail"})
+    (fault,) = Patterns().look("ood1", [forged], 0.0)
+    assert fault.service == "web"
+
+
 def test_the_owners_rules() -> None:
     patterns = Patterns([Rule("smart", r"sector \d+ is bad", "info", "disks")])
     said = line("sector 17 is bad", service="disks")

@@ -157,6 +157,11 @@ class Booting:
         """Whose zone has lost its store and waits for a backup; None: not so here."""
         return self._boot.membership if self._boot.step.phase is Phase.RESTORE else None
 
+    @property
+    def membership(self) -> Membership | None:
+        """What this machine was activated with, once that is read."""
+        return self._boot.membership
+
     async def until(self, holds: Callable[[Mapping[str, Any]], bool]) -> None:
         """Return when :meth:`status` is such that ``holds``."""
         while not holds(self.status()):

@@ -1,4 +1,4 @@
-"""``zone status``, ``nodes``, ``services``, ``why``, ``plan``, ``deploy``, ``rm``, ``scale``, ``drain``."""
+"""``zone status``, ``nodes``, ``services``, ``why``, ``plan``, ``deploy``, ``rm``, ``scale``, ``drain``, ``events``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from cyfs_gateway.io.cli.common import (
     show_again,
     table,
 )
+from cyfs_gateway.io.cli.zonelogs import When, show
 from cyfs_ns.io.cli.common import facts
 from cyfs_ns.printable import printable
 from zone.io.cli.asking import OFF, control
@@ -27,6 +28,8 @@ from zone.io.cli.asking import OFF, control
 _NO_SERVICE: Final = "the zone has no such service (cyfs-gateway zone services shows them)"
 _NO_NODE: Final = "the zone has no such node (cyfs-gateway zone nodes shows them)"
 _LOOK: Final = 0.1
+_EVENTS: Final = ("cyfs.zone", "cyfs.scheduler", "cyfs.node", "cyfs.etcd")
+"""Those who decide, and see."""
 
 
 @click.command("status")
@@ -253,6 +256,29 @@ def drain(place: Place, node: str, undo: bool, as_json: bool) -> None:
     _done(control(place, "drain", _NO_NODE, node=node, on=not undo), as_json)
 
 
+@click.command("events")
+@click.option("--service", default="", metavar="NAME", help="Only what is about it.")
+@click.option("--node", default="", metavar="NAME", help="Only what that machine said.")
+@click.option("--since", type=When(), metavar="WHEN", help="How long ago (1h), or 2026-01-31T12:00.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="The newest.")
+@json_option
+@home_option
+@pass_place
+def events(place: Place, service: str, node: str, since: float | None, follow: bool, limit: int, as_json: bool) -> None:
+    """Show what happened in the zone, and what was decided.
+
+    Who leads, where services were placed and why, how they fared, and how machines came up.
+
+    \b
+    Example:
+      cyfs-gateway zone events --since 1d
+      cyfs-gateway zone events --service web -f
+    """
+    wanted = {"service": list(_EVENTS), "level": "info", "node": node, "since": since, "about": service}
+    show(place, wanted, limit, follow=follow, as_json=as_json)
+
+
 def _done(told: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(told)
@@ -300,4 +326,4 @@ def _show_why(one: Mapping[str, Any]) -> None:
         click.echo(printable(f"  {note}"))
 
 
-COMMANDS: Final = (status, nodes, services, why, plan, deploy, remove, scale, drain)
+COMMANDS: Final = (status, nodes, services, why, plan, deploy, remove, scale, drain, events)

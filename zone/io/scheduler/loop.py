@@ -30,7 +30,7 @@ from zone.io.config.store import ConfigStore
 from zone.io.scheduler.leadership import lead
 from zone.routes.info import gateway_infos, places_of, route_commits
 from zone.routes.places import Place
-from zone.scheduler.observe import SCOPES, matters, observe, transaction_of, veto_note
+from zone.scheduler.observe import NOTICED, SCOPES, matters, observe, transaction_of, veto_note
 from zone.scheduler.plan import Plan
 from zone.scheduler.redact import redacted
 from zone.scheduler.replay import replay_bytes
@@ -146,7 +146,7 @@ class Scheduler:
                 async with self._store.watch(scope, after) as changes:
                     async for change in changes:
                         after = change.revision
-                        if any(matters(entry.key) for entry in change.entries):
+                        if any(matters(entry.key) or entry.key == NOTICED for entry in change.entries):
                             self._changed.set()
             except ConfigError as fault:
                 _log.warning("the scheduler missed changes, and reads all anew: %s", fault)
@@ -172,7 +172,8 @@ class Scheduler:
                 await self._store.transact(transaction_of(plan.commit))
                 for decision in plan.decisions:
                     about = f"{decision.service} on {decision.node}" if decision.node else decision.service
-                    _log.info("%s %s: %s", decision.action, about, decision.why)
+                    what = {"event": decision.action, "about": decision.service, "where": decision.node}
+                    _log.info("%s %s: %s", decision.action, about, decision.why, extra=what)
             if self._zone is not None:
                 await self._direct(self._zone(), observed)
         except ConfigError as fault:

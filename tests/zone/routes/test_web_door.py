@@ -202,6 +202,18 @@ async def test_services_are_called_inside_of_tls_with_a_token(nursery: trio.Nurs
     assert (await call("whoami", scheme="http", token="for.ann.x"))[0] == 404
 
 
+async def test_a_fault_costs_one_visitor(place: tuple[Zone, int], monkeypatch: pytest.MonkeyPatch):
+    zone, port = place
+
+    async def fails(_url: str) -> Endpoint:
+        raise RuntimeError("our own")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(zone, "open_url", fails)
+        assert (await curl(*url(WEB, port)))[0] != 0
+    assert await curl(*url(WEB, port)) == (0, "web /x")
+
+
 async def test_so_many_visitors_and_no_more(place: tuple[Zone, int], monkeypatch: pytest.MonkeyPatch):
     _, port = place
     monkeypatch.setattr(door, "MOST_VISITORS", 1)

@@ -41,7 +41,7 @@ _UNRECOGNIZED_NAME: Final = bytes.fromhex("15030300020270")
 _NOT_HERE: Final = (
     b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
 )
-_GONE: Final = (CyfsError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+_GONE: Final = (CyfsError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 
 _log = logging.getLogger("cyfs.zone.web")
 
@@ -103,6 +103,8 @@ class WebDoor:
                 await self._serve(stream, opened)
         except* _GONE as fault:
             _log.debug("a visitor is gone: %s", fault.exceptions[0])
+        except* Exception:
+            _log.exception("serving a visitor failed in a way nobody foresaw")
         finally:
             self._visitors -= 1
 

@@ -23,6 +23,8 @@ MOST_USERS: Final = 1 << 16
 """Users that a container has; who is beyond them is nobody (65534)."""
 MOST_UNPACKED: Final = 8 << 30
 """Bytes of all files of all layers."""
+MOST_WALKED: Final = 10_000_000
+"""Folders that all paths lead through, those of links included: some seconds for who means harm."""
 _MOST_LINKS: Final = 40
 """Links followed for one path, as the kernel's ELOOP."""
 _MOST_PLACE: Final = 3072
@@ -99,6 +101,7 @@ class Tree:
     _layer: int = 0
     _entries: int = 0
     _bytes: int = 0
+    _walked: int = 0
 
     def next_layer(self) -> None:
         """What comes now lies over what came before."""
@@ -196,45 +199,28 @@ class Tree:
 
     def _descend(self, parts: list[str], steps: list[Step]) -> tuple[_Node, str]:
         """The directory at ``parts``, and its path with a slash after it; made where there is none."""
-        trail: list[tuple[str, _Node]] = [("", self._root)]
-        pending = parts[::-1]
-        links = 0
-        while pending:
-            part = pending.pop()
-            if part == "..":
-                if len(trail) > 1:
-                    trail.pop()
-                continue
-            node = trail[-1][1]
-            assert node.below is not None
-            child = node.below.get(part)
-            if child is not None and child.target is not None:
-                links += 1
-                if links > _MOST_LINKS:
-                    raise BadWire(f"{'/'.join(parts)[:80]!r}: links in a circle")
-                if child.target.startswith("/"):
-                    del trail[1:]
-                pending += _steps_of(child.target)[::-1]
-                continue
-            place = "/".join([*(name for name, _ in trail[1:]), part])
-            if len(place.encode("utf-8", "surrogateescape")) > _MOST_PLACE or len(trail) > 256:
-                raise BadWire("a path that is too deep")
-            if child is None or child.below is None:
-                self._count()
-                steps += self._cleared(node, place, part)
-                child = node.below[part] = _Node(self._layer, {})
-                steps.append(MakeDirectory(place, 0o755))
-            trail.append((part, child))
+        trail = self._follow(parts, "/".join(parts), steps)
         for _, node in trail:
             node.layer = self._layer
         return trail[-1][1], "".join(f"{name}/" for name, _ in trail[1:])
 
     def _find(self, parts: list[str], shown: str) -> tuple[str, _Node]:
         """What is at ``parts``, and its path; only links on the way are followed, not the last."""
+        trail = self._follow(parts, shown, None)
+        return "/".join(name for name, _ in trail[1:]), trail[-1][1]
+
+    def _follow(self, parts: list[str], shown: str, steps: list[Step] | None) -> list[tuple[str, _Node]]:
+        """The way to ``parts`` from the root, by names and through links.
+
+        With ``steps``, all of it becomes directories; without, it has to be there, and the last may be a link.
+        """
         trail: list[tuple[str, _Node]] = [("", self._root)]
         pending = parts[::-1]
         links = 0
         while pending:
+            self._walked += 1
+            if self._walked > MOST_WALKED:
+                raise BadWire(f"{shown[:80]!r}: the paths of the image lead through too many folders")
             part = pending.pop()
             if part == "..":
                 if len(trail) > 1:
@@ -242,9 +228,7 @@ class Tree:
                 continue
             below = trail[-1][1].below
             child = below.get(part) if below is not None else None
-            if child is None:
-                raise BadWire(f"a link to {shown[:80]!r}, which is not there")
-            if child.target is not None and pending:
+            if child is not None and child.target is not None and (pending or steps is not None):
                 links += 1
                 if links > _MOST_LINKS:
                     raise BadWire(f"{shown[:80]!r}: links in a circle")
@@ -252,8 +236,25 @@ class Tree:
                     del trail[1:]
                 pending += _steps_of(child.target)[::-1]
                 continue
+            if steps is not None and (child is None or child.below is None):
+                child = self._made(trail, part, steps)
+            elif child is None:
+                raise BadWire(f"a link to {shown[:80]!r}, which is not there")
             trail.append((part, child))
-        return "/".join(name for name, _ in trail[1:]), trail[-1][1]
+        return trail
+
+    def _made(self, trail: list[tuple[str, _Node]], name: str, steps: list[Step]) -> _Node:
+        """A directory at the end of ``trail``, in place of what is no directory."""
+        parent = trail[-1][1]
+        assert parent.below is not None
+        place = "/".join([*(each for each, _ in trail[1:]), name])
+        if len(place.encode("utf-8", "surrogateescape")) > _MOST_PLACE or len(trail) > 256:
+            raise BadWire("a path that is too deep")
+        self._count()
+        steps += self._cleared(parent, place, name)
+        made = parent.below[name] = _Node(self._layer, {})
+        steps.append(MakeDirectory(place, 0o755))
+        return made
 
 
 def _known(user: int) -> int:

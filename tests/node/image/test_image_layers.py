@@ -118,6 +118,14 @@ def test_folders_that_no_entry_names_are_counted(monkeypatch: pytest.MonkeyPatch
         laid([entry("a/b/c/d")])
 
 
+def test_links_through_many_folders_again_and_again_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layers, "MOST_WALKED", 5000)
+    back_and_forth = "a/../" * 400
+    links = [entry("a", "directory"), *(entry(f"l{n}", "symlink", f"{back_and_forth}l{n + 1}") for n in range(9))]
+    with pytest.raises(BadWire, match="too many folders"):
+        laid([*links, *(entry(f"l0/{number}") for number in range(100))])
+
+
 def test_a_whiteout_that_is_said_again_looks_at_nothing_again():
     tree = Tree()
     tree.next_layer()

@@ -502,7 +502,7 @@ async def test_a_lease_belongs_to_who_took_it(place):
             "end_lease": {"lease": lease},
         }.items():
             assert (await config.refused(OTHER, method, **params)).code == Code.MISSING
-        forged = {"do": "set", "key": f"system/leases/device/other/~/{lease}", "value": True}
+        forged = {"do": "set", "key": f"system/leases/device/other/own/{lease}", "value": True}
         assert (await config.refused(KERNEL, "transact", actions=[forged])).code == Code.DENIED
         await config(BOX, "end_lease", lease=lease)
         assert (await config.refused(KERNEL, "sys_config_get", key="devices/box/info")).code == Code.MISSING

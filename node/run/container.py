@@ -222,7 +222,8 @@ def _arguments(container: Container) -> list[str]:
     words += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", container.hostname]
     words += ["--uid", str(container.user[0]), "--gid", str(container.user[1])]
     words += ["--bind", ROOT, "/", "--proc", "/proc", "--dev", "/dev"]
-    words += ["--perms", "1777", "--tmpfs", "/dev/shm", "--chdir", container.folder]
+    words += ["--size", str(container.scratch), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    words += ["--chdir", container.folder]
     words += ["--cap-drop", "ALL"]
     for right in _rights(container):
         words += ["--cap-add", right]

@@ -162,7 +162,7 @@ class Kind(Protocol):
         """Have everything there that ``launch`` needs and that takes long; raises ``RunFault``."""
 
     async def launch(self, order: Order, place: Place) -> Launch:
-        """Take what one run needs, and say how it starts; raises ``RunFault`` having taken nothing."""
+        """Take what one run needs, and say how it starts; raises ``RunFault``, and ``release`` follows then, too."""
 
     async def stop(self, order: Order, place: Place) -> bool:
         """Ask the run to end in the kind's own way; False: it has none, so the launcher sends SIGTERM."""

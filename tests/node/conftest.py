@@ -6,7 +6,9 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,11 @@ def guard() -> Iterator[None]:
         patch.setenv(_MARK, name)
         yield
         process.communicate()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that others may pass through: every pytest closes those of its own kind."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as found:
+        Path(found).chmod(0o755)
+        yield Path(found)

@@ -33,6 +33,8 @@ AUTO_PORTS = range(10_000, 20_000)
 """Where ports come from that the scheduler chooses."""
 _WEIGHT = 100
 """Of the node with the most processors; others have their share of it."""
+_MOST_WHY = 300
+"""Characters that a node may say of an item."""
 
 Check = Callable[[Snapshot, Plan], str]
 """Looks at a plan before it is written, and says what is wrong with it; nothing: ``""``."""
@@ -361,7 +363,7 @@ class _Round:
             if item.work != case.spec.work or not self.rooms[node].is_live:
                 continue
             if self._state(case.service, case.name, node) == "failed":
-                return f"it failed on {node}"
+                return ": ".join(filter(None, (f"it failed on {node}", self._complaint(case, node))))
             if not self._is_ready(case, node) and self.clock.due(item.placed + case.spec.upgrade.deadline):
                 return f"it was not ready on {node} {case.spec.upgrade.deadline:g} s after it was placed"
         return ""
@@ -568,6 +570,12 @@ class _Round:
             return "starting"
         return report.state
 
+    def _complaint(self, case: _Case, node: str) -> str:
+        """Why the item does not serve, as its node says."""
+        item, report = self.rooms[node].items[case.name], case.service.reports.get(node)
+        is_about = report is not None and report.epoch == item.epoch and item.target == "running"
+        return report.why[:_MOST_WHY] if is_about and report is not None else ""
+
     def _is_ready(self, case: _Case, node: str) -> bool:
         return self._state(case.service, case.name, node) == "ready"
 
@@ -621,6 +629,8 @@ class _Round:
             room = self.rooms[node]
             if not room.is_live and case.is_pinned:
                 case.notes.append(f"{node} has its volumes and is silent: bring it back, or let it leave the zone")
+            elif why := self._complaint(case, node):
+                case.notes.append(f"on {node}: {why}")
         standing = self._standing(case.name, case.service)
         return Account(case.spec.replicas, standing, case.missing, refusals, tuple(case.notes))
 

@@ -120,6 +120,8 @@ class Report:
     epoch: int
     since: float
     """By the clock of the node: never compared with a time, only with what it was."""
+    why: str = field(default="", compare=False)
+    """For people, where it is not ready; another reason is no other standing."""
     heard: float = field(default=0.0, compare=False)
     """Since when the scheduler knows of it, by its own clock."""
 
@@ -452,7 +454,10 @@ def _report(key: str, text: str) -> Report:
     """Without a word about the item it is about, and its state, a report says nothing."""
     table = _opened(key, text, MOST_REPORT)
     report = Report(
-        table.choice("state", get_args(State), "starting"), _revision(table, "epoch"), table.seconds("since")
+        table.choice("state", get_args(State), "starting"),
+        _revision(table, "epoch"),
+        table.seconds("since"),
+        table.text("why"),
     )
     _checked(table)
     return report

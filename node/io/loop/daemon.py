@@ -51,6 +51,8 @@ _TELL_USAGE: Final = 30.0
 _AGAIN: Final = 1.0
 """Seconds before the store is asked again after it did not answer."""
 _CLEAR_AGAIN: Final = 5.0
+_MOST_WHY: Final = 300
+"""Characters that the zone is told of why a service does not run: a report is of 4 KiB at most, whatever they are."""
 _ABANDONED: Final = "abandoned"
 
 T = TypeVar("T")
@@ -241,9 +243,8 @@ class NodeLoop:
             case Prepare():
                 await kind.prepare(order, place)
             case Start():
-                launch = await kind.launch(order, place)
                 try:
-                    await self._runs.start(order, launch)
+                    await self._runs.start(order, await kind.launch(order, place))
                 except RunFault:
                     await kind.release(place)
                     raise
@@ -291,8 +292,9 @@ class NodeLoop:
         return why
 
     async def _forget(self, service: str) -> None:
-        for kind in self._kinds.values():
-            if (fault := await _fault(lambda kind=kind: kind.forget(self._runs.place(service)))) is not None:  # type: ignore[misc]
+        place = self._runs.place(service)
+        for part in (*self._kinds.values(), self._runs):
+            if (fault := await _fault(lambda part=part: part.forget(place))) is not None:  # type: ignore[misc]
                 _log.warning("%s: %s", service, fault)
         self._loop.forgotten(service)
         self._news.set()
@@ -348,7 +350,7 @@ class NodeLoop:
 
 
 def _text(report: Report) -> str:
-    plain = {"state": report.state, "epoch": report.epoch, "since": report.since, "why": report.why[:1000]}
+    plain = {"state": report.state, "epoch": report.epoch, "since": report.since, "why": report.why[:_MOST_WHY]}
     return write_json(plain).decode()
 
 

@@ -31,7 +31,7 @@ from node.io.run import sandbox as sandbox_program
 from node.io.run.doors import Doors
 from node.io.run.exits import Exits, Outside
 from node.io.run.packages import source_of
-from node.io.run.tokens import Token, drop_token, put_token
+from node.io.run.tokens import Token, drop_token, forget_token, put_token
 from node.run.container import SPEC, USERS, Container, Runtime, plan, sandbox
 from node.run.runner import Ended, Launch, Limits, Order, Place, RunFault
 from node.run.seccomp import program
@@ -57,7 +57,10 @@ class Able:
 
 
 def look(machine: str | None = None) -> Able:
-    """Bubblewrap where it is installed, else crun; raises ``RunFault`` where neither can be."""
+    """Bubblewrap where it is installed, else crun; raises ``RunFault`` where neither can be.
+
+    Links are followed here, because where containers are built not all folders are the machine's.
+    """
     if os.geteuid() != 0:
         raise RunFault("containers need users of their own, which only a daemon of root can give them", lasting=True)
     try:
@@ -65,10 +68,10 @@ def look(machine: str | None = None) -> Able:
     except KeyError:
         code = b""
     if code and (path := shutil.which("bwrap")):
-        return Able("bwrap", path, code, "bubblewrap is installed")
+        return Able("bwrap", os.path.realpath(path), code, "bubblewrap is installed")
     if path := shutil.which("crun"):
         why = "bubblewrap is not installed" if code else "no filter of system calls for bubblewrap on this machine"
-        return Able("crun", path, why=why)
+        return Able("crun", os.path.realpath(path), why=why)
     raise RunFault("neither bubblewrap (bwrap) nor crun is installed", lasting=True)
 
 
@@ -241,6 +244,7 @@ class Containers:
         """See ``Kind``: but its users are kept, with the volumes that belong to them."""
         for name in ("image", "running", "spec"):
             await trio.Path(place.state, name).unlink(missing_ok=True)
+        await trio.to_thread.run_sync(forget_token, place)
 
     def explain(self, place: Place, ended: Ended) -> str:
         """See ``Kind``."""

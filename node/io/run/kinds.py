@@ -12,6 +12,7 @@ as anything of it; ``status`` ends with 0 while it serves.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from typing import Final, Literal
 import trio
 
 from node.io.run.packages import Packages
-from node.io.run.runs import Runs
-from node.io.run.tokens import Token, drop_token, put_token
+from node.io.run.runs import Runs, called
+from node.io.run.tokens import Token, drop_token, forget_token, put_token
 from node.io.run.users import Users
 from node.run.environment import PATH, environment, expanded
 from node.run.runner import Ended, Launch, Limits, Order, Place, RunFault
@@ -35,6 +36,7 @@ STOP: Final = 60.0
 """Seconds for ``stop``; the service is ended sooner, by the loop."""
 STATUS: Final = 5.0
 """Seconds for ``status``."""
+_CALLS: Final = ("deploy", "stop", "status")
 
 Command = Callable[[Order, Path, Pairs], tuple[str, ...]]
 """The command of an order, from its copy and with its environment; raises ``RunFault``."""
@@ -107,19 +109,20 @@ class Processes:
         launch = await trio.to_thread.run_sync(
             lambda: self._set_out(order, place, self._packages.linked(own, "prepared"), self._command, None)
         )
-        bounded = replace(order, service=own.service)
-        bounds = await self._limits.enter(bounded)
+        ended = await self._to_its_end(replace(order, service=own.service), launch, runs)
+        assert ended is not None  # There is no end to the patience.
+        return ended
+
+    async def _to_its_end(self, order: Order, launch: Launch, runs: Runs, patience: float = math.inf) -> Ended | None:
+        """How a run ended that has the limits of its order; None: it took too long, and was ended."""
+        bounds = await self._limits.enter(order)
         try:
-            await runs.start(bounded, replace(launch, join=bounds.join, limits=bounds.limits))
-            try:
-                ended = await runs.wait(own.service)
-            finally:
-                await runs.finish(own.service)
-            why = self._limits.explain(own.service, ended)
-            return replace(ended, fault=why) if why else ended
+            ended = await runs.call(order, replace(launch, join=bounds.join, limits=bounds.limits), patience)
+            why = "" if ended is None else self._limits.explain(order.service, ended)
+            return replace(ended, fault=why) if ended is not None and why else ended
         finally:
             with trio.CancelScope(shield=True):
-                await self._limits.leave(own.service)
+                await self._limits.leave(order.service)
 
     async def stop(self, order: Order, place: Place) -> bool:
         """See ``Kind``."""
@@ -136,7 +139,8 @@ class Processes:
 
     async def forget(self, place: Place) -> None:
         """See ``Kind``."""
-        await trio.to_thread.run_sync(lambda: self._packages.forget(place))
+        await trio.to_thread.run_sync(self._packages.forget, place)
+        await trio.to_thread.run_sync(forget_token, place)
 
     def explain(self, place: Place, ended: Ended) -> str:
         """See ``Kind``."""
@@ -181,6 +185,12 @@ class Scripts(Processes):
             return False
         return True
 
+    async def forget(self, place: Place) -> None:
+        """See ``Kind``."""
+        for name in _CALLS:  # of a daemon that was killed
+            await self._limits.leave(called(place.service, name))
+        await super().forget(place)
+
     async def probe(self, order: Order, place: Place) -> str:
         """See ``Kind``."""
         try:
@@ -203,7 +213,8 @@ class Scripts(Processes):
         launch = await trio.to_thread.run_sync(set_out)
         if launch is None:
             return ""
-        ended = await self._runs.call(order, name, launch, patience)
+        call = replace(order, service=called(order.service, name))
+        ended = await self._to_its_end(call, launch, self._runs, patience)
         if ended is None:
             return f"{name} did not end within {patience:g} s"
         return "" if ended.code == 0 else f"{name} {ended}"

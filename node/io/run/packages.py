@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -84,6 +85,8 @@ class Packages:
         """Have no links for a service any more."""
         for name in ("prepared", "running"):
             Path(place.state, name).unlink(missing_ok=True)
+        with suppress(OSError):  # of containers, something stays
+            Path(place.state).rmdir()
 
     def _link(self, place: Place, name: str, copy: Path) -> None:
         state = Path(place.state)

@@ -13,11 +13,12 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -36,6 +37,8 @@ LOG_SIZE: Final = 4 << 20
 """Bytes of a log file."""
 LOG_KEEP: Final = 3
 """Older log files that stay."""
+MOST_LOGS: Final = 32
+"""Folders of logs whose service is not here any more."""
 _BEGIN: Final = 20.0
 """Seconds for a keeper to begin; it takes 20 ms where there is nothing else to do."""
 _CALL: Final = "+"
@@ -60,6 +63,11 @@ class _Found:
     user: int | None
     groups: tuple[str, ...] = ()
     """As ``Launch.join``."""
+
+
+def called(service: str, name: str) -> str:
+    """The name of a run beside that of ``service``."""
+    return f"{service}{_CALL}{name}"
 
 
 class Runs:
@@ -148,18 +156,17 @@ class Runs:
                     os.close(handle)
         return Ended()
 
-    async def call(self, order: Order, name: str, launch: Launch, patience: float) -> Ended | None:
-        """A short run beside the one of the service, from its start to its end; None: it took too long, and was ended.
+    async def call(self, order: Order, launch: Launch, patience: float) -> Ended | None:
+        """A run from its start to its end; None: it took longer than ``patience`` seconds, and was ended.
 
         Raises ``RunFault``.
         """
-        called = f"{order.service}{_CALL}{name}"
-        await self.start(replace(order, service=called), launch)
+        await self.start(order, launch)
         try:
             with trio.move_on_after(patience):
-                return await self.wait(called)
+                return await self.wait(order.service)
         finally:
-            await self.finish(called)
+            await self.finish(order.service)
         return None
 
     async def finish(self, service: str) -> None:
@@ -167,6 +174,17 @@ class Runs:
         with trio.CancelScope(shield=True):
             await self.stop(service, at_once=True)
             await self.wait(service)
+
+    async def forget(self, place: Place) -> None:
+        """Nothing of the service is here any more.  The last few logs that are nobody's stay.  Raises ``OSError``."""
+        await _in_thread(lambda: self._forget(place))
+
+    def _forget(self, place: Place) -> None:
+        runs, logs = Path(self._home, "runs"), Path(self._home, "logs")
+        shutil.rmtree(place.runs, ignore_errors=True)
+        gone = [log for log in logs.glob("*") if not (runs / log.name.partition(_CALL)[0]).exists()]
+        for log in sorted(gone, key=lambda log: log.stat().st_mtime)[:-MOST_LOGS]:
+            shutil.rmtree(log, ignore_errors=True)
 
     async def stop(self, service: str, *, at_once: bool = False) -> None:
         """Ask the run to end, or end it; whoever waits for it hears when it has."""
@@ -205,6 +223,8 @@ class Runs:
                 return False
             for name in ("launch", "state", "order"):
                 Path(directory, name).unlink(missing_ok=True)
+            if _CALL in service:  # nobody forgets a call
+                shutil.rmtree(directory, ignore_errors=True)
             return True
         finally:
             os.close(held)

@@ -218,4 +218,4 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as fault:
-        sys.exit(f"the container cannot be built: {fault.strerror}")
+        sys.exit(f"the container cannot be built: {fault.strerror}{f': {fault.filename}' if fault.filename else ''}")

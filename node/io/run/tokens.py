@@ -48,6 +48,15 @@ def drop_token(place: Place) -> None:
         Path(place.token).unlink(missing_ok=True)
 
 
+def forget_token(place: Place) -> None:
+    """Nothing of the service is here any more.  Raises ``OSError``."""
+    folder = Path(place.token).parent
+    with _changing, suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
 async def keep_renewed(home: str, token: Token) -> None:
     """Give every service that has a token another one, now and again, until cancelled."""
     while True:

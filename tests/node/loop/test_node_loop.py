@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,23 +135,15 @@ class Zone:
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
-    """One that others may pass through: every pytest closes those of its own kind."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as found:
-        Path(found).chmod(0o755)
-        yield Path(found)
-
-
-@pytest.fixture
-async def zone(home: Path, tmp_path: Path) -> AsyncIterator[Zone]:
-    found = Zone(home, Moody(Database(tmp_path / "zone.db")))
+async def zone(open_folder: Path, tmp_path: Path) -> AsyncIterator[Zone]:
+    found = Zone(open_folder, Moody(Database(tmp_path / "zone.db")))
     yield found
     found.backend.is_away = False
     async with found.loop():
         await found.order(target="stopped")
         await found.until_state("stopped")
     await found.backend.aclose()
-    groups = ControlGroups(str(home))
+    groups = ControlGroups(str(open_folder))
     await groups.leave("web")
     groups.close()
 

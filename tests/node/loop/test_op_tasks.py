@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,8 @@ from zone.scheduler.snapshot import item_key
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
-    """One that others may pass through: every pytest closes those of its own kind."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as found:
-        Path(found).chmod(0o755)
-        yield Path(found)
-
-
-@pytest.fixture
-async def zone(home: Path, tmp_path: Path) -> AsyncIterator[Zone]:
-    found = Zone(home, Moody(Database(tmp_path / "zone.db")))
+async def zone(open_folder: Path, tmp_path: Path) -> AsyncIterator[Zone]:
+    found = Zone(open_folder, Moody(Database(tmp_path / "zone.db")))
     yield found
     found.backend.is_away = False
     async with found.loop():
@@ -41,7 +32,7 @@ async def zone(home: Path, tmp_path: Path) -> AsyncIterator[Zone]:
         await found.order(target="stopped")
         await found.until_state("stopped")
     await found.backend.aclose()
-    groups = ControlGroups(str(home))
+    groups = ControlGroups(str(open_folder))
     for service in ("web", "web+op-t"):
         await groups.leave(service)
     groups.close()

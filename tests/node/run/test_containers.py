@@ -184,6 +184,14 @@ async def test_its_token_is_renewed_while_it_runs_and_only_for_reading(
     assert not (tmp_path / "tokens/web/token").exists()
 
 
+async def test_what_it_has_for_devices_takes_no_more_memory_than_it_has(node: Node, runtime: str):
+    image(node.home)
+    found = await script(node, "for at in /dev /dev/shm; do busybox df -k $at | busybox tail -n 1; done; touch /dev/x")
+    sizes = [int(line.split()[2]) for line in found[:2]]
+    assert sizes[1] == 64 << 10  # as the page says
+    assert sizes[0] == 64 << 10 or any("Read-only file system" in line for line in found), found
+
+
 async def test_an_image_may_become_one_of_its_own_users(node: Node):
     image(node.home, folder("data", 0o700), ("home", "directory", b"", 0o755))
     text = "busybox chown web /data && busybox su web -s /bin/sh -c 'id -u; touch /data/x; touch /y'"

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -65,16 +64,8 @@ def order(kind: str = "process", version: str = "1", **work: object) -> Order:
 
 
 @pytest.fixture
-def open_home() -> Iterator[Path]:
-    """One that others may pass through: every pytest closes those of its own kind."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as found:
-        Path(found).chmod(0o755)
-        yield Path(found)
-
-
-@pytest.fixture
-async def machine(open_home: Path) -> AsyncIterator[Machine]:
-    home = str(open_home)
+async def machine(open_folder: Path) -> AsyncIterator[Machine]:
+    home = str(open_folder)
     runs, packages, users, limits = Runs(home), Packages(home), Users(home), ControlGroups(home)
 
     async def token(service: str) -> str:
@@ -84,7 +75,7 @@ async def machine(open_home: Path) -> AsyncIterator[Machine]:
         "process": Processes("ood1", packages, users, limits, token),
         "script": Scripts("ood1", packages, users, limits, runs),
     }
-    yield Machine(open_home, runs, packages, kinds)
+    yield Machine(open_folder, runs, packages, kinds)
     for service in await runs.find():
         await runs.stop(service, at_once=True)
         await runs.wait(service)
@@ -163,6 +154,36 @@ async def test_a_package_that_is_missing_may_still_come(machine: Machine) -> Non
     machine.package("1", tell="#!/bin/sh\nexit 6")
     await machine.start(order(command=("tell",)))
     assert (await machine.wait(order())).code == 6
+
+
+async def test_a_script_is_within_its_limits_whatever_of_it_runs(machine: Machine, open_folder: Path) -> None:
+    if "memory" in ControlGroups(str(open_folder)).lacking:
+        pytest.skip("needs root: memory is limited by groups")
+    eat = "#!/bin/sh\nexec python3 -c 'bytearray(200 << 20)'"
+    machine.package("1", deploy=eat, start="#!/bin/sh\n")
+    with pytest.raises(RunFault, match=r"^deploy used more than its 32 MiB of memory"):
+        await machine.prepare(order("script", memory=32 << 20))
+    machine.package("2", start="#!/bin/sh\nsleep 600 &", status=eat)
+    wanted = order("script", "2", memory=32 << 20)
+    await machine.start(wanted)
+    said = await machine.kinds["script"].probe(wanted, machine.place())
+    assert said == "status used more than its 32 MiB of memory"
+    await machine.runs.stop("notes")
+    await machine.wait(wanted)
+
+
+@pytest.mark.parametrize("kind", ["process", "script"])
+async def test_of_a_service_that_is_forgotten_its_log_and_its_volumes_stay(machine: Machine, kind: str) -> None:
+    machine.package(
+        "1", start='#!/bin/sh\necho here > "$VOLUME_DATA/file"; cat "$VOLUME_DATA/file"', deploy="#!/bin/sh\n"
+    )
+    once = order(kind, command=("start",), volumes=(("data", "/d"),))
+    await machine.start(once)
+    assert (await machine.wait(once)).code == 0
+    await machine.kinds[kind].forget(machine.place())
+    await machine.runs.forget(machine.place())
+    left = {str(path.relative_to(machine.home)) for path in machine.home.glob("*/notes*/*")}
+    assert left - {"logs/notes+deploy/log"} == {"packages/notes/1", "logs/notes/log", "volumes/notes/data"}
 
 
 def tarred(machine: Machine, end: str, *options: str) -> None:

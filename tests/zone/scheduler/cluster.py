@@ -227,4 +227,5 @@ class Cluster:
         key = f"services/{service}/instances/{name}"
         old = self.store.get(key) if key in self.store.entries else {}
         if (old.get("state"), old.get("epoch")) != (state, item.epoch):
-            self.store.put(key, {"state": state, "epoch": item.epoch, "since": self.now + machine.ahead, "pid": 42})
+            said = {"state": state, "epoch": item.epoch, "since": self.now + machine.ahead, "pid": 42}
+            self.store.put(key, said | ({"why": "exited with 3"} if state == "failed" else {}))

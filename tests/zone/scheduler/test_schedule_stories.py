@@ -353,6 +353,20 @@ def test_a_scheduler_that_takes_over_begins_its_deadlines_anew(zone: Cluster, ah
     assert upgraded.action == "upgrade"
 
 
+def test_why_a_service_fails_is_told_by_its_node_and_kept_when_it_is_taken_back(zone: Cluster) -> None:
+    zone.bad = {"web:2", "db:1"}
+    zone.deploy("web", image="web:1")
+    zone.deploy("db", image="db:1")
+    zone.settle()
+    assert zone.plan().why("db").notes == (f"on {zone.runs('db')[0]}: exited with 3",)
+    assert zone.plan().why("web").notes == ()
+    (home,) = zone.runs("web")
+    zone.deploy("web", image="web:2")
+    zone.settle()
+    (note,) = zone.plan().why("web").notes
+    assert note.endswith(f"was taken back: it failed on {home}: exited with 3")
+
+
 def test_only_the_version_is_rolled_out_not_how_many_or_where(zone: Cluster) -> None:
     zone.deploy("web", replicas=2)
     zone.settle()

@@ -18,7 +18,14 @@ class Killed(Exception):
     pass
 
 
-class Dying(SqliteBackend):
+class Next(SqliteBackend):
+    """A store whose revisions are its own."""
+
+    async def begin_after(self, revision: int) -> None:
+        pass
+
+
+class Dying(Next):
     """A store whose commits, from a certain one on, are not heard of any more: half of them are made."""
 
     left = 1 << 30
@@ -81,7 +88,7 @@ async def test_another_who_initialised_the_store_meanwhile_is_not_written_over(t
     file = tmp_path / "config.db"
     await filled(file)
 
-    class Raced(SqliteBackend):
+    class Raced(Next):
         async def commit(self, commit: Commit) -> int | None:
             if BOOT in commit.guards:
                 await super().commit(Commit({}, {BOOT: '"theirs"'}))

@@ -14,7 +14,7 @@ from freeport import free_port
 
 from zone.config.faults import NEXT, Code, ConfigError
 from zone.config.keys import At, Below
-from zone.config.model import Append, Commit, Create, Set, Transaction
+from zone.config.model import Append, AtRevision, Commit, Create, Delete, Set, Transaction
 from zone.io.config.etcd import EtcdBackend
 from zone.io.config.store import ConfigStore
 from zone.io.etcd.wire import etcdrpc
@@ -59,7 +59,8 @@ async def test_nobody_answers(tmp_path: Path):
         for stale_ok in (False, True):
             with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
                 await backend.read(scopes, stale_ok=stale_ok)
-    with pytest.raises(ConfigError, match=NEXT[Code.UNCERTAIN]):
+    # Before anything was read, nothing is sent.
+    with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
         await backend.commit(Commit({}, {"a": "1"}))
     with pytest.raises(ConfigError, match=NEXT[Code.UNCERTAIN]):
         await backend.revoke(1)
@@ -154,8 +155,9 @@ async def test_without_a_quorum_nothing_pretends(three: Cluster):
     revision = await store.transact(put("a", "before"))
     await backend.aclose()
 
-    three.signal(signal.SIGKILL, 1, 2)
     lonely = three.open(0, patience=1.0)
+    await until_answered(lonely)
+    three.signal(signal.SIGKILL, 1, 2)
     store = ConfigStore(lonely)
     with pytest.raises(ConfigError, match=NEXT[Code.UNAVAILABLE]):
         await store.get("a")
@@ -350,3 +352,42 @@ async def test_a_dead_member_is_passed_over(one: Cluster):
     store = ConfigStore(backend)
     assert await store.transact(put("a", 1)) == (await store.get("a")).revision
     await backend.aclose()
+
+
+async def test_revisions_go_on_after_those_of_the_store_before(one: Cluster):
+    """Whoever knows some of that store's is told so: neither a watch nor a guard takes them for those of this one."""
+    backend, early = one.open(), one.open()
+    assert (await early.read([])).revision > 0
+    await backend.begin_after(5000)
+    await backend.begin_after(9000)
+    store = ConfigStore(backend)
+    made = await store.transact(put("a", 1))
+    assert 5000 < made < 5100 and (await store.get("a")).revision == (await store.get("a")).created == made
+    again = await store.transact(Transaction((Set("a", "2"),), (AtRevision("a", made),)))
+    assert again == made + 1
+    for old in (1, 2, made - 5000, 5000):
+        with pytest.raises(ConfigError) as caught:
+            await store.read([At("a")], old)
+        assert caught.value.code is Code.COMPACTED
+        with pytest.raises(ConfigError) as caught:
+            async with store.watch(Below(), old) as changes:
+                await anext(changes)
+        assert caught.value.code is Code.COMPACTED
+        assert await backend.commit(Commit({"a": old}, {"a": "9"})) is None
+    assert (await store.get("a", made)).value == "1"
+    assert [entry.revision for entry in await store.history("a")] == [again, made]
+    with trio.fail_after(60):
+        async with store.watch(Below(), made) as changes:
+            assert (await anext(changes)).revision == again
+            gone = await store.transact(Transaction((Delete("a"),)))
+            (entry,) = (change := await anext(changes)).entries
+            assert change.revision == entry.revision == gone and entry.created == 0
+    # One that was open before hears of it with the next reading.
+    assert (await early.read([])).revision == gone
+    await store.compact(again)
+    with pytest.raises(ConfigError) as caught:
+        async with store.watch(Below(), made) as changes:
+            await anext(changes)
+    assert caught.value.code is Code.COMPACTED and (await store.get("a", again)).value == "2"
+    for each in (backend, early):
+        await each.aclose()

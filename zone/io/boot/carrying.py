@@ -5,14 +5,15 @@ machine waits.  Whoever is killed before begins again, with the same.  Then the 
 opens.  While all this is done nobody has the file open, and before it is done nobody the store.
 
 Values go as they lie there: what was sealed stays so, and is sealed anew for the present OODs by who opens the store.
-Keys of leases are left out; those to whom they belong make them again.  Revisions begin anew.
+Keys of leases are left out; those to whom they belong make them again.  Revisions go on after those of the file: who
+has one of these begins anew from a reading, and no guard by one of them holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -30,13 +31,21 @@ _MOST_BYTES: Final = 512 * 1024
 """Of one commit, unless a single value is larger."""
 
 
-async def carry_over(file: Path, into: Backend) -> None:
+class Successor(Backend, Protocol):
+    """A store that comes after another."""
+
+    async def begin_after(self, revision: int) -> None:
+        """Have all revisions here be later."""
+
+
+async def carry_over(file: Path, into: Successor) -> None:
     """Have all of ``file`` in ``into``, and ``file`` put away.
 
     Raises ``ConfigError``, ``ConfigFault``, ``OSError``.
     """
     if not (await into.read([At(BOOT)])).entries:
-        entries = await trio.to_thread.run_sync(_entries, file)
+        head, entries = await trio.to_thread.run_sync(_entries, file)
+        await into.begin_after(head)
         rest = [entry for entry in entries if entry.key != BOOT]
         for part in _parts(rest):
             await into.commit(Commit({}, {entry.key: entry.value for entry in part}))
@@ -47,10 +56,12 @@ async def carry_over(file: Path, into: Backend) -> None:
     await trio.to_thread.run_sync(_put_away, file)
 
 
-def _entries(file: Path) -> list[Entry]:
+def _entries(file: Path) -> tuple[int, list[Entry]]:
+    """Its last revision, and what it has."""
     database = Database(file, most_read=_MOST_FILE)
     try:
-        return [entry for entry in database.read([Below()], None).entries if not entry.lease]
+        reading = database.read([Below()], None)
+        return reading.revision, [entry for entry in reading.entries if not entry.lease]
     finally:
         database.close()
 

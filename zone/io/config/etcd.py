@@ -8,6 +8,9 @@ the nearest first: a member that does not answer is passed over until others do 
 linearizable: a member asks the quorum.  Without one there is none; whoever takes old news gets those of a member, and
 is told so.  A commit is sent once: if its answer is lost, nobody can tell whether it was made (``UNCERTAIN``).
 
+Revisions are etcd's own, or go on from those of the file that was the store before (``begin_after``): so none that
+somebody has of that file is ever one here, neither for a watch nor for a guard.
+
 A watch ends where a cluster answers that is another than before: a restored one counts revisions of its own.
 
 The members need ``--max-txn-ops=2048`` for the largest transactions, and forget by ``--auto-compaction-retention``.
@@ -43,6 +46,8 @@ _MOST_READ: Final = 64 * 1024 * 1024
 _AT_ONCE: Final = 100
 """Scopes of one request: etcd takes 128 as a matter of course."""
 _LAST: Final = (1 << 63) - 1
+_BEFORE: Final = b"/cyfs/revisions"
+"""Followed by the namespace: the key that holds the last revision of the store before; absent: there was none."""
 
 _FAULTS: Final = (
     ("required revision has been compacted", Code.COMPACTED),
@@ -73,6 +78,8 @@ class EtcdBackend:
         self._cluster = 0
         """The id of that which gave the last answer."""
         self._namespace = namespace.encode()
+        self._before: int | None = None
+        """The last revision of the store before this one, 0: none; None: not read yet."""
         self._patience = patience
         self._threads = trio.CapacityLimiter(math.inf)
 
@@ -92,11 +99,37 @@ class EtcdBackend:
             return reading
         return await self._read(scopes, revision, _STALE_PATIENCE * len(self._clients), stale=True)
 
+    async def begin_after(self, revision: int) -> None:
+        """Have all revisions here be later than ``revision``; done once, before anybody takes this for the store."""
+        key = _BEFORE + self._namespace
+        request = etcdrpc.TxnRequest(
+            compare=[
+                etcdrpc.Compare(result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key, mod_revision=0)
+            ],
+            success=[etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=key, value=str(revision).encode()))],
+        )
+        await self._call(self._member, _transact, request, self._patience, Code.UNCERTAIN)
+        self._before = None
+
+    async def _offset(self) -> int:
+        """What is added to etcd's own revisions."""
+        if self._before is None:
+            await self._read((), None, self._patience, stale=False)
+        assert self._before is not None
+        return self._before
+
     async def _read(self, scopes: Sequence[Scope], revision: int | None, patience: float, *, stale: bool) -> Reading:
         # A transaction without a range would not ask the quorum.
         ranges = [self._range(*interval(scope)) for scope in scopes] or [{"key": self._namespace}]
         deadline = trio.current_time() + patience
+        if revision is not None:
+            if revision <= (before := await self._offset()):
+                raise ConfigError(Code.COMPACTED, f"revision {revision} is of the store before, up to {before}")
+            revision -= before
         found: dict[str, Entry] = {}
+        offset = etcdrpc.RequestOp(
+            request_range=etcdrpc.RangeRequest(key=_BEFORE + self._namespace, serializable=stale)
+        )
         for start in range(0, len(ranges), _AT_ONCE):
             request = etcdrpc.TxnRequest(
                 success=[
@@ -105,6 +138,7 @@ class EtcdBackend:
                     )
                     for one in ranges[start : start + _AT_ONCE]
                 ]
+                + [offset]
             )
             try:
                 answer = await self._ask(_transact, request, deadline)
@@ -114,6 +148,7 @@ class EtcdBackend:
                     raise ConfigError(Code.UNAVAILABLE, "etcd: the members are at different revisions") from fault
                 raise
             self._cluster = answer.header.cluster_id
+            self._before = int(next((kv.value for kv in answer.responses[-1].response_range.kvs), 0))
             if revision is None:
                 revision = answer.header.revision
             # There is a range more than scopes where there are none.
@@ -121,7 +156,8 @@ class EtcdBackend:
                 entries = map(self._entry, response.response_range.kvs)
                 found |= {entry.key: entry for entry in entries if entry.key in scope}
         assert revision is not None
-        return Reading(revision, tuple(found[key] for key in sorted(found)), fresh=not stale)
+        assert self._before is not None
+        return Reading(revision + self._before, tuple(found[key] for key in sorted(found)), fresh=not stale)
 
     async def _ask(self, stub: Callable[[Any], Any], request: Any, deadline: float) -> Any:
         """The answer of the first member that gives one.  Raises ``ConfigError``."""
@@ -137,20 +173,23 @@ class EtcdBackend:
             await trio.sleep(_PAUSE)
 
     async def commit(self, commit: Commit) -> int | None:
+        before = await self._offset()
+        if any(0 < revision <= before for revision in commit.guards.values()):
+            return None
         request = etcdrpc.TxnRequest(
             compare=[
                 etcdrpc.Compare(
                     result=etcdrpc.Compare.EQUAL,
                     target=etcdrpc.Compare.MOD,
                     key=self._namespace + key.encode(),
-                    mod_revision=revision,
+                    mod_revision=revision and revision - before,
                 )
                 for key, revision in commit.guards.items()
             ],
             success=[self._write(key, value, commit.leases.get(key, 0)) for key, value in commit.writes.items()],
         )
         answer = await self._call(self._member, _transact, request, self._patience, Code.UNCERTAIN)
-        return int(answer.header.revision) if answer.succeeded else None
+        return int(answer.header.revision) + before if answer.succeeded else None
 
     def _write(self, key: str, value: str | None, lease: int) -> Any:
         where = self._namespace + key.encode()
@@ -171,7 +210,8 @@ class EtcdBackend:
             member = self._member
             if not self._is_open:
                 raise ConfigError(Code.UNAVAILABLE, "etcd: the store is closed")
-            watch = _Watch(self._listeners[member].watches, self._range(*interval(scope)), after)
+            own = after - await self._offset()
+            watch = _Watch(self._listeners[member].watches, self._range(*interval(scope)), own)
             try:
                 while (told := await self._next(watch, member)) is not None:
                     if cluster not in (0, told.header.cluster_id):
@@ -181,7 +221,8 @@ class EtcdBackend:
                     cluster = told.header.cluster_id
                     if told.compact_revision:
                         raise ConfigError(
-                            Code.COMPACTED, f"revision {after} is forgotten: the first is {told.compact_revision}"
+                            Code.COMPACTED,
+                            f"revision {after} is forgotten: the first is {told.compact_revision + after - own}",
                         )
                     for change in self._grouped(told.events):
                         if change.revision > after:
@@ -224,10 +265,11 @@ class EtcdBackend:
             watch.close()
 
     def _grouped(self, events: Sequence[Any]) -> Iterator[Change]:
+        before = self._before or 0
         # etcd never tells one revision in two parts, unless asked to.
         for revision, group in groupby(events, lambda event: event.kv.mod_revision):
             entries = [self._entry(event.kv, deleted=event.type == event.DELETE) for event in group]
-            yield Change(revision, tuple(sorted(entries, key=lambda entry: entry.key)))
+            yield Change(revision + before, tuple(sorted(entries, key=lambda entry: entry.key)))
 
     async def grant(self, ttl: int) -> int:
         # One whose number is lost expires by itself, so it may be asked for again.
@@ -248,7 +290,9 @@ class EtcdBackend:
         )
 
     async def compact(self, revision: int) -> None:
-        request = etcdrpc.CompactionRequest(revision=revision)
+        if revision <= (before := await self._offset()):
+            return
+        request = etcdrpc.CompactionRequest(revision=revision - before)
         try:
             await self._call(self._member, lambda client: client.kv.Compact, request, self._patience, Code.UNAVAILABLE)
         except ConfigError as fault:
@@ -295,7 +339,9 @@ class EtcdBackend:
             key = kv.key[len(self._namespace) :].decode()
         except UnicodeDecodeError as bad:
             raise ConfigError(Code.DAMAGED, f"etcd: {kv.key[:200]!r} was written by another program: {bad}") from bad
-        return Entry(key, value, kv.mod_revision, kv.create_revision, kv.version, kv.lease, fault)
+        before = self._before or 0
+        created = kv.create_revision and kv.create_revision + before
+        return Entry(key, value, kv.mod_revision + before, created, kv.version, kv.lease, fault)
 
 
 def _transact(client: Any) -> Any:

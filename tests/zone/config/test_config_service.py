@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -502,12 +502,21 @@ async def test_a_lease_belongs_to_who_took_it(place):
             "end_lease": {"lease": lease},
         }.items():
             assert (await config.refused(OTHER, method, **params)).code == Code.MISSING
-        forged = {"do": "set", "key": f"system/leases/device/other/own/{lease}", "value": True}
+        forged = {"do": "set", "key": f"system/leases/device/other/~/{lease}", "value": True}
         assert (await config.refused(KERNEL, "transact", actions=[forged])).code == Code.DENIED
         await config(BOX, "end_lease", lease=lease)
         assert (await config.refused(KERNEL, "sys_config_get", key="devices/box/info")).code == Code.MISSING
         assert (await config.store.read([Below("system/leases")])).entries == ()
         assert (await config.refused(BOX, "keep_alive", lease=lease)).code == Code.MISSING
+
+
+async def test_no_app_has_the_leases_of_those_that_come_without_one(place):
+    async with serving(place) as config:
+        lease = (await config(BOX, "grant", ttl=60))["lease"]
+        for app in ("~", "~~"):
+            assert (await config.refused(replace(BOX, app=app), "keep_alive", lease=lease)).code == Code.MISSING
+        tilde = (await config(replace(BOX, app="~"), "grant", ttl=60))["lease"]
+        assert (await config.refused(BOX, "keep_alive", lease=tilde)).code == Code.MISSING
 
 
 async def test_leases_that_are_taken_at_once_have_limits_too(place):

@@ -400,7 +400,9 @@ def _leases_of(caller: Caller) -> str:
     kind, name = ("user", caller.user) if caller.user else ("device", caller.device)
     if not name:
         raise KrpcFault(FaultCode.UNAUTHENTICATED, "a lease belongs to a user or a device")
-    return f"{LEASES}/{kind}/{name}/{f'app/{caller.app}' if caller.app else 'own'}"
+    # No app has the place of those that come without one.
+    app = f"~{caller.app}" if caller.app.startswith("~") else caller.app or "~"
+    return f"{LEASES}/{kind}/{name}/{app}"
 
 
 def _page(entries: Sequence[Entry]) -> tuple[list[Entry], bool]:

@@ -291,6 +291,10 @@ class Lab:
         finally:
             self._tear_down()
 
+    async def give_disk(self, folder: Path, size: int) -> None:
+        """What is in ``folder`` is on a disk of its own, of ``size`` bytes, for machines switched on from now on."""
+        await trio.to_thread.run_sync(_onto_a_disk, folder, size)
+
     def _new_host(self, name: str) -> Host:
         host = Host(self, name)
         self.hosts.append(host)
@@ -412,7 +416,7 @@ class Lab:
         for name in (self.switches, *(host.namespace for host in self.hosts)):
             _remove_namespace(name)
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            _remove_directory(self._directory)
             self._directory = None
 
 
@@ -429,7 +433,7 @@ def sweep() -> list[str]:
             pid, started, _ = file.name.removeprefix(_PREFIX).split("-", 2)
             if not pid.isdigit() or _started(int(pid)) != started:
                 if file.is_dir():
-                    shutil.rmtree(file, ignore_errors=True)
+                    _remove_directory(file)
                 else:
                     _remove_namespace(file.name)
                 gone.append(file.name)
@@ -443,6 +447,23 @@ def _started(pid: int) -> str:
     except OSError:
         return "gone"
     return stat.rpartition(")")[2].split()[19]
+
+
+def _onto_a_disk(folder: Path, size: int) -> None:
+    before = folder.with_suffix(".before")
+    folder.rename(before)
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "tmpfs", str(folder)], check=True)
+    shutil.copytree(before, folder, dirs_exist_ok=True, symlinks=True)
+    shutil.rmtree(before)
+
+
+def _remove_directory(directory: Path) -> None:
+    """With the disks that are mounted there."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        if (place := line.split()[1]).startswith(f"{directory}/"):
+            subprocess.run(["umount", "-l", place], capture_output=True, check=False)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _remove_namespace(name: str) -> None:

@@ -174,6 +174,8 @@ async def test_leftovers_of_a_killed_run_are_swept_and_those_of_the_living_are_n
             host = lab.host(lab.network("198.51.100.0/24"), name="victim")
             async with lab.up():
                 host.start("sleep", "60")
+                (lab.directory / "place").mkdir()
+                await lab.give_disk(lab.directory / "place", 1 << 20)
                 print(host.namespace, flush=True)
                 await trio.sleep_forever()
         trio.run(main)
@@ -232,6 +234,20 @@ async def test_a_machine_has_its_own_processes_and_loses_them_all_with_its_power
         await a.cut_power()
         await a.switch_on()
         assert await sleep(a, 0)
+
+
+async def test_a_disk_of_its_own_is_full_for_the_machine_alone(lab):
+    host = lab.host(internet(lab), name="host")
+    async with lab.up():
+        place = lab.directory / "place"
+        place.mkdir()
+        (place / "before").write_text("there")
+        await lab.give_disk(place, 1 << 20)
+        await host.switch_on()
+        assert (await host.run("cat", str(place / "before"))).out == "there"
+        full = await host.run("dd", "if=/dev/zero", f"of={place}/zeros", "bs=64k", check=False)
+        assert "No space left" in full.err
+        (lab.directory / "beside").write_bytes(bytes(1 << 21))
 
 
 async def sleep(host, count):

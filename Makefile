@@ -1,6 +1,6 @@
 # The commands of this project.  Extra arguments go through ARGS:  make test ARGS="-k socks -x"
 
-.PHONY: run test lab bench lint style types floors format clean
+.PHONY: run test lab chaos bench lint style types floors format clean
 .DELETE_ON_ERROR:
 ARGS =
 VENV = .venv
@@ -19,6 +19,10 @@ test: $(READY_DEV)  ## set up what the tests need, then run them all; as root wi
 lab: $(READY_DEV)  ## the network-namespace scenarios alone (root)
 	@tools/install-packages test
 	@tools/run-tests lab $(ARGS)
+
+chaos: $(READY_DEV)  ## bad days of a zone for half an hour (root):  make chaos ARGS="--seed 7 --minutes 60"
+	@tools/install-packages test
+	@tools/run-tests chaos $(ARGS)
 
 bench: $(READY_DEV)  ## race the rivals, print ratios:  make bench ARGS="--quick"
 	@tools/install-packages bench

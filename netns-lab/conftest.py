@@ -16,6 +16,9 @@ _HERE = Path(__file__).parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole-matrix", action="store_true", help="look at every pair of kinds of networks")
+    parser.addoption("--minutes", type=float, default=5.0, help="how long the bad days of a zone last")
+    parser.addoption("--seed", type=int, help="what happens in them; without it, something else each time")
+    parser.addoption("--keep-history", metavar="FILE", help="where to write what clients did then")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,9 @@ from node.io.run.runs import Runs
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import At, Below
 from zone.config.model import Set, Transaction
+from zone.hub.keyset import new_keys
 from zone.hub.subjects import machine
+from zone.hub.tokens import Claims, Type, Use, issued
 from zone.io.here import services_of, store_as
 from zone.io.krpc.client import Client
 from zone.io.krpc.transport import HttpTransport, by_unix
@@ -309,6 +311,54 @@ async def test_the_node_has_the_rights_of_its_machine_and_strangers_none(box: Bo
         with pytest.raises(KrpcFault) as refused:
             await Client(transport, "system_config").call("sys_config_get", {"key": "boot/config"})
         assert refused.value.code == "unauthenticated"
+        await transport.aclose()
+
+
+async def test_who_is_shut_out_is_out_in_a_moment(box: Box) -> None:
+    """Through all of it: a session over HTTP, and a token of another zone."""
+    alice = {"username": "alice", "password": "open sesame"}
+    async with box.running():
+        await box.booted()
+
+        async def hub(method: str, **params: Any) -> None:
+            asked = {"service": "verify-hub", "method": method, "params": params}
+            await box.house.gateway.control("zone", "call", asked)
+
+        await hub("set_user", type="user", **alice)
+        token = [""]
+
+        async def shown() -> str:
+            return token[0]
+
+        transport = HttpTransport(by_unix(box.home / SOCKET), shown)
+        store = Client(transport, "system_config", seconds=40)
+        for shut_out in (
+            lambda: hub("revoke", user="alice"),
+            lambda: hub("set_user", username="alice", type="user", state="suspended:holiday"),
+        ):
+            told = await Client(transport, "verify-hub").call("login_by_password", alice)
+            assert isinstance(told, dict)
+            token[0] = str(told["session_token"])
+            found = await store.call("read", {"scopes": [{"at": "boot/config"}]})
+            assert isinstance(found, dict) and found["entries"]
+            await shut_out()
+
+            async def is_out() -> bool:
+                try:
+                    await store.call("sys_config_get", {"key": "boot/config"})
+                except KrpcFault as fault:
+                    assert fault.code == "unauthenticated"
+                    return True
+                return False
+
+            await box.until(is_out)
+            token[0] = ""
+        others = new_keys("other.example", bytes(range(64)), time.time())
+        now = int(time.time())
+        claims = Claims(use=Use.SUDO, type=Type.OWNER, sub="owner", jti="s.x", iat=now, exp=now + 180)
+        token[0] = issued(others, claims)
+        with pytest.raises(KrpcFault, match=r"of the zone 'other\.example'"):
+            await store.call("sys_config_get", {"key": "boot/config"})
         await transport.aclose()
 
 

@@ -18,6 +18,7 @@ is called of ``verify-hub``, ``system_config`` and ``klog`` on to an OOD.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,11 @@ HUB: Final = "verify-hub"
 CARRIED: Final = frozenset({HUB, SERVICE, klog.NAME})
 """Services that every OOD answers, and no other machine."""
 
+_AGAIN: Final = 5.0
+"""Seconds before a port that another program has is asked for again."""
 _MOST_DOORS: Final = 16
+
+_log = logging.getLogger("cyfs.zone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,8 @@ class _Zone:
         self._lines = OwnLines()
         self._operator = Operator(self._services, self._booting.status, self._logs)
         self._urls: tuple[str, ...] = ()
+        self._lacks = ""
+        """Why there is no port for calls."""
         self._web: WebRoutes | None = None
         self._door = WebDoor(host, self._ways, self._own)
         self._sys: str | None = None
@@ -162,10 +169,10 @@ class _Zone:
         self._at = tuple(dict.fromkeys(ip for ip, _ in settings.web if not ipaddress.ip_address(ip).is_unspecified))
 
     async def run(self) -> None:
-        host, port = self._host, self._settings.port
-        server = self._server
+        host, server = self._host, self._server
         async with trio.open_nursery() as nursery:
-            self._urls = await nursery.start(partial(server.serve, unix=host.home / SOCKET, tcp=("127.0.0.1", port)))
+            self._urls = await nursery.start(partial(server.serve, unix=host.home / SOCKET))
+            nursery.start_soon(self._open_port, nursery)
             host.register_offer(OFFER, server.serve_peer)
             host.register_offer(PASSED_ON, server.serve_passed_on)
             for methods in (self._operator.methods, self._backups.methods, self._bringing.methods):
@@ -178,8 +185,24 @@ class _Zone:
             nursery.start_soon(self._lines.run, self._folder, self._send_lines)
             await self._booting.run()
 
+    async def _open_port(self, nursery: trio.Nursery) -> None:
+        """Where programs of this machine call, as soon as nobody else has it; all else goes on without."""
+        tcp = ("127.0.0.1", self._settings.port)
+        while True:
+            try:
+                self._urls += await nursery.start(partial(self._server.serve, tcp=tcp))
+            except ConfigFault as fault:
+                if self._lacks != str(fault):
+                    self._lacks = str(fault)
+                    _log.warning("services are not called by TCP: %s", fault)
+                await trio.sleep(_AGAIN)
+            else:
+                self._lacks = ""
+                return
+
     def _status(self) -> Mapping[str, Any]:
-        faults = {"web": self._door.faults} if self._door.faults else {}
+        faults: dict[str, Any] = {"web": self._door.faults} if self._door.faults else {}
+        faults |= {"lacks": self._lacks} if self._lacks else {}
         more = {"restoring": self._bringing.status(), "journal": self._lines.status(), **faults}
         return {**self._booting.status(), "kapi": list(self._urls), **more}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import tempfile
 import time
@@ -385,6 +386,21 @@ async def test_a_machine_that_is_activated_later_comes_up(folder: Path) -> None:
         activated(home, "ood1")
         await until(lambda: house.gateway.status()["modules"]["zone"]["step"] == "booted")
         await until(lambda: house.gateway.status()["modules"]["node"]["name"] == "ood1")
+
+
+async def test_a_port_that_another_has_is_told_and_taken_once_it_is_free(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zone.io.module._AGAIN", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with box.running(box.config.replace("port: 0}\nnode", f"port: {port}}}\nnode")):
+            await box.booted()
+            assert str(port) in box.told["zone"]["lacks"]
+            assert [url for url in box.told["zone"]["kapi"] if url.startswith("http")] == []
+            taken.close()
+            await until(lambda: f"http://127.0.0.1:{port}" in box.told["zone"]["kapi"])
+            assert "lacks" not in box.told["zone"]
 
 
 async def test_a_machine_that_was_replaced_looks_after_nothing(box: Box) -> None:

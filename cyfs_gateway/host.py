@@ -61,6 +61,10 @@ class Whereabouts:
 Search = Callable[["Did"], Whereabouts]
 
 
+Vouch = Callable[["Did"], bool]
+"""Whether what was verified and kept of a name will do."""
+
+
 class Barred(Refused):
     """Somebody whom a module knows is not wanted; the text is for them."""
 
@@ -179,6 +183,10 @@ class Host(Protocol):
 
         Raises ``ConfigFault`` where a module lets peers reach it already.
         """
+
+    def register_vouch(self, vouches: Vouch) -> None:
+        """Have documents that were verified and are kept here prove who somebody is of whom ``vouches`` holds, whatever
+        ``rtcp/require`` says: the module hears of newer ones by itself, and keeps those."""
 
     def register_search(self, search: Search) -> Callable[[], None]:
         """Say where machines may be met, beside what documents and the DNS say; asked whenever one is dialled, until

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -49,15 +50,17 @@ _MOST_NOBODIES: Final = 1024
 
 
 class Acquaintance:
-    """What is known of peers.  ``trusted`` knows who is who, ``world`` is that of now, ``tunnels`` those that stand."""
+    """What is known of peers.  ``trusted`` knows who is who, ``world`` is that of now, ``tunnels`` those that stand;
+    of whom ``vouched`` holds, documents that are kept here will do."""
 
     def __init__(
         self,
         trusted: Callable[[], TrustedNames],
         world: Callable[[], World],
         tunnels: Callable[[], Sequence[AnyTunnel]],
+        vouched: Callable[[Did], bool],
     ) -> None:
-        self._trusted, self._world, self._tunnels = trusted, world, tunnels
+        self._trusted, self._world, self._tunnels, self._vouched = trusted, world, tunnels, vouched
         self._changes = 0
         self._held: tuple[int, float, Anchors] | None = None
         self._owner: tuple[int, float, str] | None = None
@@ -75,6 +78,11 @@ class Acquaintance:
         """The section of the configuration of now."""
         return self._world().config.rtcp or RtcpConfig()
 
+    def _rtcp_for(self, did: Did) -> RtcpConfig:
+        """What is required of ``did``."""
+        rtcp = self.rtcp
+        return replace(rtcp, require="trusted_snapshot") if self._vouched(did) else rtcp
+
     def change(self) -> None:
         """What it rests on may be another."""
         self._changes += 1
@@ -88,7 +96,7 @@ class Acquaintance:
         Raises ``Refused`` and ``Unreachable``, which say what lacks.
         """
         said = await self.ask(did, quietly=quietly)
-        rtcp = self.rtcp
+        rtcp = self._rtcp_for(did)
         known = known_of(did, said, rtcp, await self.anchors_of_now(), self.bridges)
         if known is not None:
             return known
@@ -101,7 +109,7 @@ class Acquaintance:
 
         Raises as ``anchors``.
         """
-        rtcp = self.rtcp
+        rtcp = self._rtcp_for(did)
         with suppress(ConfigFault):
             said = self._trusted().recall(Ask(subject=did, least=level_needed(did, rtcp.require)))
             if said is not None:
@@ -117,7 +125,7 @@ class Acquaintance:
             trusted = self._trusted()
         except ConfigFault as fault:
             raise Unreachable(str(fault), "pre_connect_dns") from fault
-        privacy, rtcp = Privacy.SERVICE, self.rtcp
+        privacy, rtcp = Privacy.SERVICE, self._rtcp_for(did)
         if quietly and not rtcp.txt_bootstrap and may_bootstrap(did, await self.anchors_of_now()):
             if not await trio.to_thread.run_sync(_is_written_down, trusted.store, did):
                 # Names that strangers make up shall not push out of the memory what others need of it.
@@ -150,7 +158,7 @@ class Acquaintance:
 
     async def _by_document(self, document: Token | None, did: Did) -> Known | None:
         """What its own document proves, where a snapshot will do and nobody could be asked."""
-        require = self.rtcp.require
+        require = self._rtcp_for(did).require
         if require != "trusted_snapshot" or document is None:
             return None
         anchors = await self.anchors_of_now()
@@ -187,7 +195,7 @@ class Acquaintance:
             if brought is not None and brought.key == key_of(peer):
                 return brought.identity
         anchors = await self.anchors_of_now()
-        now = known_still(peer.did, key_of(peer), before.trust, said, self.rtcp, anchors, self.bridges)
+        now = known_still(peer.did, key_of(peer), before.trust, said, self._rtcp_for(peer.did), anchors, self.bridges)
         return now or before
 
     # Pins

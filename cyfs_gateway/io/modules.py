@@ -35,6 +35,7 @@ from cyfs_gateway.host import (
     Service,
     Status,
     TxtPublisher,
+    Vouch,
     Ways,
     Whereabouts,
 )
@@ -84,6 +85,7 @@ class _Seat:
         self._offers: list[str] = []
         self._judges: list[Judge] = []
         self._searches: list[Search] = []
+        self._vouches: list[Vouch] = []
         self._ports: list[int] = []
         self._names: list[Names] = []
         self._hosts: list[str] = []
@@ -129,6 +131,8 @@ class _Seat:
                 del self._modules.gateway.offers.ports[port]
             for search in self._searches:
                 self._modules.gateway.offers.searches.remove(search)
+            for vouch in self._vouches:
+                self._modules.gateway.offers.vouches.remove(vouch)
             self._modules.forget_bars()
             self._modules.gateway.offers.expected.discard(self)
             if self._judges:
@@ -290,6 +294,17 @@ class _Seat:
             self._ports.remove(port)
 
         return withdraw
+
+    def register_vouch(self, vouches: Vouch) -> None:
+        def guarded(did: Did) -> bool:
+            try:
+                return vouches(did)
+            except Exception as fault:
+                self._blame(fault)
+                return False
+
+        self._modules.gateway.offers.vouches.append(guarded)
+        self._vouches.append(guarded)
 
     def register_search(self, search: Search) -> Callable[[], None]:
         def guarded(did: Did) -> Whereabouts:

@@ -7,8 +7,8 @@ Each of the gateway's own has a guard, which is asked before anything is opened.
 the owner of this one, as far as a pin says who that is; strangers never.  What a module serves is for whoever has a
 tunnel, and the module judges.
 
-Here is also what modules think of strangers who want a tunnel at all (``wants``), whom they bar, stranger or not, and
-where they say that somebody may be met (``search``).
+Here is also what modules think of strangers who want a tunnel at all (``wants``), whom they bar, stranger or not, where
+they say that somebody may be met (``search``), and of whom they follow the documents (``vouched``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import trio
 from cyfs_gateway.config.model import ServiceConfig
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
-from cyfs_gateway.host import Bar, Barred, Judge, Offer, Search, Whereabouts
+from cyfs_gateway.host import Bar, Barred, Judge, Offer, Search, Vouch, Whereabouts
 from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
@@ -135,6 +135,7 @@ class Offers:
         self.bars: dict[str, list[Bar]] = {}
         """By the section of the module that has said them last, be it that it has failed, or begins anew."""
         self.searches: list[Search] = []
+        self.vouches: list[Vouch] = []
         self.ports: dict[int, Judge] = {}
         """Of this machine's loopback, and who may reach them."""
         self.expected: set[object] = set()
@@ -177,6 +178,10 @@ class Offers:
             tuple(address for one in found for address in one.addresses),
             tuple(relay for one in found for relay in one.relays),
         )
+
+    def vouched(self, did: Did) -> bool:
+        """Whether a module says that what is kept of ``did`` will do."""
+        return any(vouch(did) for vouch in self.vouches)
 
     def wants(self, identity: Identity) -> bool:
         """Whether a module wants a tunnel from somebody whom the rules would not let in.

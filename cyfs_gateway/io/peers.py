@@ -108,7 +108,7 @@ class Peers:
         self._keeping = trio.CancelScope()
         self._knowing = trio.CancelScope()
         self._resolving: Merged[Did, Sequence[str]] = Merged()
-        self._acquaintance = Acquaintance(trusted, self._world_now, self._tunnels)
+        self._acquaintance = Acquaintance(trusted, self._world_now, self._tunnels, engine.offers.vouched)
         self._leads = Leads(self._acquaintance, self._tunnels)
         self._gatekeeper = Gatekeeper(engine, self._world_now, self._acquaintance, self._leads, self._tunnels)
         self._services = PeerServices(engine, self._world_now, self._acquaintance, lambda: self.standing, ports)

@@ -160,8 +160,6 @@ class Town:
         self.cables = {pair: Cable(self.ports[pair[1]]) for pair in permutations(names, 2)}
         self._running: dict[str, tuple[trio.CancelScope, trio.Event]] = {}
         self.has_dns = True
-        self.require = "authority_current"
-        """How surely a name's key has to be known."""
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -198,7 +196,7 @@ class Town:
                         port = (await stack.enter_async_context(behind(*records(ports, keys=keys)))).port
                     names = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{port}']}}\n"
                     config = (
-                        f"rtcp:\n  listen: 127.0.0.1:{self.ports[name]}\n  versions: [5]\n  require: {self.require}\n"
+                        f"rtcp:\n  listen: 127.0.0.1:{self.ports[name]}\n  versions: [5]\n"
                         f"rules: ['MATCH,REJECT']\n{self._section.format(name=name)}\n"
                     )
                     await stack.enter_async_context(living(machine.home, config, base=names))

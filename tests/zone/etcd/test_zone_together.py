@@ -117,9 +117,9 @@ async def test_they_come_back_without_a_network_outside_and_without_a_disk(
         await place.start(*NAMES)
         await place.up(*NAMES)
         await write(place, "ood1", "a", "1")
-        # All of them at once, and nobody tells any names: they go by what they kept, where the owner lets them.
+        # All of them at once, and nobody tells any names: they go by the zone's document, which they kept.
         await place.stop(*NAMES)
-        place.has_dns, place.require = False, "trusted_snapshot"
+        place.has_dns = False
         began = trio.current_time()
         await place.start(*NAMES)
         await place.up(*NAMES)
@@ -192,6 +192,35 @@ async def test_one_ood_grows_to_three_and_back_to_one(
         await place.start("ood2")
         await place.up("ood2")
         await found(place, "ood2", "devices/pi/info", "still")
+
+
+@pytest.mark.timeout(600)
+async def test_a_plain_node_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = owner_signs("ood1", nodes=["pi"])
+    async with town(tmp_path, monkeypatch, "ood1", "pi") as place:
+        for name in ("ood1", "pi"):
+            place[name].activate(signed)
+        await place.start("ood1", "pi")
+        await place.up("ood1", "pi")
+        await write(place, "pi", "devices/pi/info", "before")
+        place.cut_off("pi")
+        assert place["pi"].world is not None
+        await until(lambda: not place["pi"].world.reached, 60.0)  # type: ignore[union-attr]
+        store = place["pi"].store
+        assert store is not None
+        with pytest.raises(ConfigError):
+            await store.get("devices/pi/info")
+        # Meanwhile the owner signs; it hears of that when it is back.
+        later = owner_signs("ood1", nodes=["pi"], age=50)
+        booting = place["ood1"].booting
+        assert booting is not None
+        await booting.hear(later.zone, "its administrator")
+        await in_force(place, later, "ood1")
+        place.mend()
+        await in_force(place, later, "pi")
+        await write(place, "pi", "devices/pi/info", "after")
+        await found(place, "ood1", "devices/pi/info", "after")
+        assert place["pi"].lives == 1
 
 
 @pytest.mark.timeout(600)

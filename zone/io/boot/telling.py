@@ -68,6 +68,8 @@ class Telling:
         self._news = trio.Event()
         self.reached: frozenset[str] = frozenset()
         """The OODs that answer."""
+        self.faults: dict[str, str] = {}
+        """What those said last who do not, or why they could not be asked."""
 
     def believe(self, membership: Membership, known: Known) -> None:
         """Say this from now on, to the OODs that it names."""
@@ -99,6 +101,7 @@ class Telling:
                 try:
                     await self._converse(name, did)
                 except (Unreachable, Refused, BadWire, OSError, trio.TooSlowError) as fault:
+                    self.faults[name] = str(fault)
                     _log.debug("%s does not answer: %s", name, fault)
                 finally:
                     self._reach(self.reached - {name})
@@ -116,6 +119,7 @@ class Telling:
                     heard = await receive_line(pipe, MOST_TOKEN + 1)
                 if heard is None:
                     return
+                self.faults.pop(name, None)
                 self._reach(self.reached | {name})
                 await self._take(heard, name)
                 with trio.move_on_after(_PACE):

@@ -22,15 +22,16 @@ import trio
 from cyfs_gateway.flow import Identity
 from cyfs_gateway.host import Host
 from cyfs_ns.errors import ConfigFault, CyfsError, Unreachable
+from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.documents import ZoneDoc
 from cyfs_ns.identity.oods import Ood
 from cyfs_ns.io.trusted.keystore import KeyStore
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.places import device_did
+from cyfs_ns.trust.places import device_did, is_within
 from cyfs_ns.trust.strongest import Accepted
 from rtcp.v5.keys import device_key
-from zone.boot.known import Known, may_found, replaced
+from zone.boot.known import Known, ZoneState, may_found, replaced
 from zone.boot.machine import StoreKind
 from zone.boot.moving import View, lacking
 from zone.boot.peers import barred, machine_of
@@ -79,6 +80,8 @@ class Together:
         self._membership: Membership | None = None
         self._known: Known | None = None
         self._document: Document | None = None
+        self._kept: ZoneState | None = None
+        """For the gateway."""
         self._doubt: Callable[[], None] = lambda: None
         self._nursery: trio.Nursery | None = None
         self._house: EtcdHouse | None = None
@@ -89,7 +92,13 @@ class Together:
 
     @property
     def why(self) -> str:
-        return self._fault or ("" if self._house is None else self._house.why)
+        """The fault of the store, what etcd's member is at, or why OODs are not reached."""
+        if self._fault:
+            return self._fault
+        if self._house is not None:
+            return self._house.why
+        faults = {} if self._telling is None else self._telling.faults
+        return "; ".join(f"{name}: {fault}" for name, fault in sorted(faults.items()))
 
     def oods(self, zone: ZoneDoc, offer: str = OFFER) -> AnyOod:
         """A way for calls to what the OODs of ``zone`` offer, to be closed at the end."""
@@ -101,12 +110,17 @@ class Together:
     async def attend(self, hear: Hear, moved: Callable[[], Awaitable[None]]) -> None:
         self._telling = Telling(self._host, hear, self._tell)
         self._doubt = self._host.register_welcome(self._wants, self._bars)
+        self._host.register_vouch(self._follows)
         if self._membership is not None and self._known is not None:
             self._telling.believe(self._membership, self._known)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._telling.run)
             while True:
+                try:
+                    await self._keep_names()
+                except (CyfsError, OSError) as fault:
+                    _log.warning("zone: the gateway does not go by the newest document yet: %s", fault)
                 if not self._lacking():
                     await moved()
                 await trio.sleep(_PACE)
@@ -128,6 +142,10 @@ class Together:
 
     def _wants(self, who: Identity) -> bool:
         return self._known is not None and machine_of(self._known, who) is not None
+
+    def _follows(self, did: Did) -> bool:
+        """Whether ``did`` is a machine of the zone: of those the newest document is kept that any of them has."""
+        return self._known is not None and is_within(did, self._known.zone.document.id)
 
     def _bars(self, who: Identity) -> str:
         return "" if self._known is None else barred(self._known, who)
@@ -166,10 +184,14 @@ class Together:
     # Steps
 
     async def gateway(self, peers: tuple[Ood, ...], sn: str | None) -> None:
-        """The gateway that this runs in is there; it goes by the zone's document where nobody else tells any names."""
+        """The gateway that this runs in is there."""
+        await self._keep_names()
+
+    async def _keep_names(self) -> None:
+        """Have the gateway go by the newest document where nobody else tells any names, or older ones."""
         known, membership = self._known, self._membership
-        assert known is not None
-        assert membership is not None
+        if known is None or membership is None or known.newest == self._kept:
+            return
         state = known.newest
         accepted = Accepted(
             about=state.document.id,
@@ -181,6 +203,8 @@ class Together:
             pinned=True,
         )
         await trio.to_thread.run_sync(TrustStore(self._host.home).keep, accepted, self._wall())
+        self._kept = state
+        self._doubt()
 
     async def reach(self, names: tuple[str, ...], tell: Callable[[frozenset[str]], None]) -> None:
         while True:

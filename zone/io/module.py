@@ -178,6 +178,7 @@ class _Zone:
             for methods in (self._operator.methods, self._backups.methods, self._bringing.methods):
                 for name, method in methods.items():
                     host.register_control(name, method)
+            host.register_control("take", self._take)
             host.register_status(self._status)
             host.register_names(self._addresses)
             for address in self._settings.web:
@@ -227,6 +228,15 @@ class _Zone:
         if zone is None or membership is None or (me := machine(zone, membership.device.key)) is None:
             raise Unreachable("this machine is in no zone")
         return await sender(client_as(me, self._services, klog.NAME))(batch)
+
+    async def _take(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``document``: a zone's, which its owner has just signed.  It is judged as from anybody else."""
+        document = body.get("document")
+        if not isinstance(document, str):
+            raise BadWire("'document' is a text, and is needed")
+        state, finding = self._booting.judge(document)
+        await self._booting.hear(document, "its administrator")
+        return {"document": str(state.revision), "finding": finding.value}
 
     def _believe(self, token: str) -> Caller:
         if self._trust is None:

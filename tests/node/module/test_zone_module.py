@@ -247,6 +247,21 @@ async def test_what_cannot_be_says_why(box: Box, folder: Path) -> None:
         await box.until(is_drained)
 
 
+async def test_what_the_owner_signed_is_told_to_the_zone(box: Box, folder: Path) -> None:
+    now, document = int(time.time()), folder / "zone.jwt"
+    old, new = (sign("ood1", iat=now - age, exp=now + 100_000) for age in (2000, 500))
+    async with box.running():
+        await box.booted()
+        for signed, words in ((new, b"in force from now on"), (old, b"refused"), (sign("ood1", owner=secret(77)), b"")):
+            document.write_text(signed.zone + "\n")
+            done = await box.cli("zone", "take", str(document))
+            assert (done.returncode == 0, words in done.stdout) == (bool(words), True), done
+        revision = str(new.state(box.membership).revision)
+        await until(lambda: box.house.gateway.status()["modules"]["zone"]["document"] == revision)
+        with pytest.raises(BadWire):
+            await box.control("take")
+
+
 async def test_a_version_that_fails_is_taken_back_and_says_so(box: Box, folder: Path) -> None:
     box.package()
     box.package("exit 3", "2")

@@ -19,7 +19,7 @@ import trio
 from cyfs_ns.errors import BadWire, CyfsError, Unreachable
 from cyfs_ns.identity.documents import ZoneBoot, ZoneDoc
 from cyfs_ns.identity.reading import kind_of
-from zone.boot.known import Known, news, read_state, role_in
+from zone.boot.known import Finding, Known, ZoneState, find, news, read_state, role_in
 from zone.boot.machine import (
     AGAIN,
     Boot,
@@ -115,12 +115,21 @@ class Booting:
     async def hear(self, untrusted: str, source: str) -> None:
         """A document of the zone, from whoever has it: the owner's signature is as good from a stranger.
 
+        Raises as :meth:`judge`.
+        """
+        state, _ = self.judge(untrusted)
+        await self._tell.send(DocumentFound(state, source))
+
+    def judge(self, untrusted: str) -> tuple[ZoneState, Finding]:
+        """A document of the zone, and what it is to those that are known here.
+
         Raises ``BadWire``; ``Unreachable`` where this machine is in no zone just now.
         """
         membership, known = self._boot.membership, self._boot.known
         if membership is None or known is None:
             raise Unreachable("this machine is in no zone")
-        await self._tell.send(DocumentFound(read_state(untrusted, membership, self._now(known)), source))
+        state = read_state(untrusted, membership, self._now(known))
+        return state, find(known, state, membership.device)
 
     def _now(self, known: Known) -> float:
         """Nobody lives before the newest document that was believed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from zone.io.cli import backups, configuration, services
+from zone.io.cli import backups, configuration, documents, services
 
 
 @click.group()
@@ -30,7 +30,7 @@ def config() -> None:
     """
 
 
-for _command in (*services.COMMANDS, *backups.COMMANDS):
+for _command in (*services.COMMANDS, *backups.COMMANDS, *documents.COMMANDS):
     zone.add_command(_command)
 for _command in configuration.COMMANDS:
     config.add_command(_command)

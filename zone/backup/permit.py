@@ -20,7 +20,7 @@ from cyfs_ns.identity.strictjson import read_object, write_json
 from rtcp.v5.keys import DeviceKey, device_key
 from zone.backup.manifest import Manifest, Part, open_index, place_of
 from zone.config import sealed
-from zone.config.faults import ConfigError
+from zone.config.faults import Code, ConfigError
 from zone.membership import Role, role_of, stranger
 
 MOST_TEXT: Final = 32 * 1024
@@ -96,8 +96,8 @@ def read_request(untrusted: bytes) -> Request:
 def permit(request: Request, owner: SecretKey, zone: ZoneDoc, dice: bytes) -> bytes:
     """What opens that backup for the machine that asks.  ``zone``: its document, as ``owner`` signed it last.
 
-    ``dice``: ``sealed.DICE`` random bytes.  Raises ``Refused`` if the machine is none that may have it, ``BadWire`` if
-    the key is not sealed to the owner.
+    ``dice``: ``sealed.DICE`` random bytes.  Raises ``Refused`` if the machine is none that may have it or the backup
+    another owner's, ``BadWire`` if it is not what was sealed.
     """
     if str(zone.id.canonical) != request.zone:
         raise Refused(f"that is a backup of {request.zone}, and the zone that was signed here is {zone.id}")
@@ -109,7 +109,10 @@ def permit(request: Request, owner: SecretKey, zone: ZoneDoc, dice: bytes) -> by
     try:
         index_key = sealed.unseal(place, request.key, device_key(owner))
     except ConfigError as fault:
-        raise BadWire(f"backup {request.machine}/{request.number}: {fault.message}") from None
+        label = f"backup {request.machine}/{request.number}"
+        if fault.code is Code.DENIED:
+            raise Refused(f"{label} is sealed to another owner's key than {owner.public.x}; take that one") from None
+        raise BadWire(f"{label}: {fault.message}") from None
     told = sealed.seal(_place(request.digest), index_key, [request.its_key], dice)
     return write_json({"kind": _PERMIT, "digest": request.digest, "key": told}) + b"\n"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,16 +16,19 @@ from freeport import free_port
 from zones import KEYS, sign
 
 from cyfs_ns.io.dial import plain_dial
+from cyfs_ns.io.http import fetch
 from zone.backup.chunks import SECRET
 from zone.backup.manifest import Kind
 from zone.io.backup.backups import Maker
+from zone.io.backup.s3 import Bucket
 from zone.io.backup.sources import Files, Source
 from zone.io.backup.target import Directory, Target
 from zone.io.backup.webdav import WebDav
 
 ZONE = sign("ood1", "ood2")
 HOME = "did:web:home.example"
-KINDS = ["directory", "webdav"]
+S3_KEY = "AKIAIOSFODNN7EXAMPLE"
+KINDS = ["directory", "webdav", "s3"]
 
 
 def maker(folder: Path, machine: str = "ood1") -> Maker:
@@ -57,8 +61,23 @@ async def serving(kind: str, folder: Path) -> AsyncGenerator[Target]:
     if kind == "directory":
         yield Directory(folder)
         return
+    if kind == "s3":
+        async with s3() as url:
+            yield Bucket(url, plain_dial(), f"{S3_KEY}:secret")
+        return
     async with webdav(folder) as url:
         yield WebDav(url, plain_dial(), "alice:secret")
+
+
+@asynccontextmanager
+async def s3() -> AsyncGenerator[str]:
+    """The place of a bucket at moto's server, until the block ends."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    async with _serving(command, port):
+        url = f"127.0.0.1:{port}/bucket"
+        assert (await fetch(f"http://{url}", dial=plain_dial(), method="PUT")).status == 200
+        yield f"s3+http://{url}/of the zone"
 
 
 @asynccontextmanager
@@ -70,6 +89,12 @@ async def webdav(folder: Path) -> AsyncGenerator[str]:
     port = free_port()
     arguments = ["serve", "webdav", str(folder), "--addr", f"127.0.0.1:{port}", "--user", "alice", "--pass", "secret"]
     command = [program, *arguments, "--config", "/dev/null", "--dir-cache-time", "0s", "--vfs-cache-mode", "off"]
+    async with _serving(command, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def _serving(command: Sequence[str], port: int) -> AsyncGenerator[None]:
     process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with trio.fail_after(60):
@@ -80,7 +105,7 @@ async def webdav(folder: Path) -> AsyncGenerator[str]:
                 except OSError:
                     assert process.poll() is None
                     await trio.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield
     finally:
         process.kill()
         with trio.CancelScope(shield=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from configstores import Etcd, Kind, Sqlite
 from zones import OOD1, OOD2
 
 from cyfs_ns.errors import BadWire, Unreachable
@@ -25,9 +26,16 @@ from zone.io.config.store import ConfigStore
 STATE = [Set(BOOT, '{"jwt":"x"}'), *(Set(f"users/u{number}/profile", f'"{number:01000}"') for number in range(1500))]
 
 
+@pytest.fixture(scope="module", params=[Sqlite, Etcd], ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
+    with request.param(tmp_path_factory.mktemp("store")) as kind:
+        yield kind
+
+
 @pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[Backend]:
-    one = SqliteBackend(Database(tmp_path / "config.db"))
+async def backend(kind: Kind) -> AsyncIterator[Backend]:
+    kind.fresh()
+    one = kind.open()
     yield one
     await one.aclose()
 

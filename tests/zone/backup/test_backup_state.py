@@ -153,7 +153,7 @@ def test_nobody_but_an_ood_of_the_zone_is_given_anything() -> None:
 
 
 def test_another_owner_opens_nothing_and_a_request_is_for_one_backup() -> None:
-    with pytest.raises(BadWire, match="ood1/3"):
+    with pytest.raises(Refused, match="ood1/3 is sealed to another owner's key"):
         permit(asked(), MALLORY, ZONE.of("ood1").zone, SEALING)
     with pytest.raises(BadWire, match="ood1/4"):
         permit(replace(asked(), number=4), ALICE, ZONE.of("ood1").zone, SEALING)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import trio
 
-from cyfs_ns.errors import BadWire, ConfigFault, Refused, Unreachable
+from cyfs_ns.errors import BadWire, ConfigFault, CyfsError, Refused, Unreachable
 from cyfs_ns.identity.fields import Fields
 from cyfs_ns.identity.strictjson import read_object, write_json
 from cyfs_ns.io.atomic import write_atomic
@@ -73,12 +73,13 @@ class Bringing:
     def __init__(self, home: Path, dial: Dial, held: Callable[[], Membership | None]) -> None:
         self._home, self._dial, self._held = home, dial, held
         self._progress: dict[str, Any] = {}
+        self._failed = 0
         methods: dict[str, Method] = {"restore": self._order, "restore-permit": self._permit}
         self.methods: Mapping[str, Method] = {name: _told(method) for name, method in methods.items()}
 
     def status(self) -> Mapping[str, Any]:
-        """What is done just now: ``backup``, ``done`` and ``size`` in bytes; empty: nothing."""
-        return dict(self._progress)
+        """How often it ``failed``, and, while it goes on, ``backup``, and ``done`` and ``size`` in bytes."""
+        return {"failed": self._failed, **self._progress}
 
     # -- what the owner says
 
@@ -157,6 +158,9 @@ class Bringing:
             target = open_target(order.to, order.access, self._dial)
             data = await read_part(target, part, MOST_STATE, progress)
             await put_back(store, await trio.to_thread.run_sync(read_state, data), membership.name)
+        except (CyfsError, ConfigError, OSError):
+            self._failed += 1
+            raise
         finally:
             self._progress = {}
         _log.warning("the zone's configuration was restored from backup %s", label)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.io.dial import Dial
+from zone.io.backup.s3 import SCHEMES, Bucket
 from zone.io.backup.target import Directory, Target
 from zone.io.backup.webdav import WebDav
 
@@ -16,4 +17,8 @@ def open_target(to: str, access: str, dial: Dial) -> Target:
         return Directory(Path(to))
     if to.startswith(("http://", "https://")):
         return WebDav(to, dial, access)
-    raise ConfigFault(f"{to[:80]}: a target is a directory from / on, or http://… or https://… of a WebDAV folder")
+    if to.startswith(SCHEMES):
+        return Bucket(to, dial, access)
+    raise ConfigFault(
+        f"{to[:80]}: a target is a directory from / on, a WebDAV folder (http://…, https://…) or a bucket (s3+https://…)"
+    )

@@ -25,7 +25,7 @@ access_option = click.option(
     "--access",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A file for your eyes only with USER:PASSWORD, for a server.",
+    help="A file for you alone with USER:PASSWORD, or with ACCESS-KEY:SECRET-KEY of a bucket.",
 )
 
 
@@ -55,8 +55,9 @@ def backup() -> None:
 def add(place: Place, /, name: str, target: str, access: Path | None, every: str, as_json: bool, **keep: int) -> None:
     """Have backups made at TARGET.
 
-    NAME is what the target is called from then on.  TARGET is a directory of this OOD, or the URL of a WebDAV folder;
-    it is there, and empty or this zone's already.  Said again, it is changed.
+    NAME is what the target is called from then on.  TARGET is a directory of this OOD, a WebDAV folder (https://…)
+    or a bucket (s3+https://HOST/BUCKET/PREFIX); it is there, and empty or this zone's already.  Said again, it is
+    changed.
 
     \b
     Example:
@@ -328,18 +329,15 @@ def _permit(request: bytes, pem: Path | None, home: Path) -> str:
 
 def _restored(place: Place, wait: float) -> Mapping[str, Any]:
     """How the machine stands when it has restored, cannot, or the time is up."""
-    until, begun = time.monotonic() + wait, False
+    until, failed = time.monotonic() + wait, None
     with _bar("restoring") as show:
         while True:
             told = _status(place)
-            if told["step"] != "restore" or time.monotonic() > until:
+            going = told["restoring"]
+            failed = going["failed"] if failed is None else failed
+            if told["step"] != "restore" or going["failed"] > failed or time.monotonic() > until:
                 return told
-            going = told.get("restoring", {})
-            if going:
-                begun = True
-                show(going["done"], going["size"])
-            elif begun and told["why"]:
-                return told
+            show(going.get("done", 0), going.get("size", 0))
             time.sleep(_LOOK)
 
 

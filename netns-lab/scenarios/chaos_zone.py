@@ -88,7 +88,7 @@ class Victim:
             case Kind.JUMP:
                 self._wrong_by[:8] = struct.pack("=q", fault.by)
             case Kind.FILL:
-                await trio.to_thread.run_sync(self._fill)
+                await trio.to_thread.run_sync(_fill, self._filler(fault))
 
     async def heal(self, fault: Fault) -> None:
         match fault.kind:
@@ -102,7 +102,7 @@ class Victim:
             case Kind.JUMP:
                 self._wrong_by[:8] = bytes(8)
             case Kind.FILL:
-                self._filler.unlink()
+                self._filler(fault).unlink()
 
     async def _take_down(self, kind: Kind) -> None:
         process = self.ood.gateway.process
@@ -139,18 +139,9 @@ class Victim:
         """The folder of its member of etcd."""
         return next(iter((self.ood.home / "zone").glob("*/etcd")), self.ood.home)
 
-    @property
-    def _filler(self) -> Path:
-        return self.ood.folder / "filler"
-
-    def _fill(self) -> None:
-        with self._filler.open("wb", buffering=0) as file:
-            size = 1 << 22
-            while size:
-                try:
-                    file.write(bytes(size))
-                except OSError:
-                    size //= 2
+    def _filler(self, fault: Fault) -> Path:
+        """Each has its own: under load one may be written still when the next begins."""
+        return self.ood.folder / f"filler-{fault.at:.1f}"
 
 
 class Victims:
@@ -202,3 +193,14 @@ async def victims(world: ZoneWorld) -> Victims:
 def _seen_as(world: ZoneWorld, host: Host) -> list[str]:
     network = host.ports[0].network
     return [host.ip] if network.router is None else [host.ip, network.router.ip]
+
+
+def _fill(place: Path) -> None:
+    """As far as there is room."""
+    with place.open("wb", buffering=0) as file:
+        size = 1 << 22
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                size //= 2

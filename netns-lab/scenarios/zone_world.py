@@ -1,15 +1,16 @@
 """A zone of three OODs in three houses, all of them the installed program, activated as their owner does it.
 
 ``ood1`` and ``ood2`` are public; ``ood3`` is at home behind a NAT, and nobody can dial it.  The owner's key is on
-``laptop``, which is no machine of the zone.  ``names`` tells the zone's documents to whoever asks by DNS.  Each machine
-has processes of its own: services and members of etcd outlive a gateway that is killed, and end with the power.
+``laptop``, which is no machine of the zone; more ``nodes`` are, and run nothing.  ``names`` tells the zone's documents
+to whoever asks by DNS.  Each machine has processes of its own: services and members of etcd outlive a gateway that is
+killed, and end with the power.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,14 @@ class Ood:
         (entry,) = (await self.call("read", scopes=[{"at": key}]))["entries"]
         return entry["value"]
 
+    async def leads(self) -> bool:
+        """Whether its member of etcd leads the others."""
+        (socket,) = self.home.glob("zone/*/etcd/client:1")
+        words = ("etcdctl", f"--endpoints=unix://{socket}", "endpoint", "status", "-w", "json")
+        done = await self.host.run("env", "ETCDCTL_API=3", *words, check=False)
+        told = json.loads(done.out)[0]["Status"] if done.code == 0 else {}
+        return "leader" in told and bool(told["leader"] == told["header"]["member_id"])
+
     async def status(self) -> Any:
         """As ``zone status`` has it; empty where nobody can be asked."""
         try:
@@ -120,22 +129,24 @@ class Ood:
         """After :meth:`cut_off`."""
         await self.host.run("nft", "delete table inet cut")
 
-    def wipe(self) -> None:
-        """Its disk is another one, with our program and its configuration."""
-        for folder in (self.home, self.node):
-            shutil.rmtree(folder, ignore_errors=True)
+    def wipe(self, *kept: str) -> None:
+        """Its disk is another one, with our program and its configuration; ``kept``: what of its home a copy was of."""
+        shutil.rmtree(self.node, ignore_errors=True)
+        for path in self.home.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class ZoneWorld:
     """See the text above.  ``config``: what is more in the machines' configurations."""
 
-    def __init__(self, lab: Lab, config: Mapping[str, Any] | None = None) -> None:
-        need("curl", "dnsmasq", "etcd", "unshare", "nsenter")
+    def __init__(self, lab: Lab, config: Mapping[str, Any] | None = None, nodes: Sequence[str] = ()) -> None:
+        need("curl", "dnsmasq", "etcd", "etcdctl", "unshare", "nsenter")
         self.lab, self._config = lab, dict(config or {})
         internet = lab.network("5.1.1.0/24", name="internet")
         self.names, self.laptop = lab.host(internet, name="names"), lab.host(internet, name="laptop")
         home = lab.network("192.168.1.0/24", uplink=internet, nat=HOME, name="home")
-        self.hosts = {name: lab.host(home if name == "ood3" else internet, name=name) for name in NAMES}
+        self.hosts = {name: lab.host(home if name == "ood3" else internet, name=name) for name in (*NAMES, *nodes)}
         self.oods: dict[str, Ood] = {}
         self._dns: Process | None = None
 
@@ -159,12 +170,14 @@ class ZoneWorld:
                 self._configure(self.oods[name])
                 await host.switch_on()
             await self.said("id", "owner", "new", "--name", "alice", "--words-to", str(self.lab.directory / "words"))
-            for name in NAMES:
+            for name in self.hosts:
                 await self._ask(name)
             await self.sign("ood1", "--zone", ZONE)
-            for name in ("ood2", "ood3", "ood1"):
+            for name in ("ood2", "ood3"):
                 await self.sign(name, "--ood")
-            for name in NAMES:
+            for name in (*(name for name in self.hosts if name not in NAMES), "ood1"):
+                await self.sign(name)
+            for name in self.hosts:
                 await self.take(name)
             await self.publish()
             yield
@@ -215,16 +228,18 @@ class ZoneWorld:
             "rtcp": {"listen": _DOOR},
             "rules": ["MATCH,REJECT"],
         }
+        if ood.name not in NAMES:
+            config["node"] = False
         (ood.folder / "config.yaml").write_text(json.dumps(config | self._config))
 
     def start(self, *names: str) -> None:
         """Their gateways."""
-        for name in names or NAMES:
+        for name in names or self.oods:
             self.oods[name].start()
 
     async def booted(self, *names: str, timeout: float = 60) -> None:
         """Until they are in their zone."""
-        for name in names or NAMES:
+        for name in names or self.oods:
             ood = self.oods[name]
 
             async def is_booted(ood: Ood = ood) -> bool:

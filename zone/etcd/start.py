@@ -141,7 +141,9 @@ def way_to_start(
     """
     if own not in seats and (is_lost or not has_data):
         return Wait(why=f"{own.name} is no OOD of the zone document")
-    known = next((one for one in told.values() if one is not None and one.cluster), None)
+    clusters = [one for one in told.values() if one is not None and one.cluster]
+    # Who leads one says more than who was a member of one.
+    known = max(clusters, key=lambda one: (one.leads, bool(one.urls)), default=None)
     if mark is None or is_lost:
         return _first_or_again(own, seats, known, is_lost, may_found=may_found and mark is None)
     if why := abandoned(seats, mark, asked):
@@ -156,6 +158,8 @@ def way_to_start(
     for one in told.values():
         if one is not None and one.cluster and url in one.urls:
             return Run(life=mark.life, urls=one.urls, why=f"a member of cluster {one.cluster}")
+    if mark.urls and not known.urls:
+        return Wait(why=f"nobody says just now who the members of cluster {known.cluster} are")
     if mark.urls or mark.stage is Stage.FOUNDING:
         return Begin(stage=Stage.JOINING, why=f"there is a cluster already: {known.cluster}")
     return Wait(why=f"not added to cluster {known.cluster} yet")
@@ -205,6 +209,16 @@ def _first_or_again(
         # Others may be out of reach; for them stands the owner's permission.
         return Begin(stage=Stage.FOUNDING, why="the owner permits to found the zone's cluster")
     return Begin(stage=Stage.JOINING, why="this machine has no data yet")
+
+
+def remembered(mark: Mark | None) -> Told | None:
+    """What a machine knows of a cluster while its member does not answer.
+
+    It was a member, so there is one: whoever took silence for none could found a second.
+    """
+    if mark is None or not (mark.cluster or mark.urls):
+        return None
+    return Told(cluster=mark.cluster, urls=mark.urls)
 
 
 def abandoned(seats: tuple[Seat, ...], mark: Mark, asked: Mapping[str, str]) -> str:

@@ -40,6 +40,7 @@ from zone.etcd.start import (
     abandoned,
     check_urls,
     read_mark,
+    remembered,
     removed,
     rivals,
     way_to_start,
@@ -329,6 +330,25 @@ def test_who_joins_waits_until_it_is_added():
     assert start(TWO, mark, told={"ood3": None, "ood1": added}) == Run(
         life=LIVES[0], urls=added.urls, why="a member of cluster c1"
     )
+
+
+def test_a_member_that_does_not_answer_is_a_cluster_all_the_same():
+    for mark in (None, FOUNDING, Mark(LIVES[0], Stage.JOINING)):
+        assert remembered(mark) is None
+    assert remembered(replace(FOUNDING, urls=FIRSTS)) == BEGUN
+    silent = remembered(Mark(LIVES[0], Stage.MEMBER, "c1"))
+    assert silent == Told(cluster="c1", urls=())
+    # The disk of the founder was wiped while the owner's permission still stood.
+    for told in ({"ood2": silent}, {"ood2": silent, "ood3": None}):
+        way = start(ONE, told=told, may_found=True)
+        assert isinstance(way, Begin)
+        assert way.stage is Stage.JOINING
+    assert isinstance(start(ONE, replace(FOUNDING, urls=FIRSTS), told={"ood2": silent}), Wait)
+    # Who leads has the word.
+    way = start(TWO, Mark(LIVES[0], Stage.MEMBER), is_lost="damaged", told={"ood1": silent, "ood3": CLUSTER})
+    assert way == Begin(stage=Stage.JOINING, why="damaged")
+    joining = Mark(LIVES[0], Stage.JOINING)
+    assert start(TWO, joining, told={"ood1": silent}) == Wait(why="not added to cluster c1 yet")
 
 
 def test_who_lost_its_data_begins_anew_and_never_as_it_was():

@@ -25,7 +25,7 @@ from zone.etcd.care import Room, care_for
 from zone.etcd.launch import QUOTA, Launch, Trouble
 from zone.etcd.membership import SILENCE, View, next_step
 from zone.etcd.seats import Seat, owner_of
-from zone.etcd.start import Mark, Stage, Told, way_to_start
+from zone.etcd.start import Mark, Stage, Told, remembered, way_to_start
 from zone.etcd.talk import MOST_LINE, Report, read_report, write_report
 from zone.io.etcd.admin import Admin
 from zone.io.etcd.doors import DoorHost, Doors, judged
@@ -142,6 +142,7 @@ class EtcdHouse:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._doors.run)
+                await self._recall()
                 self._host.register_offer(self._name, self._answer)
                 nursery.start_soon(self._care)
                 task_status.started()
@@ -163,6 +164,17 @@ class EtcdHouse:
             self._is_over = True
             self.admin.close()
 
+    async def _recall(self) -> None:
+        """Who has been a member says so from its first word on."""
+        while True:
+            try:
+                self._mark = await trio.to_thread.run_sync(load_mark, self._folder)
+            except (ConfigFault, OSError) as fault:
+                self._say(str(fault))
+                await trio.sleep(self._pace)
+            else:
+                return
+
     # What OODs tell each other
 
     def _others(self) -> tuple[Seat, ...]:
@@ -178,10 +190,8 @@ class EtcdHouse:
         return (*known.seats, *(one for one in known.others if any(one.owns(url) for url in self._urls)))
 
     def _report(self) -> Report:
-        mark, told = self._mark, self._own_told
+        mark, told = self._mark, self._own_told or remembered(self._mark)
         url = "" if mark is None else self._own.url(mark.life)
-        if told is None and mark is not None and mark.urls:
-            told = Told(cluster="", urls=mark.urls)
         return Report(url=url, runs=self._runs and self.member.pid > 0, told=told)
 
     async def _answer(self, who: Identity, pipe: Endpoint) -> None:

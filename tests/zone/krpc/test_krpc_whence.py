@@ -102,14 +102,14 @@ async def test_one_who_proved_nothing_leaves_room_for_others(tmp_path):
 
         for _ in range(2):
             nursery.start_soon(call, "service:web", "wait")
-        while len(dispatcher._open) < 3 or dispatcher._open["behind", ""] < 2:  # noqa: ASYNC110, nothing tells it
+        while dispatcher._rooms._open["behind", ""] < 2:  # noqa: ASYNC110, nothing tells it
             await trio.sleep(0.001)
         await call("service:web", "ask")
         assert codes == [Code.LIMITED]
         await call("service:other", "ask")
         assert codes == [Code.LIMITED]
         waiting.set()
-    assert not dispatcher._open
+    assert not dispatcher._rooms._open
 
 
 async def test_a_user_with_many_apps_does_not_take_all_the_room():

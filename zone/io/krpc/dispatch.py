@@ -42,13 +42,39 @@ class Limits:
     all: int = 512
 
 
+class Rooms:
+    """What is carried out at once, within ``limits``."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._open: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def admitted(self, caller: Caller, source: str) -> Iterator[None]:
+        """One more request of ``caller``, from ``source``, while the block lasts.  Raises ``KrpcFault``."""
+        rooms = {
+            ("caller", caller.name if caller.subjects else f"{caller.name} {source}"): self._limits.caller,
+            ("behind", caller.behind): self._limits.behind,
+            ("all", ""): self._limits.all,
+        }
+        if any(self._open[room] >= most for room, most in rooms.items()):
+            raise KrpcFault(Code.LIMITED, "too much is asked at once: wait for some of the answers")
+        self._open.update(rooms.keys())
+        try:
+            yield
+        finally:
+            self._open.subtract(rooms.keys())
+            for room in rooms:
+                if not self._open[room]:
+                    del self._open[room]
+
+
 class Dispatcher:
     """Services by name."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+        self._rooms = Rooms(limits or Limits())
         self._services: dict[str, Service] = {}
-        self._open: Counter[tuple[str, str]] = Counter()
         self._waiting = trio.lowlevel.ParkingLot()
 
     def register(self, name: str, service: Service) -> Callable[[], None]:
@@ -77,29 +103,11 @@ class Dispatcher:
     async def answer(self, caller: Caller, service: str, asked: Single | Batch, context: CallContext) -> Json:
         """The result of a call; of a batch what ``read_outcomes`` reads.  Raises ``KrpcFault``."""
         seconds = min(context.seconds, MOST_SECONDS)
-        with self._admitted(caller, context.source), trio.move_on_after(seconds):
+        with self._rooms.admitted(caller, context.source), trio.move_on_after(seconds):
             if isinstance(asked, Single):
                 return await self._call(caller, service, asked, replace(context, seconds=seconds))
             return plain_outcomes(await self._batch(caller, service, asked, context))
         raise KrpcFault(Code.DEADLINE, f"{service} did not answer within {seconds:.3g} s")
-
-    @contextmanager
-    def _admitted(self, caller: Caller, source: str) -> Iterator[None]:
-        rooms = {
-            ("caller", caller.name or source): self._limits.caller,
-            ("behind", caller.behind): self._limits.behind,
-            ("all", ""): self._limits.all,
-        }
-        if any(self._open[room] >= most for room, most in rooms.items()):
-            raise KrpcFault(Code.LIMITED, "too much is asked at once: wait for some of the answers")
-        self._open.update(rooms.keys())
-        try:
-            yield
-        finally:
-            self._open.subtract(rooms.keys())
-            for room in rooms:
-                if not self._open[room]:
-                    del self._open[room]
 
     async def _call(self, caller: Caller, name: str, asked: Single, context: CallContext) -> Json:
         service = self._services.get(name)

@@ -29,7 +29,7 @@ from cyfs_ns.io.control.conversation import Call, Handler, Reply, Site, converse
 from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_tcp, open_unix, serve_entrances
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
-from zone.io.krpc.dispatch import Dispatcher
+from zone.io.krpc.dispatch import Dispatcher, Limits, Rooms
 from zone.io.krpc.whence import whence
 from zone.krpc.batch import Batch, Outcome, Plain
 from zone.krpc.caller import NOBODY, Caller
@@ -50,6 +50,8 @@ _HEADERS: Final = (("Content-Type", "application/json"), ("Cache-Control", "no-s
 
 _VISITOR: Final = Caller(name="visitor", subjects=())
 """Whoever comes from outside without a token: all of them together take no room from programs of this machine."""
+_FROM_OUTSIDE: Final = Limits(caller=6, behind=12, all=12)
+"""Calls of visitors that are passed on: fewer than there are connections to one place, so that programs get there."""
 
 Verify = Callable[[str], Caller]
 """Who holds a token.  Raises ``KrpcFault`` (``UNAUTHENTICATED``, ``EXPIRED``, ``UNAVAILABLE``)."""
@@ -65,6 +67,18 @@ class Elsewhere(Protocol):
 
     async def ask(self, service: str, asked: Single | Batch, token: str, context: CallContext) -> Json:
         """What they answer whoever holds ``token``, or nobody.  Raises ``KrpcFault``."""
+
+
+class _ForVisitors:
+    """``elsewhere`` for whoever comes from outside.  Who holds a token may not be known here, so places are counted."""
+
+    def __init__(self, elsewhere: Elsewhere) -> None:
+        self._elsewhere, self._rooms = elsewhere, Rooms(_FROM_OUTSIDE)
+        self.takes = elsewhere.takes
+
+    async def ask(self, service: str, asked: Single | Batch, token: str, context: CallContext) -> Json:
+        with self._rooms.admitted(_VISITOR, context.source):
+            return await self._elsewhere.ask(service, asked, token, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,7 @@ class KrpcServer:
         self, dispatcher: Dispatcher, verify: Verify, known: Known, elsewhere: Elsewhere | None = None
     ) -> None:
         self._dispatcher, self._verify, self._known, self._elsewhere = dispatcher, verify, known, elsewhere
+        self._for_visitors = None if elsewhere is None else _ForVisitors(elsewhere)
         self._peers: Counter[str] = Counter()
 
     async def serve(
@@ -122,10 +137,10 @@ class KrpcServer:
         await self._serve_peer(identity, pipe, lambda: NOBODY)
 
     async def serve_visitor(self, host: str, stream: trio.abc.Stream, source: str, port: int) -> None:
-        """Answer calls that somebody at the address ``source`` makes to ``https://HOST:PORT/kapi/…``; ``stream`` is
-        inside of its TLS.  Only tokens say who calls."""
+        """Answer calls to ``https://HOST:PORT/kapi/…`` from ``source``, an address or the network that it is counted
+        by; ``stream`` is inside of TLS.  Only tokens say who calls."""
         door = Door(scheme="https", hosts=frozenset((host, f"{host}:{port}")))
-        await converse(stream, door, self._site(lambda: _VISITOR, source, self._elsewhere))
+        await converse(stream, door, self._site(lambda: _VISITOR, source, self._for_visitors))
 
     async def _serve_peer(self, identity: Identity, pipe: Endpoint, proven: Callable[[], Caller]) -> None:
         device = identity.device or identity.did

@@ -12,6 +12,7 @@ import pytest
 import trio
 from configstores import Etcd, Sqlite
 
+from cyfs_ns import names
 from cyfs_ns.errors import ConfigFault
 from cyfs_ns.identity.did import dev_did, host_of_did
 from tests.zone.boot.zones import secret
@@ -69,6 +70,7 @@ class Gateway:
     def register_ways(self, host: str, ways: Callable[[int], Sequence[str]]) -> Callable[[], None]:
         if host in self._taken or host in self.ways:
             raise ConfigFault(f"{host} is carried already")
+        assert names.name(host) == host
         self.ways[host] = ways
         return lambda: self.ways.pop(host) and None
 
@@ -137,3 +139,12 @@ async def test_a_name_that_another_carries_stays_with_it(store, nursery):
     await delete(store, "services/notes/info")
     await gateway.until("notes.home.example", lambda now: now is None)
     assert not gateway.ways
+
+
+async def test_what_is_no_name_of_a_host_leads_nowhere(store, nursery):
+    gateway = Gateway()
+    for service in ("a..b", "a@b", "notes"):
+        await put(store, f"services/{service}/info", json.loads(info(barn={})))
+    nursery.start_soon(WebRoutes(gateway, store, "home.example", "attic").run)
+    await gateway.until("notes.home.example", lambda now: bool(now))
+    assert list(gateway.ways) == ["notes.home.example"]

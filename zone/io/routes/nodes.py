@@ -77,8 +77,9 @@ class NodeRoutes:
             host = f"{node}.{self._zone}"
             try:
                 self._withdraw[node] = self._carrier.register_ways(host, partial(self._ways, node))
-            except ConfigFault as taken:
-                _log.error("nobody is led to %s: %s", host, taken)
+            except (BadWire, ConfigFault) as fault:
+                # It is no name of a host, or another module's.
+                _log.error("nobody is led to %s: %s", host, fault)
 
     def _ways(self, node: str, port: int) -> tuple[str, ...]:
         url = self._told.nodes.get(node)

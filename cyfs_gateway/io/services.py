@@ -15,6 +15,7 @@ import h11
 import trio
 
 from cyfs_gateway.host import HttpQuery, HttpReply, Service
+from cyfs_gateway.io.inturn import InTurn
 from cyfs_ns.errors import Unreachable
 from tunnels.endpoint import Endpoint, PacketEndpoint, Target
 from tunnels.io.registry import Tunnels
@@ -24,12 +25,6 @@ from tunnels.url import TunnelUrl
 
 _CLIENTS_MOST: Final = 256
 _SECONDS: Final = 15.0
-_DOUBTED: Final = 30.0
-"""Seconds for which a way that failed is tried after the others."""
-_SLOW: Final = 1.0
-"""Seconds after which a way that is still being opened is no longer the first for others."""
-_MOST_DOUBTED: Final = 256
-"""Of one host; the port that is asked for is part of a way."""
 
 _log = logging.getLogger("cyfs.services")
 
@@ -122,11 +117,7 @@ class HasTunnels(Protocol):
 
 
 class RouteOutbound:
-    """Tunnel URLs as the ways for a host that a module carries; ``ways`` gives them for each flow, the best first.
-
-    One that failed, or leaves somebody waiting, is tried last for a while: who is silent costs one flow its time, and
-    not each.
-    """
+    """Tunnel URLs as the ways for a host that a module carries; ``ways`` gives them for each flow, the best first."""
 
     udp = False
     kind = "Inner"
@@ -135,42 +126,16 @@ class RouteOutbound:
         self.name = name
         self._ways = ways
         self._opener = opener
-        self._doubted: dict[TunnelUrl, tuple[float, float]] = {}
-        """From when and until when each way is tried last, those that were doubted longest ago first."""
+        self._turns: InTurn[TunnelUrl] = InTurn()
 
     def pick(self, hint: FlowHint) -> Outbound:
         return self
 
     async def open_stream(self, target: Target) -> Endpoint:
-        fault = Unreachable(f"{self.name}: it is nowhere just now")
-        for url in sorted(self._ways(target.port), key=self._is_doubted):
-            now = trio.current_time()
-            if self._doubted.get(url, (now, now))[1] <= now:
-                self._doubt(url, now + _SLOW, now + _DOUBTED)
-            try:
-                opened = await self._opener.tunnels.open_url(url)
-            except Unreachable as failed:
-                fault = failed
-                self._doubt(url, now, trio.current_time() + _DOUBTED)
-            except BaseException:
-                # Nobody knows what would have come of it.
-                if not self._is_doubted(url):
-                    self._doubted.pop(url, None)
-                raise
-            else:
-                self._doubted.pop(url, None)
-                return opened
-        raise fault
-
-    def _is_doubted(self, url: TunnelUrl) -> bool:
-        since, until = self._doubted.get(url, (0.0, 0.0))
-        return since <= trio.current_time() < until
-
-    def _doubt(self, url: TunnelUrl, since: float, until: float) -> None:
-        self._doubted.pop(url, None)
-        self._doubted[url] = since, until
-        if len(self._doubted) > _MOST_DOUBTED:
-            del self._doubted[next(iter(self._doubted))]
+        ways = self._ways(target.port)
+        if not ways:
+            raise Unreachable(f"{self.name}: it is nowhere just now")
+        return await self._turns.first(ways, self._opener.tunnels.open_url)
 
     async def open_packets(self, target: Target) -> PacketEndpoint:
         raise Unreachable(f"{self.name} carries no UDP", "unsupported_scheme")

@@ -207,8 +207,10 @@ class _Zone:
         more = {"restoring": self._bringing.status(), "journal": self._lines.status(), **faults}
         return {**self._booting.status(), "kapi": list(self._urls), **more}
 
-    def _ways(self, host: str) -> Sequence[str]:
-        return () if self._web is None or host == self._sys else self._web.ways(host)
+    def _ways(self, host: str) -> Sequence[str] | None:
+        if self._web is None:
+            return ()
+        return None if host == self._sys else self._web.ways(host)
 
     def _addresses(self, host: str) -> Sequence[str]:
         """Where the door to ``host`` is, for clients of this machine's name server."""

@@ -18,9 +18,10 @@ from cyfs_ns.errors import BadWire, Refused
 
 HANDSHAKE = 15.0
 """Seconds for hello and handshake."""
+UNRECOGNIZED_NAME = bytes.fromhex("15030300020270")
+"""The alert for whoever asks for a name that is not here."""
 
 _READ = 1 << 14
-_UNRECOGNIZED_NAME = bytes.fromhex("15030300020270")
 
 
 async def end_tls(
@@ -42,10 +43,10 @@ async def end_tls(
             raise BadWire("no TLS")
         context = source.certificate_for(found.host, found.alpn, speak=speak)
         if context is None:
-            await stream.send_all(_UNRECOGNIZED_NAME)
+            await stream.send_all(UNRECOGNIZED_NAME)
             raise Refused(f"no certificate for {found.host or 'a client that names no host'}")
         plain: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
-            _Replayed(stream, hello), context, server_side=True, https_compatible=True
+            Replayed(stream, hello), context, server_side=True, https_compatible=True
         )
         try:
             await plain.do_handshake()
@@ -59,7 +60,7 @@ async def end_tls(
         return plain, found.host
 
 
-class _Replayed(trio.abc.Stream):
+class Replayed(trio.abc.Stream):
     """A stream whose first bytes have been read already."""
 
     def __init__(self, inner: trio.abc.Stream, first: bytes) -> None:

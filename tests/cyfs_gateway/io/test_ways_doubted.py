@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from cyfs_gateway.io.services import _MOST_DOUBTED, RouteOutbound
+from cyfs_gateway.io.inturn import _MOST_DOUBTED
+from cyfs_gateway.io.services import RouteOutbound
 from cyfs_ns.errors import Unreachable
 from tunnels.endpoint import Target
 from tunnels.url import TunnelUrl, parse
@@ -88,4 +89,4 @@ async def test_what_is_doubted_has_an_end(autojump_clock: Any) -> None:
     for port in range(len(ways)):
         with pytest.raises(Unreachable):
             await outbound.open_stream(Target("notes.home.example", port))
-    assert len(outbound._doubted) == _MOST_DOUBTED
+    assert len(outbound._turns._doubted) == _MOST_DOUBTED

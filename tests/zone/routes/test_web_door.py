@@ -7,13 +7,15 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trustme
 
-from cyfs_ns.errors import ConfigFault, Unreachable
+from cyfs_gateway.io.certs.endtls import UNRECOGNIZED_NAME
+from cyfs_ns.errors import ConfigFault, Refused, Unreachable
 from tests.cyfs_gateway.io.inprocess import curl
 from tests.zone.krpc.krpcservices import House
 from tunnels.endpoint import Endpoint
@@ -33,8 +35,9 @@ class Zone:
         self.certificates: Any = None
         self.opened: list[str] = []
 
-    def ways(self, host: str) -> Sequence[str]:
-        return [f"tcp:///127.0.0.1:{port}" for port in self.ports.get(host, ())]
+    def ways(self, host: str) -> Sequence[str] | None:
+        ports = self.ports.get(host)
+        return None if ports is None else [f"tcp:///127.0.0.1:{port}" for port in ports]
 
     async def open_url(self, url: str) -> Endpoint:
         self.opened.append(url)
@@ -138,7 +141,31 @@ async def test_what_cannot_be_had_is_passed_over(place: tuple[Zone, int]):
     zone.ports[WEB] = [1]
     assert (await curl(*url(WEB, port)))[1] == "the service does not answer\n"
     zone.ports[WEB] = []
+    assert (await curl(*url(WEB, port)))[1] == "the service is nowhere just now\n"
+    del zone.ports[WEB]
     assert "no service is here" in (await curl(*url(WEB, port)))[1]
+
+
+async def test_what_could_not_be_had_is_tried_last_for_a_while(place: tuple[Zone, int]):
+    zone, port = place
+    zone.ports[WEB] = [1, *zone.ports[WEB]]
+    for _ in range(3):
+        assert await curl(*url(WEB, port)) == (0, "web /x")
+    assert [way.rpartition(":")[2] for way in zone.opened].count("1") == 1
+
+
+async def test_who_refuses_is_passed_over(place: tuple[Zone, int], monkeypatch: pytest.MonkeyPatch):
+    zone, port = place
+    zone.ports[WEB] = [1, *zone.ports[WEB]]
+    open_url = zone.open_url
+
+    async def moved_from_1(url: str) -> Endpoint:
+        if url.endswith(":1"):
+            raise Refused("nobody may get to that port")
+        return await open_url(url)
+
+    monkeypatch.setattr(zone, "open_url", moved_from_1)
+    assert await curl(*url(WEB, port)) == (0, "web /x")
 
 
 async def test_tls_ends_where_the_certificate_is(place: tuple[Zone, int], nursery: trio.Nursery, tmp_path: Path):
@@ -167,7 +194,33 @@ async def test_tls_ends_where_the_certificate_is(place: tuple[Zone, int], nurser
         ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="example.com").do_handshake()
     async with await trio.open_tcp_stream("127.0.0.1", port) as visitor:
         await visitor.send_all(hello.read())
-        assert await heard(visitor) == door._UNRECOGNIZED_NAME
+        assert await heard(visitor) == UNRECOGNIZED_NAME
+
+
+async def test_an_answer_that_ends_with_the_connection_is_whole(place: tuple[Zone, int], nursery: trio.Nursery):
+    zone, port = place
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(WEB).configure_cert(context)
+    zone.certificates = Own(WEB, context)
+
+    async def no_length(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(65536)
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it")
+
+    zone.ports[WEB] = [await listening(nursery, no_length)]
+    visitor = trio.SSLStream(await trio.open_tcp_stream("127.0.0.1", port), trusting, server_hostname=WEB)
+    async with visitor:
+        await visitor.send_all(f"GET / HTTP/1.1\r\nHost: {WEB}\r\n\r\n".encode())
+        said = b""
+        with trio.fail_after(30):
+            # One that was cut off raises ``BrokenResourceError``.
+            while piece := await visitor.receive_some(65536):
+                said += piece
+    assert said.endswith(b"all of it")
 
 
 async def test_services_are_called_inside_of_tls_with_a_token(nursery: trio.Nursery, tmp_path: Path):
@@ -222,6 +275,37 @@ async def test_so_many_visitors_and_no_more(place: tuple[Zone, int], monkeypatch
         assert await first.receive_some(1)
         async with await trio.open_tcp_stream("127.0.0.1", port) as second:
             assert await heard(second) == b""
+
+
+async def test_so_many_visitors_of_one_address_and_no_more(place: tuple[Zone, int], monkeypatch: pytest.MonkeyPatch):
+    _, port = place
+    monkeypatch.setattr(door, "MOST_OF_ONE", 1)
+    at = {"127.0.0.1": "203.0.113.1", "127.0.0.2": "203.0.113.2"}
+    monkeypatch.setattr(door, "_source", lambda stream: at[stream.socket.getpeername()[0]])
+    request = f"GET /x HTTP/1.1\r\nHost: {WEB}\r\n\r\n".encode()
+    async with await trio.open_tcp_stream("127.0.0.1", port) as first:
+        await first.send_all(request)
+        assert await first.receive_some(1)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as second:
+            assert await heard(second) == b""
+        async with await trio.open_tcp_stream("127.0.0.1", port, local_address="127.0.0.2") as other:
+            await other.send_all(request)
+            assert await other.receive_some(1)
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1:2", "2001:db8::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+    ],
+)
+def test_by_what_visitors_are_counted(address: str, source: str):
+    stream: Any = SimpleNamespace(socket=SimpleNamespace(getpeername=lambda: (address, 1)))
+    assert door._source(stream) == source
 
 
 @pytest.mark.parametrize(

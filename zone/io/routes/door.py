@@ -9,35 +9,44 @@ What this machine serves itself, it serves inside of TLS that ends here and in n
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final, Protocol
+from http import HTTPStatus
+from typing import Final, Protocol
 
 import trio
 
 from cyfs_gateway.certs.source import CertificateSource
-from cyfs_gateway.io.certs.endtls import end_tls
+from cyfs_gateway.io.certs.endtls import UNRECOGNIZED_NAME, Replayed, end_tls
+from cyfs_gateway.io.inturn import InTurn
+from cyfs_gateway.sn.ingresscrowd import source_of
 from cyfs_gateway.sniff.http import sniff_http
 from cyfs_gateway.sniff.result import MORE, Sniffed, SniffResult
 from cyfs_gateway.sniff.tls import sniff_tls
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
+from tunnels.io.waiting import within
 
 MOST_VISITORS: Final = 512
+MOST_OF_ONE: Final = 64
+"""Visitors of one address (IPv6: of one /64), but for loopback: whatever leads others here comes from there."""
 HEAD_SECONDS: Final = 15.0
 """For what names the service."""
 QUIET_SECONDS: Final = 600.0
 """Silence in both directions that ends a connection."""
 _OPEN_SECONDS: Final = 5.0
 """For one way to a service; then there may be another."""
+_ALL_WAYS_SECONDS: Final = 20.0
+_GOODBYE_SECONDS: Final = 1.0
 _TRY_AGAIN: Final = 30.0
 _READ: Final = 64 * 1024
 _MOST_HEAD: Final = 32 * 1024
 _TLS: Final = 0x16
-_UNRECOGNIZED_NAME: Final = bytes.fromhex("15030300020270")
 _NOT_HERE: Final = (
     b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
 )
@@ -65,14 +74,15 @@ def nothing(_host: str) -> Serve | None:
 
 
 class WebDoor:
-    """``ways``: tunnel URLs to the service of a host, the best first; none where there is no such service just now.
-    ``own``: what this machine serves under a host."""
+    """``ways``: tunnel URLs to the service of a host, the best first; empty where it is nowhere just now, None where
+    there is no such service.  ``own``: what this machine serves under a host."""
 
     def __init__(
-        self, house: House, ways: Callable[[str], Sequence[str]], own: Callable[[str], Serve | None] = nothing
+        self, house: House, ways: Callable[[str], Sequence[str] | None], own: Callable[[str], Serve | None] = nothing
     ) -> None:
         self._house, self._ways, self._own = house, ways, own
-        self._visitors = 0
+        self._turns: InTurn[str] = InTurn()
+        self._visitors: Counter[str] = Counter()
         self.faults: dict[str, str] = {}
         """Why there is no door where one is wanted, by its address."""
 
@@ -93,22 +103,30 @@ class WebDoor:
 
     async def visit(self, stream: trio.SocketStream) -> None:
         """Serve one visitor until it leaves; closes ``stream``."""
-        if self._visitors >= MOST_VISITORS:
+        source = _source(stream)
+        if not self._has_room(source):
             await trio.aclose_forcefully(stream)
             return
-        self._visitors += 1
+        self._visitors[source] += 1
         try:
             async with AsyncExitStack() as opened:
                 opened.push_async_callback(trio.aclose_forcefully, stream)
-                await self._serve(stream, opened)
+                await self._serve(stream, source, opened)
         except* _GONE as fault:
             _log.debug("a visitor is gone: %s", fault.exceptions[0])
         except* Exception:
             _log.exception("serving a visitor failed in a way nobody foresaw")
         finally:
-            self._visitors -= 1
+            self._visitors[source] -= 1
+            if not self._visitors[source]:
+                del self._visitors[source]
 
-    async def _serve(self, stream: trio.SocketStream, opened: AsyncExitStack) -> None:
+    def _has_room(self, source: str) -> bool:
+        if not source or self._visitors.total() >= MOST_VISITORS:
+            return False
+        return self._visitors[source] < MOST_OF_ONE or ipaddress.ip_address(source).is_loopback
+
+    async def _serve(self, stream: trio.SocketStream, source: str, opened: AsyncExitStack) -> None:
         with trio.fail_after(HEAD_SECONDS):
             first = await stream.receive_some(_READ)
         if not first:
@@ -118,49 +136,78 @@ class WebDoor:
             await self._pass_on(stream, asked.host, said, opened)
             return
         asked, said = await _asked(stream, first, sniff_tls)
-        source = self._house.certificates
-        if source is None or source.certificate_for(asked.host, asked.alpn) is None:
+        certificates = self._house.certificates
+        if certificates is None or certificates.certificate_for(asked.host, asked.alpn) is None:
             await self._pass_on(stream, asked.host, said, opened, sealed=True)
-        elif (ended := await end_tls(_Again(stream, said), source)) is not None:
-            opened.push_async_callback(trio.aclose_forcefully, ended[0])
+        elif (ended := await end_tls(Replayed(stream, said), certificates)) is not None:
+            near = ended[0]
+            opened.push_async_callback(trio.aclose_forcefully, near)
             if (serve := self._own(asked.host)) is not None:
-                await serve(ended[0], stream.socket.getpeername()[0], stream.socket.getsockname()[1])
+                await serve(near, source, stream.socket.getsockname()[1])
             else:
-                await self._pass_on(ended[0], asked.host, b"", opened)
+                await self._pass_on(near, asked.host, b"", opened)
+            # Without a goodbye, what ends with the connection would look cut off (RFC 8446 section 6.1).
+            with trio.move_on_after(_GOODBYE_SECONDS):
+                await near.unwrap()
 
     async def _pass_on(
         self, near: trio.abc.Stream, host: str, said: bytes, opened: AsyncExitStack, *, sealed: bool = False
     ) -> None:
         try:
-            far = await self._open(host)
-        except (Refused, Unreachable) as fault:
-            _log.debug("%s: %s", host, fault)
-            with trio.move_on_after(1):
-                await near.send_all(_UNRECOGNIZED_NAME if sealed else _apology(fault))
+            far = EndpointStream(await self._open(host))
+        except _NoWay as fault:
+            level = logging.INFO if fault.status is HTTPStatus.BAD_GATEWAY else logging.DEBUG
+            _log.log(level, "nobody is led to %s: %s", host or "a host without a name", fault.__cause__ or fault)
+            with trio.move_on_after(_GOODBYE_SECONDS):
+                await near.send_all(UNRECOGNIZED_NAME if sealed else _apology(fault))
             return
         opened.push_async_callback(trio.aclose_forcefully, far)
-        await far.send_all(said)
+        with trio.fail_after(QUIET_SECONDS):
+            await far.send_all(said)
         await _join(near, far)
 
-    async def _open(self, host: str) -> EndpointStream:
+    async def _open(self, host: str) -> Endpoint:
+        """The service of ``host``.  Raises ``_NoWay``."""
         ways = self._ways(host)
+        if ways is None:
+            own = "only TLS leads there, with a certificate of the gateway"
+            raise _NoWay(HTTPStatus.NOT_FOUND, own if self._own(host) else "no service is here by that name")
         if not ways:
-            raise Refused("no service is here by that name")
-        fault: Exception = Unreachable("the service does not answer")
-        for url in ways:
-            with trio.move_on_after(_OPEN_SECONDS):
-                try:
-                    return EndpointStream(await self._house.open_url(url))
-                except (Refused, Unreachable) as failed:
-                    fault = failed
-        raise Unreachable(f"the service does not answer: {fault}")
+            raise _NoWay(HTTPStatus.SERVICE_UNAVAILABLE, "the service is nowhere just now")
+        try:
+            with within(_ALL_WAYS_SECONDS, "all ways together"):
+                return await self._turns.first(ways, self._open_one)
+        except Unreachable as fault:
+            raise _NoWay(HTTPStatus.BAD_GATEWAY, "the service does not answer") from fault
+
+    async def _open_one(self, url: str) -> Endpoint:
+        try:
+            with within(_OPEN_SECONDS, "the service"):
+                return await self._house.open_url(url)
+        except Refused as moved:
+            raise Unreachable(str(moved)) from moved
 
 
-def _apology(fault: Refused | Unreachable) -> bytes:
-    status, text = (b"404 Not Found", b"no service is here by that name\n")
-    if isinstance(fault, Unreachable):
-        status, text = b"502 Bad Gateway", b"the service does not answer\n"
-    return _NOT_HERE % (status, len(text), text)
+class _NoWay(Exception):
+    """Nobody can be led there; the text is for visitors."""
+
+    def __init__(self, status: HTTPStatus, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def _apology(fault: _NoWay) -> bytes:
+    text = f"{fault}\n".encode()
+    return _NOT_HERE % (b"%d %b" % (fault.status, fault.status.phrase.encode()), len(text), text)
+
+
+def _source(stream: trio.SocketStream) -> str:
+    """By what a visitor is counted; empty: it is gone already."""
+    try:
+        address = stream.socket.getpeername()[0].partition("%")[0]
+    except OSError:
+        return ""
+    return address if ipaddress.ip_address(address).is_loopback else source_of(address)
 
 
 async def _asked(
@@ -174,30 +221,6 @@ async def _asked(
                 break
             said += piece
     return found if isinstance(found, Sniffed) else Sniffed("", ""), said
-
-
-class _Again(trio.abc.Stream):
-    """``stream`` from its beginning, of which ``said`` was read already."""
-
-    def __init__(self, stream: trio.abc.Stream, said: bytes) -> None:
-        self._stream, self._said = stream, said
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if not self._said:
-            return bytes(await self._stream.receive_some(max_bytes))
-        await trio.lowlevel.checkpoint()
-        size = max_bytes or len(self._said)
-        piece, self._said = self._said[:size], self._said[size:]
-        return piece
-
-    async def send_all(self, data: Any) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 async def _join(near: trio.abc.Stream, far: trio.abc.Stream) -> None:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import trio
 
 from cyfs_gateway.host import Ways
-from cyfs_ns.errors import ConfigFault
+from cyfs_ns.errors import BadWire, ConfigFault
 from zone.config.faults import ConfigError
 from zone.config.keys import Each
 from zone.config.model import Entry
@@ -85,8 +85,9 @@ class WebRoutes:
             return False
         try:
             self._withdraw[service] = self._carrier.register_ways(host, partial(self._ways, service))
-        except ConfigFault as taken:
-            _log.error("nobody is led to %s: %s", host, taken)
+        except (BadWire, ConfigFault) as fault:
+            # It is no name of a host, or another module's.
+            _log.error("nobody is led to %s: %s", host, fault)
             return False
         return True
 
@@ -100,9 +101,9 @@ class WebRoutes:
         service, _, zone = host.partition(".")
         return zone == self._zone and service in self._instances
 
-    def ways(self, host: str) -> tuple[str, ...]:
-        """Tunnel URLs to the service of ``host``; none: there is no such service, or it is nowhere just now."""
-        return self._ways(host.partition(".")[0], 0) if self.has(host) else ()
+    def ways(self, host: str) -> tuple[str, ...] | None:
+        """Tunnel URLs to the service of ``host``; empty: it is nowhere just now; None: there is no such service."""
+        return self._ways(host.partition(".")[0], 0) if self.has(host) else None
 
     def _ways(self, service: str, _port: int) -> tuple[str, ...]:
         return web_ways(self._instances.get(service, ()), self._node, iter(random.random, None))

@@ -11,7 +11,8 @@ from typing import Final
 
 _MOST: Final = 4096
 """Names."""
-_ALL_OTHERS: Final = ""
+_ALL_OTHERS: Final = "\0"
+"""No name is that; the empty one may be somebody's."""
 
 
 class Throttle:

@@ -121,6 +121,11 @@ def test_strangers_are_remembered_in_bounds():
     assert throttle.take("me", 2000.0) == 0 and throttle.take("me", 2000.0) > 0
 
 
+def test_those_who_are_too_many_are_not_taken_for_somebody():
+    throttle = Throttle(burst=1, seconds=1000, most=2)
+    assert [throttle.take(name, 0.0) for name in ("", "a", "b", "c")] == [0, 0, 0, 1000]
+
+
 # -- people
 
 

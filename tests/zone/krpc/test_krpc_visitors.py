@@ -37,9 +37,9 @@ class Far:
         return context.source
 
 
-async def called(server: KrpcServer, source: str, method: str) -> int:
+async def called(server: KrpcServer, source: str, method: str, token: str = "") -> int:
     """The status of the answer to one visitor's call of ``odd``."""
-    body = json.dumps({"method": method, "params": {}}).encode()
+    body = json.dumps({"method": method, "params": {}, "sys": [1, token]}).encode()
     head = f"POST /kapi/odd HTTP/1.1\r\nHost: {SYS}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     near, far = trio.testing.memory_stream_pair()
     said = b""
@@ -91,3 +91,14 @@ async def test_so_have_calls_that_are_passed_on():
             await filled(server, f"203.0.113.{number}", "wait", lambda: len(far.asked), nursery)
         assert [far.asked.count(f"203.0.113.{number}") for number in range(3)] == [6, 6, 0]
         far.release.set()
+
+
+async def test_who_tries_again_and_again_leaves_others_patience_elsewhere():
+    far = Far()
+    far.release.set()
+    server = KrpcServer(Dispatcher(), verify, lambda _: None, far)
+    tried = [await called(server, "203.0.113.1", "login") for _ in range(50)]
+    assert tried[:20] == [200] * 20
+    assert 429 in tried
+    assert await called(server, "203.0.113.2", "login") == 200
+    assert await called(server, "203.0.113.1", "ask", token="for.ann.x") == 200

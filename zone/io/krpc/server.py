@@ -29,11 +29,12 @@ from cyfs_ns.io.control.conversation import Call, Handler, Reply, Site, converse
 from cyfs_ns.io.control.entrance import Entrance, close_entrances, open_tcp, open_unix, serve_entrances
 from tunnels.endpoint import Endpoint
 from tunnels.io.stream import EndpointStream
+from zone.hub.throttle import Throttle
 from zone.io.krpc.dispatch import Dispatcher, Limits, Rooms
 from zone.io.krpc.whence import whence
 from zone.krpc.batch import Batch, Outcome, Plain
 from zone.krpc.caller import NOBODY, Caller
-from zone.krpc.faults import KrpcFault
+from zone.krpc.faults import Code, KrpcFault
 from zone.krpc.service import SECONDS, CallContext
 from zone.krpc.wire import MOST_REQUEST, Single, read_request, write_reply
 
@@ -70,13 +71,20 @@ class Elsewhere(Protocol):
 
 
 class _ForVisitors:
-    """``elsewhere`` for whoever comes from outside.  Who holds a token may not be known here, so places are counted."""
+    """``elsewhere`` for whoever comes from outside.  Who holds a token may not be known here, so places are counted.
+
+    To whom a call is passed on, it comes from this machine: whoever tries to log in again and again would use up the
+    patience with all others here.
+    """
 
     def __init__(self, elsewhere: Elsewhere) -> None:
         self._elsewhere, self._rooms = elsewhere, Rooms(_FROM_OUTSIDE)
+        self._tries = Throttle(burst=20, seconds=5)
         self.takes = elsewhere.takes
 
     async def ask(self, service: str, asked: Single | Batch, token: str, context: CallContext) -> Json:
+        if not token and (wait := self._tries.take(context.source, trio.current_time())):
+            raise KrpcFault(Code.LIMITED, f"too many calls without a token; wait {wait:.0f} s")
         with self._rooms.admitted(_VISITOR, context.source):
             return await self._elsewhere.ask(service, asked, token, context)
 

@@ -14,7 +14,7 @@ from cyfs_ns.identity.strictjson import Json
 from tests.zone.krpc.krpcservices import House, until, verify
 from zone.io.krpc.client import Client
 from zone.io.krpc.dispatch import Dispatcher, Limits
-from zone.io.krpc.server import KrpcServer
+from zone.io.krpc.server import MOST_OF_VISITORS, KrpcServer
 from zone.io.krpc.transport import LocalTransport
 from zone.krpc.caller import NOBODY
 
@@ -37,9 +37,9 @@ class Far:
         return context.source
 
 
-async def called(server: KrpcServer, source: str, method: str, token: str = "") -> int:
+async def called(server: KrpcServer, source: str, method: str, token: str = "", params: Any = None) -> int:
     """The status of the answer to one visitor's call of ``odd``."""
-    body = json.dumps({"method": method, "params": {}, "sys": [1, token]}).encode()
+    body = json.dumps({"method": method, "params": params or {}, "sys": [1, token]}).encode()
     head = f"POST /kapi/odd HTTP/1.1\r\nHost: {SYS}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     near, far = trio.testing.memory_stream_pair()
     said = b""
@@ -102,3 +102,9 @@ async def test_who_tries_again_and_again_leaves_others_patience_elsewhere():
     assert 429 in tried
     assert await called(server, "203.0.113.2", "login") == 200
     assert await called(server, "203.0.113.1", "ask", token="for.ann.x") == 200
+
+
+async def test_little_is_held_of_whoever_it_may_be():
+    server = House().server
+    for size, status in ((MOST_OF_VISITORS - 1000, 200), (MOST_OF_VISITORS, 413)):
+        assert await called(server, "203.0.113.1", "ask", "for.ann.x", {"text": "x" * size}) == status

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -46,6 +46,9 @@ PASSED_ON: Final = "kapi-passed-on"
 """What gateways ask for that pass on calls of others."""
 MOST_STREAMS: Final = 32
 """Streams of one peer; our own clients have half as many."""
+
+MOST_OF_VISITORS: Final = 512 * 1024
+"""Bytes of one's request: it is held before anybody knows who it is."""
 
 _HEADERS: Final = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
@@ -148,7 +151,8 @@ class KrpcServer:
         """Answer calls to ``https://HOST:PORT/kapi/…`` from ``source``, an address or the network that it is counted
         by; ``stream`` is inside of TLS.  Only tokens say who calls."""
         door = Door(scheme="https", hosts=frozenset((host, f"{host}:{port}")))
-        await converse(stream, door, self._site(lambda: _VISITOR, source, self._for_visitors))
+        visit = _Visit(self._dispatcher, self._verify, lambda: _VISITOR, source, self._for_visitors)
+        await converse(stream, door, Site(visit, _FOR_VISITORS, changes=False))
 
     async def _serve_peer(self, identity: Identity, pipe: Endpoint, proven: Callable[[], Caller]) -> None:
         device = identity.device or identity.did
@@ -204,5 +208,9 @@ async def _call(call: Call[_Visit]) -> Reply:
     return Reply(status, body, _HEADERS)
 
 
-_ROUTES: Final[Iterable[Route[Handler[_Visit]]]] = (Route("POST", "/kapi/{service}", _call, MOST_REQUEST),)
-_ROUTER: Final = Router(_ROUTES)
+def _router(most_request: int) -> Router[Handler[_Visit]]:
+    return Router((Route("POST", "/kapi/{service}", _call, most_request),))
+
+
+_ROUTER: Final = _router(MOST_REQUEST)
+_FOR_VISITORS: Final = _router(MOST_OF_VISITORS)

@@ -18,10 +18,10 @@ from zone.io.cli.asking import control
 @home_option
 @pass_place
 def take(place: Place, file: Path, as_json: bool) -> None:
-    """Tell the zone its new document, FILE, which node sign and node remove leave beside the owner's key: zone.jwt.
+    """Tell the zone of its new document, FILE.
 
-    On any machine of the zone; the others hear of it at once.  zone status says when it is in force, and what that
-    waits for.
+    That is the zone.jwt which node sign and node remove leave beside the owner's key.  On any machine of the zone; the
+    others hear of it at once.  zone status says when it is in force, and what that waits for.
 
     \b
     Example:

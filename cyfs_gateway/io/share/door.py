@@ -118,8 +118,9 @@ class ShareDoor:
         visitor = _Reader(plain, first.source)
         while await self._exchange(visitor, host):
             pass
+        # Without a goodbye, what ends with the connection would look cut off (RFC 8446 section 6.1).
         with trio.move_on_after(1):
-            await plain.aclose()
+            await plain.unwrap()
 
     async def _plain(self, visitor: _Reader, source: CertificateSource | None) -> None:
         """Plain HTTP: a proof for certificates, or the way to the same page over TLS."""

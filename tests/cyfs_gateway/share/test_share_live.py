@@ -356,6 +356,26 @@ async def test_websockets_live(tmp_path: Path) -> None:
         await trio.aclose_forcefully(stream)
 
 
+async def test_an_answer_that_ends_with_the_connection_is_not_cut_off(tmp_path: Path) -> None:
+    async def no_length(house: House, stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(65536)
+            await stream.send_all(b"HTTP/1.0 200 OK\r\n\r\nall of it")
+
+    async with sharing(tmp_path, no_length) as house:
+        jar = await house.jar()
+        raw = await trio.open_tcp_stream("127.0.0.1", house.port)
+        context = ssl.create_default_context(cafile=str(house.ca))
+        async with trio.SSLStream(raw, context, server_hostname=HOST) as visitor:
+            await visitor.send_all(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nCookie: {jar}\r\n\r\n".encode())
+            said = b""
+            with trio.fail_after(30):
+                # It raises where nobody says goodbye.
+                while piece := await visitor.receive_some(65536):
+                    said += piece
+    assert said.endswith(b"all of it")
+
+
 async def test_a_service_that_is_away_or_talks_rubbish_is_told(tmp_path: Path) -> None:
     async def rubbish(house: House, stream: trio.SocketStream) -> None:
         await stream.receive_some()

@@ -21,7 +21,7 @@ from node.io.run.cgroups import ControlGroups
 from node.io.run.kinds import Processes, Scripts
 from node.io.run.packages import Packages
 from node.io.run.runs import Runs
-from node.io.run.users import FIRST, Users
+from node.io.run.users import FIRST, MOST, Users
 from node.run.runner import Ended, Kind, Order, Place, RunFault
 from zone.scheduler.service import Work
 
@@ -123,7 +123,8 @@ async def test_what_a_process_is_told(machine: Machine) -> None:
     await machine.start(told)
     assert await machine.wait(told) == Ended(0)
     is_root = os.geteuid() == 0
-    user = FIRST if is_root else os.geteuid()
+    given = Users(str(machine.home)).user_of("notes")
+    user = os.geteuid() if given is None else given[0]
     expected = ["o 4711 notes a $b", "o token of notes", f"o 600-{user}", f"o {user}"] + ["o read-only"] * is_root
     assert lines(machine.home) == expected
     assert (machine.home / "volumes/notes/my-data/file").read_text() == "kept\n"
@@ -242,8 +243,17 @@ async def test_a_service_keeps_its_user(machine: Machine) -> None:
     if os.geteuid() != 0:
         assert users.user_of("a") is None
         return
-    assert [users.user_of(name) for name in ("a", "b", "a")] == [(FIRST, FIRST), (FIRST + 1,) * 2, (FIRST, FIRST)]
-    assert Users(str(machine.home)).user_of("b") == (FIRST + 1,) * 2
+    a, b, again = (users.user_of(name) for name in ("a", "b", "a"))
+    assert a is not None
+    assert FIRST <= a[0] < 2**31 - MOST
+    assert (b, again) == ((a[0] + 1,) * 2, a)
+    assert Users(str(machine.home)).user_of("b") == b
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: services have users of their own")
+def test_homes_give_users_from_ranges_of_their_own(tmp_path: Path) -> None:
+    given = {Users(str(tmp_path / home)).user_of("web") for home in ("attic", "barn", "cellar", "den")}
+    assert len(given) > 1  # two may meet, by chance
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: services have users of their own")

@@ -123,16 +123,6 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A run that is going on."""
-
-    pid: int
-    """Of its keeper."""
-    main: int
-    """Of ``argv``; 0 when that has ended, and the run lingers."""
-
-
-@dataclass(frozen=True, slots=True)
 class Bounds:
     """What holds a run within its limits."""
 

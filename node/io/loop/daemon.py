@@ -249,7 +249,10 @@ class NodeLoop:
                     await kind.release(place)
                     raise
             case Probe():
-                return await kind.probe(order, place) or await fault_of(order)
+                if fault := await kind.probe(order, place) or await fault_of(order):
+                    return fault
+                # Asked last: what answers on the port of a run that is over is another program.
+                return "it has ended" if await self._runs.is_over(order.service) else ""
         return ""
 
     def _kind(self, order: Order) -> Kind:

@@ -63,6 +63,18 @@ class _Found:
     user: int | None
     groups: tuple[str, ...] = ()
     """As ``Launch.join``."""
+    lingers: bool = False
+    """As ``Launch.lingers``."""
+
+    @property
+    def is_over(self) -> bool:
+        """It has ended, though it may not have been cleared yet; raises ``OSError`` where nobody can know."""
+        if not self.is_kept or "over" in self.state:
+            return True
+        if "code" in self.state:
+            return not self.lingers or self.state["code"] != "0"
+        # Its keeper may be about to say so.
+        return not self.lingers and "main" in self.state and _is_dead(self.state["main"])
 
 
 def called(service: str, name: str) -> str:
@@ -134,6 +146,10 @@ class Runs:
             _put(f"{place.runs}/launch", _records(place, launch))
         except OSError as bad:
             raise RunFault(f"the run cannot be written down: {bad}") from bad
+
+    async def is_over(self, service: str) -> bool:
+        """Whether the run has ended, cleared or not."""
+        return await _persistently(lambda: (run := self._look(service)) is None or run.is_over)
 
     async def wait(self, service: str) -> Ended:
         """Until nothing of the run runs any more, and clear it; how it ended."""
@@ -212,7 +228,8 @@ class Runs:
             os.close(held)
         user = next((int(r[5:].split(b":")[0]) for r in records if r.startswith(b"user=")), None)
         groups = tuple(os.fsdecode(r[5:]) for r in records if r.startswith(b"join="))
-        return _Found(_read_order(directory, service), _read_state(directory), is_kept, user, groups)
+        lingers = b"lingers=1" in records
+        return _Found(_read_order(directory, service), _read_state(directory), is_kept, user, groups, lingers)
 
     def _clear(self, service: str) -> bool:
         directory = self.place(service).runs
@@ -250,9 +267,17 @@ class Runs:
         return found
 
 
+def _is_dead(pid: str) -> bool:
+    """Gone, or only not collected yet; raises ``OSError`` where nobody can know."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def _is_of(pid: str, mark: bytes, user: int | None) -> bool:
     """Raises ``OSError`` where there is no such process, or nobody may look."""
-    if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
+    if _is_dead(pid):
         return False
     if user is not None and Path(f"/proc/{pid}").stat().st_uid == user:
         return True

@@ -23,7 +23,7 @@ from node.io.run.cgroups import ControlGroups
 from node.io.run.kinds import Processes
 from node.io.run.packages import Packages
 from node.io.run.users import Users
-from node.run.runner import MARK, Kind
+from node.run.runner import MARK, Kind, Order, Place
 from zone.config.faults import Code, ConfigError
 from zone.config.keys import At
 from zone.config.model import Commit, Delete, Reading, Set, Transaction
@@ -126,8 +126,9 @@ class Zone:
         return found
 
     @asynccontextmanager
-    async def loop(self) -> AsyncIterator[NodeLoop]:
-        made = NodeLoop(NODE, self.store, str(self.home), processes(self.home), did="did:dev:x", net_id="lan1")
+    async def loop(self, kinds: dict[str, Kind] | None = None) -> AsyncIterator[NodeLoop]:
+        kinds = kinds or processes(self.home)
+        made = NodeLoop(NODE, self.store, str(self.home), kinds, did="did:dev:x", net_id="lan1")
         async with trio.open_nursery() as nursery:
             await nursery.start(made.run)
             yield made
@@ -219,6 +220,39 @@ async def test_what_ends_again_and_again_fails_and_says_why(zone: Zone) -> None:
         said = await zone.until_state("failed")
         assert said["why"] == "exited with 3"
         assert len((zone.home / "logs/web/log").read_text().splitlines()) == 3
+
+
+async def test_a_run_that_is_over_is_not_ready_whoever_answers_on_its_port(zone: Zone) -> None:
+    """Here it takes a while to clear the run away, and another program of this machine has the port."""
+    zone.package("exit 3")
+    probes = 0
+
+    class Slow(Processes):
+        async def probe(self, order: Order, place: Place) -> str:
+            nonlocal probes
+            probes += 1
+            return await super().probe(order, place)
+
+        async def release(self, place: Place) -> None:
+            seen = probes
+            while probes < seen + 3:  # noqa: ASYNC110 -- the loop tells no event
+                await trio.sleep(0.005)
+            await super().release(place)
+
+    text = str(zone.home)
+    kinds = {"process": Slow(NODE, Packages(text), Users(text), ControlGroups(text))}
+    (others,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = others.socket.getsockname()[1]
+    states = set()
+    async with others, zone.loop(kinds):
+        await zone.order(ports=(("http", port),), health=Health("http", every=0.1))
+
+        def noted(said: Any) -> bool:
+            states.update(() if said is None else (said["state"],))
+            return said is not None and said["state"] == "failed"
+
+        assert (await zone.until(noted))["why"] == "exited with 3"
+    assert states == {"starting", "failed"}
 
 
 async def test_a_page_that_can_never_run_fails_at_once_and_a_better_one_runs(zone: Zone) -> None:

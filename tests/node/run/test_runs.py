@@ -42,6 +42,25 @@ async def test_how_it_ended_is_known(runs: Runs, script: str, code: int) -> None
     assert await runs.find() == {}
 
 
+@pytest.mark.parametrize(("lingers", "code", "is_over"), [(False, 0, True), (True, 0, False), (True, 3, True)])
+async def test_a_run_is_over_before_it_is_cleared(runs: Runs, lingers: bool, code: int, is_over: bool) -> None:
+    await runs.start(NOTES, shell(f"(trap '' TERM; exec sleep 600) & exit {code}", lingers=lingers))
+    await until(lambda: "code=" in Path(runs.place("notes").runs, "state").read_text())
+    assert await runs.is_over("notes") == is_over
+    await runs.stop("notes", at_once=True)
+    await runs.wait("notes")
+    assert await runs.is_over("notes")
+
+
+async def test_a_run_that_goes_on_is_not_over_and_one_without_its_keeper_is(runs: Runs, tmp_path: Path) -> None:
+    await runs.start(NOTES, shell("exec sleep 600"))
+    assert not await runs.is_over("notes")
+    kill_keeper(tmp_path)
+    with trio.fail_after(200):
+        while not await runs.is_over("notes"):  # noqa: ASYNC110 -- it dies in its own time
+            await trio.sleep(0.005)
+
+
 async def test_both_outputs_are_kept_line_by_line(runs: Runs, tmp_path: Path) -> None:
     await runs.start(NOTES, shell("echo one; sleep 0.1; echo two >&2; printf three"))
     await runs.wait("notes")

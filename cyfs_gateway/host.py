@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cyfs_gateway.certs.source import CertificateSource
     from cyfs_ns.authority import Authority
     from cyfs_ns.identity.did import Did
+    from cyfs_ns.identity.documents import DeviceDoc
     from cyfs_ns.identity.keys import PublicKey
     from rtcp.party import Address
 
@@ -61,8 +62,18 @@ class Whereabouts:
 Search = Callable[["Did"], Whereabouts]
 
 
-Vouch = Callable[["Did"], bool]
-"""Whether what was verified and kept of a name will do."""
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """Who somebody is: the newest ``document`` that its owner signed with the key ``signer``, as a module has verified
+    it, and ``addresses`` that the owner says beside it."""
+
+    document: DeviceDoc
+    signer: PublicKey
+    addresses: tuple[str, ...] = ()
+
+
+Vouch = Callable[["Did"], Vouched | None]
+"""What a module has verified of a name itself; None: nothing."""
 
 
 class Barred(Refused):
@@ -185,8 +196,9 @@ class Host(Protocol):
         """
 
     def register_vouch(self, vouches: Vouch) -> None:
-        """Have documents that were verified and are kept here prove who somebody is of whom ``vouches`` holds, whatever
-        ``rtcp/require`` says: the module hears of newer ones by itself, and keeps those."""
+        """Have the module decide which key those have whom ``vouches`` tells of, whatever ``rtcp/require`` and the DNS
+        say: it hears of newer documents by itself, and never goes back.  It counts while
+        a pin here says the same owner; what else is pinned or revoked here counts more."""
 
     def register_search(self, search: Search) -> Callable[[], None]:
         """Say where machines may be met, beside what documents and the DNS say; asked whenever one is dialled, until

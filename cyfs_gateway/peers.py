@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from cyfs_gateway.config.model import Requirement, RtcpConfig, ServiceConfig
 from cyfs_gateway.flow import PEER, Flow, Identity
+from cyfs_gateway.host import Vouched
 from cyfs_gateway.rules.index import Geo
 from cyfs_gateway.rules.model import Logic, Rule, SubRule, Text, Verdict
 from cyfs_gateway.rules.parse import parse_condition
@@ -88,6 +89,38 @@ def known_of(peer: Did, said: outcome.Outcome, config: RtcpConfig, anchors: Anch
     if isinstance(said, outcome.TooWeak) and config.txt_bootstrap and may_bootstrap(peer, anchors):
         return known_by(peer, said.found, Purpose.DIAL.least, anchors, bridges)
     return None
+
+
+def known_as(peer: Did, vouched: Vouched, anchors: Anchors, bridges: Bridges) -> Known | None:
+    """What a module has verified of ``peer``; None: no pin here lets its signer decide, or one speaks against it."""
+    document, whom, own = vouched.document, peer.canonical, anchors.pin(peer)
+    speakers = (whose for whose in (document.zone, document.issuer) if whose is not None)
+    pins = [pin for whose in speakers if (pin := anchors.pin(whose)) is not None]
+    if not pins or any(pin.revoked or pin.key != vouched.signer or document.iat < pin.least_iat for pin in pins):
+        return None
+    if own is not None and (own.revoked or own.key != document.key):
+        return None
+    fact = Evidence(
+        trust=Trust.HOST_SNAPSHOT, what=f"the document of {whom}", source="a module of this gateway", at=document.iat
+    )
+    claims = [
+        Claim(about=whom, kind="document", key=document.kind, value=document, evidence=fact),
+        Claim(about=whom, kind="key", key="self", value=document.key, evidence=fact),
+        *(
+            Claim(about=whom, kind="address", value=address, evidence=fact)
+            for address in (*vouched.addresses, *document.ips)
+        ),
+    ]
+    return known_by(whom, claims, Trust.HOST_SNAPSHOT, anchors, bridges)
+
+
+def joined(said: Known | None, vouched: Known | None) -> Known | None:
+    """What is ``said`` of somebody and what a module has ``vouched`` for, whose key it is in any case."""
+    if said is None or vouched is None:
+        return vouched or said
+    who = said.identity if said.key == vouched.key else vouched.identity
+    places = (*vouched.addresses, *said.addresses)
+    return Known(vouched.key, who, vouched.port or said.port, tuple(dict.fromkeys(places)))
 
 
 def known_still(

@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from cyfs_gateway.config.model import RtcpConfig
 from cyfs_gateway.flow import Identity
+from cyfs_gateway.host import Vouched
 from cyfs_gateway.peers import (
     Known,
     brought_along,
+    joined,
+    known_as,
     known_by,
     known_of,
     known_still,
@@ -45,20 +47,22 @@ if TYPE_CHECKING:
 
 _FINDING: Final = 8.0
 """Seconds for finding out who somebody is, who waits at the door meanwhile."""
+_VOUCHED: Final = 2.0
+"""Seconds in which others may say more of somebody whom a module knows."""
 _MOST_BROUGHT: Final = 8192
 _MOST_NOBODIES: Final = 1024
 
 
 class Acquaintance:
     """What is known of peers.  ``trusted`` knows who is who, ``world`` is that of now, ``tunnels`` those that stand;
-    of whom ``vouched`` holds, documents that are kept here will do."""
+    ``vouched`` tells what modules have verified of somebody, which decides whose key is whose."""
 
     def __init__(
         self,
         trusted: Callable[[], TrustedNames],
         world: Callable[[], World],
         tunnels: Callable[[], Sequence[AnyTunnel]],
-        vouched: Callable[[Did], bool],
+        vouched: Callable[[Did], Vouched | None],
     ) -> None:
         self._trusted, self._world, self._tunnels, self._vouched = trusted, world, tunnels, vouched
         self._changes = 0
@@ -78,11 +82,6 @@ class Acquaintance:
         """The section of the configuration of now."""
         return self._world().config.rtcp or RtcpConfig()
 
-    def _rtcp_for(self, did: Did) -> RtcpConfig:
-        """What is required of ``did``."""
-        rtcp = self.rtcp
-        return replace(rtcp, require="trusted_snapshot") if self._vouched(did) else rtcp
-
     def change(self) -> None:
         """What it rests on may be another."""
         self._changes += 1
@@ -95,9 +94,10 @@ class Acquaintance:
 
         Raises ``Refused`` and ``Unreachable``, which say what lacks.
         """
-        said = await self.ask(did, quietly=quietly)
-        rtcp = self._rtcp_for(did)
+        said = await self.ask(did, quietly=quietly, patience=_VOUCHED if self._vouched(did) else None)
+        rtcp = self.rtcp
         known = known_of(did, said, rtcp, await self.anchors_of_now(), self.bridges)
+        known = joined(known, await self._known_as(did))
         if known is not None:
             return known
         if isinstance(said, outcome.Found):
@@ -109,12 +109,18 @@ class Acquaintance:
 
         Raises as ``anchors``.
         """
-        rtcp = self._rtcp_for(did)
+        rtcp = self.rtcp
         with suppress(ConfigFault):
             said = self._trusted().recall(Ask(subject=did, least=level_needed(did, rtcp.require)))
             if said is not None:
-                return known_of(did, said, rtcp, await self.anchors_of_now(), self.bridges)
+                known = known_of(did, said, rtcp, await self.anchors_of_now(), self.bridges)
+                return joined(known, await self._known_as(did))
         return None
+
+    async def _known_as(self, did: Did) -> Known | None:
+        """What a module has verified of somebody; None: nothing that counts here.  Raises as ``anchors``."""
+        vouched = self._vouched(did)
+        return None if vouched is None else known_as(did, vouched, await self.anchors_of_now(), self.bridges)
 
     async def ask(self, did: Did, *, quietly: bool = False, patience: float | None = None) -> outcome.Outcome:
         """What is said of somebody.  ``patience``: as of ``Ask``.
@@ -125,7 +131,7 @@ class Acquaintance:
             trusted = self._trusted()
         except ConfigFault as fault:
             raise Unreachable(str(fault), "pre_connect_dns") from fault
-        privacy, rtcp = Privacy.SERVICE, self._rtcp_for(did)
+        privacy, rtcp = Privacy.SERVICE, self.rtcp
         if quietly and not rtcp.txt_bootstrap and may_bootstrap(did, await self.anchors_of_now()):
             if not await trio.to_thread.run_sync(_is_written_down, trusted.store, did):
                 # Names that strangers make up shall not push out of the memory what others need of it.
@@ -158,7 +164,7 @@ class Acquaintance:
 
     async def _by_document(self, document: Token | None, did: Did) -> Known | None:
         """What its own document proves, where a snapshot will do and nobody could be asked."""
-        require = self._rtcp_for(did).require
+        require = self.rtcp.require
         if require != "trusted_snapshot" or document is None:
             return None
         anchors = await self.anchors_of_now()
@@ -189,13 +195,20 @@ class Acquaintance:
     async def who_now(self, peer: Peer) -> Identity:
         """Who a peer with a name is by now.  Raises ``Refused`` and ``Unreachable``."""
         before = self.identity(peer)
-        said = await self.ask(peer.did, quietly=not peer.dialled)
+        vouched = await self._known_as(peer.did)
+        if vouched is not None and vouched.key != key_of(peer):
+            raise Refused(f"{peer.did} has another key now")
+        said = await self.ask(peer.did, quietly=not peer.dialled, patience=_VOUCHED if vouched else None)
+        if vouched is not None:
+            known = joined(known_of(peer.did, said, self.rtcp, await self.anchors_of_now(), self.bridges), vouched)
+            assert known is not None
+            return known.identity
         if isinstance(said, outcome.Absent | outcome.Unreachable):
             brought = await self._by_document(self._brought.get(peer.device), peer.did)
             if brought is not None and brought.key == key_of(peer):
                 return brought.identity
         anchors = await self.anchors_of_now()
-        now = known_still(peer.did, key_of(peer), before.trust, said, self._rtcp_for(peer.did), anchors, self.bridges)
+        now = known_still(peer.did, key_of(peer), before.trust, said, self.rtcp, anchors, self.bridges)
         return now or before
 
     # Pins

@@ -82,6 +82,9 @@ class Gatekeeper:
             if isinstance(fault, Refused) and not self._engine.offers.expected:
                 raise Refused(f"nothing here proves who {did} is, and strangers are not let in") from fault
             raise Unreachable(f"who {did} is cannot be found out just now", "pre_connect_dns") from fault
+        if known.key != proven.key:
+            # Whoever had the name before is told by those who know.
+            self._engine.offers.check_not_barred(replace(known.identity, device=str(proven.device)))
         return Standing(key=known.key, about=known.identity)
 
     async def welcome(self, peer: Peer) -> None:

@@ -36,6 +36,7 @@ from cyfs_gateway.host import (
     Status,
     TxtPublisher,
     Vouch,
+    Vouched,
     Ways,
     Whereabouts,
 )
@@ -296,12 +297,12 @@ class _Seat:
         return withdraw
 
     def register_vouch(self, vouches: Vouch) -> None:
-        def guarded(did: Did) -> bool:
+        def guarded(did: Did) -> Vouched | None:
             try:
                 return vouches(did)
             except Exception as fault:
                 self._blame(fault)
-                return False
+                return None
 
         self._modules.gateway.offers.vouches.append(guarded)
         self._vouches.append(guarded)

@@ -8,7 +8,7 @@ the owner of this one, as far as a pin says who that is; strangers never.  What 
 tunnel, and the module judges.
 
 Here is also what modules think of strangers who want a tunnel at all (``wants``), whom they bar, stranger or not, where
-they say that somebody may be met (``search``), and of whom they follow the documents (``vouched``).
+they say that somebody may be met (``search``), and who somebody is (``vouched``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import trio
 from cyfs_gateway.config.model import ServiceConfig
 from cyfs_gateway.decide import Decision
 from cyfs_gateway.flow import ANSWERED, Flow, Identity
-from cyfs_gateway.host import Bar, Barred, Judge, Offer, Search, Vouch, Whereabouts
+from cyfs_gateway.host import Bar, Barred, Judge, Offer, Search, Vouch, Vouched, Whereabouts
 from cyfs_gateway.rules.model import Verdict
 from cyfs_gateway.rules.table import RuleTable
 from cyfs_ns.errors import CyfsError, Refused, Unreachable
@@ -179,9 +179,9 @@ class Offers:
             tuple(relay for one in found for relay in one.relays),
         )
 
-    def vouched(self, did: Did) -> bool:
-        """Whether a module says that what is kept of ``did`` will do."""
-        return any(vouch(did) for vouch in self.vouches)
+    def vouched(self, did: Did) -> Vouched | None:
+        """What a module has verified of ``did``; None: nothing."""
+        return next((said for vouch in self.vouches if (said := vouch(did)) is not None), None)
 
     def wants(self, identity: Identity) -> bool:
         """Whether a module wants a tunnel from somebody whom the rules would not let in.

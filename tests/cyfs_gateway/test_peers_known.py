@@ -11,6 +11,7 @@ import pytest
 
 from cyfs_gateway.config.model import KeptTunnel, RtcpConfig, ServiceConfig
 from cyfs_gateway.flow import PEER, Flow, Identity
+from cyfs_gateway.host import Vouched
 from cyfs_gateway.peers import (
     Known,
     PeerRules,
@@ -18,6 +19,8 @@ from cyfs_gateway.peers import (
     check_not_revoked,
     gateways_for,
     gateways_of,
+    joined,
+    known_as,
     known_by,
     known_of,
     known_still,
@@ -28,6 +31,7 @@ from cyfs_gateway.peers import (
 from cyfs_gateway.rules.parse import parse_condition, parse_rule
 from cyfs_ns.errors import ConfigFault, Refused
 from cyfs_ns.identity.did import Did, dev_did, parse_did
+from cyfs_ns.identity.documents import DeviceDoc
 from cyfs_ns.identity.keys import SecretKey
 from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.token import Token
@@ -270,6 +274,42 @@ def test_what_is_kept_keeps_a_tunnel_and_opens_none() -> None:
     for key, before in ((MALLORY, Trust.OWNER_SIGNED), (NAS, Trust.HOST_SNAPSHOT)):
         with pytest.raises(Refused):
             known_still(PHOTOS, key.public, before, kept, STRICT, PINNED, {})
+
+
+def test_what_a_module_has_verified_decides_whose_key_it_is() -> None:
+    document = read_document(device("photos", NAS, ALICE, zone=HOME).claims, DeviceDoc.kind)
+    assert isinstance(document, DeviceDoc)
+    vouched = Vouched(document, ALICE.public, ("192.0.2.7",))
+    known = known_as(PHOTOS, vouched, PINNED, {})
+    assert known is not None
+    assert (known.key, known.addresses[0]) == (NAS.public, "192.0.2.7")
+    assert (known.identity.zone, known.identity.trust) == (str(HOME), Trust.HOST_SNAPSHOT)
+    # Another key that is said, however surely, is nobody's; where it was said to be is one more place.
+    said = known_by(PHOTOS, told(*DOCUMENTS, anchors=PINNED), Trust.OWNER_SIGNED, PINNED, {})
+    assert said is not None
+    old = replace(said, key=MALLORY.public, addresses=("192.0.2.8",))
+    both = joined(old, known)
+    assert both is not None
+    assert (both.key, both.identity) == (known.key, known.identity)
+    assert both.addresses == (*known.addresses, "192.0.2.8")
+    # The same key is as sure as it is said to be.
+    sure = joined(said, known)
+    assert sure is not None
+    assert sure.identity == said.identity
+    assert joined(None, known) == known
+    assert joined(said, None) == said
+    # What is pinned here counts more.
+    owners = pin(HOME, ALICE)
+    for pins in (
+        [],
+        [pin(HOME, MALLORY)],
+        [pin(HOME, ALICE, revoked=True)],
+        [replace(owners, least_iat=document.iat + 1)],
+        [owners, pin(OWNER, ALICE, revoked=True)],
+        [owners, pin(PHOTOS, MALLORY)],
+        [owners, pin(PHOTOS, NAS, revoked=True)],
+    ):
+        assert known_as(PHOTOS, vouched, Anchors(pins), {}) is None
 
 
 def test_a_key_that_is_revoked_is_so_by_every_name() -> None:

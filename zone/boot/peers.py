@@ -7,10 +7,11 @@ only waits to be in force, and whatever other documents the machine at the other
 from __future__ import annotations
 
 from cyfs_gateway.flow import Identity
+from cyfs_gateway.host import Vouched
 from cyfs_ns.errors import BadWire
 from cyfs_ns.identity.did import Did, parse_did
 from cyfs_ns.identity.keys import PublicKey
-from cyfs_ns.trust.places import is_within
+from cyfs_ns.trust.places import device_did, is_within
 from zone.boot.known import Known
 from zone.membership import name_of, stranger
 
@@ -31,6 +32,16 @@ def barred(known: Known, identity: Identity) -> str:
         return ""
     label, key = name.id.removesuffix(f".{zone.id.id}"), _proven(identity)
     return f"{name} has not proven its key" if key is None else stranger(zone, label, key)
+
+
+def vouched(known: Known, owner: PublicKey, did: Did) -> Vouched | None:
+    """What the zone's document, which ``owner`` signed, says of the machine ``did``; None: it is none of the zone."""
+    zone = known.newest.document
+    name = did.id.removesuffix(f".{zone.id.id}")
+    device = zone.devices.get(name)
+    if device is None or device_did(name, zone.id).canonical != did.canonical:
+        return None
+    return Vouched(device, owner, tuple(ood.ip for ood in zone.oods if ood.name == name and ood.ip is not None))
 
 
 def _proven(identity: Identity) -> PublicKey | None:

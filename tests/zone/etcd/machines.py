@@ -92,6 +92,12 @@ class Machine:
         local.mkdir(parents=True, exist_ok=True)
         (local / "zone.jwt").write_text(signed.zone)
 
+    def leave(self, key: SecretKey) -> Path:
+        """Another machine takes its place, with ``key``; where the home of the old one is."""
+        old, self.key = self.home.with_name(f"{self.name}-old"), key
+        self.home.rename(old)
+        return old
+
     def wipe(self) -> None:
         shutil.rmtree(self.home)
 
@@ -160,6 +166,7 @@ class Town:
         self.cables = {pair: Cable(self.ports[pair[1]]) for pair in permutations(names, 2)}
         self._running: dict[str, tuple[trio.CancelScope, trio.Event]] = {}
         self.has_dns = True
+        """It tells the keys that the machines had in the beginning."""
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -190,10 +197,9 @@ class Town:
         try:
             with scope:
                 async with AsyncExitStack() as stack:
-                    keys = {other: machine.key for other, machine in self.machines.items()}
                     port = 9
                     if self.has_dns:
-                        port = (await stack.enter_async_context(behind(*records(ports, keys=keys)))).port
+                        port = (await stack.enter_async_context(behind(*records(ports, keys=KEYS)))).port
                     names = f"dns: {{enable: true, use-system-hosts: false, nameserver: ['127.0.0.1:{port}']}}\n"
                     config = (
                         f"rtcp:\n  listen: 127.0.0.1:{self.ports[name]}\n  versions: [5]\n"

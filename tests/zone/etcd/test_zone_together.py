@@ -18,6 +18,7 @@ from cyfs_ns.identity.reading import read_document
 from cyfs_ns.identity.revision import revision_of
 from cyfs_ns.identity.strictjson import Json
 from cyfs_ns.identity.token import read_token
+from tests.cyfs_ns.identity.identities import secret
 from zone.config.faults import ConfigError
 from zone.config.model import Set, Transaction
 from zone.hub.subjects import machine
@@ -192,6 +193,44 @@ async def test_one_ood_grows_to_three_and_back_to_one(
         await place.start("ood2")
         await place.up("ood2")
         await found(place, "ood2", "devices/pi/info", "still")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("has_dns", [True, False], ids=["old-dns", "no-dns"])
+async def test_a_new_machine_in_the_place_of_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_dns: bool
+) -> None:
+    """The DNS goes on telling the key of the dead one, or there is none from the first boot on."""
+    named = [f"{name}:127.0.0.1" for name in NAMES]
+    async with town(tmp_path, monkeypatch, *NAMES, "pi") as place:
+        place.has_dns = has_dns
+        signed = owner_signs(*named, nodes=["pi"], ports=place.ports)
+        for name in (*NAMES, "pi"):
+            place[name].activate(signed)
+        await place.start(*NAMES, "pi")
+        await place.up(*NAMES, "pi")
+        await write(place, "ood3", "a", "1")
+        await place.stop("ood3")
+        new = secret(60)
+        again = owner_signs(*named, nodes=["pi"], ports=place.ports, keys={**KEYS, "ood3": new}, age=50)
+        old = place["ood3"].leave(new)
+        place["ood3"].activate(again)
+        # One of the others is told.
+        booting = place["pi"].booting
+        assert booting is not None
+        await booting.hear(again.zone, "its administrator")
+        await place.start("ood3")
+        await in_force(place, again, *NAMES, "pi")
+        await place.up(*NAMES, "pi")
+        await found(place, "ood3", "a", "1")
+        await write(place, "ood3", "a", "2")
+        # The old one comes back, and is let in nowhere.
+        await place.stop("ood3")
+        place["ood3"].home, place["ood3"].key = old, KEYS["ood3"]
+        await place.start("ood3")
+        await until(lambda: "was replaced" in str(place["ood3"].status().get("why")), 60.0)
+        assert place["ood3"].store is None
+        await write(place, "ood1", "a", "3")
 
 
 @pytest.mark.timeout(600)

@@ -20,7 +20,7 @@ from typing import Final
 import trio
 
 from cyfs_gateway.flow import Identity
-from cyfs_gateway.host import Host
+from cyfs_gateway.host import Host, Vouched
 from cyfs_ns.errors import ConfigFault, CyfsError, Unreachable
 from cyfs_ns.identity.did import Did
 from cyfs_ns.identity.documents import ZoneDoc
@@ -28,13 +28,13 @@ from cyfs_ns.identity.oods import Ood
 from cyfs_ns.io.trusted.keystore import KeyStore
 from cyfs_ns.io.trusted.store import TrustStore
 from cyfs_ns.trust.level import Trust
-from cyfs_ns.trust.places import device_did, is_within
+from cyfs_ns.trust.places import device_did
 from cyfs_ns.trust.strongest import Accepted
 from rtcp.v5.keys import device_key
 from zone.boot.known import Known, ZoneState, may_found, replaced
 from zone.boot.machine import StoreKind
 from zone.boot.moving import View, lacking
-from zone.boot.peers import barred, machine_of
+from zone.boot.peers import barred, machine_of, vouched
 from zone.boot.settle import BOOT
 from zone.config.faults import ConfigError
 from zone.config.keys import At
@@ -143,9 +143,9 @@ class Together:
     def _wants(self, who: Identity) -> bool:
         return self._known is not None and machine_of(self._known, who) is not None
 
-    def _follows(self, did: Did) -> bool:
-        """Whether ``did`` is a machine of the zone: of those the newest document is kept that any of them has."""
-        return self._known is not None and is_within(did, self._known.zone.document.id)
+    def _follows(self, did: Did) -> Vouched | None:
+        known, membership = self._known, self._membership
+        return None if known is None or membership is None else vouched(known, membership.owner.key, did)
 
     def _bars(self, who: Identity) -> str:
         return "" if self._known is None else barred(self._known, who)

@@ -118,6 +118,13 @@ async def test_they_come_back_without_a_network_outside_and_without_a_disk(
         await place.start(*NAMES)
         await place.up(*NAMES)
         await write(place, "ood1", "a", "1")
+        # One alone is still booted, and says why nothing can be written.
+        await place.stop("ood2", "ood3")
+        await until(lambda: "no majority" in str(place["ood1"].status()["why"]), 60.0)
+        assert place["ood1"].step == "booted"
+        await place.start("ood2", "ood3")
+        await place.up(*NAMES)
+        await until(lambda: all(not place[name].status()["why"] for name in NAMES), 60.0)
         # All of them at once, and nobody tells any names: they go by the zone's document, which they kept.
         await place.stop(*NAMES)
         place.has_dns = False

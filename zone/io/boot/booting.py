@@ -143,7 +143,7 @@ class Booting:
             "step": str(step.phase),
             "seconds": max(0.0, trio.current_time() - step.since),
             "waits_for": step.waits_for,
-            "why": self._fault or step.why or (self._world.why if step.phase is not Phase.BOOTED else ""),
+            "why": self._fault or step.why or self._world.why,
             "notes": list(boot.notes),
         }
         if known is not None and membership is not None:

@@ -53,7 +53,7 @@ from zone.io.etcd.house import Document, EtcdHouse
 from zone.io.etcd.process import PROGRAM, find_program
 from zone.io.krpc.client import Client
 from zone.io.krpc.server import OFFER
-from zone.membership import Membership, ood_names
+from zone.membership import Membership, Role, ood_names, role_of
 
 NAMESPACE: Final = "/zone/"
 """Of the zone's keys in etcd."""
@@ -92,12 +92,17 @@ class Together:
 
     @property
     def why(self) -> str:
-        """The fault of the store, what etcd's member is at, or why OODs are not reached."""
+        """The fault of the store, what etcd's member is at until all is well, or why OODs are not reached."""
         if self._fault:
             return self._fault
         if self._house is not None:
-            return self._house.why
-        faults = {} if self._telling is None else self._telling.faults
+            return "" if self._house.settled else self._house.why
+        known, membership = self._known, self._membership
+        if known is None or membership is None or self._telling is None:
+            return ""
+        if self.reached and role_of(known.zone.document.oods, membership.name) is not Role.OOD:
+            return ""  # one OOD is enough for it
+        faults = self._telling.faults
         return "; ".join(f"{name}: {fault}" for name, fault in sorted(faults.items()))
 
     def oods(self, zone: ZoneDoc, offer: str = OFFER) -> AnyOod:

@@ -33,7 +33,7 @@ class World(Protocol):
 
     @property
     def why(self) -> str:
-        """What a step is busy with, for people; empty: nothing to be said."""
+        """What a step is busy with, or keeps the zone's state from being used, for people; empty: nothing."""
 
     async def attend(self, hear: Hear, moved: Callable[[], Awaitable[None]]) -> None:
         """What goes on beside the steps, until cancelled.  ``moved`` is told that what was ahead may be in force."""

@@ -153,6 +153,7 @@ class EtcdHouse:
                     try:
                         await self._look(nursery)
                     except (Unreachable, Refused, ConfigFault, OSError) as fault:
+                        self.settled = False
                         self._say(str(fault))
                     if self._report() != before:
                         self._news.set()

@@ -25,16 +25,26 @@ class Throttle:
         self._tried: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """What was left, and when; whoever was quiet the longest comes first."""
 
-    def take(self, name: str, now: float) -> float:
-        """Seconds to wait before the next try of ``name``; 0: this is one.  ``now`` by a monotonic clock."""
+    def wait(self, name: str, now: float) -> float:
+        """Seconds to wait before the next try of ``name``; 0: there may be one.  ``now`` by a monotonic clock."""
         self._forget(now)
-        if name not in self._tried and len(self._tried) >= self._most:
-            name = _ALL_OTHERS
-        left, at = self._tried.pop(name, (float(self._burst), now))
-        left = min(float(self._burst), left + (now - at) / self._seconds)
-        wait = max(0.0, (1.0 - left) * self._seconds)
-        self._tried[name] = (left if wait else left - 1.0, now)
+        return max(0.0, (1.0 - self._left(self._bucket(name), now)) * self._seconds)
+
+    def take(self, name: str, now: float) -> float:
+        """As ``wait``, and where it is 0 this is the try."""
+        wait = self.wait(name, now)
+        bucket = self._bucket(name)
+        left = self._left(bucket, now)
+        self._tried.pop(bucket, None)
+        self._tried[bucket] = (left if wait else left - 1.0, now)
         return wait
+
+    def _bucket(self, name: str) -> str:
+        return name if name in self._tried or len(self._tried) < self._most else _ALL_OTHERS
+
+    def _left(self, bucket: str, now: float) -> float:
+        left, at = self._tried.get(bucket, (float(self._burst), now))
+        return min(float(self._burst), left + (now - at) / self._seconds)
 
     def _forget(self, now: float) -> None:
         """Those whose buckets are full by now, whatever was left in them."""

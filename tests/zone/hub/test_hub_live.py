@@ -124,6 +124,22 @@ async def test_who_tries_too_often_waits_and_shuts_nobody_out(place):
         assert await home.call("login_by_password", source="192.0.2.2", username="alice", password=PASSWORD)
 
 
+async def test_a_try_is_counted_once_and_who_has_to_wait_pays_nothing(place):
+    async with zone(place) as home:
+        hub = home.hubs[0]
+        # Where a try took two, or one on its way to a no, a client that never rests would never get in.
+        hub._by_source, hub._by_name = Throttle(burst=1, seconds=1000), Throttle(burst=1, seconds=1000)
+        now = home.clock.now
+        assert await home.call("login_by_jwt", source="192.0.2.1", jwt=bootstrap(ZONE, "", "", OWNER, "t1", now))
+        hub._by_source = Throttle(burst=9, seconds=1000)
+        hub._by_both = Throttle(burst=1, seconds=1000)
+        for number in range(3):
+            jwt = bootstrap(ZONE, "", "", OWNER, f"u{number}", now)
+            assert (await refusal(home.call("login_by_jwt", source="192.0.2.2", jwt=jwt))).code == Code.LIMITED
+        hub._by_name = Throttle(burst=1, seconds=1000)
+        assert await home.call("login_by_jwt", source="192.0.2.2", jwt=bootstrap(ZONE, "", "", OWNER, "t2", now))
+
+
 async def test_many_passwords_at_once_are_refused_and_not_piled_up(place):
     async with zone(place) as home:
         found = []

@@ -130,15 +130,15 @@ class Hub:
     async def _login_by_jwt(self, caller: Caller, params: Mapping[str, Json], context: CallContext) -> Json:
         token = _text(params, "jwt")
         device = device_of(token)
-        self._be_patient("", context)
+        self._take([(self._by_source, context.source)])
         if not device:
             said = read_bootstrap(token, self.zone, "", self._membership.owner.key, self._clock())
-            self._be_patient("owner", context)
+            self._take(self._tries_of("owner", context))
             return await self._decided([_OWNERS, _used(said)], lambda entries: self._owner(entries, said))
         boot = (await self._store.read([At(BOOT)])).entries
         key = self._key_of(device, boot[0] if boot else None)
         said = read_bootstrap(token, self.zone, device, key, self._clock())
-        self._be_patient(f"device:{device}", context)
+        self._take(self._tries_of(f"device:{device}", context))
         keys = [BOOT, _ledger(device, people=False), _item(device, said.app), _used(said)]
         return await self._decided([key for key in keys if key], lambda entries: self._device(entries, said, key))
 
@@ -477,7 +477,7 @@ class Hub:
 
     async def _opened_lock(self, user: str, password: str, context: CallContext) -> Entry:
         """The entry with the lock of ``user``, which ``password`` opens.  Raises ``KrpcFault``."""
-        self._be_patient(f"user:{user[:128]}", context)
+        self._take([(self._by_source, context.source), *self._tries_of(f"user:{user[:128]}", context)])
         try:
             entries = (await self._store.read([At(_lock(user))])).entries if user != OWNER else ()
         except ConfigError as fault:
@@ -503,17 +503,22 @@ class Hub:
             raise KrpcFault(Code.LIMITED, "too many passwords are being checked; try again")
         return await trio.to_thread.run_sync(work, *args, limiter=self._checking)
 
-    def _be_patient(self, name: str, context: CallContext) -> None:
-        """Count a try from where this comes; with ``name``, of somebody.
+    def _tries_of(self, name: str, context: CallContext) -> list[tuple[Throttle, str]]:
+        """What a try of somebody takes, beside what any from there does.
 
         A name that strangers try from elsewhere has more room than each of them, so that they do not shut it out.
         """
-        now, source = trio.current_time(), context.source
-        wait = self._by_source.take(source, now)
-        if name and not wait:
-            wait = self._by_both.take(f"{name} {source}", now) or self._by_name.take(name, now)
+        return [(self._by_both, f"{name} {context.source}"), (self._by_name, name)]
+
+    def _take(self, tries: Sequence[tuple[Throttle, str]]) -> None:
+        """Count a try in all of these or in none: who may not takes nothing, so a client that asks again and again gets
+        in as soon as there is room."""
+        now = trio.current_time()
+        wait = max(throttle.wait(key, now) for throttle, key in tries)
         if wait:
             raise KrpcFault(Code.LIMITED, f"too many tries; wait {wait:.0f} s", data={"seconds": round(wait, 1)})
+        for throttle, key in tries:
+            throttle.take(key, now)
 
 
 _Method = Callable[[Hub, Caller, Mapping[str, Json], CallContext], Awaitable[Json]]

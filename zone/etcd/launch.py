@@ -123,6 +123,8 @@ _SIGNS: Final = (
 )
 _MOST_SAID: Final = 240
 _HARMLESS: Final = ('"level":"info"', '"level":"debug"')
+_PASSING: Final = ('"level":"warn"', '"level":"error"')
+"""Said of what it goes on from: a peer whose connection ended is no damage here."""
 
 
 def diagnose(lines: Sequence[str]) -> Diagnosis:
@@ -130,6 +132,8 @@ def diagnose(lines: Sequence[str]) -> Diagnosis:
     grave = [line for line in lines if line.strip() and not any(word in line for word in _HARMLESS)]
     for sign, trouble in _SIGNS:
         for line in reversed(grave):
+            if trouble is Trouble.DAMAGED and any(word in line for word in _PASSING):
+                continue
             if sign in line.lower():
                 return Diagnosis(trouble, _said(line))
     last = next((line for line in reversed(grave) if '"fatal"' in line or '"panic"' in line), "")

@@ -456,6 +456,12 @@ def test_flags_name_everybody_and_the_pace_follows_the_round_trip():
         (["ready", '{"level":"fatal","error":"write: no space left on device"}', "exit"], Trouble.NO_ROOM),
         (["the member has been permanently removed from the cluster"], Trouble.REMOVED),
         (['{"level":"panic","msg":"failed to open WAL","error":"walpb: crc mismatch"}'], Trouble.DAMAGED),
+        (['{"level":"fatal","msg":"failed to read WAL","error":"unexpected EOF"}'], Trouble.DAMAGED),
+        (["panic: freelist: checksum error"], Trouble.DAMAGED),
+        (
+            ['{"level":"warn","msg":"lost TCP streaming connection with remote peer","error":"unexpected EOF"}'],
+            Trouble.OTHER,
+        ),
         (['{"level":"fatal","msg":"listen: bind: address already in use"}', "goroutine 1"], Trouble.OTHER),
         ([], Trouble.OTHER),
         (['{"level":"info","msg":"no space left on device"}'], Trouble.OTHER),

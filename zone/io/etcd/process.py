@@ -49,6 +49,8 @@ _EVERY: Final = 0.5
 _MOST_LOG: Final = 8 * 1024 * 1024
 _MOST_READ: Final = 256 * 1024
 _LAST_LINES: Final = 64
+_ROOM: Final = 1 << 20
+"""Bytes without which a disk counts as full."""
 _MOST_PATH: Final = 107
 """Octets of a socket's path (``unix(7)``)."""
 
@@ -117,7 +119,11 @@ class EtcdMember:
         words.read()
         if process.killed_by:
             return Diagnosis(Trouble.OTHER, f"killed by signal {process.killed_by}")
-        return diagnose(words.last)
+        told = diagnose(words.last)
+        if told.trouble is Trouble.DAMAGED and _is_full(self._folder):
+            # Its last words may lack the very last; nothing is put away before there is room to look again.
+            return Diagnosis(Trouble.NO_ROOM, "no space left on device")
+        return told
 
     async def _begun(self, launch: Launch) -> _Process:
         """The process, ours or one that runs already."""
@@ -267,6 +273,14 @@ class _Words:
             _log.warning("%s: %s", said, str(told.get("error", ""))[:200])
         else:
             _log.debug("%s", said)
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return True
+    return found.f_bavail * found.f_frsize < _ROOM
 
 
 def _own(folder: Path) -> None:
